@@ -1,0 +1,2 @@
+//! The `trivisor` command: a thin shell around the library.
+fn main() {}
