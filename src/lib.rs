@@ -1,2 +1,19 @@
-//! trivisor runs one x86-64 guest three ways and measures the difference.
+//! trivisor runs one x86-64 guest three ways — by emulation, by paravirtualization and with hardware assistance — on
+//! one set of devices, and measures the difference.
+//!
+//! The rooms, from the bottom up; `tests/architecture.rs` holds who may import whom:
+//!
+//! | room | what it is |
+//! |---|---|
+//! | [`abi`] | what a guest sees of us |
+//! | [`arch`] | facts of the x86 architecture |
+//! | [`sys`] | Linux, wrapped thinly |
+//! | [`mem`], [`clock`], [`bus`] | RAM, time, and the way to devices |
+//! | [`engine`] | the contract that every mode fulfils |
 pub mod abi;
+pub mod arch;
+pub mod bus;
+pub mod clock;
+pub mod engine;
+pub mod mem;
+pub mod sys;

@@ -1,0 +1,288 @@
+//! What CPUID tells a guest, the same in every mode (SDM vol. 2A, CPUID).
+//!
+//! The table starts from the host's answers and keeps only what every engine implements or passes through to the
+//! host's CPU: up to AVX2, BMI, FMA. Names of features are offered, never invented: a bit that the host lacks is off.
+use super::Cr4;
+use crate::abi;
+
+/// EAX, EBX, ECX, EDX.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuidResult {
+    /// EAX.
+    pub eax: u32,
+    /// EBX.
+    pub ebx: u32,
+    /// ECX.
+    pub ecx: u32,
+    /// EDX.
+    pub edx: u32,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuidEntry {
+    /// Leaf (EAX in).
+    pub leaf: u32,
+    /// Subleaf (ECX in), for the leaves that have them.
+    pub subleaf: Option<u32>,
+    /// The answer.
+    pub result: CpuidResult,
+}
+
+/// The answers to all leaves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CpuidTable {
+    entries: Vec<CpuidEntry>,
+}
+
+const LEAF1_ECX: u32 = 1 << 0 // SSE3
+    | 1 << 1 // PCLMULQDQ
+    | 1 << 9 // SSSE3
+    | 1 << 12 // FMA
+    | 1 << 13 // CMPXCHG16B
+    | 1 << 19 // SSE4.1
+    | 1 << 20 // SSE4.2
+    | 1 << 22 // MOVBE
+    | 1 << 23 // POPCNT
+    | 1 << 25 // AES
+    | 1 << 26 // XSAVE
+    | 1 << 28 // AVX
+    | 1 << 29 // F16C
+    | 1 << 30; // RDRAND
+const LEAF1_ECX_OSXSAVE: u32 = 1 << 27;
+const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
+const LEAF1_EDX: u32 = 1 << 0 // FPU
+    | 1 << 2 // DE
+    | 1 << 3 // PSE
+    | 1 << 4 // TSC
+    | 1 << 5 // MSR
+    | 1 << 6 // PAE
+    | 1 << 8 // CMPXCHG8B
+    | 1 << 9 // APIC
+    | 1 << 11 // SEP
+    | 1 << 13 // PGE
+    | 1 << 15 // CMOV
+    | 1 << 16 // PAT
+    | 1 << 17 // PSE-36
+    | 1 << 19 // CLFLUSH
+    | 1 << 23 // MMX
+    | 1 << 24 // FXSR
+    | 1 << 25 // SSE
+    | 1 << 26; // SSE2
+const LEAF7_EBX: u32 = 1 << 0 // FSGSBASE
+    | 1 << 3 // BMI1
+    | 1 << 5 // AVX2
+    | 1 << 7 // SMEP
+    | 1 << 8 // BMI2
+    | 1 << 9 // ERMS
+    | 1 << 18 // RDSEED
+    | 1 << 19 // ADX
+    | 1 << 20 // SMAP
+    | 1 << 23 // CLFLUSHOPT
+    | 1 << 29; // SHA
+const LEAF7_ECX: u32 = 1 << 2; // UMIP
+const EXT1_ECX: u32 = 1 << 0 // LAHF in 64-bit mode
+    | 1 << 5 // LZCNT
+    | 1 << 8; // PREFETCHW
+const EXT1_EDX: u32 = 1 << 11 // SYSCALL
+    | 1 << 20 // NX
+    | 1 << 26 // 1 GiB pages
+    | 1 << 27 // RDTSCP
+    | 1 << 29; // long mode
+/// Features that the engines provide themselves, whatever the host's own CPUID says.
+const LEAF1_EDX_OURS: u32 = 1 << 9;
+const LEAF7_EBX_OURS: u32 = 1 << 7 | 1 << 20;
+
+impl CpuidTable {
+    /// The guest's table, from the host's CPUID (`host(leaf, subleaf)`).
+    #[must_use]
+    pub fn from_host(host: impl Fn(u32, u32) -> CpuidResult) -> Self {
+        let mut entries = Vec::new();
+        let mut put = |leaf, subleaf, result| {
+            entries.push(CpuidEntry {
+                leaf,
+                subleaf,
+                result,
+            })
+        };
+        let zero = host(0, 0);
+        put(
+            0,
+            None,
+            CpuidResult {
+                eax: 0xd.min(zero.eax),
+                ..zero
+            },
+        );
+        let one = host(1, 0);
+        put(
+            1,
+            None,
+            CpuidResult {
+                eax: one.eax,
+                // CLFLUSH line size stays; one logical CPU, APIC id 0.
+                ebx: one.ebx & 0x0000_ff00 | 1 << 16,
+                ecx: one.ecx & LEAF1_ECX | LEAF1_ECX_HYPERVISOR,
+                edx: (one.edx | LEAF1_EDX_OURS) & LEAF1_EDX,
+            },
+        );
+        put(2, None, host(2, 0));
+        for subleaf in 0..4 {
+            let cache = host(4, subleaf);
+            // Bits 31:14 describe the host's topology: one core, one thread here.
+            put(
+                4,
+                Some(subleaf),
+                CpuidResult {
+                    eax: cache.eax & 0x3fff,
+                    ..cache
+                },
+            );
+        }
+        let seven = host(7, 0);
+        put(
+            7,
+            Some(0),
+            CpuidResult {
+                eax: 0,
+                ebx: (seven.ebx | LEAF7_EBX_OURS) & LEAF7_EBX,
+                ecx: (seven.ecx | LEAF7_ECX) & LEAF7_ECX,
+                edx: 0,
+            },
+        );
+        // XSAVE: x87, SSE and AVX in the standard format; no compaction, no supervisor states.
+        put(
+            0xd,
+            Some(0),
+            CpuidResult {
+                eax: 7,
+                ebx: 832,
+                ecx: 832,
+                edx: 0,
+            },
+        );
+        put(
+            0xd,
+            Some(1),
+            CpuidResult {
+                eax: host(0xd, 1).eax & 1,
+                ..CpuidResult::default()
+            },
+        );
+        put(
+            0xd,
+            Some(2),
+            CpuidResult {
+                eax: 256,
+                ebx: 576,
+                ecx: 0,
+                edx: 0,
+            },
+        );
+        let signature = |i: usize| {
+            let s = &abi::CPUID_SIGNATURE;
+            u32::from_le_bytes([s[i], s[i + 1], s[i + 2], s[i + 3]])
+        };
+        put(
+            abi::CPUID_HYPERVISOR,
+            None,
+            CpuidResult {
+                eax: abi::CPUID_HYPERVISOR,
+                ebx: signature(0),
+                ecx: signature(4),
+                edx: signature(8),
+            },
+        );
+        put(
+            0x8000_0000,
+            None,
+            CpuidResult {
+                eax: 0x8000_0008,
+                ..zero
+            },
+        );
+        let extended = host(0x8000_0001, 0);
+        put(
+            0x8000_0001,
+            None,
+            CpuidResult {
+                eax: extended.eax,
+                ebx: 0,
+                ecx: extended.ecx & EXT1_ECX,
+                edx: extended.edx & EXT1_EDX,
+            },
+        );
+        for leaf in 0x8000_0002..=0x8000_0004 {
+            put(leaf, None, host(leaf, 0));
+        }
+        put(0x8000_0006, None, host(0x8000_0006, 0));
+        // Invariant TSC passes through.
+        put(
+            0x8000_0007,
+            None,
+            CpuidResult {
+                edx: host(0x8000_0007, 0).edx & 1 << 8,
+                ..CpuidResult::default()
+            },
+        );
+        let sizes = host(0x8000_0008, 0);
+        put(
+            0x8000_0008,
+            None,
+            CpuidResult {
+                eax: (sizes.eax & 0xff).min(46) | 48 << 8,
+                ..CpuidResult::default()
+            },
+        );
+        Self { entries }
+    }
+
+    /// All rows, in ascending order.
+    #[must_use]
+    pub fn entries(&self) -> &[CpuidEntry] {
+        &self.entries
+    }
+
+    /// What CPUID returns with `leaf` in EAX and `subleaf` in ECX while CR4 is `cr4`. Unknown leaves read as zeros.
+    #[must_use]
+    pub fn query(&self, leaf: u32, subleaf: u32, cr4: Cr4) -> CpuidResult {
+        let found = self
+            .entries
+            .iter()
+            .find(|e| e.leaf == leaf && e.subleaf.is_none_or(|s| s == subleaf));
+        let mut result = found.map_or_else(CpuidResult::default, |e| e.result);
+        if leaf == 1 && cr4.contains(Cr4::OSXSAVE) {
+            result.ecx |= LEAF1_ECX_OSXSAVE;
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_offers_everything_is_cut_to_what_we_implement() {
+        let table = CpuidTable::from_host(|_, _| CpuidResult {
+            eax: !0,
+            ebx: !0,
+            ecx: !0,
+            edx: !0,
+        });
+        let seven = table.query(7, 0, Cr4::empty());
+        assert_eq!(seven.ebx & 1 << 16, 0, "AVX-512 is not offered");
+        assert_eq!(table.query(7, 1, Cr4::empty()), CpuidResult::default());
+        assert_eq!(table.query(1, 0, Cr4::empty()).ecx & LEAF1_ECX_OSXSAVE, 0);
+        assert_ne!(table.query(1, 0, Cr4::OSXSAVE).ecx & LEAF1_ECX_OSXSAVE, 0);
+    }
+
+    #[test]
+    fn a_host_that_offers_nothing_gets_only_what_the_engines_provide() {
+        let table = CpuidTable::from_host(|_, _| CpuidResult::default());
+        assert_eq!(table.query(1, 0, Cr4::empty()).edx, LEAF1_EDX_OURS);
+        assert_eq!(table.query(7, 0, Cr4::empty()).ebx, LEAF7_EBX_OURS);
+        let vendor = table.query(abi::CPUID_HYPERVISOR, 0, Cr4::empty());
+        assert_eq!(vendor.ebx.to_le_bytes(), *b"TriV");
+    }
+}

@@ -1,0 +1,59 @@
+//! The one map of guest-physical addresses, I/O ports and interrupt lines: a PC.
+use super::{Gpa, Port};
+use std::ops::RangeInclusive;
+
+/// End of RAM below the device hole; RAM beyond continues at [`HIGH_RAM`].
+pub const LOW_RAM_END: Gpa = Gpa(0xc000_0000);
+/// Start of RAM above 4 GiB.
+pub const HIGH_RAM: Gpa = Gpa(0x1_0000_0000);
+/// I/O APIC registers.
+pub const IOAPIC: Gpa = Gpa(0xfec0_0000);
+/// Local APIC registers, after reset.
+pub const LAPIC: Gpa = Gpa(0xfee0_0000);
+/// Bytes of the local APIC's register page.
+pub const LAPIC_SIZE: u64 = 0x1000;
+/// Where the loader puts PVH start information, the memory map and the command line: conventional memory, low.
+pub const PVH_START_INFO: Gpa = Gpa(0x6000);
+/// First byte that images may be loaded to.
+pub const IMAGE_START: Gpa = Gpa(0x10_0000);
+/// Where flat binaries are loaded and entered.
+pub const FLAT_START: Gpa = Gpa(0x20_0000);
+
+/// Master 8259.
+pub const PIC_MASTER: RangeInclusive<Port> = Port(0x20)..=Port(0x21);
+/// Slave 8259.
+pub const PIC_SLAVE: RangeInclusive<Port> = Port(0xa0)..=Port(0xa1);
+/// Edge/level control of both 8259s.
+pub const PIC_ELCR: RangeInclusive<Port> = Port(0x4d0)..=Port(0x4d1);
+/// 8254 counters and control.
+pub const PIT: RangeInclusive<Port> = Port(0x40)..=Port(0x43);
+/// Speaker gate and counter 2 output, bit-mapped.
+pub const SYSTEM_CONTROL: RangeInclusive<Port> = Port(0x61)..=Port(0x61);
+/// i8042 data.
+pub const I8042_DATA: RangeInclusive<Port> = Port(0x60)..=Port(0x60);
+/// i8042 command and status.
+pub const I8042_COMMAND: RangeInclusive<Port> = Port(0x64)..=Port(0x64);
+/// CMOS index and data.
+pub const CMOS: RangeInclusive<Port> = Port(0x70)..=Port(0x71);
+/// First serial port.
+pub const COM1: RangeInclusive<Port> = Port(0x3f8)..=Port(0x3ff);
+/// isa-debug-exit.
+pub const DEBUG_EXIT: RangeInclusive<Port> = Port(0xf4)..=Port(0xf7);
+/// Bench port.
+pub const BENCH: RangeInclusive<Port> = Port(0x5f4)..=Port(0x5f7);
+/// Power-on self-test codes: written by everyone, ignored.
+pub const POST: RangeInclusive<Port> = Port(0x80)..=Port(0x80);
+
+/// Interrupt line of PIT counter 0.
+pub const IRQ_PIT: u8 = 0;
+/// Line that joins the slave 8259 to the master.
+pub const IRQ_CASCADE: u8 = 2;
+/// Interrupt line of [`COM1`].
+pub const IRQ_COM1: u8 = 4;
+/// Interrupt line of the real-time clock.
+pub const IRQ_RTC: u8 = 8;
+
+/// Input frequency of the 8254, in Hz.
+pub const PIT_HZ: u64 = 1_193_182;
+/// Input frequency of the local APIC timer, in Hz (before its divider); QEMU's figure.
+pub const LAPIC_HZ: u64 = 1_000_000_000;

@@ -1,0 +1,368 @@
+//! The one page walker: 32-bit, PAE and 4-level paging (SDM chapter 4).
+//!
+//! [`walk`] checks rights and sets accessed and dirty bits, as the CPU does on a TLB miss; [`look`] shows a
+//! translation level by level and changes nothing, for people and debuggers.
+use super::address::PAGE_SIZE;
+use super::exception::{Exception, PageFaultCode};
+use super::{CpuState, Cr0, Cr4, Efer, Gpa, Gva, Rflags};
+
+/// Guest-physical memory as the walker needs it. `None` where there is no RAM: such entries read as not present.
+pub trait PageMemory {
+    /// Reads a 4-byte entry.
+    fn read_u32(&self, at: Gpa) -> Option<u32>;
+    /// Reads an 8-byte entry.
+    fn read_u64(&self, at: Gpa) -> Option<u64>;
+    /// Atomically sets `bits` in the entry's low 32 bits.
+    fn set_bits(&self, at: Gpa, bits: u32);
+}
+
+/// What an access wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Data read.
+    Read,
+    /// Data write.
+    Write,
+    /// Instruction fetch.
+    Execute,
+}
+
+/// On whose behalf an access is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Privilege {
+    /// Ring 3.
+    User,
+    /// Rings 0–2, explicit access.
+    Supervisor,
+    /// The processor's own access to a descriptor table or TSS: supervisor whatever the ring, never excused by AC.
+    Implicit,
+}
+
+/// The registers that decide how addresses are translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PagingMode {
+    /// CR0 (PG, WP).
+    pub cr0: Cr0,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4 (PSE, PAE, SMEP, SMAP).
+    pub cr4: Cr4,
+    /// EFER (LMA, NXE).
+    pub efer: Efer,
+    /// RFLAGS.AC, which lifts SMAP.
+    pub ac: bool,
+}
+
+impl PagingMode {
+    /// The mode that `state` is in.
+    #[inline]
+    #[must_use]
+    pub fn of(state: &CpuState) -> Self {
+        Self {
+            cr0: state.cr0,
+            cr3: state.cr3,
+            cr4: state.cr4,
+            efer: state.efer,
+            ac: state.rflags.contains(Rflags::AC),
+        }
+    }
+}
+
+/// A successful translation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// Where the byte is.
+    pub gpa: Gpa,
+    /// Bytes covered by the leaf entry: 4 KiB, 2 MiB, 4 MiB or 1 GiB.
+    pub page_size: u64,
+    /// All levels allow writing.
+    pub writable: bool,
+    /// All levels allow ring 3.
+    pub user: bool,
+    /// No level forbids execution.
+    pub executable: bool,
+    /// The leaf is global (and CR4.PGE is set).
+    pub global: bool,
+    /// The leaf's dirty bit is set.
+    pub dirty: bool,
+}
+
+/// One level of a translation, for display.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Level {
+    /// 4 = PML4 … 1 = page table.
+    pub level: u8,
+    /// Where the entry lies.
+    pub entry_at: Gpa,
+    /// Its value; 0 where there is no RAM.
+    pub entry: u64,
+    /// Whether it maps a page rather than a table.
+    pub leaf: bool,
+}
+
+const P: u64 = 1 << 0;
+const RW: u64 = 1 << 1;
+const US: u64 = 1 << 2;
+const A: u64 = 1 << 5;
+const D: u64 = 1 << 6;
+const PS: u64 = 1 << 7;
+const G: u64 = 1 << 8;
+const NX: u64 = 1 << 63;
+/// Physical address bits 51:12 of an 8-byte entry.
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Legacy,
+    Pae,
+    Long,
+}
+
+impl Format {
+    fn of(mode: &PagingMode) -> Self {
+        if mode.efer.contains(Efer::LMA) {
+            Self::Long
+        } else if mode.cr4.contains(Cr4::PAE) {
+            Self::Pae
+        } else {
+            Self::Legacy
+        }
+    }
+
+    const fn top(self) -> u8 {
+        match self {
+            Self::Legacy => 2,
+            Self::Pae => 3,
+            Self::Long => 4,
+        }
+    }
+
+    /// Address of the entry for `gva` in the table at `table`, at `level`.
+    const fn entry_at(self, table: u64, gva: u64, level: u8) -> Gpa {
+        match self {
+            Self::Legacy => Gpa(table + (gva >> (12 + 10 * (level as u32 - 1)) & 0x3ff) * 4),
+            Self::Pae if level == 3 => Gpa(table + (gva >> 30 & 3) * 8),
+            _ => Gpa(table + (gva >> (12 + 9 * (level as u32 - 1)) & 0x1ff) * 8),
+        }
+    }
+
+    fn root(self, cr3: u64) -> u64 {
+        match self {
+            Self::Legacy => cr3 & 0xffff_f000,
+            Self::Pae => cr3 & 0xffff_ffe0,
+            Self::Long => cr3 & FRAME,
+        }
+    }
+
+    fn read(self, memory: &impl PageMemory, at: Gpa) -> u64 {
+        match self {
+            Self::Legacy => memory.read_u32(at).map_or(0, u64::from),
+            _ => memory.read_u64(at).unwrap_or(0),
+        }
+    }
+
+    const fn page_size(self, level: u8) -> u64 {
+        match self {
+            Self::Legacy => PAGE_SIZE << (10 * (level as u32 - 1)),
+            _ => PAGE_SIZE << (9 * (level as u32 - 1)),
+        }
+    }
+
+    fn is_leaf(self, mode: &PagingMode, level: u8, entry: u64) -> bool {
+        level == 1
+            || entry & PS != 0
+                && match self {
+                    Self::Legacy => level == 2 && mode.cr4.contains(Cr4::PSE),
+                    Self::Pae => level == 2,
+                    Self::Long => level <= 3,
+                }
+    }
+
+    /// Bits that must be zero in a present entry.
+    fn reserved(self, mode: &PagingMode, level: u8, leaf: bool) -> u64 {
+        if self == Self::Legacy {
+            return if leaf && level == 2 { 1 << 21 } else { 0 };
+        }
+        let mut bits = 0;
+        if self == Self::Pae {
+            // PDPTEs hold no rights; NX and bits 62:52 are reserved with PAE outside long mode.
+            bits |= 0x7ff << 52;
+            if level == 3 {
+                bits |= NX | 0x1e6;
+            }
+        }
+        if !mode.efer.contains(Efer::NXE) {
+            bits |= NX;
+        }
+        if leaf && level > 1 {
+            bits |= (self.page_size(level) - 1) & !0x1fff;
+        }
+        if level == 4 {
+            bits |= PS;
+        }
+        bits
+    }
+
+    fn leaf_base(self, entry: u64, level: u8) -> u64 {
+        if self == Self::Legacy {
+            // PSE-36: bits 39:32 of the frame lie in bits 20:13 of the entry.
+            return if level == 2 {
+                entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32
+            } else {
+                entry & 0xffff_f000
+            };
+        }
+        entry & FRAME & !(self.page_size(level) - 1)
+    }
+}
+
+/// Translates `gva`, checks rights, and sets accessed (and, for a write, dirty) bits.
+///
+/// With paging off the address is its own translation. Errors are the #PF to be raised.
+///
+/// # Errors
+/// The page fault that the access causes. A non-canonical address is the caller's to check (it is #GP or #SS).
+pub fn walk(
+    memory: &impl PageMemory,
+    mode: &PagingMode,
+    gva: Gva,
+    access: Access,
+    privilege: Privilege,
+) -> Result<Translation, Exception> {
+    if !mode.cr0.contains(Cr0::PG) {
+        return Ok(Translation {
+            gpa: Gpa(gva.0),
+            page_size: PAGE_SIZE,
+            writable: true,
+            user: true,
+            executable: true,
+            global: false,
+            dirty: true,
+        });
+    }
+    let format = Format::of(mode);
+    let mut code = PageFaultCode::empty();
+    code.set(PageFaultCode::WRITE, access == Access::Write);
+    code.set(PageFaultCode::USER, privilege == Privilege::User);
+    let nx_or_smep =
+        mode.cr4.contains(Cr4::SMEP) || mode.efer.contains(Efer::NXE) && format != Format::Legacy;
+    code.set(PageFaultCode::FETCH, access == Access::Execute && nx_or_smep);
+    let fault = |extra| Err(Exception::page_fault(gva, code | extra));
+
+    let mut table = format.root(mode.cr3);
+    let (mut writable, mut user, mut executable) = (true, true, true);
+    let mut path = [(Gpa(0), 0_u64); 4];
+    let mut level = format.top();
+    loop {
+        let at = format.entry_at(table, gva.0, level);
+        let entry = format.read(memory, at);
+        if entry & P == 0 {
+            return fault(PageFaultCode::empty());
+        }
+        let leaf = format.is_leaf(mode, level, entry);
+        if entry & format.reserved(mode, level, leaf) != 0 {
+            return fault(PageFaultCode::PRESENT | PageFaultCode::RESERVED);
+        }
+        path[usize::from(level) - 1] = (at, entry);
+        if !(format == Format::Pae && level == 3) {
+            writable &= entry & RW != 0;
+            user &= entry & US != 0;
+        }
+        executable &= format == Format::Legacy || entry & NX == 0;
+        if leaf {
+            break;
+        }
+        table = if format == Format::Legacy {
+            entry & 0xffff_f000
+        } else {
+            entry & FRAME
+        };
+        level -= 1;
+    }
+
+    let smap = mode.cr4.contains(Cr4::SMAP) && !(mode.ac && privilege == Privilege::Supervisor);
+    let allowed = match (privilege, access) {
+        (Privilege::User, _) if !user => false,
+        (Privilege::User, Access::Read) => true,
+        (Privilege::User, Access::Write) => writable,
+        (_, Access::Execute) if privilege != Privilege::User => {
+            executable && !(user && mode.cr4.contains(Cr4::SMEP))
+        }
+        (_, Access::Execute) => executable,
+        (_, Access::Read) => !(user && smap),
+        (_, Access::Write) => !(user && smap) && (writable || !mode.cr0.contains(Cr0::WP)),
+    };
+    if !allowed {
+        return fault(PageFaultCode::PRESENT);
+    }
+
+    let (leaf_at, leaf_entry) = path[usize::from(level) - 1];
+    for &(at, entry) in &path[usize::from(level)..usize::from(format.top())] {
+        if entry & A == 0 && !(format == Format::Pae && at == path[2].0) {
+            memory.set_bits(at, A as u32);
+        }
+    }
+    let wanted = if access == Access::Write { A | D } else { A };
+    if leaf_entry & wanted != wanted {
+        memory.set_bits(leaf_at, wanted as u32);
+    }
+    let page_size = format.page_size(level);
+    Ok(Translation {
+        gpa: Gpa(format.leaf_base(leaf_entry, level) | gva.0 & (page_size - 1)),
+        page_size,
+        writable,
+        user,
+        executable,
+        global: leaf_entry & G != 0 && mode.cr4.contains(Cr4::PGE),
+        dirty: (leaf_entry | wanted) & D != 0,
+    })
+}
+
+/// The entries that a translation of `gva` meets, from the root to the leaf or to the first entry that is not present.
+#[must_use]
+pub fn look(memory: &impl PageMemory, mode: &PagingMode, gva: Gva) -> Vec<Level> {
+    let mut levels = Vec::new();
+    if !mode.cr0.contains(Cr0::PG) {
+        return levels;
+    }
+    let format = Format::of(mode);
+    let mut table = format.root(mode.cr3);
+    for level in (1..=format.top()).rev() {
+        let entry_at = format.entry_at(table, gva.0, level);
+        let entry = format.read(memory, entry_at);
+        let leaf = entry & P != 0 && format.is_leaf(mode, level, entry);
+        levels.push(Level {
+            level,
+            entry_at,
+            entry,
+            leaf,
+        });
+        if entry & P == 0 || leaf {
+            break;
+        }
+        table = if format == Format::Legacy {
+            entry & 0xffff_f000
+        } else {
+            entry & FRAME
+        };
+    }
+    levels
+}
+
+/// Translates `gva` for a person or a debugger: no rights are checked, nothing is changed.
+#[must_use]
+pub fn peek(memory: &impl PageMemory, mode: &PagingMode, gva: Gva) -> Option<Gpa> {
+    if !mode.cr0.contains(Cr0::PG) {
+        return Some(Gpa(gva.0));
+    }
+    let format = Format::of(mode);
+    let last = *look(memory, mode, gva).last()?;
+    last.leaf.then(|| {
+        let page_size = format.page_size(last.level);
+        Gpa(format.leaf_base(last.entry, last.level) | gva.0 & (page_size - 1))
+    })
+}
+
+#[cfg(test)]
+#[path = "paging_tests.rs"]
+mod tests;

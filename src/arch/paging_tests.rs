@@ -1,0 +1,173 @@
+use super::*;
+use crate::arch::Vector;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+#[derive(Default)]
+struct Memory(RefCell<HashMap<u64, u64>>);
+
+impl Memory {
+    fn put(&self, at: u64, value: u64) {
+        self.0.borrow_mut().insert(at, value);
+    }
+    fn get(&self, at: u64) -> u64 {
+        self.0.borrow().get(&at).copied().unwrap_or(0)
+    }
+}
+
+impl PageMemory for Memory {
+    fn read_u32(&self, at: Gpa) -> Option<u32> {
+        Some(self.get(at.0) as u32)
+    }
+    fn read_u64(&self, at: Gpa) -> Option<u64> {
+        Some(self.get(at.0))
+    }
+    fn set_bits(&self, at: Gpa, bits: u32) {
+        *self.0.borrow_mut().entry(at.0).or_default() |= u64::from(bits);
+    }
+}
+
+const GVA: Gva = Gva(0x0000_1234_5678_9abc);
+
+/// One 4 KiB page at [`GVA`] behind four levels; `rights` go into the leaf.
+fn long(rights: u64) -> (Memory, PagingMode) {
+    let memory = Memory::default();
+    let upper = P | RW | US;
+    memory.put(0x1000 + (GVA.0 >> 39 & 511) * 8, 0x2000 | upper);
+    memory.put(0x2000 + (GVA.0 >> 30 & 511) * 8, 0x3000 | upper);
+    memory.put(0x3000 + (GVA.0 >> 21 & 511) * 8, 0x4000 | upper);
+    memory.put(0x4000 + (GVA.0 >> 12 & 511) * 8, 0x77_7000 | rights);
+    let mode = PagingMode {
+        cr0: Cr0::PE | Cr0::PG | Cr0::WP,
+        cr3: 0x1000,
+        cr4: Cr4::PAE,
+        efer: Efer::LMA | Efer::NXE,
+        ac: false,
+    };
+    (memory, mode)
+}
+
+fn code(result: Result<Translation, Exception>) -> u32 {
+    let exception = result.unwrap_err();
+    assert_eq!((exception.vector, exception.cr2), (Vector::PageFault, Some(GVA)));
+    exception.error_code.unwrap()
+}
+
+#[test]
+fn four_levels_translate_and_set_accessed_and_dirty() {
+    let (memory, mode) = long(P | RW);
+    let got = walk(&memory, &mode, GVA, Access::Read, Privilege::Supervisor).unwrap();
+    assert_eq!((got.gpa, got.page_size, got.dirty), (Gpa(0x77_7abc), 4096, false));
+    assert_eq!(memory.get(0x4000 + (GVA.0 >> 12 & 511) * 8) & (A | D), A);
+    assert_eq!(memory.get(0x1000 + (GVA.0 >> 39 & 511) * 8) & A, A);
+    let got = walk(&memory, &mode, GVA, Access::Write, Privilege::Supervisor).unwrap();
+    assert!(got.dirty);
+    assert_eq!(memory.get(0x4000 + (GVA.0 >> 12 & 511) * 8) & (A | D), A | D);
+}
+
+#[test]
+fn a_faulting_access_sets_no_bits() {
+    let (memory, mode) = long(P);
+    assert_eq!(
+        code(walk(&memory, &mode, GVA, Access::Write, Privilege::Supervisor)),
+        0b011
+    );
+    assert_eq!(memory.get(0x1000 + (GVA.0 >> 39 & 511) * 8) & A, 0);
+}
+
+#[test]
+fn rights_give_the_manuals_error_codes() {
+    use Access::{Execute, Read, Write};
+    use Privilege::{Implicit, Supervisor, User};
+    let (memory, mode) = long(P | RW | NX);
+    assert_eq!(code(walk(&memory, &mode, GVA, Read, User)), 0b00101);
+    assert_eq!(code(walk(&memory, &mode, GVA, Write, User)), 0b00111);
+    assert_eq!(code(walk(&memory, &mode, GVA, Execute, Supervisor)), 0b10001);
+    let (memory, mode) = long(P | US);
+    assert_eq!(code(walk(&memory, &mode, GVA, Write, User)), 0b00111);
+    let no_wp = PagingMode {
+        cr0: mode.cr0 - Cr0::WP,
+        ..mode
+    };
+    assert!(walk(&memory, &no_wp, GVA, Write, Supervisor).is_ok());
+    assert_eq!(code(walk(&memory, &no_wp, GVA, Write, User)), 0b00111);
+    let smap = PagingMode {
+        cr4: mode.cr4 | Cr4::SMAP | Cr4::SMEP,
+        ..mode
+    };
+    assert_eq!(code(walk(&memory, &smap, GVA, Read, Supervisor)), 0b00001);
+    assert_eq!(code(walk(&memory, &smap, GVA, Execute, Supervisor)), 0b10001);
+    let ac = PagingMode { ac: true, ..smap };
+    assert!(walk(&memory, &ac, GVA, Read, Supervisor).is_ok());
+    assert_eq!(code(walk(&memory, &ac, GVA, Read, Implicit)), 0b00001);
+    let (memory, mode) = long(0);
+    assert_eq!(code(walk(&memory, &mode, GVA, Read, User)), 0b00100);
+}
+
+#[test]
+fn reserved_bits_fault() {
+    let (memory, mode) = long(P | NX);
+    let no_nx = PagingMode {
+        efer: Efer::LMA,
+        ..mode
+    };
+    assert_eq!(
+        code(walk(&memory, &no_nx, GVA, Access::Read, Privilege::Supervisor)),
+        0b01001
+    );
+}
+
+#[test]
+fn large_pages_of_each_format() {
+    let (memory, mode) = long(P);
+    memory.put(0x3000 + (GVA.0 >> 21 & 511) * 8, 0x4000_0000 | P | RW | PS | G);
+    let mode = PagingMode {
+        cr4: mode.cr4 | Cr4::PGE,
+        ..mode
+    };
+    let got = walk(&memory, &mode, GVA, Access::Read, Privilege::Supervisor).unwrap();
+    assert_eq!(
+        (got.gpa, got.page_size, got.global),
+        (Gpa(0x4000_0000 | GVA.0 & 0x1f_ffff), 2 << 20, true)
+    );
+
+    let memory = Memory::default();
+    let legacy = PagingMode {
+        cr0: Cr0::PE | Cr0::PG,
+        cr3: 0x1000,
+        cr4: Cr4::PSE,
+        efer: Efer::empty(),
+        ac: false,
+    };
+    memory.put(0x1000 + (0x8040_0000_u64 >> 22) * 4, 0x00c0_0000 | P | RW | PS);
+    let got = walk(
+        &memory,
+        &legacy,
+        Gva(0x8040_1234),
+        Access::Write,
+        Privilege::Supervisor,
+    )
+    .unwrap();
+    assert_eq!((got.gpa, got.page_size), (Gpa(0x00c0_1234), 4 << 20));
+
+    let memory = Memory::default();
+    let pae = PagingMode {
+        cr4: Cr4::PAE,
+        ..legacy
+    };
+    memory.put(0x1010, 0x2000 | P);
+    memory.put(0x2000 + 2 * 8, 0x60_0000 | P | RW | US | PS);
+    let got = walk(&memory, &pae, Gva(0x8040_1234), Access::Write, Privilege::User).unwrap();
+    assert_eq!((got.gpa, got.page_size), (Gpa(0x60_1234), 2 << 20));
+}
+
+#[test]
+fn look_stops_where_the_walk_stops_and_peek_agrees() {
+    let (memory, mode) = long(P | RW);
+    let levels = look(&memory, &mode, GVA);
+    assert_eq!(levels.iter().map(|l| l.level).collect::<Vec<_>>(), [4, 3, 2, 1]);
+    assert!(levels[3].leaf);
+    assert_eq!(peek(&memory, &mode, GVA), Some(Gpa(0x77_7abc)));
+    assert_eq!(peek(&memory, &mode, Gva(0)), None);
+    assert_eq!(look(&memory, &mode, Gva(0)).len(), 1);
+}

@@ -1,0 +1,271 @@
+//! The whole architectural state of one CPU, in terms of the manual and of no engine.
+use super::msr::Msrs;
+use super::{Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment, SegmentRegister, Xcr0};
+
+/// Indices into [`CpuState::gpr`], in the machine's encoding order.
+pub mod gpr {
+    /// RAX.
+    pub const RAX: usize = 0;
+    /// RCX.
+    pub const RCX: usize = 1;
+    /// RDX.
+    pub const RDX: usize = 2;
+    /// RBX.
+    pub const RBX: usize = 3;
+    /// RSP.
+    pub const RSP: usize = 4;
+    /// RBP.
+    pub const RBP: usize = 5;
+    /// RSI.
+    pub const RSI: usize = 6;
+    /// RDI.
+    pub const RDI: usize = 7;
+    /// R11 (R8–R15 are 8–15).
+    pub const R11: usize = 11;
+}
+
+/// x87, SSE and AVX state in the standard (non-compacted) XSAVE format (SDM vol. 1, 13.4): 512 bytes FXSAVE image,
+/// 64 bytes header, 256 bytes upper YMM halves.
+#[derive(Clone, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct XsaveArea(pub [u8; XsaveArea::SIZE]);
+
+impl XsaveArea {
+    /// Bytes of the area for [`Xcr0::X87`], [`Xcr0::SSE`] and [`Xcr0::AVX`].
+    pub const SIZE: usize = 832;
+    /// Offset of the x87 control word.
+    pub const FCW: usize = 0;
+    /// Offset of MXCSR.
+    pub const MXCSR: usize = 24;
+    /// Offset of XMM0.
+    pub const XMM: usize = 160;
+    /// Offset of XSTATE_BV: which components differ from their initial state.
+    pub const XSTATE_BV: usize = 512;
+    /// Offset of the upper half of YMM0.
+    pub const YMM_HIGH: usize = 576;
+
+    /// The 256 bits of YMM `index` (0–15), low half first.
+    #[must_use]
+    pub fn ymm(&self, index: usize) -> [u8; 32] {
+        let mut value = [0; 32];
+        let low = Self::XMM + 16 * (index & 15);
+        let high = Self::YMM_HIGH + 16 * (index & 15);
+        value[..16].copy_from_slice(&self.0[low..low + 16]);
+        value[16..].copy_from_slice(&self.0[high..high + 16]);
+        value
+    }
+}
+
+impl Default for XsaveArea {
+    /// The state after reset, marked as fully in use so that a restore loads each part.
+    fn default() -> Self {
+        let mut bytes = [0; Self::SIZE];
+        bytes[Self::FCW..Self::FCW + 2].copy_from_slice(&0x037f_u16.to_le_bytes());
+        bytes[Self::MXCSR..Self::MXCSR + 4].copy_from_slice(&0x1f80_u32.to_le_bytes());
+        bytes[Self::MXCSR + 4..Self::MXCSR + 8].copy_from_slice(&0xffff_u32.to_le_bytes());
+        bytes[Self::XSTATE_BV] = 7;
+        Self(bytes)
+    }
+}
+
+impl std::fmt::Debug for XsaveArea {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "XsaveArea({} bytes)", Self::SIZE)
+    }
+}
+
+/// What the CPU does between instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Activity {
+    /// Executes.
+    #[default]
+    Running,
+    /// Waits for an interrupt after HLT.
+    Halted,
+    /// Shut down by a triple fault.
+    Shutdown,
+}
+
+/// The architectural state of one CPU at an instruction boundary.
+///
+/// CR8 is not here: it is the task priority of the local APIC, asked of the platform.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CpuState {
+    /// General registers in encoding order, see [`gpr`].
+    pub gpr: [u64; 16],
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Flags.
+    pub rflags: Rflags,
+    /// ES, CS, SS, DS, FS, GS, see [`SegmentRegister`].
+    pub segments: [Segment; 6],
+    /// Local descriptor table register.
+    pub ldtr: Segment,
+    /// Task register.
+    pub tr: Segment,
+    /// Global descriptor table.
+    pub gdtr: DescriptorTable,
+    /// Interrupt descriptor table.
+    pub idtr: DescriptorTable,
+    /// CR0.
+    pub cr0: Cr0,
+    /// CR2: address of the last page fault.
+    pub cr2: u64,
+    /// CR3: page-table root.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: Cr4,
+    /// IA32_EFER.
+    pub efer: Efer,
+    /// XCR0.
+    pub xcr0: Xcr0,
+    /// DR0–DR3, then DR6 and DR7 at 6 and 7; 4 and 5 unused.
+    pub dr: [u64; 8],
+    /// Other MSRs.
+    pub msrs: Msrs,
+    /// x87, SSE, AVX.
+    pub xsave: XsaveArea,
+    /// Running or waiting.
+    pub activity: Activity,
+    /// Interrupts are held off for one instruction (after STI, MOV SS, POP SS).
+    pub interrupt_shadow: bool,
+    /// An NMI is being handled: others wait until IRET.
+    pub nmi_blocked: bool,
+    /// An exception that was raised but whose delivery has not begun.
+    pub pending_exception: Option<Exception>,
+}
+
+impl CpuState {
+    /// The state in which a PVH guest is entered (Xen `docs/misc/pvh.pandoc`): 32-bit protected mode, paging off, flat
+    /// segments, EBX pointing to the start information.
+    #[must_use]
+    pub fn pvh_entry(entry: u32, start_info: u32) -> Self {
+        let mut state = Self::reset();
+        let code = Segment::flat32(0x8, 0xb);
+        let data = Segment::flat32(0x10, 0x3);
+        state.segments = [data, code, data, data, data, data];
+        state.cr0 = Cr0::PE | Cr0::ET;
+        state.rip = u64::from(entry);
+        state.gpr[gpr::RBX] = u64::from(start_info);
+        state
+    }
+
+    /// The state after reset (SDM table 9-1).
+    #[must_use]
+    pub fn reset() -> Self {
+        let data = Segment {
+            selector: 0,
+            base: 0,
+            limit: 0xffff,
+            attributes: 0x93,
+        };
+        let code = Segment {
+            selector: 0xf000,
+            base: 0xffff_0000,
+            limit: 0xffff,
+            attributes: 0x9b,
+        };
+        let mut dr = [0; 8];
+        dr[6] = 0xffff_0ff0;
+        dr[7] = 0x400;
+        let mut gpr = [0; 16];
+        gpr[gpr::RDX] = 0x600;
+        Self {
+            gpr,
+            rip: 0xfff0,
+            rflags: Rflags::default(),
+            segments: [data, code, data, data, data, data],
+            ldtr: Segment {
+                limit: 0xffff,
+                attributes: 0x82,
+                ..Segment::default()
+            },
+            tr: Segment {
+                limit: 0xffff,
+                attributes: 0x8b,
+                ..Segment::default()
+            },
+            gdtr: DescriptorTable {
+                base: 0,
+                limit: 0xffff,
+            },
+            idtr: DescriptorTable {
+                base: 0,
+                limit: 0xffff,
+            },
+            cr0: Cr0::CD | Cr0::NW | Cr0::ET,
+            cr2: 0,
+            cr3: 0,
+            cr4: Cr4::empty(),
+            efer: Efer::empty(),
+            xcr0: Xcr0::default(),
+            dr,
+            msrs: Msrs::default(),
+            xsave: XsaveArea::default(),
+            activity: Activity::Running,
+            interrupt_shadow: false,
+            nmi_blocked: false,
+            pending_exception: None,
+        }
+    }
+
+    /// One segment register.
+    #[inline]
+    #[must_use]
+    pub fn segment(&self, register: SegmentRegister) -> &Segment {
+        &self.segments[register as usize]
+    }
+
+    /// One segment register, to be changed.
+    #[inline]
+    pub fn segment_mut(&mut self, register: SegmentRegister) -> &mut Segment {
+        &mut self.segments[register as usize]
+    }
+
+    /// Current privilege level, 0–3: the DPL of SS (SDM 5.5), 0 in real mode.
+    #[inline]
+    #[must_use]
+    pub fn cpl(&self) -> u8 {
+        if !self.cr0.contains(Cr0::PE) {
+            return 0;
+        }
+        if self.rflags.contains(Rflags::VM) {
+            return 3;
+        }
+        self.segment(SegmentRegister::Ss).dpl()
+    }
+
+    /// Whether long mode is active.
+    #[inline]
+    #[must_use]
+    pub fn is_long_mode(&self) -> bool {
+        self.efer.contains(Efer::LMA)
+    }
+
+    /// Whether code is decoded as 64-bit.
+    #[inline]
+    #[must_use]
+    pub fn is_64bit_code(&self) -> bool {
+        self.is_long_mode() && self.segment(SegmentRegister::Cs).is_long()
+    }
+
+    /// Default code size: 16, 32 or 64.
+    #[inline]
+    #[must_use]
+    pub fn code_bits(&self) -> u32 {
+        if self.is_64bit_code() {
+            64
+        } else if self.segment(SegmentRegister::Cs).is_big() {
+            32
+        } else {
+            16
+        }
+    }
+
+    /// Whether a maskable interrupt can be taken now.
+    #[inline]
+    #[must_use]
+    pub fn can_take_interrupt(&self) -> bool {
+        self.rflags.contains(Rflags::IF) && !self.interrupt_shadow && self.pending_exception.is_none()
+    }
+}

@@ -1,0 +1,57 @@
+//! Interrupt lines, from a device's side and from a CPU's.
+use super::VcpuId;
+use std::sync::Arc;
+
+/// Where interrupt lines end: the interrupt complex, or a backend's in-kernel chips.
+pub trait IrqSink: Send + Sync {
+    /// Sets the level of a line.
+    fn set_line(&self, line: u8, level: bool);
+}
+
+/// A device's end of one interrupt line.
+#[derive(Clone)]
+pub struct IrqLine {
+    sink: Arc<dyn IrqSink>,
+    number: u8,
+}
+
+impl IrqLine {
+    /// Line `number` of `sink`.
+    #[must_use]
+    pub fn new(sink: Arc<dyn IrqSink>, number: u8) -> Self {
+        Self { sink, number }
+    }
+
+    /// Sets the level. Setting the level it already has is harmless.
+    pub fn set(&self, level: bool) {
+        self.sink.set_line(self.number, level);
+    }
+
+    /// Raises and lowers the line: one edge.
+    pub fn pulse(&self) {
+        self.set(true);
+        self.set(false);
+    }
+}
+
+impl std::fmt::Debug for IrqLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IrqLine({})", self.number)
+    }
+}
+
+/// Interrupts as a CPU sees them. When an interrupt becomes deliverable to a vCPU, the implementer pokes that vCPU.
+pub trait InterruptController: Send + Sync {
+    /// Whether [`Self::acknowledge`] would return a vector. Cheap: asked at each entry to the guest.
+    fn pending(&self, vcpu: VcpuId) -> bool;
+    /// Takes the vector of the highest-priority interrupt, as INTA does.
+    fn acknowledge(&self, vcpu: VcpuId) -> Option<u8>;
+    /// CR8: the task-priority class, 0–15.
+    fn cr8(&self, vcpu: VcpuId) -> u8;
+    /// Sets CR8.
+    fn set_cr8(&self, vcpu: VcpuId, class: u8);
+    /// Reads IA32_APIC_BASE or an MSR of the x2APIC range; `None` means #GP.
+    fn read_msr(&self, vcpu: VcpuId, index: u32) -> Option<u64>;
+    /// Writes one of those; `None` means #GP.
+    fn write_msr(&self, vcpu: VcpuId, index: u32, value: u64) -> Option<()>;
+}

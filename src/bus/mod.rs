@@ -1,0 +1,276 @@
+//! Ports, device memory and interrupt lines: what lies between a CPU and a device, the same in every mode.
+//!
+//! A device claims ranges once, when the machine is built; afterwards the maps never change and are read without a
+//! lock. Each device is behind its own lock. Reads of nothing float to ones and writes to nothing vanish.
+//! Lock order: device, then interrupt complex, then kick. Interrupt code never calls a device.
+mod irq;
+mod power;
+
+pub use irq::{InterruptController, IrqLine, IrqSink};
+pub use power::{PowerRequest, PowerSwitch};
+
+use crate::arch::{Gpa, Port, Width};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Which virtual CPU: 0 is the boot processor.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default)]
+pub struct VcpuId(pub u8);
+
+/// A device with I/O ports.
+pub trait PortDevice: Send {
+    /// Reads `width` bytes (1, 2 or 4) at `port`, which is one that the device claimed. Bits above the width are ignored.
+    fn port_read(&mut self, port: Port, width: Width) -> u32;
+    /// Writes the low `width` bytes of `value`; the bits above are zero.
+    fn port_write(&mut self, port: Port, width: Width, value: u32);
+}
+
+/// A device with registers in memory.
+pub trait MmioDevice: Send {
+    /// Reads `width` bytes at `offset` from the start of the claimed range, for `vcpu`.
+    fn mmio_read(&mut self, vcpu: VcpuId, offset: u64, width: Width) -> u64;
+    /// Writes the low `width` bytes of `value`; the bits above are zero.
+    fn mmio_write(&mut self, vcpu: VcpuId, offset: u64, width: Width, value: u64);
+}
+
+/// Two devices claim the same place: a fault of whoever builds the machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} claims {range}, which {other} has already claimed")]
+pub struct ClaimConflict {
+    /// Who asks.
+    pub name: &'static str,
+    /// For what.
+    pub range: String,
+    /// Who has it.
+    pub other: &'static str,
+}
+
+struct PortClaim {
+    name: &'static str,
+    device: Arc<Mutex<dyn PortDevice>>,
+}
+
+struct MmioClaim {
+    name: &'static str,
+    start: u64,
+    size: u64,
+    device: Arc<Mutex<dyn MmioDevice>>,
+}
+
+/// The maps of ports and of device memory.
+pub struct Bus {
+    /// For each port, index into `port_claims` plus one; 0 = nobody.
+    ports: Box<[u8; 65536]>,
+    port_claims: Vec<PortClaim>,
+    mmio_claims: Vec<MmioClaim>,
+}
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self {
+            ports: Box::new([0; 65536]),
+            port_claims: Vec::new(),
+            mmio_claims: Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.port_claims.iter().map(|c| c.name).collect();
+        f.debug_struct("Bus")
+            .field("ports", &names)
+            .field("mmio", &self.mmio_claims.len())
+            .finish()
+    }
+}
+
+impl Bus {
+    /// Gives `range` of ports to `device`.
+    ///
+    /// # Errors
+    /// If another device has a port of the range, or more than 255 devices claim ports.
+    pub fn claim_ports(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<Port>,
+        device: Arc<Mutex<dyn PortDevice>>,
+    ) -> Result<(), ClaimConflict> {
+        let numbers = usize::from(range.start().0)..=usize::from(range.end().0);
+        let conflict = |other| ClaimConflict {
+            name,
+            range: format!("ports {range:?}"),
+            other,
+        };
+        if let Some(&taken) = self.ports[numbers.clone()].iter().find(|&&i| i != 0) {
+            return Err(conflict(self.port_claims[usize::from(taken) - 1].name));
+        }
+        self.port_claims.push(PortClaim { name, device });
+        let index = u8::try_from(self.port_claims.len()).map_err(|_| conflict("the last free slot"))?;
+        self.ports[numbers].fill(index);
+        Ok(())
+    }
+
+    /// Gives `size` bytes of guest-physical addresses from `start` on to `device`.
+    ///
+    /// # Errors
+    /// If another device has some of them.
+    pub fn claim_mmio(
+        &mut self,
+        name: &'static str,
+        start: Gpa,
+        size: u64,
+        device: Arc<Mutex<dyn MmioDevice>>,
+    ) -> Result<(), ClaimConflict> {
+        let end = start.0.saturating_add(size);
+        if let Some(other) = self
+            .mmio_claims
+            .iter()
+            .find(|c| start.0 < c.start + c.size && c.start < end)
+        {
+            return Err(ClaimConflict {
+                name,
+                range: format!("{size:#x} bytes at {start}"),
+                other: other.name,
+            });
+        }
+        self.mmio_claims.push(MmioClaim {
+            name,
+            start: start.0,
+            size,
+            device,
+        });
+        Ok(())
+    }
+
+    /// Reads a port. `width` is 1, 2 or 4 bytes.
+    #[must_use]
+    pub fn port_read(&self, port: Port, width: Width) -> u32 {
+        let mask = width.mask() as u32;
+        match self.ports[usize::from(port.0)] {
+            0 => mask,
+            i => {
+                let claim = &self.port_claims[usize::from(i) - 1];
+                claim
+                    .device
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .port_read(port, width)
+                    & mask
+            }
+        }
+    }
+
+    /// Writes a port. `width` is 1, 2 or 4 bytes.
+    pub fn port_write(&self, port: Port, width: Width, value: u32) {
+        let i = self.ports[usize::from(port.0)];
+        if i != 0 {
+            let claim = &self.port_claims[usize::from(i) - 1];
+            let mut device = claim.device.lock().unwrap_or_else(PoisonError::into_inner);
+            device.port_write(port, width, value & width.mask() as u32);
+        }
+    }
+
+    fn mmio_claim(&self, at: Gpa, width: Width) -> Option<(&MmioClaim, u64)> {
+        self.mmio_claims.iter().find_map(|claim| {
+            let offset = at.0.checked_sub(claim.start)?;
+            (offset < claim.size && width.bytes() as u64 <= claim.size - offset).then_some((claim, offset))
+        })
+    }
+
+    /// Whether a device answers at `at`.
+    #[must_use]
+    pub fn has_mmio(&self, at: Gpa) -> bool {
+        self.mmio_claim(at, Width::B1).is_some()
+    }
+
+    /// Reads device memory on behalf of `vcpu`.
+    #[must_use]
+    pub fn mmio_read(&self, vcpu: VcpuId, at: Gpa, width: Width) -> u64 {
+        self.mmio_claim(at, width)
+            .map_or(width.mask(), |(claim, offset)| {
+                let mut device = claim.device.lock().unwrap_or_else(PoisonError::into_inner);
+                device.mmio_read(vcpu, offset, width) & width.mask()
+            })
+    }
+
+    /// Writes device memory on behalf of `vcpu`.
+    pub fn mmio_write(&self, vcpu: VcpuId, at: Gpa, width: Width, value: u64) {
+        if let Some((claim, offset)) = self.mmio_claim(at, width) {
+            let mut device = claim.device.lock().unwrap_or_else(PoisonError::into_inner);
+            device.mmio_write(vcpu, offset, width, value & width.mask());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Remembers the last write and returns it.
+    #[derive(Default)]
+    struct Latch(u64);
+
+    impl PortDevice for Latch {
+        fn port_read(&mut self, _: Port, _: Width) -> u32 {
+            self.0 as u32
+        }
+        fn port_write(&mut self, _: Port, _: Width, value: u32) {
+            self.0 = u64::from(value);
+        }
+    }
+
+    impl MmioDevice for Latch {
+        fn mmio_read(&mut self, _: VcpuId, _: u64, _: Width) -> u64 {
+            self.0
+        }
+        fn mmio_write(&mut self, _: VcpuId, offset: u64, _: Width, value: u64) {
+            self.0 = value ^ offset;
+        }
+    }
+
+    #[test]
+    fn unclaimed_places_float() {
+        let bus = Bus::default();
+        assert_eq!(bus.port_read(Port(0x10), Width::B2), 0xffff);
+        assert_eq!(bus.mmio_read(VcpuId(0), Gpa(0x1000), Width::B8), u64::MAX);
+        bus.port_write(Port(0xffff), Width::B4, 1);
+        bus.mmio_write(VcpuId(0), Gpa(u64::MAX), Width::B8, 1);
+    }
+
+    #[test]
+    fn accesses_reach_the_claimant_cut_to_their_width() {
+        let mut bus = Bus::default();
+        bus.claim_ports(
+            "latch",
+            Port(0x10)..=Port(0x13),
+            Arc::new(Mutex::new(Latch::default())),
+        )
+        .unwrap();
+        bus.port_write(Port(0x12), Width::B1, 0x1234);
+        assert_eq!(bus.port_read(Port(0x10), Width::B4), 0x34);
+        bus.claim_mmio("latch", Gpa(0x1000), 0x10, Arc::new(Mutex::new(Latch::default())))
+            .unwrap();
+        bus.mmio_write(VcpuId(0), Gpa(0x1008), Width::B4, 0);
+        assert_eq!(bus.mmio_read(VcpuId(0), Gpa(0x1000), Width::B1), 8);
+        assert_eq!(
+            bus.mmio_read(VcpuId(0), Gpa(0x100e), Width::B4),
+            0xffff_ffff,
+            "crosses the end"
+        );
+    }
+
+    #[test]
+    fn claims_do_not_overlap() {
+        let mut bus = Bus::default();
+        let device = || Arc::new(Mutex::new(Latch::default()));
+        bus.claim_ports("a", Port(0x10)..=Port(0x13), device()).unwrap();
+        let conflict = bus
+            .claim_ports("b", Port(0x13)..=Port(0x14), device())
+            .unwrap_err();
+        assert_eq!((conflict.name, conflict.other), ("b", "a"));
+        bus.claim_mmio("a", Gpa(0x1000), 0x1000, device()).unwrap();
+        assert!(bus.claim_mmio("b", Gpa(0x1fff), 1, device()).is_err());
+        bus.claim_mmio("b", Gpa(0x2000), 1, device()).unwrap();
+    }
+}

@@ -1,0 +1,200 @@
+//! Guest time: real, paused, or counted in instructions; and the queue of what is to happen when.
+//!
+//! All devices take time from one [`Clock`]. In the counted form time advances only as the engine retires
+//! instructions, so that a run repeats exactly. Lock order: a [`TimerQueue`] holds no lock while it calls a device.
+mod timers;
+
+pub use timers::{Timer, TimerClient, TimerQueue};
+
+use crate::sys::tsc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Guest nanoseconds since the machine was built.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Nanos(pub u64);
+
+impl Nanos {
+    /// `self + nanos`, saturating.
+    #[must_use]
+    pub const fn after(self, nanos: u64) -> Self {
+        Self(self.0.saturating_add(nanos))
+    }
+
+    /// Nanoseconds from `earlier` to `self`; 0 if that lies in the future.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Where a clock's time comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClockSource {
+    /// The host's monotonic clock and TSC.
+    Real,
+    /// Retired instructions: each one advances time and TSC by this many nanoseconds and ticks.
+    Counted {
+        /// Nanoseconds for each instruction, at least 1.
+        nanos_per_instruction: u32,
+    },
+}
+
+#[derive(Debug)]
+struct RealTime {
+    /// Guest time at `resumed`, or the time at which the clock stands.
+    base: u64,
+    resumed: Option<Instant>,
+}
+
+/// The guest's clock.
+#[derive(Debug)]
+pub struct Clock {
+    source: ClockSource,
+    real: Mutex<RealTime>,
+    retired: AtomicU64,
+}
+
+impl Clock {
+    /// A running clock at time zero.
+    #[must_use]
+    pub fn new(source: ClockSource) -> Self {
+        let real = RealTime {
+            base: 0,
+            resumed: Some(Instant::now()),
+        };
+        Self {
+            source,
+            real: Mutex::new(real),
+            retired: AtomicU64::new(0),
+        }
+    }
+
+    /// Where time comes from.
+    #[must_use]
+    pub fn source(&self) -> ClockSource {
+        self.source
+    }
+
+    /// Guest time now.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        match self.source {
+            ClockSource::Real => {
+                let real = self.real.lock().unwrap_or_else(PoisonError::into_inner);
+                let running = real
+                    .resumed
+                    .map_or(0, |t| u64::try_from(t.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                Nanos(real.base.saturating_add(running))
+            }
+            ClockSource::Counted {
+                nanos_per_instruction,
+            } => Nanos(
+                self.retired
+                    .load(Ordering::Relaxed)
+                    .saturating_mul(u64::from(nanos_per_instruction)),
+            ),
+        }
+    }
+
+    /// The TSC that a guest without adjustment reads: the host's own, or the count of [`ClockSource::Counted`].
+    #[must_use]
+    pub fn tsc(&self) -> u64 {
+        match self.source {
+            ClockSource::Real => tsc::read(),
+            ClockSource::Counted { .. } => self.now().0,
+        }
+    }
+
+    /// Ticks per second of [`Self::tsc`].
+    #[must_use]
+    pub fn tsc_hz(&self) -> u64 {
+        match self.source {
+            ClockSource::Real => tsc::frequency(),
+            ClockSource::Counted { .. } => 1_000_000_000,
+        }
+    }
+
+    /// Stops a real clock; a counted one stands whenever no instruction retires. Stopping twice is harmless.
+    pub fn pause(&self) {
+        let mut real = self.real.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resumed) = real.resumed.take() {
+            let ran = u64::try_from(resumed.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            real.base = real.base.saturating_add(ran);
+        }
+    }
+
+    /// Lets a paused clock run on from where it stands.
+    pub fn resume(&self) {
+        let mut real = self.real.lock().unwrap_or_else(PoisonError::into_inner);
+        real.resumed.get_or_insert_with(Instant::now);
+    }
+
+    /// Tells a counted clock that `instructions` were retired. Without effect on a real one.
+    pub fn retire(&self, instructions: u64) {
+        if matches!(self.source, ClockSource::Counted { .. }) {
+            self.retired.fetch_add(instructions, Ordering::Relaxed);
+        }
+    }
+
+    /// With a counted clock, how many instructions may retire until `deadline`; at least 1. `None` for a real one.
+    #[must_use]
+    pub fn instructions_until(&self, deadline: Nanos) -> Option<u64> {
+        match self.source {
+            ClockSource::Real => None,
+            ClockSource::Counted {
+                nanos_per_instruction,
+            } => Some(
+                deadline
+                    .since(self.now())
+                    .div_ceil(u64::from(nanos_per_instruction.max(1)))
+                    .max(1),
+            ),
+        }
+    }
+
+    /// Moves a counted clock to `deadline`, for a CPU that halts until then. Without effect on a real one.
+    pub fn skip_to(&self, deadline: Nanos) {
+        if let Some(instructions) = self.instructions_until(deadline)
+            && deadline > self.now()
+        {
+            self.retire(instructions);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_counted_clock_moves_only_with_instructions() {
+        let clock = Clock::new(ClockSource::Counted {
+            nanos_per_instruction: 2,
+        });
+        assert_eq!(clock.now(), Nanos(0));
+        clock.retire(5);
+        assert_eq!((clock.now(), clock.tsc()), (Nanos(10), 10));
+        assert_eq!(clock.instructions_until(Nanos(15)), Some(3));
+        clock.skip_to(Nanos(20));
+        assert_eq!(clock.now(), Nanos(20));
+        clock.skip_to(Nanos(4));
+        assert_eq!(clock.now(), Nanos(20));
+    }
+
+    #[test]
+    fn a_paused_clock_stands_and_goes_on_from_there() {
+        let clock = Clock::new(ClockSource::Real);
+        clock.pause();
+        let at = clock.now();
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(clock.now(), at);
+        clock.resume();
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(clock.now() > at);
+        assert_eq!(clock.instructions_until(at), None);
+    }
+}

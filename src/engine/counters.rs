@@ -1,0 +1,113 @@
+//! The ledger: how often a vCPU left guest code, and why, named alike in every mode.
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why time was spent or guest code was left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(usize)]
+pub enum Cause {
+    /// Instructions retired by the interpreter (emu only; the others run on the CPU and cannot count).
+    Instruction,
+    /// Instructions decoded or translated.
+    Translate,
+    /// Soft-MMU misses: page walks of an engine.
+    SoftMmuFill,
+    /// Hypercalls: patched sites that reached the engine.
+    Hypercall,
+    /// Privileged or sensitive instructions that an engine emulated.
+    Privileged,
+    /// Exceptions entered in the guest.
+    GuestException,
+    /// Guest page-table changes brought to the host's mappings.
+    PageTableSync,
+    /// Port accesses.
+    PortIo,
+    /// Device-memory accesses.
+    Mmio,
+    /// External interrupts entered in the guest.
+    Interrupt,
+    /// HLTs that waited.
+    Idle,
+    /// Instructions that the host could not execute and `single` did.
+    Rescue,
+    /// Returns of the host's own mechanism (KVM_RUN, a child's message), whatever for.
+    HostExit,
+}
+
+impl Cause {
+    /// All causes, in the order of the ledger.
+    pub const ALL: [Self; 13] = [
+        Self::Instruction,
+        Self::Translate,
+        Self::SoftMmuFill,
+        Self::Hypercall,
+        Self::Privileged,
+        Self::GuestException,
+        Self::PageTableSync,
+        Self::PortIo,
+        Self::Mmio,
+        Self::Interrupt,
+        Self::Idle,
+        Self::Rescue,
+        Self::HostExit,
+    ];
+
+    /// The word for it in CSV and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Instruction => "instruction",
+            Self::Translate => "translate",
+            Self::SoftMmuFill => "soft-mmu-fill",
+            Self::Hypercall => "hypercall",
+            Self::Privileged => "privileged",
+            Self::GuestException => "guest-exception",
+            Self::PageTableSync => "page-table-sync",
+            Self::PortIo => "port-io",
+            Self::Mmio => "mmio",
+            Self::Interrupt => "interrupt",
+            Self::Idle => "idle",
+            Self::Rescue => "rescue",
+            Self::HostExit => "host-exit",
+        }
+    }
+}
+
+/// One vCPU's counts. Written by its thread, read by anyone.
+#[derive(Debug, Default)]
+pub struct Counters([AtomicU64; Cause::ALL.len()]);
+
+impl Counters {
+    /// Counts one.
+    #[inline]
+    pub fn count(&self, cause: Cause) {
+        self.add(cause, 1);
+    }
+
+    /// Counts `n`. Only the vCPU's own thread calls this, so that no locked instruction is needed.
+    #[inline]
+    pub fn add(&self, cause: Cause, n: u64) {
+        let cell = &self.0[cause as usize];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    #[must_use]
+    pub fn get(&self, cause: Cause) -> u64 {
+        self.0[cause as usize].load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_listed_in_their_own_order() {
+        for (i, cause) in Cause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, i);
+        }
+        let counters = Counters::default();
+        counters.add(Cause::HostExit, 3);
+        assert_eq!((counters.get(Cause::HostExit), counters.get(Cause::Idle)), (3, 0));
+    }
+}

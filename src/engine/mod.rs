@@ -1,0 +1,178 @@
+//! The contract between the machine and whoever executes its instructions.
+//!
+//! A [`Backend`] makes vCPUs; a [`Vcpu`] runs the guest until an [`Exit`], at an instruction boundary, with the whole
+//! architectural state in place. Everything that leaves the CPU — ports, device memory, platform MSRs, interrupts,
+//! CPUID — goes through the [`Platform`], by callback, in every mode.
+//!
+//! How a backend's `run` looks, whatever the mode:
+//! 1. If the kick cell is raised, call [`Platform::attend`]; leave if it says so.
+//! 2. If [`Platform::interrupt_pending`] and the state allows it, take the vector and enter the guest's handler.
+//! 3. Execute until the cell is raised or an access needs the platform; go to 1.
+mod counters;
+mod exit;
+mod platform;
+mod trace;
+
+pub use crate::bus::VcpuId;
+pub use crate::sys::signal::KickCell;
+pub use counters::{Cause, Counters};
+pub use exit::{DebugEvent, Exit};
+pub use platform::{Attention, Platform, PlatformParts};
+pub use trace::{Event, EventKind, Trace};
+
+use crate::arch::{CpuState, Gva};
+use crate::mem::RamSlot;
+use std::fmt;
+use std::io;
+
+/// The three presets that users meet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Mode {
+    /// Full emulation.
+    Emu,
+    /// Paravirtualization by patching, run natively at ring 3.
+    Pv,
+    /// Hardware-assisted, through /dev/kvm.
+    Kvm,
+}
+
+impl Mode {
+    /// All modes, in the order in which they are shown.
+    pub const ALL: [Self; 3] = [Self::Emu, Self::Pv, Self::Kvm];
+
+    /// The word for it on the command line and in CSV.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Emu => "emu",
+            Self::Pv => "pv",
+            Self::Kvm => "kvm",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What a backend truly is on this host, for labels.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caps {
+    /// Who executes instructions: `single`, `native`, `kvm`.
+    pub engine: &'static str,
+    /// What the guest sees: `bare` hardware, or an image `patched` to call us.
+    pub interface: &'static str,
+    /// One line that says what this is on this host, as "emulated supervisor (kvm_pvm)".
+    pub label: String,
+}
+
+/// A fault of the host, of ours, or a gap of ours; never a guest's mistake.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The host refused something.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was being done, as "cannot create a virtual machine".
+        what: &'static str,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// An instruction or feature that no engine of ours has.
+    #[error("the instruction at {rip:#x} is not supported (bytes {bytes:02x?})")]
+    Unsupported {
+        /// Where.
+        rip: u64,
+        /// Its first bytes.
+        bytes: Vec<u8>,
+    },
+    /// The mode is not available on this host.
+    #[error("{mode} is not available here: {reason}")]
+    Unavailable {
+        /// Which one.
+        mode: Mode,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The guest (or its sandbox) did something that ended its containment; the engine is unharmed.
+    #[error("the guest was stopped: {0}")]
+    GuestCrash(String),
+    /// The guest cannot run in this mode.
+    #[error("this guest cannot run in {mode}: {reason}")]
+    Unfit {
+        /// Which one.
+        mode: Mode,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl EngineError {
+    /// The error of a host call that has just failed, from `errno`.
+    #[must_use]
+    pub fn last_os(what: &'static str) -> Self {
+        Self::Host {
+            what,
+            source: io::Error::last_os_error(),
+        }
+    }
+}
+
+/// Makes vCPUs of one mode over one machine's RAM.
+pub trait Backend: Send + Sync {
+    /// Which mode it is.
+    fn mode(&self) -> Mode;
+    /// What it truly is here.
+    fn caps(&self) -> &Caps;
+    /// Learns of a piece of RAM (called for each slot before the first vCPU is made).
+    ///
+    /// # Errors
+    /// When the host cannot map it.
+    fn map_ram(&self, slot: &RamSlot) -> Result<(), EngineError>;
+    /// Makes a vCPU in the state `reset`. It is used by one thread at a time.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError>;
+}
+
+/// One virtual CPU.
+pub trait Vcpu: Send {
+    /// Executes until something ends it, at an instruction boundary. The caller has bound the platform's kick cell of
+    /// this vCPU to the calling thread.
+    ///
+    /// # Errors
+    /// [`EngineError`]: the vCPU cannot go on.
+    fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError>;
+    /// The architectural state.
+    ///
+    /// # Errors
+    /// When the host does not hand it out.
+    fn save(&mut self) -> Result<CpuState, EngineError>;
+    /// Replaces the architectural state.
+    ///
+    /// # Errors
+    /// When the host refuses the state.
+    fn load(&mut self, state: &CpuState) -> Result<(), EngineError>;
+    /// The debugging ability, if the mode has one.
+    fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {
+        None
+    }
+}
+
+/// A vCPU that can be stepped and stopped.
+pub trait DebugVcpu {
+    /// Executes one instruction (or delivers one pending interrupt or exception). Ends with
+    /// [`DebugEvent::Step`] unless the instruction itself ended the run.
+    ///
+    /// # Errors
+    /// As [`Vcpu::run`].
+    fn step(&mut self, platform: &Platform) -> Result<Exit, EngineError>;
+    /// Replaces the set of breakpoints. `run` stops before an instruction at one of them with
+    /// [`DebugEvent::Breakpoint`]; the first instruction of a `run` or `step` is executed even if it is at one.
+    ///
+    /// # Errors
+    /// When the mode cannot set one.
+    fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError>;
+}

@@ -1,0 +1,225 @@
+//! Everything outside the CPU, as a backend sees it: one way to ports, device memory, MSRs, CPUID and interrupts.
+//!
+//! Counting and tracing happen here, once, for all modes.
+use super::{Cause, Counters, EventKind, Exit, KickCell, Trace, VcpuId};
+use crate::arch::cpuid::{CpuidResult, CpuidTable};
+use crate::arch::{Cr4, Gpa, Port, Width};
+use crate::bus::{Bus, InterruptController, PowerRequest, PowerSwitch};
+use crate::clock::{Clock, TimerQueue};
+use crate::mem::GuestRam;
+use std::sync::Arc;
+
+/// What a platform is put together from; the machine fills this in.
+pub struct PlatformParts {
+    /// Guest RAM.
+    pub ram: Arc<GuestRam>,
+    /// Ports and device memory, all claims made.
+    pub bus: Bus,
+    /// The interrupt complex.
+    pub interrupts: Arc<dyn InterruptController>,
+    /// Guest time.
+    pub clock: Arc<Clock>,
+    /// The devices' deadlines.
+    pub timers: Arc<TimerQueue>,
+    /// Power-off and reset.
+    pub power: Arc<PowerSwitch>,
+    /// What CPUID says.
+    pub cpuid: CpuidTable,
+    /// One kick cell for each vCPU; the interrupt complex holds the same ones.
+    pub kicks: Vec<Arc<KickCell>>,
+}
+
+/// The machine without its CPUs.
+pub struct Platform {
+    parts: PlatformParts,
+    counters: Vec<Arc<Counters>>,
+    trace: Trace,
+}
+
+impl std::fmt::Debug for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Platform")
+            .field("bus", &self.parts.bus)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a vCPU is to do after it attended to its surroundings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attention {
+    /// Look for interrupts and go on.
+    Resume,
+    /// Return this from `run`.
+    Leave(Exit),
+}
+
+impl Platform {
+    /// A platform of these parts. There is at least one kick cell, so at least one vCPU.
+    #[must_use]
+    pub fn new(parts: PlatformParts) -> Self {
+        let counters = parts.kicks.iter().map(|_| Arc::default()).collect();
+        Self {
+            parts,
+            counters,
+            trace: Trace::default(),
+        }
+    }
+
+    /// Guest RAM.
+    #[inline]
+    #[must_use]
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.parts.ram
+    }
+
+    /// Guest time.
+    #[inline]
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.parts.clock
+    }
+
+    /// The devices' deadlines.
+    #[must_use]
+    pub fn timers(&self) -> &TimerQueue {
+        &self.parts.timers
+    }
+
+    /// The table behind CPUID, for backends that hand it to the host.
+    #[must_use]
+    pub fn cpuid_table(&self) -> &CpuidTable {
+        &self.parts.cpuid
+    }
+
+    /// The exit trace.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// A vCPU's kick cell.
+    #[inline]
+    #[must_use]
+    pub fn kick(&self, vcpu: VcpuId) -> &Arc<KickCell> {
+        &self.parts.kicks[usize::from(vcpu.0)]
+    }
+
+    /// A vCPU's counters.
+    #[inline]
+    #[must_use]
+    pub fn counters(&self, vcpu: VcpuId) -> &Arc<Counters> {
+        &self.counters[usize::from(vcpu.0)]
+    }
+
+    /// Takes down a vCPU's call for attention: runs the timers that are due and says whether to leave. To be called
+    /// when its kick cell is raised, before interrupts are looked at.
+    pub fn attend(&self, vcpu: VcpuId) -> Attention {
+        let kick = self.kick(vcpu);
+        kick.take_attention();
+        self.parts.timers.run_due(self.parts.clock.now());
+        if self.parts.power.is_requested() {
+            match self.parts.power.take() {
+                Some(PowerRequest::Off(status)) => return Attention::Leave(Exit::PowerOff(status)),
+                Some(PowerRequest::Reset) => return Attention::Leave(Exit::Reset),
+                None => {}
+            }
+        }
+        if kick.take_leave() {
+            Attention::Leave(Exit::Kicked)
+        } else {
+            Attention::Resume
+        }
+    }
+
+    /// A device may have asked for power-off or reset: the vCPU whose access did so is to notice at once.
+    #[inline]
+    fn after_access(&self, vcpu: VcpuId) {
+        if self.parts.power.is_requested() {
+            self.kick(vcpu).poke();
+        }
+    }
+
+    /// Reads a port for IN. `width` is 1, 2 or 4 bytes.
+    pub fn pio_read(&self, vcpu: VcpuId, port: Port, width: Width) -> u32 {
+        self.counters(vcpu).count(Cause::PortIo);
+        let value = self.parts.bus.port_read(port, width);
+        self.trace
+            .record(EventKind::PortRead, port.0.into(), value.into(), width as u8);
+        self.after_access(vcpu);
+        value
+    }
+
+    /// Writes a port for OUT. `width` is 1, 2 or 4 bytes.
+    pub fn pio_write(&self, vcpu: VcpuId, port: Port, width: Width, value: u32) {
+        self.counters(vcpu).count(Cause::PortIo);
+        self.trace
+            .record(EventKind::PortWrite, port.0.into(), value.into(), width as u8);
+        self.parts.bus.port_write(port, width, value);
+        self.after_access(vcpu);
+    }
+
+    /// Reads guest-physical memory that is not RAM.
+    pub fn mmio_read(&self, vcpu: VcpuId, at: Gpa, width: Width) -> u64 {
+        self.counters(vcpu).count(Cause::Mmio);
+        let value = self.parts.bus.mmio_read(vcpu, at, width);
+        self.trace.record(EventKind::MmioRead, at.0, value, width as u8);
+        self.after_access(vcpu);
+        value
+    }
+
+    /// Writes guest-physical memory that is not RAM.
+    pub fn mmio_write(&self, vcpu: VcpuId, at: Gpa, width: Width, value: u64) {
+        self.counters(vcpu).count(Cause::Mmio);
+        self.trace.record(EventKind::MmioWrite, at.0, value, width as u8);
+        self.parts.bus.mmio_write(vcpu, at, width, value);
+        self.after_access(vcpu);
+    }
+
+    /// Reads an MSR that the CPU itself does not hold (the APIC's); `None` means #GP.
+    pub fn msr_read(&self, vcpu: VcpuId, index: u32) -> Option<u64> {
+        let value = self.parts.interrupts.read_msr(vcpu, index);
+        self.trace
+            .record(EventKind::MsrRead, index.into(), value.unwrap_or(0), 8);
+        value
+    }
+
+    /// Writes an MSR that the CPU itself does not hold; `None` means #GP.
+    pub fn msr_write(&self, vcpu: VcpuId, index: u32, value: u64) -> Option<()> {
+        self.trace.record(EventKind::MsrWrite, index.into(), value, 8);
+        self.parts.interrupts.write_msr(vcpu, index, value)
+    }
+
+    /// Executes CPUID.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32, cr4: Cr4) -> CpuidResult {
+        let result = self.parts.cpuid.query(leaf, subleaf, cr4);
+        self.trace
+            .record(EventKind::Cpuid, leaf.into(), result.eax.into(), 4);
+        result
+    }
+
+    /// Whether an external interrupt waits for this vCPU. Whether it can be taken is the CPU's state to say.
+    #[inline]
+    #[must_use]
+    pub fn interrupt_pending(&self, vcpu: VcpuId) -> bool {
+        self.parts.interrupts.pending(vcpu)
+    }
+
+    /// Takes the vector of the interrupt to be entered now; counts and traces it.
+    pub fn acknowledge_interrupt(&self, vcpu: VcpuId) -> Option<u8> {
+        let vector = self.parts.interrupts.acknowledge(vcpu)?;
+        self.counters(vcpu).count(Cause::Interrupt);
+        self.trace.record(EventKind::Interrupt, vector.into(), 0, 0);
+        Some(vector)
+    }
+
+    /// CR8.
+    #[must_use]
+    pub fn cr8(&self, vcpu: VcpuId) -> u8 {
+        self.parts.interrupts.cr8(vcpu)
+    }
+
+    /// Sets CR8 (0–15; the caller has checked).
+    pub fn set_cr8(&self, vcpu: VcpuId, class: u8) {
+        self.parts.interrupts.set_cr8(vcpu, class);
+    }
+}

@@ -1,0 +1,228 @@
+//! Guest RAM: one memfd, mapped once in the engine and as often as a backend wants elsewhere.
+//!
+//! Guest-physical RAM lies in at most two slots: below the device hole and above 4 GiB. All accesses are bounds-checked;
+//! what is not RAM gives `None` or an error and is the bus's business. Several threads and processes may touch the same
+//! bytes at once, as the guest's CPUs do: accesses are raw copies and atomics, never references into RAM.
+#![expect(unsafe_code, reason = "guest RAM is raw shared memory")]
+use crate::arch::paging::PageMemory;
+use crate::arch::{Gpa, address::PAGE_SIZE, layout};
+use crate::sys::memfd;
+use memmap2::{MmapOptions, MmapRaw};
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Why RAM could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The size is zero, not a multiple of the page size, or above [`GuestRam::MOST`].
+    #[error("guest memory of {0} bytes is not possible: choose a multiple of 4 KiB between 4 KiB and 64 GiB")]
+    Size(u64),
+    /// The host refused.
+    #[error("the host cannot provide {size} bytes of guest memory: {source}")]
+    Host {
+        /// What was asked for.
+        size: u64,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// An access touched something that is not RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{length} bytes at {at} are not all RAM")]
+pub struct NotRam {
+    /// First byte of the access.
+    pub at: Gpa,
+    /// Its length.
+    pub length: u64,
+}
+
+/// One contiguous piece of guest-physical RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RamSlot {
+    /// First guest-physical address.
+    pub gpa: Gpa,
+    /// Bytes.
+    pub size: u64,
+    /// Where it begins in the memfd.
+    pub offset: u64,
+    /// Where it begins in this process, as a number: KVM and the engines' own mappings need it.
+    pub host: usize,
+}
+
+/// The guest's RAM.
+#[derive(Debug)]
+pub struct GuestRam {
+    file: File,
+    map: MmapRaw,
+    slots: Vec<RamSlot>,
+    size: u64,
+}
+
+impl GuestRam {
+    /// The largest RAM that we offer, in bytes.
+    pub const MOST: u64 = 64 << 30;
+
+    /// RAM of `size` bytes, all zero; pages cost host memory when first touched.
+    ///
+    /// # Errors
+    /// [`MemoryError`], for a size that makes no sense or that the host refuses.
+    pub fn new(size: u64) -> Result<Self, MemoryError> {
+        if size == 0 || !size.is_multiple_of(PAGE_SIZE) || size > Self::MOST {
+            return Err(MemoryError::Size(size));
+        }
+        let host = |source| MemoryError::Host { size, source };
+        let file = memfd::create(c"trivisor-ram", size).map_err(host)?;
+        let length = usize::try_from(size).map_err(|_| MemoryError::Size(size))?;
+        let map = MmapOptions::new().len(length).map_raw(&file).map_err(host)?;
+        let base = map.as_mut_ptr() as usize;
+        let low = size.min(layout::LOW_RAM_END.0);
+        let mut slots = vec![RamSlot {
+            gpa: Gpa(0),
+            size: low,
+            offset: 0,
+            host: base,
+        }];
+        if size > low {
+            slots.push(RamSlot {
+                gpa: layout::HIGH_RAM,
+                size: size - low,
+                offset: low,
+                host: base + low as usize,
+            });
+        }
+        Ok(Self {
+            file,
+            map,
+            slots,
+            size,
+        })
+    }
+
+    /// The memory object, for mapping it elsewhere. Slot offsets refer to it.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The pieces of RAM, ascending.
+    #[must_use]
+    pub fn slots(&self) -> &[RamSlot] {
+        &self.slots
+    }
+
+    /// Bytes of RAM in all.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Offset in the memory object of `length` bytes at `at`, if all of them are RAM.
+    #[inline]
+    #[must_use]
+    pub fn offset(&self, at: Gpa, length: u64) -> Option<u64> {
+        let low = &self.slots[0];
+        if at.0 < low.size && length <= low.size - at.0 {
+            return Some(at.0);
+        }
+        let high = self.slots.get(1)?;
+        let into = at.0.checked_sub(high.gpa.0)?;
+        (into < high.size && length <= high.size - into).then(|| high.offset + into)
+    }
+
+    /// Host address of `length` bytes at `at`, if all of them are RAM. Valid as long as `self`.
+    #[inline]
+    #[must_use]
+    pub fn host(&self, at: Gpa, length: u64) -> Option<*mut u8> {
+        // SAFETY: `offset` returned so that offset + length is within the mapping.
+        self.offset(at, length)
+            .map(|offset| unsafe { self.map.as_mut_ptr().add(offset as usize) })
+    }
+
+    fn checked(&self, at: Gpa, length: usize) -> Result<*mut u8, NotRam> {
+        self.host(at, length as u64).ok_or(NotRam {
+            at,
+            length: length as u64,
+        })
+    }
+
+    /// Copies guest memory out.
+    ///
+    /// # Errors
+    /// [`NotRam`] if not all of it is RAM; nothing is copied then.
+    pub fn read(&self, at: Gpa, into: &mut [u8]) -> Result<(), NotRam> {
+        let from = self.checked(at, into.len())?;
+        // SAFETY: `checked` bounds the source; the destination is a Rust slice outside guest RAM.
+        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        Ok(())
+    }
+
+    /// Copies into guest memory.
+    ///
+    /// # Errors
+    /// [`NotRam`] if not all of it is RAM; nothing is copied then.
+    pub fn write(&self, at: Gpa, from: &[u8]) -> Result<(), NotRam> {
+        let into = self.checked(at, from.len())?;
+        // SAFETY: as in `read`, with the sides exchanged.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
+        Ok(())
+    }
+}
+
+impl PageMemory for GuestRam {
+    fn read_u32(&self, at: Gpa) -> Option<u32> {
+        // SAFETY: in bounds; unaligned entries cannot occur but are harmless.
+        self.host(at, 4)
+            .map(|p| unsafe { p.cast::<u32>().read_unaligned() })
+    }
+
+    fn read_u64(&self, at: Gpa) -> Option<u64> {
+        // SAFETY: as above.
+        self.host(at, 8)
+            .map(|p| unsafe { p.cast::<u64>().read_unaligned() })
+    }
+
+    fn set_bits(&self, at: Gpa, bits: u32) {
+        if let Some(p) = self.host(Gpa(at.0 & !3), 4) {
+            // SAFETY: in bounds and 4-byte aligned: the mapping is page-aligned.
+            unsafe { AtomicU32::from_ptr(p.cast()) }.fetch_or(bits, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_make_no_sense_are_refused() {
+        for size in [0, 1, 4097, GuestRam::MOST + PAGE_SIZE] {
+            assert!(matches!(GuestRam::new(size), Err(MemoryError::Size(s)) if s == size));
+        }
+    }
+
+    #[test]
+    fn accesses_stop_at_the_end_of_ram() {
+        let ram = GuestRam::new(2 * PAGE_SIZE).unwrap();
+        ram.write(Gpa(PAGE_SIZE - 2), &[1, 2, 3, 4]).unwrap();
+        let mut back = [0; 4];
+        ram.read(Gpa(PAGE_SIZE - 2), &mut back).unwrap();
+        assert_eq!(back, [1, 2, 3, 4]);
+        assert_eq!(ram.read_u32(Gpa(PAGE_SIZE - 2)), Some(0x0403_0201));
+        assert!(ram.read(Gpa(2 * PAGE_SIZE - 3), &mut back).is_err());
+        assert!(ram.write(Gpa(u64::MAX - 1), &back).is_err());
+        assert_eq!(ram.read_u64(Gpa(2 * PAGE_SIZE - 4)), None);
+        ram.set_bits(Gpa(u64::MAX), 1);
+    }
+
+    #[test]
+    fn ram_beyond_the_hole_continues_above_4_gib() {
+        let ram = GuestRam::new(layout::LOW_RAM_END.0 + PAGE_SIZE).unwrap();
+        assert_eq!(ram.slots().len(), 2);
+        assert_eq!(ram.offset(layout::HIGH_RAM, 4096), Some(layout::LOW_RAM_END.0));
+        assert_eq!(ram.offset(layout::HIGH_RAM, 4097), None);
+        assert_eq!(ram.offset(layout::LOW_RAM_END, 1), None);
+        ram.write(layout::HIGH_RAM, &[7]).unwrap();
+    }
+}

@@ -1,0 +1,58 @@
+//! Sleeps on a 32-bit word, and wakes the sleepers (futex(2)).
+#![expect(unsafe_code, reason = "the futex system call has no safe wrapper in std")]
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+/// Sleeps while `word` holds `expected`, for at most `timeout`. Returns early for a signal or without a reason: the
+/// caller looks at the word again.
+pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
+    let spec = timeout.map(|t| libc::timespec {
+        tv_sec: t.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: i64::from(t.subsec_nanos()),
+    });
+    let spec_ptr = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the word is a live, aligned u32; the timeout is null or points to `spec`, which outlives the call. Not
+    // FUTEX_PRIVATE: words may lie in memory shared with a child process.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected,
+            spec_ptr,
+        )
+    };
+}
+
+/// Wakes all sleepers on `word`.
+pub fn wake(word: &AtomicU32) {
+    // SAFETY: the kernel only uses the address as a key.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn a_sleeper_is_woken() {
+        let word = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while word.load(Ordering::Acquire) == 0 {
+                    wait(&word, 0, None);
+                }
+            });
+            word.store(1, Ordering::Release);
+            wake(&word);
+        });
+    }
+
+    #[test]
+    fn a_changed_word_or_a_timeout_ends_the_sleep() {
+        let word = AtomicU32::new(1);
+        wait(&word, 0, None);
+        wait(&word, 1, Some(Duration::from_millis(1)));
+    }
+}

@@ -1,0 +1,265 @@
+//! Signals: the kick that brings a vCPU thread out of guest code, and Ctrl-C.
+//!
+//! [`KickCell`] is the mechanism of kicks that cannot be lost. A kick sets a word first and then sends a signal to
+//! the thread that the cell is bound to. The handler sets the word again (host timers send the same signal without
+//! touching the cell) and, where KVM is used, `kvm_run.immediate_exit`. So a kick at any moment is seen: before the
+//! look at the word by that look, after it by the signal, which either interrupts the blocking call or, through
+//! `immediate_exit`, keeps it from blocking.
+#![expect(unsafe_code, reason = "signal handlers and thread-directed signals")]
+use super::futex;
+use std::cell::Cell;
+use std::io;
+use std::ptr::null;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+thread_local! {
+    /// The cell bound to this thread. Without destructor and const-initialised: safe to read in a signal handler.
+    static BOUND: Cell<*const KickCell> = const { Cell::new(null()) };
+    static TID: Cell<i32> = const { Cell::new(0) };
+}
+
+/// The signal used for kicks and deadlines.
+#[must_use]
+pub fn kick_signal() -> i32 {
+    libc::SIGRTMIN()
+}
+
+/// The calling thread's id.
+#[must_use]
+pub fn current_tid() -> i32 {
+    TID.with(|tid| {
+        if tid.get() == 0 {
+            // SAFETY: gettid has no preconditions.
+            tid.set(unsafe { libc::gettid() });
+        }
+        tid.get()
+    })
+}
+
+extern "C" fn on_kick(_: i32) {
+    let cell = BOUND.with(Cell::get);
+    if !cell.is_null() {
+        // SAFETY: `Bound` keeps the cell alive while the pointer is set, and this handler runs on that same thread.
+        unsafe { (*cell).raise() };
+    }
+}
+
+fn install_handler() -> io::Result<()> {
+    static DONE: OnceLock<i32> = OnceLock::new();
+    let errno = *DONE.get_or_init(|| {
+        // SAFETY: an all-zero sigaction is valid: no flags, empty mask.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = on_kick as *const () as usize;
+        // SAFETY: `action` is initialised and the handler only touches atomics. No SA_RESTART: calls must return.
+        if unsafe { libc::sigaction(kick_signal(), &raw const action, std::ptr::null_mut()) } == 0 {
+            0
+        } else {
+            io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)
+        }
+    });
+    if errno == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(errno))
+    }
+}
+
+/// Calls for a vCPU thread's attention. See the file's head for why none is lost.
+#[derive(Debug, Default)]
+pub struct KickCell {
+    attention: AtomicU32,
+    leave: AtomicBool,
+    tid: AtomicI32,
+    immediate_exit: AtomicPtr<u8>,
+}
+
+impl KickCell {
+    /// A cell that is bound to no thread yet; kicks are remembered.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Binds the cell to the calling thread until the guard is dropped.
+    ///
+    /// # Errors
+    /// When the signal handler cannot be installed.
+    pub fn bind(self: &Arc<Self>) -> io::Result<Bound> {
+        install_handler()?;
+        let before = BOUND.with(|b| b.replace(Arc::as_ptr(self)));
+        self.tid.store(current_tid(), Ordering::SeqCst);
+        Ok(Bound {
+            cell: Arc::clone(self),
+            before,
+        })
+    }
+
+    /// Asks the vCPU to look at its surroundings (an interrupt line, a timer) at the next instruction boundary.
+    pub fn poke(&self) {
+        self.raise();
+        let tid = self.tid.load(Ordering::SeqCst);
+        if tid != 0 && tid != current_tid() {
+            // SAFETY: signals a thread of this process; one that has just ended gives ESRCH, which is fine.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, kick_signal()) };
+        }
+    }
+
+    /// Asks the vCPU to leave `run` at the next instruction boundary. A kick before `run` is remembered.
+    pub fn kick(&self) {
+        self.leave.store(true, Ordering::SeqCst);
+        self.poke();
+    }
+
+    fn raise(&self) {
+        self.attention.store(1, Ordering::SeqCst);
+        let flag = self.immediate_exit.load(Ordering::SeqCst);
+        if !flag.is_null() && self.tid.load(Ordering::SeqCst) == current_tid() {
+            // SAFETY: the owner of the mapping is this thread (see `set_immediate_exit`) and clears the pointer
+            // before it unmaps it.
+            unsafe { flag.write_volatile(1) };
+        }
+    }
+
+    /// Whether attention is asked for. Cheap: one load.
+    #[inline]
+    #[must_use]
+    pub fn is_raised(&self) -> bool {
+        self.attention.load(Ordering::Relaxed) != 0
+    }
+
+    /// The word that is nonzero while attention is asked for, for code that tests it by address.
+    #[must_use]
+    pub fn word(&self) -> &AtomicU32 {
+        &self.attention
+    }
+
+    /// Whether attention was asked for; the request is taken down.
+    pub fn take_attention(&self) -> bool {
+        self.attention.swap(0, Ordering::SeqCst) != 0
+    }
+
+    /// Whether the vCPU was asked to leave; the request is taken down.
+    pub fn take_leave(&self) -> bool {
+        self.leave.swap(false, Ordering::SeqCst)
+    }
+
+    /// Names the byte that makes KVM_RUN return at once (`kvm_run.immediate_exit`), or null to forget it.
+    ///
+    /// # Safety
+    /// The byte must stay valid until this is called with null, and both calls come from the thread that the cell is
+    /// bound to.
+    pub unsafe fn set_immediate_exit(&self, flag: *mut u8) {
+        self.immediate_exit.store(flag, Ordering::SeqCst);
+    }
+
+    /// Sleeps until attention is asked for, or for at most `timeout`; may return early.
+    pub fn wait(&self, timeout: Option<Duration>) {
+        if !self.is_raised() {
+            futex::wait(&self.attention, 0, timeout);
+        }
+    }
+}
+
+/// Keeps a [`KickCell`] bound to the thread that made it.
+#[derive(Debug)]
+pub struct Bound {
+    cell: Arc<KickCell>,
+    before: *const KickCell,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.cell.tid.store(0, Ordering::SeqCst);
+        BOUND.with(|b| b.set(self.before));
+    }
+}
+
+static INTERRUPTED: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn on_interrupt(_: i32) {
+    let times = INTERRUPTED.fetch_add(1, Ordering::SeqCst);
+    if times >= 2 {
+        // The third Ctrl-C means it. SAFETY: _exit is async-signal-safe.
+        unsafe { libc::_exit(130) };
+    }
+}
+
+/// From now on Ctrl-C and SIGTERM only set a mark (see [`interrupted`]); the third one ends the process.
+///
+/// # Errors
+/// What `sigaction` reports.
+pub fn catch_interrupts() -> io::Result<()> {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: as in `install_handler`.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = on_interrupt as *const () as usize;
+        // SAFETY: as in `install_handler`.
+        if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Whether Ctrl-C or SIGTERM came since [`catch_interrupts`].
+#[must_use]
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst) != 0
+}
+
+/// Takes the mark down, so that a prompt can go on.
+pub fn clear_interrupted() {
+    INTERRUPTED.store(0, Ordering::SeqCst);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_kick_before_the_wait_is_remembered() {
+        let cell = KickCell::new();
+        cell.kick();
+        let _bound = cell.bind().unwrap();
+        cell.wait(None);
+        assert!(cell.take_attention() && cell.take_leave());
+        assert!(!cell.take_attention() && !cell.take_leave());
+    }
+
+    #[test]
+    fn a_kick_ends_a_sleep_and_a_blocking_call() {
+        let cell = KickCell::new();
+        let (ready, is_ready) = crossbeam_channel::bounded(0);
+        let other = Arc::clone(&cell);
+        let sleeper = std::thread::spawn(move || {
+            let _bound = other.bind().unwrap();
+            ready.send(()).unwrap();
+            let start = Instant::now();
+            while !other.take_attention() {
+                other.wait(Some(Duration::from_secs(10)));
+            }
+            start.elapsed()
+        });
+        is_ready.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        cell.poke();
+        assert!(sleeper.join().unwrap() < Duration::from_secs(9));
+    }
+
+    #[test]
+    fn the_signal_sets_immediate_exit_on_its_own_thread_only() {
+        let cell = KickCell::new();
+        let mut flag = 0_u8;
+        let bound = cell.bind().unwrap();
+        // SAFETY: `flag` outlives the registration, which is taken back below on this thread.
+        unsafe { cell.set_immediate_exit(&raw mut flag) };
+        cell.poke();
+        // SAFETY: as above.
+        unsafe { cell.set_immediate_exit(std::ptr::null_mut()) };
+        drop(bound);
+        assert_eq!(flag, 1);
+    }
+}
