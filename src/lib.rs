@@ -15,5 +15,6 @@ pub mod arch;
 pub mod bus;
 pub mod clock;
 pub mod engine;
+pub mod loader;
 pub mod mem;
 pub mod sys;

@@ -21,8 +21,12 @@ struct Slot {
 pub struct TimerQueue {
     slots: Mutex<Vec<Slot>>,
     next: AtomicU64,
-    on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// The deadline that the observer was last told of: the host's timer stands at it.
+    told: AtomicU64,
+    observer: OnceLock<Observer>,
 }
+
+type Observer = Box<dyn Fn(Nanos) + Send + Sync>;
 
 impl std::fmt::Debug for TimerQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -63,10 +67,18 @@ impl TimerQueue {
         }
     }
 
-    /// Has `observer` called whenever the earliest deadline moves forward in time, from the thread that armed it,
-    /// which may hold a device's lock. Only the first observer counts.
-    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
-        let _first_wins = self.on_change.set(Box::new(observer));
+    /// Has `observer` told of the earliest deadline, so that it can set the host's timer: whenever one comes before the
+    /// one it was last told of, and after that one has passed. It is called from the thread that armed the timer, which
+    /// may hold a device's lock. Only the first observer counts.
+    pub fn observe(&self, observer: impl Fn(Nanos) + Send + Sync + 'static) {
+        let _first_wins = self.observer.set(Box::new(observer));
+    }
+
+    fn tell(&self, deadline: u64) {
+        self.told.store(deadline, Ordering::SeqCst);
+        if let Some(observer) = self.observer.get().filter(|_| deadline != IDLE) {
+            observer(Nanos(deadline));
+        }
     }
 
     /// The earliest deadline.
@@ -112,10 +124,11 @@ impl TimerQueue {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Recomputes the earliest deadline; returns whether it is now sooner.
-    fn publish(&self, slots: &[Slot]) -> bool {
+    /// Recomputes the earliest deadline.
+    fn publish(&self, slots: &[Slot]) -> u64 {
         let next = slots.iter().map(|s| s.deadline).min().unwrap_or(IDLE);
-        next < self.next.swap(next, Ordering::SeqCst)
+        self.next.store(next, Ordering::SeqCst);
+        next
     }
 }
 
@@ -136,13 +149,13 @@ impl Timer {
     }
 
     fn set(&self, deadline: u64) {
-        let sooner = {
+        let next = {
             let mut slots = self.queue.lock();
             slots[self.index].deadline = deadline;
             self.queue.publish(&slots)
         };
-        if sooner && let Some(observer) = self.queue.on_change.get() {
-            observer();
+        if next < self.queue.told.load(Ordering::SeqCst) {
+            self.queue.tell(next);
         }
     }
 }
@@ -150,7 +163,6 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
 
     struct Recorder {
         timer: Timer,
@@ -205,19 +217,22 @@ mod tests {
     }
 
     #[test]
-    fn the_observer_hears_of_sooner_deadlines_only() {
+    fn the_observer_hears_of_sooner_deadlines_and_of_the_next_one_after_each() {
         let queue = TimerQueue::new();
-        let calls = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::clone(&calls);
-        queue.observe(move || {
-            seen.fetch_add(1, Ordering::SeqCst);
-        });
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&told);
+        queue.observe(move |deadline| seen.lock().unwrap().push(deadline.0));
         let (a, b) = (queue.add(), queue.add());
         a.arm(Nanos(10));
         b.arm(Nanos(20));
         b.arm(Nanos(5));
-        b.cancel();
-        assert_eq!(calls.load(Ordering::SeqCst), 2);
-        assert_eq!(queue.next_deadline(), Some(Nanos(10)));
+        b.arm(Nanos(15));
+        assert_eq!(*told.lock().unwrap(), [10, 5]);
+        // The host's timer fires at 5 for nothing: it must be set again for 10.
+        queue.run_due(Nanos(6));
+        assert_eq!(*told.lock().unwrap(), [10, 5, 10]);
+        queue.run_due(Nanos(12));
+        assert_eq!(*told.lock().unwrap(), [10, 5, 10, 15]);
+        assert_eq!(queue.next_deadline(), Some(Nanos(15)));
     }
 }

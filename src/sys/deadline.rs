@@ -1,17 +1,19 @@
-//! A host timer that kicks the thread that made it (timer_create(2) with SIGEV_THREAD_ID).
+//! A host timer that kicks the thread that made it (timer_create(2) with SIGEV_THREAD_ID). Any thread may arm it.
 #![expect(unsafe_code, reason = "POSIX timers have no safe wrapper in std")]
 use super::signal::{current_tid, kick_signal};
 use std::io;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 /// Sends the kick signal to its thread when a deadline has come.
 #[derive(Debug)]
 pub struct DeadlineTimer {
     id: libc::timer_t,
-    /// The timer belongs to the thread that it signals.
-    not_send: PhantomData<*const ()>,
 }
+
+// SAFETY: a timer id is a number that belongs to the process; the system calls on it may come from any thread.
+unsafe impl Send for DeadlineTimer {}
+// SAFETY: as above; the kernel serialises concurrent calls.
+unsafe impl Sync for DeadlineTimer {}
 
 impl DeadlineTimer {
     /// A timer for the calling thread, not armed.
@@ -29,10 +31,7 @@ impl DeadlineTimer {
         if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut id) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self {
-            id,
-            not_send: PhantomData,
-        })
+        Ok(Self { id })
     }
 
     /// Arms the timer to fire once after `delay`, or disarms it.

@@ -1,0 +1,167 @@
+//! Puts a guest image into RAM and says in which state the boot CPU starts.
+//!
+//! Two kinds so far: a 64-bit ELF with a PVH note (entered in 32-bit protected mode with the start information of Xen's
+//! boot ABI), and a flat binary (entered likewise at its first byte). Everything in an image is checked before anything
+//! is written to RAM.
+mod elf;
+mod pvh;
+
+pub use elf::{ElfImage, Segment, Symbol};
+
+use crate::arch::{CpuState, Gpa, layout};
+use crate::mem::GuestRam;
+
+/// Why an image cannot be loaded. Each is one sentence that says what to do.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+pub enum LoadError {
+    /// No ELF magic.
+    #[error(
+        "the image is not an ELF file; give a 64-bit ELF kernel with a PVH note, or load raw code with --flat"
+    )]
+    NotElf,
+    /// An ELF of another class or machine.
+    #[error("the image is an ELF file for {0}; trivisor runs 64-bit x86 (x86-64) images only")]
+    OtherMachine(String),
+    /// An ELF that is not an executable.
+    #[error(
+        "the image is an ELF file but not a statically linked executable (type {0}); link it with -static -no-pie"
+    )]
+    NotExecutable(String),
+    /// Cut off or inconsistent.
+    #[error("the image is truncated or damaged: {0}")]
+    Damaged(String),
+    /// No way in.
+    #[error("the image has no PVH note (Xen note 18), so it has no entry point that trivisor can use")]
+    NoPvhNote,
+    /// Bigger than RAM, or in the way of the start information.
+    #[error(
+        "the image needs memory from {start:#x} to {end:#x}, but the guest has RAM from {low:#x} to {high:#x}; \
+             give it more with --memory"
+    )]
+    DoesNotFit {
+        /// First byte needed.
+        start: u64,
+        /// End of what is needed.
+        end: u64,
+        /// First byte that images may use.
+        low: u64,
+        /// End of low RAM.
+        high: u64,
+    },
+    /// The command line is too long.
+    #[error("the guest's command line has {0} bytes; at most {1} are possible")]
+    CommandLine(usize, usize),
+    /// A flat image without a byte.
+    #[error("the image is empty")]
+    Empty,
+}
+
+/// A parsed image.
+#[derive(Debug, Clone)]
+pub enum Image {
+    /// ELF64 with PVH note.
+    Elf(ElfImage),
+    /// Raw code.
+    Flat(Vec<u8>),
+}
+
+impl Image {
+    /// Parses an ELF image.
+    ///
+    /// # Errors
+    /// [`LoadError`], for whatever is not a PVH ELF64.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
+        ElfImage::parse(bytes).map(Self::Elf)
+    }
+
+    /// Takes raw code as it is.
+    ///
+    /// # Errors
+    /// [`LoadError::Empty`].
+    pub fn flat(bytes: Vec<u8>) -> Result<Self, LoadError> {
+        if bytes.is_empty() {
+            Err(LoadError::Empty)
+        } else {
+            Ok(Self::Flat(bytes))
+        }
+    }
+
+    /// The pieces to be loaded, ascending.
+    #[must_use]
+    pub fn segments(&self) -> Vec<Segment> {
+        match self {
+            Self::Elf(elf) => elf.segments().to_vec(),
+            Self::Flat(bytes) => vec![Segment {
+                gpa: layout::FLAT_START,
+                bytes: bytes.clone(),
+                size: bytes.len() as u64,
+                executable: true,
+            }],
+        }
+    }
+
+    /// The physical address of the first instruction.
+    #[must_use]
+    pub fn entry(&self) -> u32 {
+        match self {
+            Self::Elf(elf) => elf.entry(),
+            Self::Flat(_) => layout::FLAT_START.0 as u32,
+        }
+    }
+
+    /// Symbols by ascending address; empty for a stripped or flat image.
+    #[must_use]
+    pub fn symbols(&self) -> &[Symbol] {
+        match self {
+            Self::Elf(elf) => elf.symbols(),
+            Self::Flat(_) => &[],
+        }
+    }
+
+    /// Copies the image and its start information into `ram`; returns the boot CPU's state. RAM must be fresh (zero).
+    ///
+    /// # Errors
+    /// [`LoadError::DoesNotFit`] and [`LoadError::CommandLine`]; nothing is written then.
+    pub fn load(&self, ram: &GuestRam, command_line: &str) -> Result<CpuState, LoadError> {
+        let segments = self.segments();
+        let high = ram.slots()[0].size;
+        for segment in &segments {
+            let end = segment.gpa.0.saturating_add(segment.size);
+            if segment.gpa < layout::IMAGE_START || end > high {
+                let (start, low) = (segment.gpa.0, layout::IMAGE_START.0);
+                return Err(LoadError::DoesNotFit {
+                    start,
+                    end,
+                    low,
+                    high,
+                });
+            }
+        }
+        let too_small = |_| LoadError::DoesNotFit {
+            start: layout::PVH_START_INFO.0,
+            end: layout::PVH_START_INFO.0 + pvh::SIZE,
+            low: 0,
+            high,
+        };
+        let start_info = pvh::start_info(ram, command_line)?;
+        ram.write(layout::PVH_START_INFO, &start_info)
+            .map_err(too_small)?;
+        for segment in &segments {
+            ram.write(segment.gpa, &segment.bytes).map_err(too_small)?;
+        }
+        Ok(CpuState::pvh_entry(self.entry(), layout::PVH_START_INFO.0 as u32))
+    }
+
+    /// Guest-physical ranges of executable code, for those who scan it.
+    #[must_use]
+    pub fn executable_ranges(&self) -> Vec<(Gpa, u64)> {
+        self.segments()
+            .iter()
+            .filter(|s| s.executable)
+            .map(|s| (s.gpa, s.bytes.len() as u64))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+use super::*;
+use proptest::prelude::*;
+
+/// A small but whole PVH executable: one code segment at 2 MiB.
+fn image() -> Vec<u8> {
+    let mut b = vec![0_u8; 0x200];
+    b[..4].copy_from_slice(b"\x7fELF");
+    b[4..7].copy_from_slice(&[2, 1, 1]);
+    b[16..18].copy_from_slice(&2_u16.to_le_bytes());
+    b[18..20].copy_from_slice(&62_u16.to_le_bytes());
+    b[20..24].copy_from_slice(&1_u32.to_le_bytes());
+    b[24..32].copy_from_slice(&0x20_0000_u64.to_le_bytes());
+    b[32..40].copy_from_slice(&64_u64.to_le_bytes());
+    b[52..54].copy_from_slice(&64_u16.to_le_bytes());
+    b[54..56].copy_from_slice(&56_u16.to_le_bytes());
+    b[56..58].copy_from_slice(&2_u16.to_le_bytes());
+    let mut program = |at: usize, kind: u32, flags: u32, offset: u64, address: u64, size: u64| {
+        b[at..at + 4].copy_from_slice(&kind.to_le_bytes());
+        b[at + 4..at + 8].copy_from_slice(&flags.to_le_bytes());
+        for (i, v) in [offset, address, address, size, size, 4].into_iter().enumerate() {
+            b[at + 8 + 8 * i..at + 16 + 8 * i].copy_from_slice(&v.to_le_bytes());
+        }
+    };
+    program(64, 1, 5, 0x100, 0x20_0000, 0x10);
+    program(120, 4, 4, 0xc0, 0, 20);
+    b[0xc0..0xc4].copy_from_slice(&4_u32.to_le_bytes());
+    b[0xc4..0xc8].copy_from_slice(&4_u32.to_le_bytes());
+    b[0xc8..0xcc].copy_from_slice(&18_u32.to_le_bytes());
+    b[0xcc..0xd0].copy_from_slice(b"Xen\0");
+    b[0xd0..0xd4].copy_from_slice(&0x20_0004_u32.to_le_bytes());
+    b[0x100..0x110].copy_from_slice(&[0x90; 16]);
+    b
+}
+
+fn patched(at: usize, bytes: &[u8]) -> LoadError {
+    let mut damaged = image();
+    damaged[at..at + bytes.len()].copy_from_slice(bytes);
+    Image::parse(&damaged).unwrap_err()
+}
+
+#[test]
+fn a_pvh_image_is_loaded_and_entered_at_its_note() {
+    let image = Image::parse(&image()).unwrap();
+    let ram = GuestRam::new(4 << 20).unwrap();
+    let state = image.load(&ram, "budget_us=7").unwrap();
+    assert_eq!(state.rip, 0x20_0004);
+    let mut code = [0; 17];
+    ram.read(Gpa(0x20_0000), &mut code).unwrap();
+    assert_eq!(code[..], [&[0x90; 16][..], &[0]].concat());
+    let mut magic = [0; 4];
+    ram.read(Gpa(state.gpr[3]), &mut magic).unwrap();
+    assert_eq!(u32::from_le_bytes(magic), 0x336e_c578);
+    let mut text = [0; 12];
+    ram.read(layout::PVH_START_INFO.offset(0x400), &mut text).unwrap();
+    assert_eq!(&text, b"budget_us=7\0");
+}
+
+#[test]
+fn each_kind_of_bad_image_has_its_own_sentence() {
+    assert_eq!(Image::parse(b"#!/bin/sh\n").unwrap_err(), LoadError::NotElf);
+    assert_eq!(Image::parse(b"").unwrap_err(), LoadError::NotElf);
+    assert!(
+        matches!(patched(18, &183_u16.to_le_bytes()), LoadError::OtherMachine(m) if m.contains("AArch64"))
+    );
+    assert!(matches!(patched(4, &[1]), LoadError::OtherMachine(_)));
+    assert!(matches!(
+        patched(16, &3_u16.to_le_bytes()),
+        LoadError::NotExecutable(_)
+    ));
+    assert_eq!(patched(0xc8, &17_u32.to_le_bytes()), LoadError::NoPvhNote);
+    assert!(matches!(
+        patched(0xd0, &0x30_0000_u32.to_le_bytes()),
+        LoadError::Damaged(_)
+    ));
+    for cut in [5, 17, 63, 100, 0x105] {
+        assert!(
+            matches!(Image::parse(&image()[..cut]), Err(LoadError::Damaged(_))),
+            "cut at {cut}"
+        );
+    }
+    assert_eq!(Image::flat(vec![]).unwrap_err(), LoadError::Empty);
+}
+
+#[test]
+fn an_image_must_fit_into_ram() {
+    let image = Image::parse(&image()).unwrap();
+    let small = GuestRam::new(2 << 20).unwrap();
+    assert!(matches!(
+        image.load(&small, ""),
+        Err(LoadError::DoesNotFit { .. })
+    ));
+    let tiny = GuestRam::new(4096).unwrap();
+    assert!(matches!(image.load(&tiny, ""), Err(LoadError::DoesNotFit { .. })));
+    let ram = GuestRam::new(4 << 20).unwrap();
+    assert!(matches!(
+        image.load(&ram, &"x".repeat(5000)),
+        Err(LoadError::CommandLine(5000, _))
+    ));
+    let low = Image::parse(&{
+        let mut low = super::tests::image();
+        for at in [64 + 16, 64 + 24] {
+            low[at..at + 8].copy_from_slice(&0x5000_u64.to_le_bytes());
+        }
+        low[0xd0..0xd4].copy_from_slice(&0x5004_u32.to_le_bytes());
+        low
+    })
+    .unwrap();
+    assert!(matches!(low.load(&ram, ""), Err(LoadError::DoesNotFit { .. })));
+}
+
+proptest! {
+    #[test]
+    fn damaged_images_never_panic(changes in proptest::collection::vec((0_usize..0x200, any::<u8>()), 0..12), cut in 0_usize..=0x200) {
+        let mut bytes = image();
+        for (at, value) in changes {
+            bytes[at] = value;
+        }
+        bytes.truncate(cut);
+        if let Ok(image) = Image::parse(&bytes) {
+            let ram = GuestRam::new(4 << 20).unwrap();
+            let _either_way = image.load(&ram, "");
+        }
+    }
+}
