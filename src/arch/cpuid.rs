@@ -98,22 +98,9 @@ impl CpuidTable {
     #[must_use]
     pub fn from_host(host: impl Fn(u32, u32) -> CpuidResult) -> Self {
         let mut entries = Vec::new();
-        let mut put = |leaf, subleaf, result| {
-            entries.push(CpuidEntry {
-                leaf,
-                subleaf,
-                result,
-            })
-        };
+        let mut put = |leaf, subleaf, result| entries.push(CpuidEntry { leaf, subleaf, result });
         let zero = host(0, 0);
-        put(
-            0,
-            None,
-            CpuidResult {
-                eax: 0xd.min(zero.eax),
-                ..zero
-            },
-        );
+        put(0, None, CpuidResult { eax: 0xd.min(zero.eax), ..zero });
         let one = host(1, 0);
         put(
             1,
@@ -130,14 +117,7 @@ impl CpuidTable {
         for subleaf in 0..4 {
             let cache = host(4, subleaf);
             // Bits 31:14 describe the host's topology: one core, one thread here.
-            put(
-                4,
-                Some(subleaf),
-                CpuidResult {
-                    eax: cache.eax & 0x3fff,
-                    ..cache
-                },
-            );
+            put(4, Some(subleaf), CpuidResult { eax: cache.eax & 0x3fff, ..cache });
         }
         let seven = host(7, 0);
         put(
@@ -151,34 +131,9 @@ impl CpuidTable {
             },
         );
         // XSAVE: x87, SSE and AVX in the standard format; no compaction, no supervisor states.
-        put(
-            0xd,
-            Some(0),
-            CpuidResult {
-                eax: 7,
-                ebx: 832,
-                ecx: 832,
-                edx: 0,
-            },
-        );
-        put(
-            0xd,
-            Some(1),
-            CpuidResult {
-                eax: host(0xd, 1).eax & 1,
-                ..CpuidResult::default()
-            },
-        );
-        put(
-            0xd,
-            Some(2),
-            CpuidResult {
-                eax: 256,
-                ebx: 576,
-                ecx: 0,
-                edx: 0,
-            },
-        );
+        put(0xd, Some(0), CpuidResult { eax: 7, ebx: 832, ecx: 832, edx: 0 });
+        put(0xd, Some(1), CpuidResult { eax: host(0xd, 1).eax & 1, ..CpuidResult::default() });
+        put(0xd, Some(2), CpuidResult { eax: 256, ebx: 576, ecx: 0, edx: 0 });
         let signature = |i: usize| {
             let s = &abi::CPUID_SIGNATURE;
             u32::from_le_bytes([s[i], s[i + 1], s[i + 2], s[i + 3]])
@@ -193,14 +148,7 @@ impl CpuidTable {
                 edx: signature(8),
             },
         );
-        put(
-            0x8000_0000,
-            None,
-            CpuidResult {
-                eax: 0x8000_0008,
-                ..zero
-            },
-        );
+        put(0x8000_0000, None, CpuidResult { eax: 0x8000_0008, ..zero });
         let extended = host(0x8000_0001, 0);
         put(
             0x8000_0001,
@@ -220,19 +168,13 @@ impl CpuidTable {
         put(
             0x8000_0007,
             None,
-            CpuidResult {
-                edx: host(0x8000_0007, 0).edx & 1 << 8,
-                ..CpuidResult::default()
-            },
+            CpuidResult { edx: host(0x8000_0007, 0).edx & 1 << 8, ..CpuidResult::default() },
         );
         let sizes = host(0x8000_0008, 0);
         put(
             0x8000_0008,
             None,
-            CpuidResult {
-                eax: (sizes.eax & 0xff).min(46) | 48 << 8,
-                ..CpuidResult::default()
-            },
+            CpuidResult { eax: (sizes.eax & 0xff).min(46) | 48 << 8, ..CpuidResult::default() },
         );
         Self { entries }
     }
@@ -246,10 +188,7 @@ impl CpuidTable {
     /// What CPUID returns with `leaf` in EAX and `subleaf` in ECX while CR4 is `cr4`. Unknown leaves read as zeros.
     #[must_use]
     pub fn query(&self, leaf: u32, subleaf: u32, cr4: Cr4) -> CpuidResult {
-        let found = self
-            .entries
-            .iter()
-            .find(|e| e.leaf == leaf && e.subleaf.is_none_or(|s| s == subleaf));
+        let found = self.entries.iter().find(|e| e.leaf == leaf && e.subleaf.is_none_or(|s| s == subleaf));
         let mut result = found.map_or_else(CpuidResult::default, |e| e.result);
         if leaf == 1 && cr4.contains(Cr4::OSXSAVE) {
             result.ecx |= LEAF1_ECX_OSXSAVE;
@@ -264,12 +203,7 @@ mod tests {
 
     #[test]
     fn a_host_that_offers_everything_is_cut_to_what_we_implement() {
-        let table = CpuidTable::from_host(|_, _| CpuidResult {
-            eax: !0,
-            ebx: !0,
-            ecx: !0,
-            edx: !0,
-        });
+        let table = CpuidTable::from_host(|_, _| CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 });
         let seven = table.query(7, 0, Cr4::empty());
         assert_eq!(seven.ebx & 1 << 16, 0, "AVX-512 is not offered");
         assert_eq!(table.query(7, 1, Cr4::empty()), CpuidResult::default());

@@ -58,21 +58,13 @@ impl Exception {
     /// An exception without an error code.
     #[must_use]
     pub const fn plain(vector: Vector) -> Self {
-        Self {
-            vector,
-            error_code: None,
-            cr2: None,
-        }
+        Self { vector, error_code: None, cr2: None }
     }
 
     /// An exception with an error code.
     #[must_use]
     pub const fn with_code(vector: Vector, code: u32) -> Self {
-        Self {
-            vector,
-            error_code: Some(code),
-            cr2: None,
-        }
+        Self { vector, error_code: Some(code), cr2: None }
     }
 
     /// #UD.
@@ -89,11 +81,7 @@ impl Exception {
     /// #PF at `address`; `code` is made of [`PageFaultCode`].
     #[must_use]
     pub const fn page_fault(address: Gva, code: PageFaultCode) -> Self {
-        Self {
-            vector: Vector::PageFault,
-            error_code: Some(code.bits()),
-            cr2: Some(address),
-        }
+        Self { vector: Vector::PageFault, error_code: Some(code.bits()), cr2: Some(address) }
     }
 }
 

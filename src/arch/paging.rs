@@ -272,11 +272,7 @@ pub fn walk(
         if leaf {
             break;
         }
-        table = if format == Format::Legacy {
-            entry & 0xffff_f000
-        } else {
-            entry & FRAME
-        };
+        table = if format == Format::Legacy { entry & 0xffff_f000 } else { entry & FRAME };
         level -= 1;
     }
 
@@ -331,20 +327,11 @@ pub fn look(memory: &impl PageMemory, mode: &PagingMode, gva: Gva) -> Vec<Level>
         let entry_at = format.entry_at(table, gva.0, level);
         let entry = format.read(memory, entry_at);
         let leaf = entry & P != 0 && format.is_leaf(mode, level, entry);
-        levels.push(Level {
-            level,
-            entry_at,
-            entry,
-            leaf,
-        });
+        levels.push(Level { level, entry_at, entry, leaf });
         if entry & P == 0 || leaf {
             break;
         }
-        table = if format == Format::Legacy {
-            entry & 0xffff_f000
-        } else {
-            entry & FRAME
-        };
+        table = if format == Format::Legacy { entry & 0xffff_f000 } else { entry & FRAME };
     }
     levels
 }

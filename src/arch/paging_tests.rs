@@ -68,10 +68,7 @@ fn four_levels_translate_and_set_accessed_and_dirty() {
 #[test]
 fn a_faulting_access_sets_no_bits() {
     let (memory, mode) = long(P);
-    assert_eq!(
-        code(walk(&memory, &mode, GVA, Access::Write, Privilege::Supervisor)),
-        0b011
-    );
+    assert_eq!(code(walk(&memory, &mode, GVA, Access::Write, Privilege::Supervisor)), 0b011);
     assert_eq!(memory.get(0x1000 + (GVA.0 >> 39 & 511) * 8) & A, 0);
 }
 
@@ -85,16 +82,10 @@ fn rights_give_the_manuals_error_codes() {
     assert_eq!(code(walk(&memory, &mode, GVA, Execute, Supervisor)), 0b10001);
     let (memory, mode) = long(P | US);
     assert_eq!(code(walk(&memory, &mode, GVA, Write, User)), 0b00111);
-    let no_wp = PagingMode {
-        cr0: mode.cr0 - Cr0::WP,
-        ..mode
-    };
+    let no_wp = PagingMode { cr0: mode.cr0 - Cr0::WP, ..mode };
     assert!(walk(&memory, &no_wp, GVA, Write, Supervisor).is_ok());
     assert_eq!(code(walk(&memory, &no_wp, GVA, Write, User)), 0b00111);
-    let smap = PagingMode {
-        cr4: mode.cr4 | Cr4::SMAP | Cr4::SMEP,
-        ..mode
-    };
+    let smap = PagingMode { cr4: mode.cr4 | Cr4::SMAP | Cr4::SMEP, ..mode };
     assert_eq!(code(walk(&memory, &smap, GVA, Read, Supervisor)), 0b00001);
     assert_eq!(code(walk(&memory, &smap, GVA, Execute, Supervisor)), 0b10001);
     let ac = PagingMode { ac: true, ..smap };
@@ -107,54 +98,27 @@ fn rights_give_the_manuals_error_codes() {
 #[test]
 fn reserved_bits_fault() {
     let (memory, mode) = long(P | NX);
-    let no_nx = PagingMode {
-        efer: Efer::LMA,
-        ..mode
-    };
-    assert_eq!(
-        code(walk(&memory, &no_nx, GVA, Access::Read, Privilege::Supervisor)),
-        0b01001
-    );
+    let no_nx = PagingMode { efer: Efer::LMA, ..mode };
+    assert_eq!(code(walk(&memory, &no_nx, GVA, Access::Read, Privilege::Supervisor)), 0b01001);
 }
 
 #[test]
 fn large_pages_of_each_format() {
     let (memory, mode) = long(P);
     memory.put(0x3000 + (GVA.0 >> 21 & 511) * 8, 0x4000_0000 | P | RW | PS | G);
-    let mode = PagingMode {
-        cr4: mode.cr4 | Cr4::PGE,
-        ..mode
-    };
+    let mode = PagingMode { cr4: mode.cr4 | Cr4::PGE, ..mode };
     let got = walk(&memory, &mode, GVA, Access::Read, Privilege::Supervisor).unwrap();
-    assert_eq!(
-        (got.gpa, got.page_size, got.global),
-        (Gpa(0x4000_0000 | GVA.0 & 0x1f_ffff), 2 << 20, true)
-    );
+    assert_eq!((got.gpa, got.page_size, got.global), (Gpa(0x4000_0000 | GVA.0 & 0x1f_ffff), 2 << 20, true));
 
     let memory = Memory::default();
-    let legacy = PagingMode {
-        cr0: Cr0::PE | Cr0::PG,
-        cr3: 0x1000,
-        cr4: Cr4::PSE,
-        efer: Efer::empty(),
-        ac: false,
-    };
+    let legacy =
+        PagingMode { cr0: Cr0::PE | Cr0::PG, cr3: 0x1000, cr4: Cr4::PSE, efer: Efer::empty(), ac: false };
     memory.put(0x1000 + (0x8040_0000_u64 >> 22) * 4, 0x00c0_0000 | P | RW | PS);
-    let got = walk(
-        &memory,
-        &legacy,
-        Gva(0x8040_1234),
-        Access::Write,
-        Privilege::Supervisor,
-    )
-    .unwrap();
+    let got = walk(&memory, &legacy, Gva(0x8040_1234), Access::Write, Privilege::Supervisor).unwrap();
     assert_eq!((got.gpa, got.page_size), (Gpa(0x00c0_1234), 4 << 20));
 
     let memory = Memory::default();
-    let pae = PagingMode {
-        cr4: Cr4::PAE,
-        ..legacy
-    };
+    let pae = PagingMode { cr4: Cr4::PAE, ..legacy };
     memory.put(0x1010, 0x2000 | P);
     memory.put(0x2000 + 2 * 8, 0x60_0000 | P | RW | US | PS);
     let got = walk(&memory, &pae, Gva(0x8040_1234), Access::Write, Privilege::User).unwrap();

@@ -91,29 +91,15 @@ impl Segment {
         let base = (descriptor >> 16 & 0xff_ffff) | (descriptor >> 56 & 0xff) << 24;
         let raw_limit = (descriptor & 0xffff | descriptor >> 32 & 0xf_0000) as u32;
         let attributes = (descriptor >> 40 & 0xf0ff) as u16;
-        let limit = if attributes & Self::GRANULARITY != 0 {
-            raw_limit << 12 | 0xfff
-        } else {
-            raw_limit
-        };
-        Self {
-            selector,
-            base,
-            limit,
-            attributes,
-        }
+        let limit = if attributes & Self::GRANULARITY != 0 { raw_limit << 12 | 0xfff } else { raw_limit };
+        Self { selector, base, limit, attributes }
     }
 
     /// Flat 32-bit segment over 4 GiB: `kind` holds the type bits (0xb code, 0x3 data).
     #[must_use]
     pub const fn flat32(selector: u16, kind: u8) -> Self {
         let rights = Self::PRESENT | Self::CODE_OR_DATA | Self::DEFAULT_BIG | Self::GRANULARITY;
-        Self {
-            selector,
-            base: 0,
-            limit: u32::MAX,
-            attributes: rights | kind as u16,
-        }
+        Self { selector, base: 0, limit: u32::MAX, attributes: rights | kind as u16 }
     }
 }
 

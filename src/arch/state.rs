@@ -153,18 +153,8 @@ impl CpuState {
     /// The state after reset (SDM table 9-1).
     #[must_use]
     pub fn reset() -> Self {
-        let data = Segment {
-            selector: 0,
-            base: 0,
-            limit: 0xffff,
-            attributes: 0x93,
-        };
-        let code = Segment {
-            selector: 0xf000,
-            base: 0xffff_0000,
-            limit: 0xffff,
-            attributes: 0x9b,
-        };
+        let data = Segment { selector: 0, base: 0, limit: 0xffff, attributes: 0x93 };
+        let code = Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, attributes: 0x9b };
         let mut dr = [0; 8];
         dr[6] = 0xffff_0ff0;
         dr[7] = 0x400;
@@ -175,24 +165,10 @@ impl CpuState {
             rip: 0xfff0,
             rflags: Rflags::default(),
             segments: [data, code, data, data, data, data],
-            ldtr: Segment {
-                limit: 0xffff,
-                attributes: 0x82,
-                ..Segment::default()
-            },
-            tr: Segment {
-                limit: 0xffff,
-                attributes: 0x8b,
-                ..Segment::default()
-            },
-            gdtr: DescriptorTable {
-                base: 0,
-                limit: 0xffff,
-            },
-            idtr: DescriptorTable {
-                base: 0,
-                limit: 0xffff,
-            },
+            ldtr: Segment { limit: 0xffff, attributes: 0x82, ..Segment::default() },
+            tr: Segment { limit: 0xffff, attributes: 0x8b, ..Segment::default() },
+            gdtr: DescriptorTable { base: 0, limit: 0xffff },
+            idtr: DescriptorTable { base: 0, limit: 0xffff },
             cr0: Cr0::CD | Cr0::NW | Cr0::ET,
             cr2: 0,
             cr3: 0,

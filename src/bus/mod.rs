@@ -67,21 +67,14 @@ pub struct Bus {
 
 impl Default for Bus {
     fn default() -> Self {
-        Self {
-            ports: Box::new([0; 65536]),
-            port_claims: Vec::new(),
-            mmio_claims: Vec::new(),
-        }
+        Self { ports: Box::new([0; 65536]), port_claims: Vec::new(), mmio_claims: Vec::new() }
     }
 }
 
 impl std::fmt::Debug for Bus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.port_claims.iter().map(|c| c.name).collect();
-        f.debug_struct("Bus")
-            .field("ports", &names)
-            .field("mmio", &self.mmio_claims.len())
-            .finish()
+        f.debug_struct("Bus").field("ports", &names).field("mmio", &self.mmio_claims.len()).finish()
     }
 }
 
@@ -97,11 +90,7 @@ impl Bus {
         device: Arc<Mutex<dyn PortDevice>>,
     ) -> Result<(), ClaimConflict> {
         let numbers = usize::from(range.start().0)..=usize::from(range.end().0);
-        let conflict = |other| ClaimConflict {
-            name,
-            range: format!("ports {range:?}"),
-            other,
-        };
+        let conflict = |other| ClaimConflict { name, range: format!("ports {range:?}"), other };
         if let Some(&taken) = self.ports[numbers.clone()].iter().find(|&&i| i != 0) {
             return Err(conflict(self.port_claims[usize::from(taken) - 1].name));
         }
@@ -123,23 +112,14 @@ impl Bus {
         device: Arc<Mutex<dyn MmioDevice>>,
     ) -> Result<(), ClaimConflict> {
         let end = start.0.saturating_add(size);
-        if let Some(other) = self
-            .mmio_claims
-            .iter()
-            .find(|c| start.0 < c.start + c.size && c.start < end)
-        {
+        if let Some(other) = self.mmio_claims.iter().find(|c| start.0 < c.start + c.size && c.start < end) {
             return Err(ClaimConflict {
                 name,
                 range: format!("{size:#x} bytes at {start}"),
                 other: other.name,
             });
         }
-        self.mmio_claims.push(MmioClaim {
-            name,
-            start: start.0,
-            size,
-            device,
-        });
+        self.mmio_claims.push(MmioClaim { name, start: start.0, size, device });
         Ok(())
     }
 
@@ -151,12 +131,7 @@ impl Bus {
             0 => mask,
             i => {
                 let claim = &self.port_claims[usize::from(i) - 1];
-                claim
-                    .device
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .port_read(port, width)
-                    & mask
+                claim.device.lock().unwrap_or_else(PoisonError::into_inner).port_read(port, width) & mask
             }
         }
     }
@@ -187,11 +162,10 @@ impl Bus {
     /// Reads device memory on behalf of `vcpu`.
     #[must_use]
     pub fn mmio_read(&self, vcpu: VcpuId, at: Gpa, width: Width) -> u64 {
-        self.mmio_claim(at, width)
-            .map_or(width.mask(), |(claim, offset)| {
-                let mut device = claim.device.lock().unwrap_or_else(PoisonError::into_inner);
-                device.mmio_read(vcpu, offset, width) & width.mask()
-            })
+        self.mmio_claim(at, width).map_or(width.mask(), |(claim, offset)| {
+            let mut device = claim.device.lock().unwrap_or_else(PoisonError::into_inner);
+            device.mmio_read(vcpu, offset, width) & width.mask()
+        })
     }
 
     /// Writes device memory on behalf of `vcpu`.
@@ -241,23 +215,13 @@ mod tests {
     #[test]
     fn accesses_reach_the_claimant_cut_to_their_width() {
         let mut bus = Bus::default();
-        bus.claim_ports(
-            "latch",
-            Port(0x10)..=Port(0x13),
-            Arc::new(Mutex::new(Latch::default())),
-        )
-        .unwrap();
+        bus.claim_ports("latch", Port(0x10)..=Port(0x13), Arc::new(Mutex::new(Latch::default()))).unwrap();
         bus.port_write(Port(0x12), Width::B1, 0x1234);
         assert_eq!(bus.port_read(Port(0x10), Width::B4), 0x34);
-        bus.claim_mmio("latch", Gpa(0x1000), 0x10, Arc::new(Mutex::new(Latch::default())))
-            .unwrap();
+        bus.claim_mmio("latch", Gpa(0x1000), 0x10, Arc::new(Mutex::new(Latch::default()))).unwrap();
         bus.mmio_write(VcpuId(0), Gpa(0x1008), Width::B4, 0);
         assert_eq!(bus.mmio_read(VcpuId(0), Gpa(0x1000), Width::B1), 8);
-        assert_eq!(
-            bus.mmio_read(VcpuId(0), Gpa(0x100e), Width::B4),
-            0xffff_ffff,
-            "crosses the end"
-        );
+        assert_eq!(bus.mmio_read(VcpuId(0), Gpa(0x100e), Width::B4), 0xffff_ffff, "crosses the end");
     }
 
     #[test]
@@ -265,9 +229,7 @@ mod tests {
         let mut bus = Bus::default();
         let device = || Arc::new(Mutex::new(Latch::default()));
         bus.claim_ports("a", Port(0x10)..=Port(0x13), device()).unwrap();
-        let conflict = bus
-            .claim_ports("b", Port(0x13)..=Port(0x14), device())
-            .unwrap_err();
+        let conflict = bus.claim_ports("b", Port(0x13)..=Port(0x14), device()).unwrap_err();
         assert_eq!((conflict.name, conflict.other), ("b", "a"));
         bus.claim_mmio("a", Gpa(0x1000), 0x1000, device()).unwrap();
         assert!(bus.claim_mmio("b", Gpa(0x1fff), 1, device()).is_err());

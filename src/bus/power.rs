@@ -30,9 +30,7 @@ impl PowerSwitch {
 
     fn request(&self, value: u64) {
         // The first request wins; a second one before it is taken changes nothing.
-        let _lost = self
-            .0
-            .compare_exchange(0, value, Ordering::SeqCst, Ordering::SeqCst);
+        let _lost = self.0.compare_exchange(0, value, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     /// Whether there is a request. Cheap: one load.

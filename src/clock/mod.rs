@@ -61,15 +61,8 @@ impl Clock {
     /// A running clock at time zero.
     #[must_use]
     pub fn new(source: ClockSource) -> Self {
-        let real = RealTime {
-            base: 0,
-            resumed: Some(Instant::now()),
-        };
-        Self {
-            source,
-            real: Mutex::new(real),
-            retired: AtomicU64::new(0),
-        }
+        let real = RealTime { base: 0, resumed: Some(Instant::now()) };
+        Self { source, real: Mutex::new(real), retired: AtomicU64::new(0) }
     }
 
     /// Where time comes from.
@@ -84,18 +77,13 @@ impl Clock {
         match self.source {
             ClockSource::Real => {
                 let real = self.real.lock().unwrap_or_else(PoisonError::into_inner);
-                let running = real
-                    .resumed
-                    .map_or(0, |t| u64::try_from(t.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                let running =
+                    real.resumed.map_or(0, |t| u64::try_from(t.elapsed().as_nanos()).unwrap_or(u64::MAX));
                 Nanos(real.base.saturating_add(running))
             }
-            ClockSource::Counted {
-                nanos_per_instruction,
-            } => Nanos(
-                self.retired
-                    .load(Ordering::Relaxed)
-                    .saturating_mul(u64::from(nanos_per_instruction)),
-            ),
+            ClockSource::Counted { nanos_per_instruction } => {
+                Nanos(self.retired.load(Ordering::Relaxed).saturating_mul(u64::from(nanos_per_instruction)))
+            }
         }
     }
 
@@ -144,14 +132,9 @@ impl Clock {
     pub fn instructions_until(&self, deadline: Nanos) -> Option<u64> {
         match self.source {
             ClockSource::Real => None,
-            ClockSource::Counted {
-                nanos_per_instruction,
-            } => Some(
-                deadline
-                    .since(self.now())
-                    .div_ceil(u64::from(nanos_per_instruction.max(1)))
-                    .max(1),
-            ),
+            ClockSource::Counted { nanos_per_instruction } => {
+                Some(deadline.since(self.now()).div_ceil(u64::from(nanos_per_instruction.max(1))).max(1))
+            }
         }
     }
 
@@ -172,9 +155,7 @@ mod tests {
 
     #[test]
     fn a_counted_clock_moves_only_with_instructions() {
-        let clock = Clock::new(ClockSource::Counted {
-            nanos_per_instruction: 2,
-        });
+        let clock = Clock::new(ClockSource::Counted { nanos_per_instruction: 2 });
         assert_eq!(clock.now(), Nanos(0));
         clock.retire(5);
         assert_eq!((clock.now(), clock.tsc()), (Nanos(10), 10));

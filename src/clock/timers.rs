@@ -30,9 +30,7 @@ type Observer = Box<dyn Fn(Nanos) + Send + Sync>;
 
 impl std::fmt::Debug for TimerQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TimerQueue")
-            .field("next", &self.next_deadline())
-            .finish_non_exhaustive()
+        f.debug_struct("TimerQueue").field("next", &self.next_deadline()).finish_non_exhaustive()
     }
 }
 
@@ -47,24 +45,15 @@ impl TimerQueue {
     /// An empty queue.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            next: AtomicU64::new(IDLE),
-            ..Self::default()
-        })
+        Arc::new(Self { next: AtomicU64::new(IDLE), told: AtomicU64::new(IDLE), ..Self::default() })
     }
 
     /// Adds a timer, not armed and not connected: it fires into nothing until [`Timer::connect`].
     #[must_use]
     pub fn add(self: &Arc<Self>) -> Timer {
         let mut slots = self.lock();
-        slots.push(Slot {
-            deadline: IDLE,
-            client: None,
-        });
-        Timer {
-            queue: Arc::clone(self),
-            index: slots.len() - 1,
-        }
+        slots.push(Slot { deadline: IDLE, client: None });
+        Timer { queue: Arc::clone(self), index: slots.len() - 1 }
     }
 
     /// Has `observer` told of the earliest deadline, so that it can set the host's timer: whenever one comes before the
@@ -84,9 +73,7 @@ impl TimerQueue {
     /// The earliest deadline.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Nanos> {
-        Some(self.next.load(Ordering::SeqCst))
-            .filter(|&n| n != IDLE)
-            .map(Nanos)
+        Some(self.next.load(Ordering::SeqCst)).filter(|&n| n != IDLE).map(Nanos)
     }
 
     /// Calls every device whose deadline is not after `now`, in order of the deadlines. A device that arms itself
@@ -99,10 +86,7 @@ impl TimerQueue {
             }
             let due = {
                 let mut slots = self.lock();
-                let Some(slot) = slots
-                    .iter_mut()
-                    .filter(|s| s.deadline <= now.0)
-                    .min_by_key(|s| s.deadline)
+                let Some(slot) = slots.iter_mut().filter(|s| s.deadline <= now.0).min_by_key(|s| s.deadline)
                 else {
                     return;
                 };
@@ -112,10 +96,7 @@ impl TimerQueue {
                 client
             };
             if let Some(client) = due {
-                client
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .timer_fired(now);
+                client.lock().unwrap_or_else(PoisonError::into_inner).timer_fired(now);
             }
         }
     }
@@ -181,11 +162,7 @@ mod tests {
 
     fn recorder(queue: &Arc<TimerQueue>, period: Option<u64>) -> (Arc<Mutex<Recorder>>, Timer) {
         let timer = queue.add();
-        let device = Arc::new(Mutex::new(Recorder {
-            timer: timer.clone(),
-            fired: vec![],
-            period,
-        }));
+        let device = Arc::new(Mutex::new(Recorder { timer: timer.clone(), fired: vec![], period }));
         timer.connect(&(Arc::clone(&device) as Arc<Mutex<dyn TimerClient>>));
         (device, timer)
     }

@@ -112,10 +112,7 @@ impl EngineError {
     /// The error of a host call that has just failed, from `errno`.
     #[must_use]
     pub fn last_os(what: &'static str) -> Self {
-        Self::Host {
-            what,
-            source: io::Error::last_os_error(),
-        }
+        Self::Host { what, source: io::Error::last_os_error() }
     }
 }
 

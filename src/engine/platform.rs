@@ -38,9 +38,7 @@ pub struct Platform {
 
 impl std::fmt::Debug for Platform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Platform")
-            .field("bus", &self.parts.bus)
-            .finish_non_exhaustive()
+        f.debug_struct("Platform").field("bus", &self.parts.bus).finish_non_exhaustive()
     }
 }
 
@@ -58,11 +56,7 @@ impl Platform {
     #[must_use]
     pub fn new(parts: PlatformParts) -> Self {
         let counters = parts.kicks.iter().map(|_| Arc::default()).collect();
-        Self {
-            parts,
-            counters,
-            trace: Trace::default(),
-        }
+        Self { parts, counters, trace: Trace::default() }
     }
 
     /// Guest RAM.
@@ -124,11 +118,7 @@ impl Platform {
                 None => {}
             }
         }
-        if kick.take_leave() {
-            Attention::Leave(Exit::Kicked)
-        } else {
-            Attention::Resume
-        }
+        if kick.take_leave() { Attention::Leave(Exit::Kicked) } else { Attention::Resume }
     }
 
     /// A device may have asked for power-off or reset: the vCPU whose access did so is to notice at once.
@@ -143,8 +133,7 @@ impl Platform {
     pub fn pio_read(&self, vcpu: VcpuId, port: Port, width: Width) -> u32 {
         self.counters(vcpu).count(Cause::PortIo);
         let value = self.parts.bus.port_read(port, width);
-        self.trace
-            .record(EventKind::PortRead, port.0.into(), value.into(), width as u8);
+        self.trace.record(EventKind::PortRead, port.0.into(), value.into(), width as u8);
         self.after_access(vcpu);
         value
     }
@@ -152,8 +141,7 @@ impl Platform {
     /// Writes a port for OUT. `width` is 1, 2 or 4 bytes.
     pub fn pio_write(&self, vcpu: VcpuId, port: Port, width: Width, value: u32) {
         self.counters(vcpu).count(Cause::PortIo);
-        self.trace
-            .record(EventKind::PortWrite, port.0.into(), value.into(), width as u8);
+        self.trace.record(EventKind::PortWrite, port.0.into(), value.into(), width as u8);
         self.parts.bus.port_write(port, width, value);
         self.after_access(vcpu);
     }
@@ -178,8 +166,7 @@ impl Platform {
     /// Reads an MSR that the CPU itself does not hold (the APIC's); `None` means #GP.
     pub fn msr_read(&self, vcpu: VcpuId, index: u32) -> Option<u64> {
         let value = self.parts.interrupts.read_msr(vcpu, index);
-        self.trace
-            .record(EventKind::MsrRead, index.into(), value.unwrap_or(0), 8);
+        self.trace.record(EventKind::MsrRead, index.into(), value.unwrap_or(0), 8);
         value
     }
 
@@ -192,8 +179,7 @@ impl Platform {
     /// Executes CPUID.
     pub fn cpuid(&self, leaf: u32, subleaf: u32, cr4: Cr4) -> CpuidResult {
         let result = self.parts.cpuid.query(leaf, subleaf, cr4);
-        self.trace
-            .record(EventKind::Cpuid, leaf.into(), result.eax.into(), 4);
+        self.trace.record(EventKind::Cpuid, leaf.into(), result.eax.into(), 4);
         result
     }
 

@@ -94,13 +94,7 @@ impl Trace {
         }
         let number = ring.next;
         ring.next += 1;
-        ring.events.push_back(Event {
-            number,
-            kind,
-            at,
-            value,
-            width,
-        });
+        ring.events.push_back(Event { number, kind, at, value, width });
     }
 
     /// Takes the events recorded so far, oldest first.

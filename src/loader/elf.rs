@@ -82,28 +82,16 @@ impl ElfImage {
         }
         let entry = entry.ok_or(LoadError::NoPvhNote)?;
         segments.sort_by_key(|s| s.gpa);
-        if let Some(pair) = segments
-            .windows(2)
-            .find(|p| p[0].gpa.0.saturating_add(p[0].size) > p[1].gpa.0)
-        {
+        if let Some(pair) = segments.windows(2).find(|p| p[0].gpa.0.saturating_add(p[0].size) > p[1].gpa.0) {
             return Err(LoadError::Damaged(format!(
                 "the segments at {} and {} overlap",
                 pair[0].gpa, pair[1].gpa
             )));
         }
-        if !segments
-            .iter()
-            .any(|s| (s.gpa.0..s.gpa.0.saturating_add(s.size)).contains(&u64::from(entry)))
-        {
-            return Err(LoadError::Damaged(format!(
-                "the entry point {entry:#x} is in no segment"
-            )));
+        if !segments.iter().any(|s| (s.gpa.0..s.gpa.0.saturating_add(s.size)).contains(&u64::from(entry))) {
+            return Err(LoadError::Damaged(format!("the entry point {entry:#x} is in no segment")));
         }
-        Ok(Self {
-            entry,
-            segments,
-            symbols: symbols(header, endian, bytes),
-        })
+        Ok(Self { entry, segments, symbols: symbols(header, endian, bytes) })
     }
 
     /// Physical address of the 32-bit entry point.
@@ -140,11 +128,7 @@ fn check_machine(bytes: &[u8]) -> Result<(), LoadError> {
         }
     };
     let machine = half(machine);
-    let bits = if class == elf::ELFCLASS64 {
-        "64-bit"
-    } else {
-        "32-bit"
-    };
+    let bits = if class == elf::ELFCLASS64 { "64-bit" } else { "32-bit" };
     let name = match machine {
         elf::EM_X86_64 => "x86-64",
         elf::EM_386 => "x86 (i386)",
@@ -155,9 +139,7 @@ fn check_machine(bytes: &[u8]) -> Result<(), LoadError> {
         _ => "another machine",
     };
     if machine != elf::EM_X86_64 || class != elf::ELFCLASS64 || order != elf::ELFDATA2LSB {
-        return Err(LoadError::OtherMachine(format!(
-            "{bits} {name} (machine {machine})"
-        )));
+        return Err(LoadError::OtherMachine(format!("{bits} {name} (machine {machine})")));
     }
     match half(kind) {
         elf::ET_EXEC => Ok(()),

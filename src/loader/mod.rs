@@ -79,11 +79,7 @@ impl Image {
     /// # Errors
     /// [`LoadError::Empty`].
     pub fn flat(bytes: Vec<u8>) -> Result<Self, LoadError> {
-        if bytes.is_empty() {
-            Err(LoadError::Empty)
-        } else {
-            Ok(Self::Flat(bytes))
-        }
+        if bytes.is_empty() { Err(LoadError::Empty) } else { Ok(Self::Flat(bytes)) }
     }
 
     /// The pieces to be loaded, ascending.
@@ -129,12 +125,7 @@ impl Image {
             let end = segment.gpa.0.saturating_add(segment.size);
             if segment.gpa < layout::IMAGE_START || end > high {
                 let (start, low) = (segment.gpa.0, layout::IMAGE_START.0);
-                return Err(LoadError::DoesNotFit {
-                    start,
-                    end,
-                    low,
-                    high,
-                });
+                return Err(LoadError::DoesNotFit { start, end, low, high });
             }
         }
         let too_small = |_| LoadError::DoesNotFit {
@@ -144,8 +135,7 @@ impl Image {
             high,
         };
         let start_info = pvh::start_info(ram, command_line)?;
-        ram.write(layout::PVH_START_INFO, &start_info)
-            .map_err(too_small)?;
+        ram.write(layout::PVH_START_INFO, &start_info).map_err(too_small)?;
         for segment in &segments {
             ram.write(segment.gpa, &segment.bytes).map_err(too_small)?;
         }
@@ -155,11 +145,7 @@ impl Image {
     /// Guest-physical ranges of executable code, for those who scan it.
     #[must_use]
     pub fn executable_ranges(&self) -> Vec<(Gpa, u64)> {
-        self.segments()
-            .iter()
-            .filter(|s| s.executable)
-            .map(|s| (s.gpa, s.bytes.len() as u64))
-            .collect()
+        self.segments().iter().filter(|s| s.executable).map(|s| (s.gpa, s.bytes.len() as u64)).collect()
     }
 }
 

@@ -23,11 +23,7 @@ pub(super) fn start_info(ram: &GuestRam, command_line: &str) -> Result<Vec<u8>, 
     }
     let base = layout::PVH_START_INFO.0;
     let mut map: Vec<(u64, u64, u32)> = ram.slots().iter().map(|s| (s.gpa.0, s.size, E820_RAM)).collect();
-    map.push((
-        layout::IOAPIC.0,
-        layout::LAPIC.0 + layout::LAPIC_SIZE - layout::IOAPIC.0,
-        E820_RESERVED,
-    ));
+    map.push((layout::IOAPIC.0, layout::LAPIC.0 + layout::LAPIC_SIZE - layout::IOAPIC.0, E820_RESERVED));
     map.sort_unstable();
 
     let mut block = vec![0; SIZE as usize];

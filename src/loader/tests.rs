@@ -63,20 +63,11 @@ fn each_kind_of_bad_image_has_its_own_sentence() {
         matches!(patched(18, &183_u16.to_le_bytes()), LoadError::OtherMachine(m) if m.contains("AArch64"))
     );
     assert!(matches!(patched(4, &[1]), LoadError::OtherMachine(_)));
-    assert!(matches!(
-        patched(16, &3_u16.to_le_bytes()),
-        LoadError::NotExecutable(_)
-    ));
+    assert!(matches!(patched(16, &3_u16.to_le_bytes()), LoadError::NotExecutable(_)));
     assert_eq!(patched(0xc8, &17_u32.to_le_bytes()), LoadError::NoPvhNote);
-    assert!(matches!(
-        patched(0xd0, &0x30_0000_u32.to_le_bytes()),
-        LoadError::Damaged(_)
-    ));
+    assert!(matches!(patched(0xd0, &0x30_0000_u32.to_le_bytes()), LoadError::Damaged(_)));
     for cut in [5, 17, 63, 100, 0x105] {
-        assert!(
-            matches!(Image::parse(&image()[..cut]), Err(LoadError::Damaged(_))),
-            "cut at {cut}"
-        );
+        assert!(matches!(Image::parse(&image()[..cut]), Err(LoadError::Damaged(_))), "cut at {cut}");
     }
     assert_eq!(Image::flat(vec![]).unwrap_err(), LoadError::Empty);
 }
@@ -85,17 +76,11 @@ fn each_kind_of_bad_image_has_its_own_sentence() {
 fn an_image_must_fit_into_ram() {
     let image = Image::parse(&image()).unwrap();
     let small = GuestRam::new(2 << 20).unwrap();
-    assert!(matches!(
-        image.load(&small, ""),
-        Err(LoadError::DoesNotFit { .. })
-    ));
+    assert!(matches!(image.load(&small, ""), Err(LoadError::DoesNotFit { .. })));
     let tiny = GuestRam::new(4096).unwrap();
     assert!(matches!(image.load(&tiny, ""), Err(LoadError::DoesNotFit { .. })));
     let ram = GuestRam::new(4 << 20).unwrap();
-    assert!(matches!(
-        image.load(&ram, &"x".repeat(5000)),
-        Err(LoadError::CommandLine(5000, _))
-    ));
+    assert!(matches!(image.load(&ram, &"x".repeat(5000)), Err(LoadError::CommandLine(5000, _))));
     let low = Image::parse(&{
         let mut low = super::tests::image();
         for at in [64 + 16, 64 + 24] {

@@ -78,12 +78,7 @@ impl GuestRam {
         let map = MmapOptions::new().len(length).map_raw(&file).map_err(host)?;
         let base = map.as_mut_ptr() as usize;
         let low = size.min(layout::LOW_RAM_END.0);
-        let mut slots = vec![RamSlot {
-            gpa: Gpa(0),
-            size: low,
-            offset: 0,
-            host: base,
-        }];
+        let mut slots = vec![RamSlot { gpa: Gpa(0), size: low, offset: 0, host: base }];
         if size > low {
             slots.push(RamSlot {
                 gpa: layout::HIGH_RAM,
@@ -92,12 +87,7 @@ impl GuestRam {
                 host: base + low as usize,
             });
         }
-        Ok(Self {
-            file,
-            map,
-            slots,
-            size,
-        })
+        Ok(Self { file, map, slots, size })
     }
 
     /// The memory object, for mapping it elsewhere. Slot offsets refer to it.
@@ -136,15 +126,11 @@ impl GuestRam {
     #[must_use]
     pub fn host(&self, at: Gpa, length: u64) -> Option<*mut u8> {
         // SAFETY: `offset` returned so that offset + length is within the mapping.
-        self.offset(at, length)
-            .map(|offset| unsafe { self.map.as_mut_ptr().add(offset as usize) })
+        self.offset(at, length).map(|offset| unsafe { self.map.as_mut_ptr().add(offset as usize) })
     }
 
     fn checked(&self, at: Gpa, length: usize) -> Result<*mut u8, NotRam> {
-        self.host(at, length as u64).ok_or(NotRam {
-            at,
-            length: length as u64,
-        })
+        self.host(at, length as u64).ok_or(NotRam { at, length: length as u64 })
     }
 
     /// Copies guest memory out.
@@ -173,14 +159,12 @@ impl GuestRam {
 impl PageMemory for GuestRam {
     fn read_u32(&self, at: Gpa) -> Option<u32> {
         // SAFETY: in bounds; unaligned entries cannot occur but are harmless.
-        self.host(at, 4)
-            .map(|p| unsafe { p.cast::<u32>().read_unaligned() })
+        self.host(at, 4).map(|p| unsafe { p.cast::<u32>().read_unaligned() })
     }
 
     fn read_u64(&self, at: Gpa) -> Option<u64> {
         // SAFETY: as above.
-        self.host(at, 8)
-            .map(|p| unsafe { p.cast::<u64>().read_unaligned() })
+        self.host(at, 8).map(|p| unsafe { p.cast::<u64>().read_unaligned() })
     }
 
     fn set_bits(&self, at: Gpa, bits: u32) {

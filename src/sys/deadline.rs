@@ -36,24 +36,13 @@ impl DeadlineTimer {
 
     /// Arms the timer to fire once after `delay`, or disarms it.
     pub fn arm(&self, delay: Option<Duration>) {
-        let value = delay.map_or(
-            libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-            |d| libc::timespec {
-                tv_sec: d.as_secs().try_into().unwrap_or(i64::MAX),
-                // Zero would disarm.
-                tv_nsec: i64::from(d.subsec_nanos()).max(i64::from(d.as_secs() == 0)),
-            },
-        );
-        let spec = libc::itimerspec {
-            it_interval: libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-            it_value: value,
-        };
+        let value = delay.map_or(libc::timespec { tv_sec: 0, tv_nsec: 0 }, |d| libc::timespec {
+            tv_sec: d.as_secs().try_into().unwrap_or(i64::MAX),
+            // Zero would disarm.
+            tv_nsec: i64::from(d.subsec_nanos()).max(i64::from(d.as_secs() == 0)),
+        });
+        let spec =
+            libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
         // SAFETY: the timer is ours and `spec` is a live, valid value; so the call cannot fail.
         unsafe { libc::timer_settime(self.id, 0, &raw const spec, std::ptr::null_mut()) };
     }

@@ -13,15 +13,7 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
     let spec_ptr = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: the word is a live, aligned u32; the timeout is null or points to `spec`, which outlives the call. Not
     // FUTEX_PRIVATE: words may lie in memory shared with a child process.
-    unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAIT,
-            expected,
-            spec_ptr,
-        )
-    };
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, spec_ptr) };
 }
 
 /// Wakes all sleepers on `word`.

@@ -59,11 +59,7 @@ fn install_handler() -> io::Result<()> {
             io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)
         }
     });
-    if errno == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(errno))
-    }
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }
 
 /// Calls for a vCPU thread's attention. See the file's head for why none is lost.
@@ -90,10 +86,7 @@ impl KickCell {
         install_handler()?;
         let before = BOUND.with(|b| b.replace(Arc::as_ptr(self)));
         self.tid.store(current_tid(), Ordering::SeqCst);
-        Ok(Bound {
-            cell: Arc::clone(self),
-            before,
-        })
+        Ok(Bound { cell: Arc::clone(self), before })
     }
 
     /// Asks the vCPU to look at its surroundings (an interrupt line, a timer) at the next instruction boundary.

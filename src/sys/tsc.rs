@@ -23,11 +23,7 @@ pub fn frequency() -> u64 {
                     let before = read();
                     let now = Instant::now();
                     let after = read();
-                    (
-                        after.wrapping_sub(before),
-                        before.wrapping_add(after.wrapping_sub(before) / 2),
-                        now,
-                    )
+                    (after.wrapping_sub(before), before.wrapping_add(after.wrapping_sub(before) / 2), now)
                 })
                 .min_by_key(|p| p.0)
                 .map_or_else(|| (read(), Instant::now()), |p| (p.1, p.2))
@@ -36,9 +32,7 @@ pub fn frequency() -> u64 {
         std::thread::sleep(Duration::from_millis(20));
         let (tsc1, t1) = pair();
         let nanos = t1.duration_since(t0).as_nanos().max(1);
-        u64::try_from(u128::from(tsc1.wrapping_sub(tsc0)) * 1_000_000_000 / nanos)
-            .unwrap_or(1)
-            .max(1)
+        u64::try_from(u128::from(tsc1.wrapping_sub(tsc0)) * 1_000_000_000 / nanos).unwrap_or(1).max(1)
     })
 }
 
