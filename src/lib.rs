@@ -10,8 +10,10 @@
 //! | [`sys`] | Linux, wrapped thinly |
 //! | [`mem`], [`clock`], [`bus`] | RAM, time, and the way to devices |
 //! | [`engine`] | the contract that every mode fulfils |
+//! | [`bench`] | workloads and what they measure |
 pub mod abi;
 pub mod arch;
+pub mod bench;
 pub mod bus;
 pub mod clock;
 pub mod engine;

@@ -1,0 +1,170 @@
+//! Every workload boots unchanged in QEMU (TCG), ends well, and its checksums are those of the native kernels.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use trivisor::abi;
+use trivisor::bench::workload::{self, Kind, Workload};
+use trivisor::bench::{kernels, native};
+
+const QEMU: &str = "qemu-system-x86_64";
+
+fn qemu() -> Option<()> {
+    match Command::new(QEMU).arg("--version").stdout(Stdio::null()).status() {
+        Ok(status) if status.success() => Some(()),
+        Ok(status) => {
+            println!("skipped: {QEMU} --version ended with {status}");
+            None
+        }
+        Err(error) => {
+            println!("skipped: {QEMU} cannot be started ({error}); Debian has it in qemu-system-x86");
+            None
+        }
+    }
+}
+
+/// Console output and exit status (`None`: stopped after `limit`, or `enough` bytes of output).
+fn boot(workload: &Workload, limit: Duration, enough: usize) -> (String, Option<i32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join(workload.name);
+    std::fs::write(&image, workload.image).unwrap();
+    let mut child = Command::new(QEMU)
+        .arg("-kernel")
+        .arg(&image)
+        .args([
+            "-append",
+            "budget_us=2000 tsc_khz=2000000",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-m",
+            "128",
+        ])
+        .args([
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-serial",
+            "stdio",
+            "-no-reboot",
+        ])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut console = child.stdout.take().unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = console.read(&mut buffer) {
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let start = Instant::now();
+    let mut output = Vec::new();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status.code();
+        }
+        if let Ok(bytes) = receiver.recv_timeout(Duration::from_millis(20)) {
+            output.extend(bytes);
+        }
+        if start.elapsed() > limit || output.len() > enough {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break None;
+        }
+    };
+    output.extend(receiver.iter().flatten());
+    reader.join().unwrap();
+    (String::from_utf8_lossy(&output).into_owned(), status)
+}
+
+fn records<'a>(output: &'a str, record: &str) -> Vec<BTreeMap<&'a str, &'a str>> {
+    output
+        .lines()
+        .filter_map(|line| {
+            line.trim_end()
+                .strip_prefix(abi::LINE_PREFIX)?
+                .strip_prefix(record)
+        })
+        .map(|fields| {
+            fields
+                .split(' ')
+                .filter_map(|field| field.split_once('='))
+                .collect()
+        })
+        .collect()
+}
+
+fn native_checksum(metric: &str) -> Option<u64> {
+    let kernel: &kernels::Kernel = native::find(metric)?;
+    Some((kernel.unit)(native::Scratch::prepared(kernel).bytes()))
+}
+
+fn check(workload: &Workload) {
+    let name = workload.name;
+    let (output, status) = boot(workload, Duration::from_secs(60), usize::MAX);
+    let ends = records(&output, abi::RECORD_END);
+    assert!(
+        ends.len() == 1 && ends[0].get("status") == Some(&"ok"),
+        "{name}:\n{output}"
+    );
+    assert_eq!(status, Some(1), "{name}:\n{output}");
+    let results = records(&output, abi::RECORD_RESULT);
+    assert_eq!(
+        results.is_empty(),
+        workload.kind == Kind::Demo,
+        "{name}:\n{output}"
+    );
+    for result in results {
+        let number = |field: &str| result[field].parse::<u64>().unwrap();
+        assert_eq!(result["workload"], name);
+        assert!(
+            number("iterations") > 0 && number("cycles") > 0,
+            "{name}:\n{output}"
+        );
+        assert!(matches!(number("ring"), 0 | 3), "{name}:\n{output}");
+        let checksum = u64::from_str_radix(result["checksum"], 16).unwrap();
+        assert_eq!(result["checksum"].len(), 16);
+        if let Some(native) = native_checksum(result["metric"]) {
+            assert_eq!(
+                checksum, native,
+                "{name}: metric {} differs from native",
+                result["metric"]
+            );
+        } else {
+            assert_ne!(
+                workload.kind,
+                Kind::Task,
+                "{name}: metric {} has no native kernel",
+                result["metric"]
+            );
+        }
+        println!(
+            "{name} {} ring {}: {checksum:016x}",
+            result["metric"], result["ring"]
+        );
+    }
+}
+
+#[test]
+fn every_workload_ends_well_in_qemu() {
+    if qemu().is_none() {
+        return;
+    }
+    for workload in workload::all()
+        .iter()
+        .filter(|workload| workload.kind != Kind::Hostile)
+    {
+        check(workload);
+    }
+}

@@ -1,0 +1,183 @@
+//! Kernels against published vectors and against simpler methods.
+
+use super::{
+    ALL, Kernel, Sequence, crc32, lz, matmul, nbody, pointer_chase, quicksort, recursion, sha256, sieve,
+};
+
+fn run_twice(kernel: &Kernel) -> (u64, u64) {
+    let mut memory = vec![0xa5u8; kernel.scratch + 64];
+    let start = memory.as_ptr().align_offset(64);
+    let scratch = &mut memory[start..start + kernel.scratch];
+    (kernel.prepare)(scratch);
+    ((kernel.unit)(scratch), (kernel.unit)(scratch))
+}
+
+#[test]
+fn every_unit_can_be_repeated_and_names_differ() {
+    let mut seen = std::collections::HashSet::new();
+    for kernel in ALL {
+        let (first, second) = run_twice(kernel);
+        assert_eq!(first, second, "{}", kernel.name);
+        assert_ne!(first, 0, "{}", kernel.name);
+        assert!(seen.insert(kernel.name) && seen.insert(Box::leak(first.to_string().into_boxed_str())));
+    }
+}
+
+#[test]
+fn crc32_check_value() {
+    assert_eq!(crc32::crc32(b"123456789"), 0xcbf4_3926);
+    assert_eq!(crc32::crc32(b""), 0);
+}
+
+#[test]
+fn sha256_of_fips_180_examples() {
+    let hex = |bytes: &[u8]| sha256::sha256(bytes).map(|word| format!("{word:08x}")).concat();
+    assert_eq!(
+        hex(b"abc"),
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    );
+    assert_eq!(
+        hex(b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
+        "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"
+    );
+    assert_eq!(
+        hex(b""),
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    );
+}
+
+#[test]
+fn sha256_agrees_with_another_implementation_at_every_length() {
+    use sha2::Digest;
+    let bytes: Vec<u8> = (0..300u32).map(|number| (number * 7) as u8).collect();
+    for length in 0..bytes.len() {
+        let ours: Vec<u8> = sha256::sha256(&bytes[..length])
+            .iter()
+            .flat_map(|word| word.to_be_bytes())
+            .collect();
+        assert_eq!(
+            ours,
+            sha2::Sha256::digest(&bytes[..length]).to_vec(),
+            "length {length}"
+        );
+    }
+}
+
+#[test]
+fn quicksort_agrees_with_the_standard_library() {
+    let mut sequence = Sequence::new(99);
+    for length in [0, 1, 2, 3, 11, 12, 13, 14, 50, 1000, 5000] {
+        for modulus in [1, 2, 10, u32::MAX] {
+            let mut numbers: Vec<u32> = (0..length).map(|_| sequence.draw() as u32 % modulus).collect();
+            let mut expected = numbers.clone();
+            expected.sort_unstable();
+            quicksort::quicksort(&mut numbers);
+            assert_eq!(numbers, expected);
+            quicksort::quicksort(&mut numbers);
+            assert_eq!(numbers, expected, "sorted input");
+            numbers.reverse();
+            quicksort::quicksort(&mut numbers);
+            assert_eq!(numbers, expected, "reversed input");
+        }
+    }
+}
+
+#[test]
+fn primes_are_counted() {
+    // π(10^4) and the sum of the primes below 10^4: OEIS A006880, A046731.
+    assert_eq!(sieve::sieve(&mut vec![7; 10_000]), (1229, 5_736_396));
+    assert_eq!(sieve::sieve(&mut [1; 2]), (0, 0));
+}
+
+#[test]
+fn chase_visits_every_node() {
+    for kernel in [pointer_chase::IN_CACHE, pointer_chase::IN_MEMORY] {
+        let mut memory = vec![0u8; kernel.scratch + 64];
+        let start = memory.as_ptr().align_offset(64);
+        let scratch = &mut memory[start..start + kernel.scratch];
+        (kernel.prepare)(scratch);
+        let words = super::scratch::as_numbers::<u32>(scratch);
+        let nodes = words.len() / 16;
+        let (mut at, mut steps) = (0, 0);
+        loop {
+            at = words[at as usize];
+            steps += 1;
+            if at == 0 {
+                break;
+            }
+        }
+        assert_eq!(steps, nodes);
+        assert_eq!(pointer_chase::chase(words, nodes), 0);
+    }
+}
+
+#[test]
+fn matrices_multiply() {
+    let mut product = [9.0; 4];
+    matmul::multiply(2, &[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], &mut product);
+    assert_eq!(product, [19.0, 22.0, 43.0, 50.0]);
+}
+
+fn decompress(mut input: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    while let [token, rest @ ..] = input {
+        if *token < 128 {
+            let (run, rest) = rest.split_at(usize::from(*token) + 1);
+            text.extend_from_slice(run);
+            input = rest;
+        } else {
+            let distance = usize::from(u16::from_le_bytes([rest[0], rest[1]]));
+            for _ in 0..usize::from(*token) - 125 {
+                text.push(text[text.len() - distance]);
+            }
+            input = &rest[2..];
+        }
+    }
+    text
+}
+
+#[test]
+fn compression_loses_nothing() {
+    let mut sequence = Sequence::new(5);
+    for (length, alphabet) in [
+        (0, 1),
+        (1, 1),
+        (2, 2),
+        (700, 1),
+        (5000, 2),
+        (20_000, 4),
+        (3000, 255),
+        (70_000, 3),
+    ] {
+        let text: Vec<u8> = (0..length).map(|_| (sequence.draw() % alphabet) as u8).collect();
+        let mut output = vec![0; length + length / 100 + 16];
+        let written = lz::compress(&text, &mut output, &mut vec![77; lz::TABLE]);
+        assert_eq!(
+            decompress(&output[..written]),
+            text,
+            "{length} bytes of {alphabet}"
+        );
+    }
+}
+
+#[test]
+fn tak_agrees_with_its_definition() {
+    // tak(18, 12, 6) with the result z makes 63,609 calls (R. P. Gabriel, Performance and Evaluation of Lisp Systems).
+    let mut calls = 0;
+    assert_eq!(recursion::tak(18, 12, 6, &mut calls), 7);
+    assert_eq!(calls, 63_609);
+}
+
+#[test]
+fn energy_is_kept() {
+    let mut bodies = nbody::BODIES;
+    let before = nbody::energy(&bodies);
+    for _ in 0..10_000 {
+        nbody::advance(&mut bodies);
+    }
+    assert!(
+        ((nbody::energy(&bodies) - before) / before).abs() < 1e-3,
+        "energy drifts"
+    );
+    assert!(before < 0.0, "bound orbits");
+}

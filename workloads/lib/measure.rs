@@ -1,0 +1,165 @@
+//! Calibrated measurement and the lines that report it.
+//!
+//! Repetitions double until one batch takes half the budget; only that last batch counts. All batches together so take
+//! at most about twice the budget, unless a single repetition is longer than that.
+
+use crate::abi;
+use crate::checksum::Checksum;
+use crate::console::Line;
+use crate::cpu::{outl, rdtsc, ring};
+use crate::kernels::Kernel;
+use crate::user;
+
+/// Operations per turn of an unrolled loop: the loop then weighs less than a tenth of a cycle per operation.
+pub const UNROLL: u64 = 16;
+
+/// Ends the doubling where the TSC does not move.
+const MOST: u64 = 1 << 40;
+
+/// What one measurement gave.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// Operations in the timed region.
+    pub iterations: u64,
+    /// TSC ticks of the timed region.
+    pub cycles: u64,
+}
+
+/// One run of a workload: its name and how long it may take.
+pub struct Run {
+    /// Name of the workload.
+    pub workload: &'static str,
+    /// Ticks that one measurement should take.
+    pub budget: u64,
+    /// Frequency of the TSC, in kHz.
+    pub tsc_khz: u64,
+}
+
+/// Tells the harness, if there is one, that a phase begins or ends. Ring 0.
+pub(crate) fn mark_kernel(mark: u32) {
+    outl(abi::PORT_BENCH, mark);
+}
+
+/// Tells the harness from any ring.
+pub fn mark(mark: u32) {
+    if ring() == 0 {
+        mark_kernel(mark);
+    } else {
+        user::call(user::MARK, u64::from(mark), 0);
+    }
+}
+
+/// Times `batch(repetitions)`; a repetition does `unroll` operations. Any ring.
+#[inline(always)]
+pub fn calibrate(budget: u64, unroll: u64, mut batch: impl FnMut(u64)) -> Sample {
+    let mut repetitions = 1;
+    loop {
+        mark(abi::MARK_BEGIN);
+        let start = rdtsc();
+        batch(repetitions);
+        let cycles = rdtsc().wrapping_sub(start);
+        mark(abi::MARK_END);
+        if cycles >= budget / 2 || repetitions >= MOST {
+            return Sample {
+                iterations: repetitions * unroll,
+                cycles,
+            };
+        }
+        repetitions *= 2;
+    }
+}
+
+impl Run {
+    /// Prints the result line of one metric.
+    pub fn report(&self, metric: &str, ring: u8, sample: Sample, checksum: u64) {
+        Line::new()
+            .text(abi::LINE_PREFIX)
+            .text(abi::RECORD_RESULT)
+            .text(" workload=")
+            .text(self.workload)
+            .text(" metric=")
+            .text(metric)
+            .text(" ring=")
+            .decimal(u64::from(ring))
+            .text(" iterations=")
+            .decimal(sample.iterations)
+            .text(" cycles=")
+            .decimal(sample.cycles)
+            .text(" checksum=")
+            .hexadecimal(checksum)
+            .print();
+    }
+
+    /// Measures and reports one operation of the kernel; `batch(repetitions)` does `unroll` operations a repetition.
+    #[inline(always)]
+    pub fn nano(&self, metric: &str, checksum: Checksum, unroll: u64, batch: impl FnMut(u64)) -> Sample {
+        let sample = calibrate(self.budget, unroll, batch);
+        self.report(metric, 0, sample, checksum.value());
+        sample
+    }
+
+    /// Measures and reports a compute kernel in ring 0.
+    pub fn kernel_ring_0(&self, kernel: &'static Kernel) {
+        let mut task = self.task(kernel);
+        task.work();
+        self.report(kernel.name, 0, task.sample, task.checksum);
+    }
+
+    /// Measures and reports a compute kernel in ring 3.
+    pub fn kernel_ring_3(&self, kernel: &'static Kernel) {
+        let task = user_task();
+        // SAFETY: the page is mapped, and used for this alone.
+        unsafe { task.write(self.task(kernel)) };
+        user::run(work, task as u64);
+        // SAFETY: ring 3 has ended.
+        let Task { sample, checksum, .. } = unsafe { task.read() };
+        self.report(kernel.name, 3, sample, checksum);
+    }
+
+    fn task(&self, kernel: &'static Kernel) -> Task {
+        Task {
+            kernel,
+            budget: self.budget,
+            sample: Sample::default(),
+            checksum: 0,
+        }
+    }
+}
+
+/// A compute kernel at work: all that ring 3 sees of it.
+struct Task {
+    kernel: &'static Kernel,
+    budget: u64,
+    sample: Sample,
+    checksum: u64,
+}
+
+/// The first page of the arena.
+fn user_task() -> *mut Task {
+    crate::layout::USER_ARENA as *mut Task
+}
+
+impl Task {
+    fn work(&mut self) {
+        let kernel = self.kernel;
+        // SAFETY: the first page is the task's own; nothing else uses the arena.
+        let scratch = unsafe { user::arena(crate::layout::PAGE as usize, kernel.scratch) };
+        (kernel.prepare)(scratch);
+        let checksum = (kernel.unit)(scratch);
+        let mut differs = false;
+        self.sample = calibrate(self.budget, 1, |repetitions| {
+            for _ in 0..repetitions {
+                differs |= (kernel.unit)(scratch) != checksum;
+            }
+        });
+        assert!(!differs, "{}: a repetition gave another checksum", kernel.name);
+        self.checksum = checksum;
+    }
+}
+
+extern "C" fn work(task: u64) -> u64 {
+    // SAFETY: `kernel_ring_3` passes a task that nobody else uses meanwhile.
+    unsafe { (*(task as *mut Task)).work() };
+    0
+}
