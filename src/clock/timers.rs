@@ -81,24 +81,28 @@ impl TimerQueue {
     pub fn run_due(&self, now: Nanos) {
         const MOST: usize = 64;
         for _ in 0..MOST {
-            if self.next.load(Ordering::SeqCst) > now.0 {
-                return;
-            }
-            let due = {
-                let mut slots = self.lock();
-                let Some(slot) = slots.iter_mut().filter(|s| s.deadline <= now.0).min_by_key(|s| s.deadline)
-                else {
-                    return;
-                };
-                slot.deadline = IDLE;
-                let client = slot.client.as_ref().and_then(Weak::upgrade);
-                self.publish(&slots);
-                client
-            };
-            if let Some(client) = due {
+            let Some(client) = self.take_due(now) else { break };
+            if let Some(client) = client {
                 client.lock().unwrap_or_else(PoisonError::into_inner).timer_fired(now);
             }
         }
+        if self.told.load(Ordering::SeqCst) <= now.0 {
+            self.tell(self.next.load(Ordering::SeqCst));
+        }
+    }
+
+    /// Disarms the most overdue timer; returns its device, if it is still there.
+    #[expect(clippy::option_option, reason = "no timer is due; one is, with or without a device")]
+    fn take_due(&self, now: Nanos) -> Option<Option<Arc<Mutex<dyn TimerClient>>>> {
+        if self.next.load(Ordering::SeqCst) > now.0 {
+            return None;
+        }
+        let mut slots = self.lock();
+        let slot = slots.iter_mut().filter(|s| s.deadline <= now.0).min_by_key(|s| s.deadline)?;
+        slot.deadline = IDLE;
+        let client = slot.client.as_ref().and_then(Weak::upgrade);
+        self.publish(&slots);
+        Some(client)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
