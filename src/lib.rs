@@ -10,7 +10,7 @@
 //! | [`sys`] | Linux, wrapped thinly |
 //! | [`mem`], [`clock`], [`bus`] | RAM, time, and the way to devices |
 //! | [`engine`] | the contract that every mode fulfils |
-//! | [`bench`] | workloads and what they measure |
+//! | [`bench`] | workloads, runs, measurements, figures and the page |
 pub mod abi;
 pub mod arch;
 pub mod bench;

@@ -1,6 +1,30 @@
-//! Measuring: workloads, their native kernels, plans, runs, statistics and records.
+//! The benchmark room: plans runs, executes them in every mode, and turns what the guests printed into figures.
+//!
+//! Data flows one way: [`plan`] → [`run`] → CSV ([`record`]) → [`dataset`] → [`table`], [`plot`], [`report`]. What comes
+//! after the CSV reads nothing live, so that a page can be drawn again from the file alone, on any machine.
 
+pub mod checksum;
+pub mod dataset;
+pub mod error;
+pub mod fingerprint;
 #[path = "../../workloads/kernels/mod.rs"]
 pub mod kernels;
+pub mod marks;
 pub mod native;
+pub mod plot;
+pub mod quantity;
+pub mod random;
+pub mod record;
+pub mod report;
+pub mod stats;
+pub mod table;
+pub mod timestamp;
 pub mod workload;
+
+pub use error::BenchError;
+
+/// Names of the modes and peers in the order in which tables and figures show them.
+pub const MODE_ORDER: [&str; 6] = ["native", "emu", "pv", "kvm", "qemu-tcg", "qemu-kvm"];
+
+/// Name of the column that every slowdown is relative to: the same kernels in a host process.
+pub const NATIVE: &str = "native";

@@ -1,0 +1,111 @@
+//! Agreement of checksums: the guard that two modes did the same work before their times stand side by side.
+//!
+//! Each measurement covers one fixed unit of work with a checksum. The native column, where there is one, is the
+//! reference, because there nothing of ours stands between the kernel and the CPU; else the strict majority of modes is;
+//! else nobody is trusted and every mode of the measurement counts as diverged.
+
+use super::NATIVE;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Checksums seen so far of one measurement, per mode.
+#[derive(Debug, Clone, Default)]
+pub struct Ballot {
+    seen: BTreeMap<String, BTreeSet<u64>>,
+}
+
+impl Ballot {
+    /// Notes that `mode` produced `checksum`.
+    pub fn note(&mut self, mode: &str, checksum: u64) {
+        self.seen.entry(mode.to_owned()).or_default().insert(checksum);
+    }
+
+    /// The checksum that the others are held against, if there is one.
+    pub fn reference(&self) -> Option<u64> {
+        if let Some(native) = self.seen.get(NATIVE) {
+            return single(native);
+        }
+        let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
+        for sums in self.seen.values() {
+            if let Some(sum) = single(sums) {
+                *votes.entry(sum).or_default() += 1;
+            }
+        }
+        votes
+            .into_iter()
+            .find(|&(_, n)| n * 2 > self.seen.len())
+            .map(|(sum, _)| sum)
+    }
+
+    /// Why the figures of `mode` must not be shown; `None` if it agrees with the reference.
+    pub fn objection(&self, mode: &str) -> Option<String> {
+        let sums = self.seen.get(mode)?;
+        match (self.reference(), single(sums)) {
+            (_, None) => Some("diverged: checksum differs between repetitions".to_owned()),
+            (None, Some(_)) => Some("diverged: no two modes agree on the checksum".to_owned()),
+            (Some(want), Some(got)) if want != got => {
+                Some(format!("diverged: checksum {got:x}, expected {want:x}"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The only member of a set of one.
+fn single(set: &BTreeSet<u64>) -> Option<u64> {
+    if set.len() == 1 {
+        set.first().copied()
+    } else {
+        None
+    }
+}
+
+/// A checksum folded to 32 bits, which a floating-point CSV column holds exactly.
+pub fn fold32(checksum: u64) -> u32 {
+    (checksum >> 32) as u32 ^ checksum as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ballot(votes: &[(&str, u64)]) -> Ballot {
+        let mut ballot = Ballot::default();
+        for &(mode, sum) in votes {
+            ballot.note(mode, sum);
+        }
+        ballot
+    }
+
+    #[test]
+    fn native_outvotes_the_majority() {
+        let b = ballot(&[("native", 1), ("emu", 2), ("pv", 2), ("kvm", 2)]);
+        assert!(b.objection("native").is_none());
+        assert!(b.objection("pv").unwrap().starts_with("diverged"));
+    }
+
+    #[test]
+    fn majority_without_native() {
+        let b = ballot(&[("emu", 2), ("pv", 3), ("kvm", 2)]);
+        assert!(b.objection("emu").is_none());
+        assert!(b.objection("pv").is_some());
+    }
+
+    #[test]
+    fn a_tie_trusts_nobody() {
+        let b = ballot(&[("emu", 2), ("pv", 3)]);
+        assert!(b.objection("emu").is_some() && b.objection("pv").is_some());
+    }
+
+    #[test]
+    fn a_mode_that_contradicts_itself_diverges() {
+        let b = ballot(&[("native", 1), ("emu", 1), ("emu", 2)]);
+        assert!(b.objection("emu").is_some());
+        assert!(b.objection("native").is_none());
+    }
+
+    #[test]
+    fn folding_sees_both_halves() {
+        assert_ne!(fold32(1 << 40), fold32(0));
+        assert_ne!(fold32(1), fold32(0));
+    }
+}

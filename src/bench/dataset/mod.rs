@@ -1,0 +1,383 @@
+//! Rows of one run, grouped and judged: what tables, figures and pages show.
+//!
+//! Everything here follows from CSV rows alone. A *measure* is one thing measured (a nano operation, a task); it has a cell
+//! per mode with its samples, median, interval, slowdown to native, and the reason where there is no figure. The guards of
+//! a fair comparison are applied again at this point, whoever wrote the file: rows of unequal circumstances are *not
+//! comparable*, and modes whose checksums disagree have *diverged*; neither gets a figure.
+
+mod exits;
+
+pub use exits::ExitBar;
+
+use super::checksum::Ballot;
+use super::error::BenchError;
+use super::fingerprint::comparable_part;
+use super::record::{self, Row};
+use super::stats::{self, Interval};
+use super::{MODE_ORDER, NATIVE};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Seed of every bootstrap, so that one file always gives one page.
+const SEED: u64 = 0x7472_6976_6973_6f72;
+
+/// What a measure's figure means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nature {
+    /// The cost of one operation.
+    Nano,
+    /// The time of one fixed unit of work.
+    Task,
+}
+
+/// One repetition's figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Repetition, from 1.
+    pub repetition: u32,
+    /// Nanoseconds.
+    pub value: f64,
+    /// Far from the median; marked, not dropped.
+    pub outlier: bool,
+}
+
+/// One mode's results for one measure.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cell {
+    /// Valid repetitions, in order.
+    pub samples: Vec<Sample>,
+    /// Median in nanoseconds with its 95 % interval; none where there is no figure.
+    pub time: Option<Interval>,
+    /// Time relative to native, with its 95 % interval; none without a native figure.
+    pub slowdown: Option<Interval>,
+    /// Why there is no figure; or, beside a figure, what went wrong in some repetitions.
+    pub note: Option<String>,
+}
+
+/// One thing measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measure {
+    /// The workload.
+    pub workload: String,
+    /// The metric as in the CSV, with its ring.
+    pub metric: String,
+    /// Short name for tables and figures, unique in the dataset.
+    pub label: String,
+    /// What the figure means.
+    pub nature: Nature,
+    /// Results by mode; every mode of the dataset has a cell.
+    pub cells: BTreeMap<String, Cell>,
+}
+
+impl Measure {
+    /// The cell of `mode`.
+    pub fn cell(&self, mode: &str) -> Option<&Cell> {
+        self.cells.get(mode)
+    }
+}
+
+/// One run, ready to be shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// Name of the run.
+    pub run: String,
+    /// When its first row was written.
+    pub started: String,
+    /// Facts about the host and the run, by name, as the rows give them.
+    pub facts: Vec<(String, String)>,
+    /// Modes in the order in which they are shown.
+    pub modes: Vec<String>,
+    /// Measures: nano operations first, then tasks, each in order of first appearance.
+    pub measures: Vec<Measure>,
+    /// Exit counts by cause.
+    pub exits: Vec<ExitBar>,
+    /// Modes that could not run at all, with the reason.
+    pub absent: BTreeMap<String, String>,
+    /// Workload, mode and reason of what gave no figure in any mode.
+    pub failures: Vec<(String, String, String)>,
+}
+
+impl Dataset {
+    /// Loads the newest run in a CSV file.
+    ///
+    /// # Errors
+    /// Those of [`record::read`]; [`BenchError::Empty`] if the file has no row.
+    pub fn load(path: &Path) -> Result<Dataset, BenchError> {
+        let loaded = record::read(path)?;
+        Dataset::from_rows(&loaded.rows).ok_or_else(|| BenchError::Empty(path.to_owned()))
+    }
+
+    /// Groups and judges rows; of several runs the newest counts. `None` if there are no rows.
+    pub fn from_rows(rows: &[Row]) -> Option<Dataset> {
+        let run = rows.iter().map(|r| r.run.as_str()).max()?.to_owned();
+        let rows: Vec<&Row> = rows.iter().filter(|r| r.run == run).collect();
+        let modes = modes_of(&rows);
+        let mut measures = group(&rows, &modes);
+        label(&mut measures);
+        measures.par_iter_mut().for_each(summarise);
+        measures.sort_by_key(|m| m.nature);
+        let absent = rows
+            .iter()
+            .filter(|r| r.workload == record::WHOLE_RUN && r.metric == record::ALL_METRICS)
+            .map(|r| (r.mode.clone(), r.reason.clone()))
+            .collect();
+        Some(Dataset {
+            started: rows.first().map(|r| r.time.clone()).unwrap_or_default(),
+            facts: facts_of(&rows),
+            exits: exits::collect(&rows, &modes),
+            failures: failures(&rows, &measures),
+            run,
+            modes,
+            measures,
+            absent,
+        })
+    }
+
+    /// A fact by name.
+    pub fn fact(&self, name: &str) -> Option<&str> {
+        self.facts
+            .iter()
+            .find(|(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
+    }
+
+    /// Measures of one nature.
+    pub fn of(&self, nature: Nature) -> impl Iterator<Item = &Measure> {
+        self.measures.iter().filter(move |m| m.nature == nature)
+    }
+
+    /// Geometric mean of a mode's slowdowns over tasks in which every mode shown with a figure anywhere has one, and their
+    /// number: the same set of tasks for every mode, or the means would not compare.
+    pub fn mean_slowdown(&self, mode: &str) -> Option<(f64, usize)> {
+        let contenders: Vec<&String> = self
+            .modes
+            .iter()
+            .filter(|m| {
+                self.of(Nature::Task)
+                    .any(|t| t.cell(m).is_some_and(|c| c.slowdown.is_some()))
+            })
+            .collect();
+        let shared: Vec<f64> = self
+            .of(Nature::Task)
+            .filter(|t| {
+                contenders
+                    .iter()
+                    .all(|m| t.cell(m).is_some_and(|c| c.slowdown.is_some()))
+            })
+            .filter_map(|t| Some(t.cell(mode)?.slowdown?.mid))
+            .collect();
+        Some((stats::geometric_mean(&shared)?, shared.len()))
+    }
+
+    /// One line that says where and when: for titles.
+    pub fn provenance(&self) -> String {
+        let date = self.started.get(..10).unwrap_or(&self.started);
+        let kvm = self
+            .fact("kvm label")
+            .map(|l| format!(" · KVM: {l}"))
+            .unwrap_or_default();
+        format!("{} · {date}{kvm}", self.fact("cpu").unwrap_or("host unknown"))
+    }
+}
+
+/// Modes that occur, known ones in their order, others after them by name.
+fn modes_of(rows: &[&Row]) -> Vec<String> {
+    let found: BTreeSet<&str> = rows
+        .iter()
+        .map(|r| r.mode.as_str())
+        .filter(|m| !m.is_empty())
+        .collect();
+    let known = MODE_ORDER.iter().copied().filter(|m| found.contains(m));
+    let others = found.iter().copied().filter(|m| !MODE_ORDER.contains(m));
+    known.chain(others).map(str::to_owned).collect()
+}
+
+fn facts_of(rows: &[&Row]) -> Vec<(String, String)> {
+    let mut facts: Vec<(String, String)> = Vec::new();
+    for row in rows
+        .iter()
+        .filter(|r| r.workload == record::WHOLE_RUN && r.unit == record::UNIT_TEXT)
+    {
+        if row.metric != record::ALL_METRICS && !facts.iter().any(|(k, _)| *k == row.metric) {
+            facts.push((row.metric.clone(), row.reason.clone()));
+        }
+    }
+    facts
+}
+
+fn nature_of(unit: &str) -> Option<Nature> {
+    match unit {
+        record::UNIT_NANO => Some(Nature::Nano),
+        record::UNIT_TASK => Some(Nature::Task),
+        _ => None,
+    }
+}
+
+/// Makes the measures with their samples and notes, not yet summarised.
+fn group(rows: &[&Row], modes: &[String]) -> Vec<Measure> {
+    let mut measures: Vec<Measure> = Vec::new();
+    let mut index: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut ballots: BTreeMap<(&str, &str), Ballot> = BTreeMap::new();
+    let standard = standard_circumstances(rows);
+    for row in rows {
+        if let Some(metric) = row.metric.strip_suffix(record::CHECKSUM) {
+            if let Some(value) = row.value {
+                ballots
+                    .entry((&row.workload, metric))
+                    .or_default()
+                    .note(&row.mode, value as u64);
+            }
+            continue;
+        }
+        let Some(nature) = nature_of(&row.unit) else {
+            continue;
+        };
+        if row.metric == record::ALL_METRICS || row.mode.is_empty() {
+            continue;
+        }
+        let at = *index.entry((&row.workload, &row.metric)).or_insert_with(|| {
+            measures.push(Measure {
+                workload: row.workload.clone(),
+                metric: row.metric.clone(),
+                label: String::new(),
+                nature,
+                cells: modes.iter().map(|m| (m.clone(), Cell::default())).collect(),
+            });
+            measures.len() - 1
+        });
+        let Some(cell) = measures[at].cells.get_mut(&row.mode) else {
+            continue;
+        };
+        match row.value {
+            _ if row.repetition == 0 && row.reason == record::WARM_UP => {}
+            Some(value) if row.valid && value > 0.0 => {
+                if standard.get(row.workload.as_str()) == Some(&comparable_part(&row.fingerprint)) {
+                    cell.samples.push(Sample {
+                        repetition: row.repetition,
+                        value,
+                        outlier: false,
+                    });
+                } else {
+                    cell.note = Some("not comparable: measured under other circumstances".to_owned());
+                }
+            }
+            _ => cell.note = Some(row.reason.clone()),
+        }
+    }
+    for measure in &mut measures {
+        let ballot = ballots.get(&(measure.workload.as_str(), measure.metric.as_str()));
+        for (mode, cell) in &mut measure.cells {
+            let objection = ballot.and_then(|b| b.objection(mode));
+            let diverged = cell.note.as_ref().is_some_and(|n| n.starts_with("diverged"));
+            if objection.is_some() || diverged {
+                cell.samples.clear();
+                cell.note = cell.note.take().filter(|_| diverged).or(objection);
+            } else if cell.samples.is_empty() && cell.note.is_none() {
+                cell.note = Some(why_empty(rows, &measure.workload, mode));
+            }
+        }
+    }
+    measures
+}
+
+/// For each workload the circumstances under which most of its valid rows were measured.
+fn standard_circumstances<'a>(rows: &[&'a Row]) -> BTreeMap<&'a str, &'a str> {
+    let mut votes: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
+    for row in rows.iter().filter(|r| r.valid && nature_of(&r.unit).is_some()) {
+        *votes
+            .entry(&row.workload)
+            .or_default()
+            .entry(comparable_part(&row.fingerprint))
+            .or_default() += 1;
+    }
+    votes
+        .into_iter()
+        .filter_map(|(workload, parts)| Some((workload, parts.into_iter().max_by_key(|(_, n)| *n)?.0)))
+        .collect()
+}
+
+/// The reason given for a whole workload or a whole mode, if rows state one.
+fn why_empty(rows: &[&Row], workload: &str, mode: &str) -> String {
+    rows.iter()
+        .filter(|r| r.mode == mode && r.metric == record::ALL_METRICS)
+        .find(|r| r.workload == workload || r.workload == record::WHOLE_RUN)
+        .map_or_else(|| "not measured".to_owned(), |r| r.reason.clone())
+}
+
+/// Short labels: the metric for nano operations, the workload for tasks; more where that is ambiguous.
+fn label(measures: &mut [Measure]) {
+    let parts: Vec<(String, String)> = measures
+        .iter()
+        .map(|m| m.metric.split_once("@ring").unwrap_or((&m.metric, "")))
+        .map(|(base, ring)| (base.to_owned(), ring.to_owned()))
+        .collect();
+    let plain: Vec<String> = measures
+        .iter()
+        .zip(&parts)
+        .map(|(m, (base, _))| {
+            let alone = measures
+                .iter()
+                .zip(&parts)
+                .all(|(o, (b, _))| o.workload != m.workload || b == base);
+            match m.nature {
+                Nature::Nano => base.clone(),
+                Nature::Task if alone => m.workload.clone(),
+                Nature::Task => format!("{} {base}", m.workload),
+            }
+        })
+        .collect();
+    let with_ring: Vec<String> = plain
+        .iter()
+        .zip(&parts)
+        .map(|(name, (_, ring))| {
+            let clash = plain.iter().filter(|p| *p == name).count() > 1;
+            if clash && !ring.is_empty() {
+                format!("{name} (ring {ring})")
+            } else {
+                name.clone()
+            }
+        })
+        .collect();
+    for (i, measure) in measures.iter_mut().enumerate() {
+        let clash = with_ring.iter().filter(|w| **w == with_ring[i]).count() > 1;
+        measure.label = if clash {
+            format!("{} {}", measure.workload, measure.metric)
+        } else {
+            with_ring[i].clone()
+        };
+    }
+}
+
+/// Fills medians, intervals, outlier marks and slowdowns.
+fn summarise(measure: &mut Measure) {
+    let values = |cell: &Cell| cell.samples.iter().map(|s| s.value).collect::<Vec<f64>>();
+    let native: Vec<f64> = measure.cells.get(NATIVE).map(values).unwrap_or_default();
+    for cell in measure.cells.values_mut() {
+        let own = values(cell);
+        for (sample, mark) in cell.samples.iter_mut().zip(stats::outliers(&own)) {
+            sample.outlier = mark;
+        }
+        cell.time = stats::median_interval(&own, SEED);
+        cell.slowdown = stats::ratio_interval(&own, &native, SEED);
+    }
+}
+
+/// Workloads that named no metric in any mode, with each mode's reason.
+fn failures(rows: &[&Row], measures: &[Measure]) -> Vec<(String, String, String)> {
+    let mut found: Vec<(String, String, String)> = Vec::new();
+    for row in rows
+        .iter()
+        .filter(|r| r.metric == record::ALL_METRICS && r.workload != record::WHOLE_RUN)
+    {
+        if !measures.iter().any(|m| m.workload == row.workload)
+            && !found.iter().any(|(w, m, _)| *w == row.workload && *m == row.mode)
+        {
+            found.push((row.workload.clone(), row.mode.clone(), row.reason.clone()));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,255 @@
+//! The circumstances of a measurement, and a short hash of them in every row.
+//!
+//! A fingerprint has two halves, joined by a hyphen: what must be equal for two figures to stand side by side (host, guest
+//! image, devices, clock, version), and what belongs to the column (mode, engine, options). Two rows are comparable if
+//! the first halves are equal. Load and time are spelled out beside them but not hashed: they differ in every run, and
+//! interleaving is what guards against them.
+
+use super::error::BenchError;
+use super::record;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Facts about the host that figures depend on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// CPU model as the kernel names it.
+    pub cpu: String,
+    /// CPUs that are online.
+    pub cpus: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// KVM vendor module (`kvm_intel`, `kvm_amd`, `kvm_pvm`), or `none`.
+    pub kvm_module: String,
+    /// What KVM is here: `hardware`, `nested`, `emulated supervisor` or `none`.
+    pub kvm_label: String,
+    /// Frequency governor, or `none` if the host shows none.
+    pub governor: String,
+    /// The kernel's clock source.
+    pub clock_source: String,
+}
+
+impl Host {
+    /// Reads the facts from `/proc` and `/sys`; what cannot be read becomes `unknown`, never an error.
+    pub fn read(kvm_label: &str) -> Host {
+        let file = |path: &str| std::fs::read_to_string(path).ok().map(|s| s.trim().to_owned());
+        let unknown = || "unknown".to_owned();
+        let cpuinfo = file("/proc/cpuinfo").unwrap_or_default();
+        let cpu = cpuinfo.lines().find_map(|l| {
+            l.strip_prefix("model name")?
+                .split_once(':')
+                .map(|(_, v)| v.trim().to_owned())
+        });
+        let module = ["kvm_intel", "kvm_amd", "kvm_pvm"]
+            .into_iter()
+            .find(|m| Path::new("/sys/module").join(m).exists());
+        Host {
+            cpu: cpu.unwrap_or_else(unknown),
+            cpus: file("/sys/devices/system/cpu/online").unwrap_or_else(unknown),
+            kernel: file("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
+            kvm_module: module.unwrap_or("none").to_owned(),
+            kvm_label: kvm_label.to_owned(),
+            governor: file("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+                .unwrap_or_else(|| "none".to_owned()),
+            clock_source: file("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+                .unwrap_or_else(unknown),
+        }
+    }
+
+    /// The facts as pairs, for rows and pages.
+    pub fn facts(&self) -> [(&'static str, &str); 7] {
+        [
+            ("cpu", &self.cpu),
+            ("cpus", &self.cpus),
+            ("kernel", &self.kernel),
+            ("kvm module", &self.kvm_module),
+            ("kvm label", &self.kvm_label),
+            ("governor", &self.governor),
+            ("clock source", &self.clock_source),
+        ]
+    }
+}
+
+/// The 1-minute load average now; `None` if the host does not say.
+pub fn load_average() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg")
+        .ok()?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// All that a figure depends on beside the code of the workload itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// The host.
+    pub host: Host,
+    /// SHA-256 of the guest image, in hexadecimal.
+    pub image_sha256: String,
+    /// The devices the machine has.
+    pub devices: String,
+    /// Where guest time comes from.
+    pub guest_clock: String,
+    /// Version of this program.
+    pub version: String,
+    /// Mode of the column.
+    pub mode: String,
+    /// Engine, interface, peer and options of the column.
+    pub column: String,
+}
+
+impl Fingerprint {
+    /// The short hash, `<what must be equal>-<the column>`: 12 and 6 hexadecimal digits.
+    pub fn short(&self) -> String {
+        let host = &self.host;
+        let common = digest(&[
+            &host.cpu,
+            &host.cpus,
+            &host.kernel,
+            &host.kvm_module,
+            &host.kvm_label,
+            &host.governor,
+            &host.clock_source,
+            &self.image_sha256,
+            &self.devices,
+            &self.guest_clock,
+            &self.version,
+        ]);
+        let column = digest(&[&self.mode, &self.column]);
+        format!("{}-{}", &common[..12], &column[..6])
+    }
+}
+
+/// The half of a short fingerprint that must be equal for two rows to be comparable.
+pub fn comparable_part(short: &str) -> &str {
+    short.split('-').next().unwrap_or(short)
+}
+
+/// SHA-256 of the fields, each preceded by its length so that no two lists run together, in hexadecimal.
+fn digest(fields: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for field in fields {
+        hash.update((field.len() as u64).to_le_bytes());
+        hash.update(field.as_bytes());
+    }
+    hex(&hash.finalize())
+}
+
+/// SHA-256 of a guest image, in hexadecimal.
+pub fn image_digest(image: &[u8]) -> String {
+    hex(&Sha256::digest(image))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The side file of a run: every fingerprint that its rows name, spelled out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SideFile {
+    /// The run.
+    pub run: String,
+    /// 1-minute load average when it began.
+    pub load_at_start: Option<f64>,
+    /// Options of the run, as pairs.
+    pub options: BTreeMap<String, String>,
+    /// Fingerprints by short hash.
+    pub fingerprints: BTreeMap<String, Fingerprint>,
+}
+
+impl SideFile {
+    /// The side file that belongs to the CSV file `csv`.
+    pub fn path_for(csv: &Path) -> PathBuf {
+        csv.with_extension("json")
+    }
+
+    /// Writes the side file beside `csv`, whole or not at all.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn save(&self, csv: &Path) -> Result<(), BenchError> {
+        let path = SideFile::path_for(csv);
+        let text = serde_json::to_string_pretty(self).map_err(|e| BenchError::io(&path, e.into()))?;
+        record::replace_file(&path, text.as_bytes())
+    }
+
+    /// Reads the side file beside `csv`; `None` if there is none or it is not ours, since the CSV stands without it.
+    pub fn load(csv: &Path) -> Option<SideFile> {
+        serde_json::from_slice(&std::fs::read(SideFile::path_for(csv)).ok()?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Fingerprint {
+        Fingerprint {
+            host: Host {
+                cpu: "A".into(),
+                ..Host::default()
+            },
+            image_sha256: image_digest(b"guest"),
+            devices: "uart pic pit".into(),
+            guest_clock: "real".into(),
+            version: "0.1.0".into(),
+            mode: "emu".into(),
+            column: "emulator bare".into(),
+        }
+    }
+
+    #[test]
+    fn columns_are_comparable_hosts_are_not() {
+        let emu = sample();
+        let kvm = Fingerprint {
+            mode: "kvm".into(),
+            ..sample()
+        };
+        assert_ne!(emu.short(), kvm.short());
+        assert_eq!(comparable_part(&emu.short()), comparable_part(&kvm.short()));
+        let mut other = sample();
+        other.host.cpu = "B".into();
+        assert_ne!(comparable_part(&emu.short()), comparable_part(&other.short()));
+        other = Fingerprint {
+            image_sha256: image_digest(b"another"),
+            ..sample()
+        };
+        assert_ne!(comparable_part(&emu.short()), comparable_part(&other.short()));
+    }
+
+    #[test]
+    fn fields_do_not_run_together() {
+        assert_ne!(digest(&["ab", "c"]), digest(&["a", "bc"]));
+    }
+
+    #[test]
+    fn known_digest() {
+        // FIPS 180-2, appendix B.1: SHA-256("abc").
+        assert!(image_digest(b"abc").starts_with("ba7816bf8f01cfea"));
+    }
+
+    #[test]
+    fn the_side_file_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let csv = dir.path().join("r.csv");
+        let mut side = SideFile {
+            run: "r".into(),
+            load_at_start: Some(0.25),
+            ..SideFile::default()
+        };
+        side.fingerprints.insert(sample().short(), sample());
+        side.save(&csv).unwrap();
+        assert_eq!(SideFile::load(&csv), Some(side));
+        std::fs::write(SideFile::path_for(&csv), b"{").unwrap();
+        assert_eq!(SideFile::load(&csv), None);
+    }
+
+    #[test]
+    fn this_host_can_be_read() {
+        let host = Host::read("none");
+        assert!(host.facts().iter().all(|(_, v)| !v.is_empty()));
+    }
+}

@@ -1,0 +1,254 @@
+//! Dot plots with interval bars on a log axis: slowdown to native per task, and cost per nano operation.
+//!
+//! Each measure is a band, each mode a line of its own within it, so that markers, intervals and their values never
+//! overlap, however many modes there are; a mode without a figure says why on its line.
+
+use super::axis::LogAxis;
+use super::frame::{Frame, MARGIN, SMALL, WIDTH, label_column};
+use super::palette::{self, INK, MUTED};
+use super::scene::{Anchor, Scene, Shape, fit, text_width};
+use crate::bench::dataset::{Cell, Dataset, Measure, Nature};
+use crate::bench::stats::Interval;
+use crate::bench::{NATIVE, quantity};
+
+/// Height of one mode's line.
+const LINE: f64 = 13.0;
+/// Air between bands.
+const GAP: f64 = 7.0;
+/// Room for a value to the right of the axis's end.
+const VALUE_ROOM: f64 = 74.0;
+
+/// What a dot plot shows.
+struct Spec<'a> {
+    title: &'a str,
+    axis: &'a str,
+    figure: fn(&Cell) -> Option<Interval>,
+    value: fn(f64) -> String,
+    /// A value that gets an upright line of its own.
+    reference: Option<f64>,
+}
+
+/// One line of a band.
+struct Line<'a> {
+    mode: &'a str,
+    figure: Option<Interval>,
+    note: Option<&'a str>,
+}
+
+/// Slowdown to native of every task. `None` if no task has a native figure.
+pub(super) fn slowdown(data: &Dataset) -> Option<Scene> {
+    let spec = Spec {
+        title: "Slowdown to native, per task and mode",
+        axis: "time relative to native (log scale; 1× is native speed)",
+        figure: |cell| cell.slowdown,
+        value: quantity::ratio,
+        reference: Some(1.0),
+    };
+    let modes: Vec<&str> = shown_modes(data).into_iter().filter(|m| *m != NATIVE).collect();
+    let means: Vec<Line<'_>> = modes
+        .iter()
+        .filter_map(|mode| {
+            let (mid, _) = data.mean_slowdown(mode)?;
+            Some(Line {
+                mode,
+                figure: Some(Interval {
+                    mid,
+                    low: mid,
+                    high: mid,
+                }),
+                note: None,
+            })
+        })
+        .collect();
+    let n = modes
+        .iter()
+        .find_map(|m| Some(data.mean_slowdown(m)?.1))
+        .unwrap_or(0);
+    let mean_label = format!("geometric mean of {n}");
+    let extra = (!means.is_empty()).then_some((mean_label.as_str(), means));
+    draw(
+        data,
+        &data.of(Nature::Task).collect::<Vec<_>>(),
+        &modes,
+        &spec,
+        extra,
+    )
+}
+
+/// Cost of every nano operation. `None` if none was measured.
+pub(super) fn nano(data: &Dataset) -> Option<Scene> {
+    let spec = Spec {
+        title: "Cost of one operation, by mode",
+        axis: "time of one operation (log scale)",
+        figure: |cell| cell.time,
+        value: quantity::time,
+        reference: None,
+    };
+    draw(
+        data,
+        &data.of(Nature::Nano).collect::<Vec<_>>(),
+        &shown_modes(data),
+        &spec,
+        None,
+    )
+}
+
+/// Modes that could run at all.
+pub(super) fn shown_modes(data: &Dataset) -> Vec<&str> {
+    data.modes
+        .iter()
+        .map(String::as_str)
+        .filter(|m| !data.absent.contains_key(*m))
+        .collect()
+}
+
+fn draw(
+    data: &Dataset,
+    measures: &[&Measure],
+    modes: &[&str],
+    spec: &Spec<'_>,
+    extra: Option<(&str, Vec<Line<'_>>)>,
+) -> Option<Scene> {
+    let mut bands: Vec<(&str, Vec<Line<'_>>)> = measures
+        .iter()
+        .map(|measure| {
+            let lines = modes.iter().filter_map(|mode| {
+                let cell = measure.cell(mode)?;
+                let figure = (spec.figure)(cell);
+                // A mode that was never meant to run this (native has no ring 0) needs no line.
+                let note = cell.note.as_deref().filter(|n| *n != "not measured");
+                let unrelated = figure.is_none() && cell.time.is_some();
+                let note = note.or_else(|| unrelated.then_some("no native figure to compare with"));
+                (figure.is_some() || note.is_some()).then_some(Line { mode, figure, note })
+            });
+            (measure.label.as_str(), lines.collect())
+        })
+        .filter(|(_, lines): &(&str, Vec<Line<'_>>)| lines.iter().any(|l| l.figure.is_some()))
+        .collect();
+    if bands.is_empty() {
+        return None;
+    }
+    bands.extend(extra);
+    let mut frame = Frame::begin(spec.title, data);
+    frame.mode_legend(modes);
+    frame.absent_modes(data);
+    frame.y += 28.0;
+    let left = label_column(bands.iter().map(|b| b.0));
+    let right = WIDTH - MARGIN - VALUE_ROOM;
+    let ends = bands
+        .iter()
+        .flat_map(|b| &b.1)
+        .filter_map(|l| l.figure)
+        .flat_map(|f| [f.low, f.high]);
+    let axis = LogAxis::holding(ends.chain(spec.reference), left, right);
+    let top = frame.y;
+    let heights: Vec<f64> = bands.iter().map(|b| b.1.len() as f64 * LINE + GAP).collect();
+    let bottom = top + heights.iter().sum::<f64>();
+    let mut y = top;
+    for (i, height) in heights.iter().enumerate() {
+        frame.stripe(i, y, *height);
+        y += height;
+    }
+    let ticks: Vec<(f64, String)> = axis
+        .ticks()
+        .into_iter()
+        .map(|(v, labelled)| {
+            (
+                axis.at(v),
+                if labelled {
+                    round_label(&(spec.value)(v))
+                } else {
+                    String::new()
+                },
+            )
+        })
+        .collect();
+    frame.grid(&ticks, top, bottom);
+    if let Some(reference) = spec.reference {
+        let x = axis.at(reference);
+        frame.push(Shape::Line {
+            points: vec![(x, top), (x, bottom)],
+            colour: INK,
+            width: 1.4,
+        });
+    }
+    let mut y = top;
+    for ((label, lines), height) in bands.iter().zip(&heights) {
+        frame.row_label(
+            label,
+            left - 10.0,
+            y + height / 2.0,
+            label.starts_with("geometric"),
+        );
+        for (i, line) in lines.iter().enumerate() {
+            let middle = y + GAP / 2.0 + (i as f64 + 0.5) * LINE;
+            draw_line(&mut frame, line, middle, &axis, spec, (left, right));
+        }
+        y += height;
+    }
+    frame.y = bottom;
+    Some(frame.finish(spec.axis, f64::midpoint(left, right)))
+}
+
+fn draw_line(
+    frame: &mut Frame,
+    line: &Line<'_>,
+    y: f64,
+    axis: &LogAxis,
+    spec: &Spec<'_>,
+    (left, right): (f64, f64),
+) {
+    let (colour, kind) = palette::of_mode(line.mode);
+    let baseline = y + SMALL * 0.36;
+    let Some(figure) = line.figure else {
+        let note = format!("{}: {}", line.mode, line.note.unwrap_or("no figure"));
+        let left = spec.reference.map_or(left, |r| axis.at(r));
+        frame.extend(palette::marker(kind, left + 8.0, y, 3.0, colour, false));
+        let words = fit(&note, SMALL, right - left - 24.0);
+        frame.push(palette::text(
+            (left + 18.0, baseline),
+            Anchor::Start,
+            SMALL,
+            MUTED,
+            words,
+        ));
+        return;
+    };
+    let (low, high) = (axis.at(figure.low), axis.at(figure.high));
+    if high - low > 1.0 {
+        frame.push(Shape::Line {
+            points: vec![(low, y), (high, y)],
+            colour,
+            width: 1.6,
+        });
+        for x in [low, high] {
+            frame.push(Shape::Line {
+                points: vec![(x, y - 3.0), (x, y + 3.0)],
+                colour,
+                width: 1.2,
+            });
+        }
+    }
+    frame.extend(palette::marker(kind, axis.at(figure.mid), y, 4.0, colour, true));
+    let mut words = (spec.value)(figure.mid);
+    if let Some(note) = line.note {
+        let room = WIDTH - MARGIN - high - 20.0 - text_width(&words, SMALL, false);
+        let more = fit(&format!(" ({note})"), SMALL, room);
+        words.push_str(&more);
+    }
+    frame.push(palette::text(
+        (high.max(axis.at(figure.mid)) + 9.0, baseline),
+        Anchor::Start,
+        SMALL,
+        INK,
+        words,
+    ));
+}
+
+/// `1.00 µs` as a grid label is `1 µs`.
+fn round_label(text: &str) -> String {
+    text.replace(".00", "")
+        .replace("0.10", "0.1")
+        .replace("0.20", "0.2")
+        .replace("0.50", "0.5")
+}

@@ -1,0 +1,146 @@
+//! Exit counts by cause, stacked, per workload and mode.
+//!
+//! Counts differ by orders of magnitude between modes, so each bar shows the shares of its causes over the same length and
+//! the count stands beside it in figures: a stack on a log axis would lie about its parts.
+
+use super::axis::LinearAxis;
+use super::frame::{Frame, MARGIN, SMALL, WIDTH, label_column};
+use super::palette::{self, INK, MUTED};
+use super::scene::{Anchor, Scene};
+use crate::bench::dataset::{Dataset, ExitBar};
+use crate::bench::quantity;
+use std::collections::BTreeMap;
+
+/// Height of one mode's bar with its air.
+const LINE: f64 = 15.0;
+/// Air between workloads.
+const GAP: f64 = 8.0;
+/// Width of the column of mode names.
+const MODE_ROOM: f64 = 64.0;
+/// Width of the column of counts.
+const COUNT_ROOM: f64 = 190.0;
+/// Causes that get a colour; the rarest beyond it share one.
+const MAX_CAUSES: usize = 14;
+/// Name of the shared rest.
+const OTHER: &str = "other causes";
+
+/// The figure; `None` if nothing was counted.
+pub(super) fn exits(data: &Dataset) -> Option<Scene> {
+    let bars: Vec<&ExitBar> = data.exits.iter().filter(|b| b.total > 0.0).collect();
+    if bars.is_empty() {
+        return None;
+    }
+    let causes = ranking(&bars);
+    let mut frame = Frame::begin("Why each mode left the guest: exits by cause", data);
+    let legend: Vec<(String, usize)> = causes.iter().cloned().zip(0..).collect();
+    frame.legend(&legend, |index, x, y| {
+        let (colour, hatch) = palette::of_cause(*index);
+        palette::bar((x - 8.0, y - 5.0, 16.0, 10.0), colour, hatch)
+    });
+    frame.remark("Share of each cause in a run; beside it the count of a run, and per measured iteration.");
+    frame.y += 28.0;
+    let mut groups: Vec<(&str, Vec<&ExitBar>)> = Vec::new();
+    for bar in &bars {
+        match groups.last_mut() {
+            Some((workload, group)) if *workload == bar.workload => group.push(bar),
+            _ => groups.push((&bar.workload, vec![bar])),
+        }
+    }
+    let labels = label_column(groups.iter().map(|g| g.0));
+    let (left, right) = (labels + MODE_ROOM, WIDTH - MARGIN - COUNT_ROOM);
+    let axis = LinearAxis::new(0.0, 100.0, left, right);
+    let top = frame.y;
+    let heights: Vec<f64> = groups.iter().map(|g| g.1.len() as f64 * LINE + GAP).collect();
+    let bottom = top + heights.iter().sum::<f64>();
+    let mut y = top;
+    for (i, height) in heights.iter().enumerate() {
+        frame.stripe(i, y, *height);
+        y += height;
+    }
+    let ticks: Vec<(f64, String)> = (0..=4)
+        .map(|q| (axis.at(f64::from(q) * 25.0), format!("{} %", q * 25)))
+        .collect();
+    frame.grid(&ticks, top, bottom);
+    let mut y = top;
+    for ((workload, group), height) in groups.iter().zip(&heights) {
+        frame.row_label(workload, labels - 10.0, y + height / 2.0, false);
+        for (i, bar) in group.iter().enumerate() {
+            draw_bar(
+                &mut frame,
+                bar,
+                y + GAP / 2.0 + i as f64 * LINE,
+                &causes,
+                &axis,
+                (left, right),
+            );
+        }
+        y += height;
+    }
+    frame.y = bottom;
+    Some(frame.finish("share of exits", f64::midpoint(left, right)))
+}
+
+fn draw_bar(
+    frame: &mut Frame,
+    bar: &ExitBar,
+    top: f64,
+    causes: &[String],
+    axis: &LinearAxis,
+    (left, right): (f64, f64),
+) {
+    let height = LINE - 3.0;
+    let baseline = top + height / 2.0 + SMALL * 0.36;
+    frame.push(palette::text(
+        (left - 8.0, baseline),
+        Anchor::End,
+        SMALL,
+        MUTED,
+        bar.mode.clone(),
+    ));
+    let mut parts = vec![0.0; causes.len()];
+    for (cause, count) in &bar.causes {
+        let at = causes.iter().position(|c| c == cause).unwrap_or(causes.len() - 1);
+        parts[at] += count;
+    }
+    let mut done = 0.0;
+    for (index, part) in parts.iter().enumerate().filter(|(_, p)| **p > 0.0) {
+        let from = axis.at(done / bar.total * 100.0);
+        done += part;
+        let to = axis.at(done / bar.total * 100.0);
+        let (colour, hatch) = palette::of_cause(index);
+        if to - from >= 0.5 {
+            frame.extend(palette::bar((from, top, to - from, height), colour, hatch));
+        }
+    }
+    let mut words = quantity::count(bar.total);
+    if let Some(n) = bar.iterations.filter(|n| *n > 0.0) {
+        words.push_str(&format!(" · {} / iteration", quantity::count(bar.total / n)));
+    }
+    frame.push(palette::text(
+        (right + 10.0, baseline),
+        Anchor::Start,
+        SMALL,
+        INK,
+        words,
+    ));
+}
+
+/// All causes in a fixed order (by name), the rarest merged into one at the end if there are too many.
+fn ranking(bars: &[&ExitBar]) -> Vec<String> {
+    let mut share: BTreeMap<&str, f64> = BTreeMap::new();
+    for bar in bars {
+        for (cause, count) in &bar.causes {
+            *share.entry(cause).or_default() += count / bar.total;
+        }
+    }
+    let mut causes: Vec<(&str, f64)> = share.into_iter().collect();
+    causes.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+    let merged = causes.len() > MAX_CAUSES;
+    causes.truncate(if merged { MAX_CAUSES - 1 } else { MAX_CAUSES });
+    let mut names: Vec<String> = causes.into_iter().map(|(c, _)| c.to_owned()).collect();
+    names.sort();
+    if merged {
+        names.push(OTHER.to_owned());
+    }
+    names
+}

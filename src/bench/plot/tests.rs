@@ -1,0 +1,113 @@
+//! Figures are whole, within their frame, and their labels do not overlap.
+
+use super::super::dataset::Dataset;
+use super::super::dataset::tests::{row, synthetic};
+use super::super::record;
+use super::scene::{Anchor, Shape, text_width};
+use super::*;
+
+/// Left, top, right, bottom.
+type Box = (f64, f64, f64, f64);
+
+/// Boxes of all texts.
+fn text_boxes(scene: &Scene) -> Vec<(Box, &str)> {
+    scene
+        .shapes
+        .iter()
+        .filter_map(|shape| {
+            let Shape::Text {
+                at: (x, y),
+                anchor,
+                size,
+                bold,
+                text,
+                ..
+            } = shape
+            else {
+                return None;
+            };
+            let width = text_width(text, *size, *bold);
+            let left = match anchor {
+                Anchor::Start => *x,
+                Anchor::Middle => x - width / 2.0,
+                Anchor::End => x - width,
+            };
+            // Capitals and digits; descenders may touch the line below without harm.
+            Some(((left, y - size * 0.72, left + width, *y), text.as_str()))
+        })
+        .collect()
+}
+
+fn check(scene: &Scene) {
+    let boxes = text_boxes(scene);
+    for (i, (a, words)) in boxes.iter().enumerate() {
+        assert!(
+            a.0 >= 0.0 && a.1 >= 0.0 && a.2 <= scene.width && a.3 <= scene.height,
+            "outside: {words} {a:?}"
+        );
+        for (b, other) in &boxes[i + 1..] {
+            let apart = a.2 <= b.0 || b.2 <= a.0 || a.3 <= b.1 || b.3 <= a.1;
+            assert!(apart, "overlap: {words:?} {a:?} and {other:?} {b:?}");
+        }
+    }
+}
+
+#[test]
+fn labels_stay_apart_and_inside() {
+    for tasks in [1, 20, 34] {
+        let data = Dataset::from_rows(&synthetic(tasks)).unwrap();
+        let figures = figures(&data);
+        assert_eq!(figures.len(), 5);
+        for figure in &figures {
+            check(&figure.scene);
+        }
+    }
+}
+
+#[test]
+fn long_names_and_reasons_stay_inside() {
+    let mut rows = synthetic(3);
+    for row in &mut rows {
+        if row.workload == "crc32" {
+            row.workload = "w".repeat(64);
+        }
+        if !row.valid && !row.reason.is_empty() {
+            row.reason = "reason ".repeat(50);
+        }
+    }
+    for figure in figures(&Dataset::from_rows(&rows).unwrap()) {
+        check(&figure.scene);
+    }
+}
+
+#[test]
+fn both_files_are_written_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = Dataset::from_rows(&synthetic(4)).unwrap();
+    let figures = figures(&data);
+    let svgs = write(&figures, dir.path()).unwrap();
+    for (figure, svg) in figures.iter().zip(&svgs) {
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        let png = std::fs::read(dir.path().join(figure.name).with_extension("png")).unwrap();
+        assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.len() > 5000);
+    }
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        2 * figures.len(),
+        "nothing is left over"
+    );
+    // The host's name has signs that mean something in XML.
+    assert!(svgs[0].contains("Made-up &lt;CPU&gt; &amp; Co."));
+}
+
+#[test]
+fn little_data_gives_few_figures_and_no_panic() {
+    let lone = [row("a", "a@ring3", record::UNIT_TASK, "emu", 1, 5.0)];
+    assert!(figures(&Dataset::from_rows(&lone).unwrap()).is_empty());
+    let nano = [row("a", "a@ring0", record::UNIT_NANO, "emu", 1, 5.0)];
+    let names: Vec<&str> = figures(&Dataset::from_rows(&nano).unwrap())
+        .iter()
+        .map(|f| f.name)
+        .collect();
+    assert_eq!(names, ["nano"]);
+}

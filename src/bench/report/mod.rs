@@ -1,0 +1,122 @@
+//! The page that shows a run: `index.html`, which stands alone, and the figures beside it.
+//!
+//! Everything is made again from one CSV file (the side file only adds fingerprints spelled out). The page loads nothing:
+//! figures are inlined as SVG, style is in the page, there is no script.
+
+mod html;
+mod page;
+
+use super::dataset::Dataset;
+use super::error::BenchError;
+use super::fingerprint::SideFile;
+use super::{plot, record};
+use std::path::{Path, PathBuf};
+
+/// What a report consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The page.
+    pub page: PathBuf,
+    /// The CSV file that it shows.
+    pub csv: PathBuf,
+    /// Figures drawn, each as SVG and PNG.
+    pub figures: usize,
+}
+
+/// Draws the newest run below `out` (in `out/data/*.csv`) into `out`.
+///
+/// # Errors
+/// [`BenchError::NoData`] if there is no run; else those of [`generate_from`].
+pub fn generate(out: &Path) -> Result<Report, BenchError> {
+    generate_from(&record::newest(out)?, out)
+}
+
+/// Draws the run in `csv` into `out`: figures first, then the page, each file whole or not at all.
+///
+/// # Errors
+/// A CSV file that is not ours, with file and line; what the file system says; a figure that cannot be drawn.
+pub fn generate_from(csv: &Path, out: &Path) -> Result<Report, BenchError> {
+    let data = Dataset::load(csv)?;
+    let side = SideFile::load(csv);
+    let figures = plot::figures(&data);
+    let svgs = plot::write(&figures, out)?;
+    let source = csv.strip_prefix(out).unwrap_or(csv).display().to_string();
+    let text = page::render(&data, &figures, &svgs, side.as_ref(), &source);
+    let page = out.join("index.html");
+    record::replace_file(&page, text.as_bytes())?;
+    Ok(Report {
+        page,
+        csv: csv.to_owned(),
+        figures: figures.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dataset::tests::synthetic;
+    use super::*;
+
+    fn written(tasks: usize) -> (tempfile::TempDir, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let csv = record::data_dir(dir.path()).join("20260101T120000Z.csv");
+        record::Writer::create(&csv)
+            .unwrap()
+            .append(&synthetic(tasks))
+            .unwrap();
+        let report = generate(dir.path()).unwrap();
+        (dir, std::fs::read_to_string(report.page).unwrap())
+    }
+
+    #[test]
+    fn the_page_stands_alone() {
+        let (_dir, page) = written(6);
+        let outside = page.replace("http://www.w3.org/2000/svg", "");
+        for word in [
+            "http://", "https://", "src=", "<script", "@import", "url(", "<link",
+        ] {
+            assert!(!outside.contains(word), "{word}");
+        }
+        assert!(page.contains("prefers-color-scheme: dark"));
+        assert_eq!(page.matches("<svg").count(), 5);
+        assert_eq!(page.matches("role=\"img\"").count(), 5);
+    }
+
+    #[test]
+    fn text_from_files_is_escaped() {
+        let dir = tempfile::tempdir().unwrap();
+        let csv = record::data_dir(dir.path()).join("r.csv");
+        let mut rows = synthetic(3);
+        for row in &mut rows {
+            if row.workload == "sha256" {
+                row.workload = "<script>alert(1)</script>".into();
+            }
+            if row.unit == record::UNIT_TEXT {
+                row.reason.push_str(" <img src=x onerror=1> & \"quoted\"");
+            }
+        }
+        record::Writer::create(&csv).unwrap().append(&rows).unwrap();
+        let page = std::fs::read_to_string(generate(dir.path()).unwrap().page).unwrap();
+        assert!(!page.contains("<script") && !page.contains("<img"));
+        assert!(page.contains("&lt;script&gt;"));
+    }
+
+    #[test]
+    fn the_same_file_gives_the_same_page() {
+        assert_eq!(written(4).1, written(4).1);
+    }
+
+    #[test]
+    fn a_broken_file_is_refused_and_leaves_the_old_page() {
+        let (dir, before) = written(3);
+        let bad = record::data_dir(dir.path()).join("20270101T000000Z.csv");
+        std::fs::write(&bad, "not,ours\n1,2\n").unwrap();
+        assert!(matches!(
+            generate(dir.path()),
+            Err(BenchError::Csv { line: 1, .. })
+        ));
+        assert_eq!(
+            std::fs::read_to_string(dir.path().join("index.html")).unwrap(),
+            before
+        );
+    }
+}

@@ -1,0 +1,322 @@
+//! The words and tables of the page.
+
+use super::html::{escape, inline_svg, table};
+use crate::bench::dataset::{Cell, Dataset, Nature};
+use crate::bench::fingerprint::SideFile;
+use crate::bench::plot::Figure;
+use crate::bench::{NATIVE, quantity};
+
+const STYLE: &str = include_str!("style.css");
+
+/// The whole page.
+pub(super) fn render(
+    data: &Dataset,
+    figures: &[Figure],
+    svgs: &[String],
+    side: Option<&SideFile>,
+    source: &str,
+) -> String {
+    let mut out = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    out.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    out.push_str(&format!(
+        "<title>trivisor: one guest, three ways ({})</title>\n",
+        escape(&data.run)
+    ));
+    out.push_str(&format!("<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"));
+    head(&mut out, data, source);
+    means(&mut out, data);
+    how_to_read(&mut out, data);
+    for (figure, svg) in figures.iter().zip(svgs) {
+        out.push_str(&format!(
+            "<section>\n<h2 id=\"{0}\">{1}</h2>\n",
+            figure.name,
+            escape(figure.title)
+        ));
+        out.push_str(&format!(
+            "<figure>\n<div class=\"pan\" tabindex=\"0\">{}</div>\n",
+            inline_svg(svg, &figure.alt)
+        ));
+        out.push_str(&format!(
+            "<figcaption>{}</figcaption>\n</figure>\n",
+            escape(figure.explanation)
+        ));
+        if let Some((caption, head, rows)) = table_behind(figure.name, data) {
+            out.push_str(&format!("<details><summary>{}</summary>\n", escape(&caption)));
+            out.push_str(&table(&caption, &head, &rows));
+            out.push_str("</details>\n");
+        }
+        out.push_str("</section>\n");
+    }
+    gaps(&mut out, data);
+    circumstances(&mut out, data, side);
+    out.push_str("</main>\n</body>\n</html>\n");
+    out
+}
+
+fn head(out: &mut String, data: &Dataset, source: &str) {
+    out.push_str("<h1>One guest, three ways: what virtualization costs</h1>\n");
+    out.push_str(&format!(
+        "<p class=\"muted\">Run {} · begun {}</p>\n<dl>\n",
+        escape(&data.run),
+        escape(&data.started)
+    ));
+    for (name, value) in &data.facts {
+        out.push_str(&format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)));
+    }
+    out.push_str(&format!("<dt>data</dt><dd>{}</dd>\n</dl>\n", escape(source)));
+    if let Some(label) = data.fact("kvm label") {
+        out.push_str(&format!(
+            "<p><strong>KVM on this host: {}.</strong> {}</p>\n",
+            escape(label),
+            meaning(label)
+        ));
+    }
+}
+
+/// What a KVM label means for who reads the figures.
+fn meaning(label: &str) -> &'static str {
+    match label {
+        "hardware" => {
+            "The CPU runs guest code of every privilege itself, so the kvm column shows hardware assistance as it is meant to be."
+        }
+        "nested" => {
+            "This host is itself a virtual machine: guest code runs on the CPU, but every exit passes through two hypervisors, so exits cost several times what they do on bare hardware."
+        }
+        "emulated supervisor" => {
+            "The host's KVM has no hardware assistance: it runs user code natively and emulates kernel code instruction by instruction, so the kvm column shows that technique and not what VMX or SVM would do."
+        }
+        "none" => "There is no usable KVM, so the kvm column is empty.",
+        _ => "What this KVM does was not determined; do not read the kvm column as hardware assistance.",
+    }
+}
+
+fn means(out: &mut String, data: &Dataset) {
+    let means: Vec<(&String, f64, usize)> = data
+        .modes
+        .iter()
+        .filter(|m| *m != NATIVE)
+        .filter_map(|m| data.mean_slowdown(m).map(|(mean, n)| (m, mean, n)))
+        .collect();
+    let Some((_, _, n)) = means.first() else { return };
+    out.push_str(&format!(
+        "<h2>In short</h2>\n<p>Geometric mean of the slowdown to native over the {n} tasks that every mode completed:</p>\n\
+         <ul class=\"means\">\n"
+    ));
+    for (mode, mean, _) in &means {
+        out.push_str(&format!(
+            "<li>{}<b>{}</b></li>\n",
+            escape(mode),
+            quantity::ratio(*mean)
+        ));
+    }
+    out.push_str("</ul>\n");
+}
+
+fn how_to_read(out: &mut String, data: &Dataset) {
+    out.push_str("<h2>How to read this page</h2>\n<ul>\n");
+    for mode in &data.modes {
+        let words = match mode.as_str() {
+            "native" => {
+                "the same kernels, run in an ordinary process on the host: the measure of all others."
+            }
+            "emu" => "emulation: every guest instruction is executed by software.",
+            "pv" => {
+                "paravirtualization: the guest is patched and then runs directly on the CPU, without privileges, in a sandbox."
+            }
+            "kvm" => "hardware assistance, through the kernel's /dev/kvm.",
+            "qemu-tcg" => "a peer for comparison: QEMU with its translator.",
+            "qemu-kvm" => "a peer for comparison: QEMU on /dev/kvm.",
+            _ => "a further column.",
+        };
+        out.push_str(&format!("<li><strong>{}</strong>: {words}</li>\n", escape(mode)));
+    }
+    out.push_str(
+        "</ul>\n<p>Every mode runs the same guest image on the same device models; modes are interleaved in random order \
+         within a run, after a warm-up. A figure is the median of the repetitions with a 95 % bootstrap interval. Outliers \
+         are marked and kept. A mode whose checksum differs is called diverged and has no figure; a mode that cannot run \
+         is left empty, with the reason.</p>\n",
+    );
+}
+
+type Table = (String, Vec<String>, Vec<Vec<String>>);
+
+/// The figures behind a figure.
+fn table_behind(name: &str, data: &Dataset) -> Option<Table> {
+    let columns = |first: &str| -> Vec<String> {
+        std::iter::once(first.to_owned())
+            .chain(data.modes.iter().cloned())
+            .collect()
+    };
+    let rows = |nature: Nature, show: &dyn Fn(&Cell) -> String| -> Vec<Vec<String>> {
+        data.of(nature)
+            .map(|m| {
+                let cells = data
+                    .modes
+                    .iter()
+                    .map(|mode| m.cell(mode).map_or_else(String::new, show));
+                std::iter::once(m.label.clone()).chain(cells).collect()
+            })
+            .collect()
+    };
+    match name {
+        "slowdown" => Some((
+            "Median time, its interval, and slowdown to native".to_owned(),
+            columns("task"),
+            rows(Nature::Task, &|c| figures_of(c, true)),
+        )),
+        "nano" => Some((
+            "Median time of one operation and its interval".to_owned(),
+            columns("operation"),
+            rows(Nature::Nano, &|c| figures_of(c, false)),
+        )),
+        "repetitions-tasks" | "repetitions-nano" => {
+            let nature = if name.ends_with("nano") {
+                Nature::Nano
+            } else {
+                Nature::Task
+            };
+            Some((
+                "Repetitions, outliers among them, and half width of the interval".to_owned(),
+                columns("measured"),
+                rows(nature, &|c| scatter_of(c)),
+            ))
+        }
+        "exits" => {
+            let head = ["workload", "mode", "exits", "iterations", "causes"]
+                .map(str::to_owned)
+                .to_vec();
+            let rows = data
+                .exits
+                .iter()
+                .map(|bar| {
+                    let causes: Vec<String> = bar
+                        .causes
+                        .iter()
+                        .map(|(c, n)| format!("{c} {}", quantity::count(*n)))
+                        .collect();
+                    vec![
+                        bar.workload.clone(),
+                        bar.mode.clone(),
+                        quantity::count(bar.total),
+                        bar.iterations.map_or_else(String::new, quantity::count),
+                        causes.join(", "),
+                    ]
+                })
+                .collect();
+            Some(("Median counts of a run".to_owned(), head, rows))
+        }
+        _ => None,
+    }
+}
+
+fn figures_of(cell: &Cell, with_slowdown: bool) -> String {
+    let Some(time) = cell.time else {
+        return cell.note.clone().unwrap_or_default();
+    };
+    let mut words = format!(
+        "{} [{} – {}]",
+        quantity::time(time.mid),
+        quantity::time(time.low),
+        quantity::time(time.high)
+    );
+    if let Some(slowdown) = cell.slowdown.filter(|_| with_slowdown) {
+        words.push_str(&format!(" {}", quantity::ratio(slowdown.mid)));
+    }
+    words
+}
+
+fn scatter_of(cell: &Cell) -> String {
+    let Some(time) = cell.time else {
+        return String::new();
+    };
+    let outliers = cell.samples.iter().filter(|s| s.outlier).count();
+    format!(
+        "{} · {outliers} · ±{:.1} %",
+        cell.samples.len(),
+        time.relative_half_width() * 100.0
+    )
+}
+
+/// What is missing, and why.
+fn gaps(out: &mut String, data: &Dataset) {
+    let mut rows: Vec<Vec<String>> = data
+        .absent
+        .iter()
+        .map(|(mode, why)| vec![mode.clone(), "everything".to_owned(), why.clone()])
+        .collect();
+    for measure in &data.measures {
+        for (mode, cell) in &measure.cells {
+            if let Some(note) = cell
+                .note
+                .as_ref()
+                .filter(|n| *n != "not measured" && !data.absent.contains_key(mode))
+            {
+                rows.push(vec![mode.clone(), measure.label.clone(), note.clone()]);
+            }
+        }
+    }
+    rows.extend(
+        data.failures
+            .iter()
+            .map(|(w, m, why)| vec![m.clone(), w.clone(), why.clone()]),
+    );
+    if rows.is_empty() {
+        return;
+    }
+    out.push_str("<h2>Gaps</h2>\n<p>What has no figure, or lost repetitions, and why.</p>\n");
+    out.push_str(&table("", &["mode", "what", "why"].map(str::to_owned), &rows));
+}
+
+fn circumstances(out: &mut String, data: &Dataset, side: Option<&SideFile>) {
+    let Some(side) = side.filter(|s| s.run == data.run) else {
+        return;
+    };
+    out.push_str("<h2>Circumstances</h2>\n");
+    let mut options: Vec<Vec<String>> = side
+        .options
+        .iter()
+        .map(|(k, v)| vec![k.clone(), v.clone()])
+        .collect();
+    if let Some(load) = side.load_at_start {
+        options.push(vec!["load average at the start".to_owned(), format!("{load:.2}")]);
+    }
+    out.push_str(&table(
+        "Options of the run",
+        &["option", "value"].map(str::to_owned),
+        &options,
+    ));
+    let rows: Vec<Vec<String>> = side
+        .fingerprints
+        .iter()
+        .map(|(short, f)| {
+            let image = f.image_sha256.get(..16).unwrap_or(&f.image_sha256);
+            [
+                short,
+                &f.mode,
+                &f.column,
+                image,
+                &f.devices,
+                &f.guest_clock,
+                &f.version,
+            ]
+            .map(str::to_owned)
+            .to_vec()
+        })
+        .collect();
+    out.push_str("<details><summary>Fingerprints of the rows, spelled out</summary>\n");
+    let head = [
+        "fingerprint",
+        "mode",
+        "column",
+        "image (SHA-256)",
+        "devices",
+        "guest clock",
+        "version",
+    ];
+    out.push_str(&table(
+        "The half before the hyphen must be equal for rows to be compared",
+        &head.map(str::to_owned),
+        &rows,
+    ));
+    out.push_str("</details>\n");
+}

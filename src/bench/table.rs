@@ -1,0 +1,273 @@
+//! The terminal table: what was measured by mode, with median, interval and slowdown to native.
+
+use super::dataset::{Cell, Dataset, Measure, Nature};
+use super::{NATIVE, quantity};
+
+/// How the table is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Style {
+    /// Use ANSI colours.
+    pub colour: bool,
+    /// Use ASCII only.
+    pub ascii: bool,
+}
+
+/// One column of text with the colour of each line's cell.
+struct Text {
+    plain: String,
+    colour: Option<u8>,
+}
+
+const GREY: u8 = 90;
+const RED: u8 = 31;
+const YELLOW: u8 = 33;
+const GREEN: u8 = 32;
+
+/// Draws all measures of `data`, nano operations first; ends with a newline.
+pub fn render(data: &Dataset, style: Style) -> String {
+    let mut notes: Vec<String> = Vec::new();
+    let mut out = String::new();
+    for (nature, title) in [
+        (Nature::Nano, "nano operations: time of one"),
+        (Nature::Task, "tasks: time of one unit of work"),
+    ] {
+        let measures: Vec<&Measure> = data.of(nature).collect();
+        if !measures.is_empty() {
+            section(&mut out, data, &measures, title, style, &mut notes);
+        }
+    }
+    for (workload, mode, reason) in &data.failures {
+        out.push_str(&format!("{workload} in {mode}: {reason}\n"));
+    }
+    for (i, note) in notes.iter().enumerate() {
+        out.push_str(&format!("[{}] {note}\n", i + 1));
+    }
+    out.push_str("Median, half width of its 95 % interval, slowdown to native.");
+    if let Some(label) = data.fact("kvm label") {
+        out.push_str(&format!(" KVM here is: {label}."));
+    }
+    out.push('\n');
+    if style.ascii { to_ascii(&out) } else { out }
+}
+
+fn section(
+    out: &mut String,
+    data: &Dataset,
+    measures: &[&Measure],
+    title: &str,
+    style: Style,
+    notes: &mut Vec<String>,
+) {
+    let mut lines: Vec<Vec<Text>> = Vec::new();
+    let head = std::iter::once(title).chain(data.modes.iter().map(String::as_str));
+    lines.push(
+        head.map(|t| Text {
+            plain: t.to_owned(),
+            colour: None,
+        })
+        .collect(),
+    );
+    for measure in measures {
+        let mut line = vec![Text {
+            plain: measure.label.clone(),
+            colour: None,
+        }];
+        for mode in &data.modes {
+            line.push(measure.cell(mode).map_or_else(
+                || Text {
+                    plain: "-".to_owned(),
+                    colour: Some(GREY),
+                },
+                |cell| cell_text(cell, mode, notes),
+            ));
+        }
+        lines.push(line);
+    }
+    let mean = mean_line(data);
+    let has_mean = mean.len() > 1 && measures[0].nature == Nature::Task;
+    if has_mean {
+        lines.push(mean);
+    }
+    let widths: Vec<usize> = (0..=data.modes.len())
+        .map(|c| {
+            lines
+                .iter()
+                .map(|l| l[c].plain.chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let rule = "─".repeat(widths.iter().sum::<usize>() + 2 * data.modes.len());
+    for (i, line) in lines.iter().enumerate() {
+        if has_mean && i + 1 == lines.len() {
+            out.push_str(&rule);
+            out.push('\n');
+        }
+        let mut text = String::new();
+        for (c, cell) in line.iter().enumerate() {
+            let pad = " ".repeat(widths[c] - cell.plain.chars().count());
+            let shown = match cell.colour.filter(|_| style.colour) {
+                Some(code) => format!("\x1b[{code}m{}\x1b[0m", cell.plain),
+                None => cell.plain.clone(),
+            };
+            // Names to the left, figures to the right, so that decimal units line up.
+            if c == 0 {
+                text.push_str(&format!("{shown}{pad}"));
+            } else {
+                text.push_str(&format!("  {pad}{shown}"));
+            }
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+        if i == 0 {
+            out.push_str(&rule);
+            out.push('\n');
+        }
+    }
+    out.push('\n');
+}
+
+fn cell_text(cell: &Cell, mode: &str, notes: &mut Vec<String>) -> Text {
+    let Some(time) = cell.time else {
+        let reason = cell.note.as_deref().unwrap_or("not measured");
+        if reason == "not measured" {
+            return Text {
+                plain: "-".to_owned(),
+                colour: Some(GREY),
+            };
+        }
+        let colour = if reason.starts_with("diverged") {
+            RED
+        } else {
+            YELLOW
+        };
+        let word = if reason.starts_with("diverged") {
+            "diverged"
+        } else {
+            "n/a"
+        };
+        return Text {
+            plain: format!("{word} [{}]", footnote(notes, mode, reason)),
+            colour: Some(colour),
+        };
+    };
+    let spread = time.relative_half_width() * 100.0;
+    let spread = if spread < 10.0 {
+        format!("{spread:.1}")
+    } else {
+        format!("{spread:.0}")
+    };
+    let mut plain = format!("{} ±{spread:>3}%", quantity::time(time.mid));
+    let mut colour = None;
+    if let Some(slowdown) = cell.slowdown.filter(|_| mode != NATIVE) {
+        plain.push_str(&format!(" {:>7}", quantity::ratio(slowdown.mid)));
+        colour = match slowdown.mid {
+            s if s < 1.5 => Some(GREEN),
+            s if s > 10.0 => Some(YELLOW),
+            _ => None,
+        };
+    }
+    if let Some(note) = &cell.note {
+        plain.push_str(&format!(" [{}]", footnote(notes, mode, note)));
+    }
+    Text { plain, colour }
+}
+
+/// The number of the note, which is added if it is new.
+fn footnote(notes: &mut Vec<String>, mode: &str, reason: &str) -> usize {
+    let text = format!("{mode}: {reason}");
+    notes.iter().position(|n| *n == text).unwrap_or_else(|| {
+        notes.push(text);
+        notes.len() - 1
+    }) + 1
+}
+
+/// The geometric means; only a name if no mode has one.
+fn mean_line(data: &Dataset) -> Vec<Text> {
+    let means: Vec<Option<(f64, usize)>> = data.modes.iter().map(|m| data.mean_slowdown(m)).collect();
+    let Some(n) = means.iter().flatten().map(|(_, n)| *n).max() else {
+        return vec![Text {
+            plain: String::new(),
+            colour: None,
+        }];
+    };
+    let mut line = vec![Text {
+        plain: format!("geometric mean ({n} tasks)"),
+        colour: None,
+    }];
+    line.extend(means.iter().map(|m| match m {
+        Some((mean, _)) => Text {
+            plain: quantity::ratio(*mean),
+            colour: None,
+        },
+        None => Text {
+            plain: "-".to_owned(),
+            colour: Some(GREY),
+        },
+    }));
+    line
+}
+
+/// Replaces the few signs beyond ASCII that the table uses.
+fn to_ascii(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '─' | '–' => '-',
+            '×' => 'x',
+            '±' => '~',
+            'µ' => 'u',
+            '\u{a0}' => ' ',
+            c if c.is_ascii() => c,
+            _ => '?',
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dataset::tests::synthetic;
+    use super::*;
+
+    #[test]
+    fn lines_are_aligned_and_notes_numbered() {
+        let data = Dataset::from_rows(&synthetic(20)).unwrap();
+        let text = render(&data, Style::default());
+        let head = text.lines().find(|l| l.contains("tasks:")).unwrap();
+        let crc = text.lines().find(|l| l.starts_with("crc32 ")).unwrap();
+        let end = |line: &str, word: &str| line[..line.find(word).unwrap() + word.len()].chars().count();
+        assert_eq!(
+            end(head, "emu"),
+            end(&crc[..crc.find("× ").unwrap() + 2], "×"),
+            "{text}"
+        );
+        assert!(text.contains("diverged ["), "{text}");
+        assert!(text.contains("pv: unsupported: 0f 01 ca"), "{text}");
+        assert!(text.contains("geometric mean (18 tasks)"), "{text}");
+        assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn colour_and_ascii_only_when_told() {
+        let data = Dataset::from_rows(&synthetic(3)).unwrap();
+        assert!(
+            render(
+                &data,
+                Style {
+                    colour: true,
+                    ascii: false
+                }
+            )
+            .contains("\x1b[")
+        );
+        assert!(
+            render(
+                &data,
+                Style {
+                    colour: false,
+                    ascii: true
+                }
+            )
+            .is_ascii()
+        );
+    }
+}
