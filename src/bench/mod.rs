@@ -1,6 +1,6 @@
 //! The benchmark room: plans runs, executes them in every mode, and turns what the guests printed into figures.
 //!
-//! Data flows one way: [`plan`] → [`run`] → CSV ([`record`]) → [`dataset`] → [`table`], [`plot`], [`report`]. What comes
+//! Data flows one way: a plan → a run → CSV ([`record`]) → [`dataset`] → [`table`], [`plot`], [`report`]. What comes
 //! after the CSV reads nothing live, so that a page can be drawn again from the file alone, on any machine.
 
 pub mod checksum;
