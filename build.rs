@@ -14,12 +14,8 @@ use std::sync::Mutex;
 use std::thread;
 
 /// Folder under `workloads/`, and the `Kind` of what lies in it.
-const KINDS: [(&str, &str); 4] = [
-    ("demo", "Demo"),
-    ("nano", "Nano"),
-    ("task", "Task"),
-    ("hostile", "Hostile"),
-];
+const KINDS: [(&str, &str); 4] =
+    [("demo", "Demo"), ("nano", "Nano"), ("task", "Task"), ("hostile", "Hostile")];
 
 const COMPILER_FLAGS: [&str; 13] = [
     "--edition=2024",
@@ -81,9 +77,7 @@ fn variable(name: &str) -> Result<OsString, String> {
 fn build() -> Result<(), String> {
     let host = variable("HOST")?.to_string_lossy().into_owned();
     if !(host.starts_with("x86_64-") && host.contains("-linux-")) {
-        return Err(format!(
-            "They need an x86-64 Linux toolchain; this one is {host}."
-        ));
+        return Err(format!("They need an x86-64 Linux toolchain; this one is {host}."));
     }
     let tools = Toolchain {
         rustc: variable("RUSTC")?,
@@ -105,9 +99,8 @@ fn find_guests(folder: &Path) -> Result<Vec<Guest>, String> {
         let folder = folder.join(part);
         let entries =
             fs::read_dir(&folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         names.sort();
         for name in names {
             let source = folder.join(&name).join("main.rs");
@@ -122,12 +115,7 @@ fn find_guests(folder: &Path) -> Result<Vec<Guest>, String> {
             if guests.iter().any(|guest| guest.name == name) {
                 return Err(format!("two workloads are called {name}"));
             }
-            guests.push(Guest {
-                name,
-                kind,
-                about,
-                source,
-            });
+            guests.push(Guest { name, kind, about, source });
         }
     }
     Ok(guests)
@@ -154,10 +142,7 @@ fn build_all(tools: &Toolchain, guests: &[Guest]) -> Result<(), String> {
             });
         }
     });
-    waiting
-        .into_inner()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-        .1
+    waiting.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).1
 }
 
 impl Toolchain {
@@ -174,10 +159,7 @@ impl Toolchain {
 
     fn run(&self, mut command: Command, what: &str) -> Result<(), String> {
         let output = command.output().map_err(|error| {
-            format!(
-                "cannot start the Rust compiler {}: {error}",
-                self.rustc.to_string_lossy()
-            )
+            format!("cannot start the Rust compiler {}: {error}", self.rustc.to_string_lossy())
         })?;
         let messages = String::from_utf8_lossy(&output.stderr);
         if output.status.success() {
@@ -197,28 +179,17 @@ impl Toolchain {
     fn library(&self) -> Result<(), String> {
         let mut command = self.compiler();
         command
-            .args([
-                "--crate-name=guest",
-                "--crate-type=rlib",
-                "workloads/lib/lib.rs",
-                "--out-dir",
-            ])
+            .args(["--crate-name=guest", "--crate-type=rlib", "workloads/lib/lib.rs", "--out-dir"])
             .arg(&self.out);
         self.run(command, "workloads/lib")
     }
 
     fn guest(&self, guest: &Guest) -> Result<(), String> {
         let mut command = self.compiler();
-        command
-            .arg(format!("--crate-name={}", guest.name))
-            .arg("--crate-type=bin");
+        command.arg(format!("--crate-name={}", guest.name)).arg("--crate-type=bin");
         let mut library = OsString::from("guest=");
         library.push(self.out.join("libguest.rlib"));
-        command
-            .arg("--extern")
-            .arg(library)
-            .arg("-o")
-            .arg(self.out.join(format!("{}.elf", guest.name)));
+        command.arg("--extern").arg(library).arg("-o").arg(self.out.join(format!("{}.elf", guest.name)));
         if let Some(linker) = &self.linker {
             let mut option = OsString::from("-Clinker=");
             option.push(linker);
@@ -237,10 +208,7 @@ impl Toolchain {
 /// The table that `src/bench/workload.rs` includes.
 fn listing(guests: &[Guest]) -> String {
     let mut text = String::from("static ALL: &[Workload] = &[\n");
-    for Guest {
-        name, kind, about, ..
-    } in guests
-    {
+    for Guest { name, kind, about, .. } in guests {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,

@@ -34,25 +34,8 @@ fn boot(workload: &Workload, limit: Duration, enough: usize) -> (String, Option<
     let mut child = Command::new(QEMU)
         .arg("-kernel")
         .arg(&image)
-        .args([
-            "-append",
-            "budget_us=2000 tsc_khz=2000000",
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-m",
-            "128",
-        ])
-        .args([
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-serial",
-            "stdio",
-            "-no-reboot",
-        ])
+        .args(["-append", "budget_us=2000 tsc_khz=2000000", "-accel", "tcg", "-cpu", "max", "-m", "128"])
+        .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -91,17 +74,8 @@ fn boot(workload: &Workload, limit: Duration, enough: usize) -> (String, Option<
 fn records<'a>(output: &'a str, record: &str) -> Vec<BTreeMap<&'a str, &'a str>> {
     output
         .lines()
-        .filter_map(|line| {
-            line.trim_end()
-                .strip_prefix(abi::LINE_PREFIX)?
-                .strip_prefix(record)
-        })
-        .map(|fields| {
-            fields
-                .split(' ')
-                .filter_map(|field| field.split_once('='))
-                .collect()
-        })
+        .filter_map(|line| line.trim_end().strip_prefix(abi::LINE_PREFIX)?.strip_prefix(record))
+        .map(|fields| fields.split(' ').filter_map(|field| field.split_once('=')).collect())
         .collect()
 }
 
@@ -114,45 +88,23 @@ fn check(workload: &Workload) {
     let name = workload.name;
     let (output, status) = boot(workload, Duration::from_secs(60), usize::MAX);
     let ends = records(&output, abi::RECORD_END);
-    assert!(
-        ends.len() == 1 && ends[0].get("status") == Some(&"ok"),
-        "{name}:\n{output}"
-    );
+    assert!(ends.len() == 1 && ends[0].get("status") == Some(&"ok"), "{name}:\n{output}");
     assert_eq!(status, Some(1), "{name}:\n{output}");
     let results = records(&output, abi::RECORD_RESULT);
-    assert_eq!(
-        results.is_empty(),
-        workload.kind == Kind::Demo,
-        "{name}:\n{output}"
-    );
+    assert_eq!(results.is_empty(), workload.kind == Kind::Demo, "{name}:\n{output}");
     for result in results {
         let number = |field: &str| result[field].parse::<u64>().unwrap();
         assert_eq!(result["workload"], name);
-        assert!(
-            number("iterations") > 0 && number("cycles") > 0,
-            "{name}:\n{output}"
-        );
+        assert!(number("iterations") > 0 && number("cycles") > 0, "{name}:\n{output}");
         assert!(matches!(number("ring"), 0 | 3), "{name}:\n{output}");
         let checksum = u64::from_str_radix(result["checksum"], 16).unwrap();
         assert_eq!(result["checksum"].len(), 16);
         if let Some(native) = native_checksum(result["metric"]) {
-            assert_eq!(
-                checksum, native,
-                "{name}: metric {} differs from native",
-                result["metric"]
-            );
+            assert_eq!(checksum, native, "{name}: metric {} differs from native", result["metric"]);
         } else {
-            assert_ne!(
-                workload.kind,
-                Kind::Task,
-                "{name}: metric {} has no native kernel",
-                result["metric"]
-            );
+            assert_ne!(workload.kind, Kind::Task, "{name}: metric {} has no native kernel", result["metric"]);
         }
-        println!(
-            "{name} {} ring {}: {checksum:016x}",
-            result["metric"], result["ring"]
-        );
+        println!("{name} {} ring {}: {checksum:016x}", result["metric"], result["ring"]);
     }
 }
 
@@ -161,10 +113,7 @@ fn every_workload_ends_well_in_qemu() {
     if qemu().is_none() {
         return;
     }
-    for workload in workload::all()
-        .iter()
-        .filter(|workload| workload.kind != Kind::Hostile)
-    {
+    for workload in workload::all().iter().filter(|workload| workload.kind != Kind::Hostile) {
         check(workload);
     }
 }

@@ -20,10 +20,7 @@ impl Scratch {
     /// Memory for `kernel`, with its input prepared.
     pub fn prepared(kernel: &Kernel) -> Self {
         // One line more than needed: a vector of arrays of bytes is aligned to a byte only.
-        let mut scratch = Self {
-            lines: vec![[0; 64]; kernel.scratch / 64 + 2],
-            length: kernel.scratch,
-        };
+        let mut scratch = Self { lines: vec![[0; 64]; kernel.scratch / 64 + 2], length: kernel.scratch };
         (kernel.prepare)(scratch.bytes());
         scratch
     }

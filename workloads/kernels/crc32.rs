@@ -3,12 +3,7 @@
 use super::{Kernel, Sequence};
 
 /// 192 KiB of pseudo-random bytes.
-pub const KERNEL: Kernel = Kernel {
-    name: "crc32",
-    scratch: 192 * 1024,
-    prepare,
-    unit,
-};
+pub const KERNEL: Kernel = Kernel { name: "crc32", scratch: 192 * 1024, prepare, unit };
 
 const POLYNOMIAL: u32 = 0xedb8_8320;
 
@@ -21,11 +16,7 @@ const fn table() -> [u32; 256] {
         let mut value = index as u32;
         let mut bit = 0;
         while bit < 8 {
-            value = if value & 1 != 0 {
-                value >> 1 ^ POLYNOMIAL
-            } else {
-                value >> 1
-            };
+            value = if value & 1 != 0 { value >> 1 ^ POLYNOMIAL } else { value >> 1 };
             bit += 1;
         }
         table[index] = value;
@@ -36,9 +27,7 @@ const fn table() -> [u32; 256] {
 
 /// CRC-32 of some bytes.
 pub fn crc32(bytes: &[u8]) -> u32 {
-    !bytes
-        .iter()
-        .fold(!0u32, |crc, &byte| crc >> 8 ^ TABLE[(crc as u8 ^ byte) as usize])
+    !bytes.iter().fold(!0u32, |crc, &byte| crc >> 8 ^ TABLE[(crc as u8 ^ byte) as usize])
 }
 
 fn prepare(scratch: &mut [u8]) {

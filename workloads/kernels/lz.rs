@@ -7,12 +7,7 @@ use super::scratch::as_numbers;
 use super::{Kernel, Sequence, fold};
 
 /// Text, output, and table.
-pub const KERNEL: Kernel = Kernel {
-    name: "lz",
-    scratch: TABLE * 4 + TEXT + OUTPUT,
-    prepare,
-    unit,
-};
+pub const KERNEL: Kernel = Kernel { name: "lz", scratch: TABLE * 4 + TEXT + OUTPUT, prepare, unit };
 
 /// Entries of the hash table, each a position plus one.
 pub const TABLE: usize = 4096;
@@ -99,10 +94,7 @@ fn prepare(scratch: &mut [u8]) {
             at += 1;
             continue;
         }
-        for (target, &byte) in text[at..]
-            .iter_mut()
-            .zip(WORDS[(draw >> 32 & 15) as usize].as_bytes())
-        {
+        for (target, &byte) in text[at..].iter_mut().zip(WORDS[(draw >> 32 & 15) as usize].as_bytes()) {
             *target = byte;
             at += 1;
         }
@@ -113,8 +105,5 @@ fn unit(scratch: &mut [u8]) -> u64 {
     let (table, rest) = scratch.split_at_mut(TABLE * 4);
     let (text, output) = rest.split_at_mut(TEXT);
     let written = compress(text, output, as_numbers::<u32>(table));
-    output[..written]
-        .iter()
-        .step_by(31)
-        .fold(written as u64, |sum, &byte| fold(sum, u64::from(byte)))
+    output[..written].iter().step_by(31).fold(written as u64, |sum, &byte| fold(sum, u64::from(byte)))
 }

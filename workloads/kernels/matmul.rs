@@ -4,12 +4,7 @@ use super::scratch::as_numbers;
 use super::{Kernel, Sequence, fold};
 
 /// Two factors and the product.
-pub const KERNEL: Kernel = Kernel {
-    name: "matmul",
-    scratch: 3 * 8 * SIZE * SIZE,
-    prepare,
-    unit,
-};
+pub const KERNEL: Kernel = Kernel { name: "matmul", scratch: 3 * 8 * SIZE * SIZE, prepare, unit };
 
 const SIZE: usize = 64;
 
@@ -37,8 +32,5 @@ fn unit(scratch: &mut [u8]) -> u64 {
     let (left, rest) = numbers.split_at_mut(SIZE * SIZE);
     let (right, product) = rest.split_at_mut(SIZE * SIZE);
     multiply(SIZE, left, right, product);
-    product
-        .iter()
-        .step_by(SIZE + 1)
-        .fold(0, |sum, number| fold(sum, number.to_bits()))
+    product.iter().step_by(SIZE + 1).fold(0, |sum, number| fold(sum, number.to_bits()))
 }

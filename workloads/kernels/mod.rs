@@ -71,7 +71,5 @@ impl Sequence {
 /// Folds a word into a checksum.
 #[inline]
 pub const fn fold(checksum: u64, word: u64) -> u64 {
-    (checksum ^ word)
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .rotate_left(29)
+    (checksum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }

@@ -2,22 +2,14 @@
 //!
 //! Symplectic Euler steps from the Sun and the outer planets. Units: astronomical unit, year/2π, solar mass. Figures to
 //! five digits are enough: the point is the arithmetic.
-#![expect(
-    unsafe_code,
-    reason = "intrinsics ask for a CPU feature, which x86-64 always has"
-)]
+#![expect(unsafe_code, reason = "intrinsics ask for a CPU feature, which x86-64 always has")]
 
 use core::arch::x86_64::{_mm_cvtsd_f64, _mm_set_sd, _mm_sqrt_pd};
 
 use super::{Kernel, fold};
 
 /// 1500 steps.
-pub const KERNEL: Kernel = Kernel {
-    name: "nbody",
-    scratch: 64,
-    prepare,
-    unit,
-};
+pub const KERNEL: Kernel = Kernel { name: "nbody", scratch: 64, prepare, unit };
 
 const STEPS: usize = 1500;
 const STEP: f64 = 0.01;
@@ -31,11 +23,7 @@ pub struct Body {
 }
 
 const fn planet(distance: f64, height: f64, speed: f64, mass: f64) -> Body {
-    Body {
-        position: [distance, 0.0, height],
-        velocity: [0.0, speed, 0.0],
-        mass,
-    }
+    Body { position: [distance, 0.0, height], velocity: [0.0, speed, 0.0], mass }
 }
 
 /// The Sun, Jupiter, Saturn, Uranus, Neptune: all in one line at the start, at their mean distances and speeds.

@@ -7,12 +7,8 @@ use super::scratch::as_numbers;
 use super::{Kernel, fold};
 
 /// 16 KiB.
-pub const IN_CACHE: Kernel = Kernel {
-    name: "pointer_chase_l1",
-    scratch: 16 * 1024,
-    prepare,
-    unit: |scratch| unit(scratch, 200_000),
-};
+pub const IN_CACHE: Kernel =
+    Kernel { name: "pointer_chase_l1", scratch: 16 * 1024, prepare, unit: |scratch| unit(scratch, 200_000) };
 
 /// 16 MiB: beyond most second-level caches, and beyond the reach of any TLB with small pages.
 pub const IN_MEMORY: Kernel = Kernel {

@@ -4,12 +4,7 @@ use super::scratch::as_numbers;
 use super::{Kernel, Sequence, fold};
 
 /// 8192 pseudo-random numbers, copied and sorted.
-pub const KERNEL: Kernel = Kernel {
-    name: "quicksort",
-    scratch: 2 * 4 * COUNT,
-    prepare,
-    unit,
-};
+pub const KERNEL: Kernel = Kernel { name: "quicksort", scratch: 2 * 4 * COUNT, prepare, unit };
 
 const COUNT: usize = 8192;
 
@@ -66,7 +61,5 @@ fn unit(scratch: &mut [u8]) -> u64 {
     let (source, sorted) = as_numbers::<u32>(scratch).split_at_mut(COUNT);
     sorted.copy_from_slice(source);
     quicksort(sorted);
-    sorted
-        .chunks_exact(16)
-        .fold(0, |sum, chunk| fold(sum, u64::from(chunk[0])))
+    sorted.chunks_exact(16).fold(0, |sum, chunk| fold(sum, u64::from(chunk[0])))
 }

@@ -5,12 +5,7 @@ use core::hint::black_box;
 use super::Kernel;
 
 /// tak(18, 12, 6).
-pub const KERNEL: Kernel = Kernel {
-    name: "recursion",
-    scratch: 64,
-    prepare,
-    unit,
-};
+pub const KERNEL: Kernel = Kernel { name: "recursion", scratch: 64, prepare, unit };
 
 fn prepare(_: &mut [u8]) {}
 
@@ -21,11 +16,7 @@ pub fn tak(x: i32, y: i32, z: i32, calls: &mut u64) -> i32 {
     if y >= x {
         return z;
     }
-    let (a, b, c) = (
-        tak(x - 1, y, z, calls),
-        tak(y - 1, z, x, calls),
-        tak(z - 1, x, y, calls),
-    );
+    let (a, b, c) = (tak(x - 1, y, z, calls), tak(y - 1, z, x, calls), tak(z - 1, x, y, calls));
     tak(a, b, c, calls)
 }
 

@@ -1,8 +1,5 @@
 //! Scratch memory seen as numbers.
-#![expect(
-    unsafe_code,
-    reason = "bytes are viewed as plain numbers, for which every bit pattern is a value"
-)]
+#![expect(unsafe_code, reason = "bytes are viewed as plain numbers, for which every bit pattern is a value")]
 
 use core::arch::x86_64::__m128i;
 

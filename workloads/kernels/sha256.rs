@@ -3,12 +3,7 @@
 use super::{Kernel, Sequence};
 
 /// 32 KiB of pseudo-random bytes.
-pub const KERNEL: Kernel = Kernel {
-    name: "sha256",
-    scratch: 32 * 1024,
-    prepare,
-    unit,
-};
+pub const KERNEL: Kernel = Kernel { name: "sha256", scratch: 32 * 1024, prepare, unit };
 
 #[rustfmt::skip]
 const INITIAL: [u32; 8] = [
@@ -41,23 +36,11 @@ fn compress(state: &mut [u32; 8], block: &[u8; 64]) {
     for t in 0..64 {
         let s1 = e.rotate_right(6) ^ e.rotate_right(11) ^ e.rotate_right(25);
         let choice = e & f ^ !e & g;
-        let t1 = h
-            .wrapping_add(s1)
-            .wrapping_add(choice)
-            .wrapping_add(ROUND[t])
-            .wrapping_add(w[t]);
+        let t1 = h.wrapping_add(s1).wrapping_add(choice).wrapping_add(ROUND[t]).wrapping_add(w[t]);
         let s0 = a.rotate_right(2) ^ a.rotate_right(13) ^ a.rotate_right(22);
         let majority = a & b ^ a & c ^ b & c;
-        (h, g, f, e, d, c, b, a) = (
-            g,
-            f,
-            e,
-            d.wrapping_add(t1),
-            c,
-            b,
-            a,
-            t1.wrapping_add(s0).wrapping_add(majority),
-        );
+        (h, g, f, e, d, c, b, a) =
+            (g, f, e, d.wrapping_add(t1), c, b, a, t1.wrapping_add(s0).wrapping_add(majority));
     }
     for (word, value) in state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
         *word = word.wrapping_add(value);

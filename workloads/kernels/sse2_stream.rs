@@ -1,8 +1,5 @@
 //! A stream of 128-bit integer vectors (SSE2): `a = b + (c ^ s)`, eight passes over three arrays of 32 KiB.
-#![expect(
-    unsafe_code,
-    reason = "intrinsics ask for a CPU feature, which x86-64 always has"
-)]
+#![expect(unsafe_code, reason = "intrinsics ask for a CPU feature, which x86-64 always has")]
 
 use core::arch::x86_64::{__m128i, _mm_add_epi32, _mm_set1_epi32, _mm_slli_epi32, _mm_xor_si128};
 
@@ -10,12 +7,7 @@ use super::scratch::as_numbers;
 use super::{Kernel, Sequence, fold};
 
 /// Three arrays.
-pub const KERNEL: Kernel = Kernel {
-    name: "sse2_stream",
-    scratch: 3 * 16 * VECTORS,
-    prepare,
-    unit,
-};
+pub const KERNEL: Kernel = Kernel { name: "sse2_stream", scratch: 3 * 16 * VECTORS, prepare, unit };
 
 const VECTORS: usize = 2048;
 const PASSES: i32 = 8;
@@ -31,10 +23,7 @@ fn prepare(scratch: &mut [u8]) {
 fn pass(target: &mut [__m128i], left: &[__m128i], right: &[__m128i], number: i32) {
     let key = _mm_set1_epi32(number.wrapping_mul(0x0101_0101));
     for ((target, &left), &right) in target.iter_mut().zip(left).zip(right) {
-        *target = _mm_add_epi32(
-            *target,
-            _mm_add_epi32(left, _mm_slli_epi32::<1>(_mm_xor_si128(right, key))),
-        );
+        *target = _mm_add_epi32(*target, _mm_add_epi32(left, _mm_slli_epi32::<1>(_mm_xor_si128(right, key))));
     }
 }
 

@@ -32,18 +32,12 @@ fn crc32_check_value() {
 #[test]
 fn sha256_of_fips_180_examples() {
     let hex = |bytes: &[u8]| sha256::sha256(bytes).map(|word| format!("{word:08x}")).concat();
-    assert_eq!(
-        hex(b"abc"),
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    );
+    assert_eq!(hex(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_eq!(
         hex(b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"
     );
-    assert_eq!(
-        hex(b""),
-        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    );
+    assert_eq!(hex(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
 }
 
 #[test]
@@ -51,15 +45,9 @@ fn sha256_agrees_with_another_implementation_at_every_length() {
     use sha2::Digest;
     let bytes: Vec<u8> = (0..300u32).map(|number| (number * 7) as u8).collect();
     for length in 0..bytes.len() {
-        let ours: Vec<u8> = sha256::sha256(&bytes[..length])
-            .iter()
-            .flat_map(|word| word.to_be_bytes())
-            .collect();
-        assert_eq!(
-            ours,
-            sha2::Sha256::digest(&bytes[..length]).to_vec(),
-            "length {length}"
-        );
+        let ours: Vec<u8> =
+            sha256::sha256(&bytes[..length]).iter().flat_map(|word| word.to_be_bytes()).collect();
+        assert_eq!(ours, sha2::Sha256::digest(&bytes[..length]).to_vec(), "length {length}");
     }
 }
 
@@ -139,24 +127,13 @@ fn decompress(mut input: &[u8]) -> Vec<u8> {
 #[test]
 fn compression_loses_nothing() {
     let mut sequence = Sequence::new(5);
-    for (length, alphabet) in [
-        (0, 1),
-        (1, 1),
-        (2, 2),
-        (700, 1),
-        (5000, 2),
-        (20_000, 4),
-        (3000, 255),
-        (70_000, 3),
-    ] {
+    for (length, alphabet) in
+        [(0, 1), (1, 1), (2, 2), (700, 1), (5000, 2), (20_000, 4), (3000, 255), (70_000, 3)]
+    {
         let text: Vec<u8> = (0..length).map(|_| (sequence.draw() % alphabet) as u8).collect();
         let mut output = vec![0; length + length / 100 + 16];
         let written = lz::compress(&text, &mut output, &mut vec![77; lz::TABLE]);
-        assert_eq!(
-            decompress(&output[..written]),
-            text,
-            "{length} bytes of {alphabet}"
-        );
+        assert_eq!(decompress(&output[..written]), text, "{length} bytes of {alphabet}");
     }
 }
 
@@ -175,9 +152,6 @@ fn energy_is_kept() {
     for _ in 0..10_000 {
         nbody::advance(&mut bodies);
     }
-    assert!(
-        ((nbody::energy(&bodies) - before) / before).abs() < 1e-3,
-        "energy drifts"
-    );
+    assert!(((nbody::energy(&bodies) - before) / before).abs() < 1e-3, "energy drifts");
     assert!(before < 0.0, "bound orbits");
 }

@@ -4,12 +4,7 @@ use super::scratch::as_numbers;
 use super::{Kernel, Sequence};
 
 /// 65,536 calls.
-pub const KERNEL: Kernel = Kernel {
-    name: "virtual_dispatch",
-    scratch: 4 * CALLS,
-    prepare,
-    unit,
-};
+pub const KERNEL: Kernel = Kernel { name: "virtual_dispatch", scratch: 4 * CALLS, prepare, unit };
 
 const CALLS: usize = 65_536;
 
@@ -72,7 +67,5 @@ fn prepare(scratch: &mut [u8]) {
 }
 
 fn unit(scratch: &mut [u8]) -> u64 {
-    as_numbers::<u32>(scratch)
-        .iter()
-        .fold(1, |value, &index| OPERATIONS[(index & 7) as usize].apply(value))
+    as_numbers::<u32>(scratch).iter().fold(1, |value, &index| OPERATIONS[(index & 7) as usize].apply(value))
 }

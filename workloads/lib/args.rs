@@ -9,11 +9,7 @@ fn number(digits: &[u8]) -> Option<u64> {
     }
     digits.iter().try_fold(0u64, |value, &digit| {
         let digit = digit.wrapping_sub(b'0');
-        if digit > 9 {
-            None
-        } else {
-            value.checked_mul(10)?.checked_add(u64::from(digit))
-        }
+        if digit > 9 { None } else { value.checked_mul(10)?.checked_add(u64::from(digit)) }
     })
 }
 
@@ -28,9 +24,5 @@ fn argument(line: &[u8], name: &str) -> Option<u64> {
 pub(crate) fn parse(workload: &'static str, line: &[u8]) -> Run {
     let budget_us = argument(line, ARG_BUDGET_US).unwrap_or(DEFAULT_BUDGET_US);
     let tsc_khz = argument(line, ARG_TSC_KHZ).unwrap_or(DEFAULT_TSC_KHZ);
-    Run {
-        workload,
-        budget: budget_us.saturating_mul(tsc_khz) / 1000,
-        tsc_khz,
-    }
+    Run { workload, budget: budget_us.saturating_mul(tsc_khz) / 1000, tsc_khz }
 }

@@ -62,10 +62,7 @@ impl Line {
     /// An empty line.
     #[expect(clippy::new_without_default, reason = "nobody asks for a default")]
     pub fn new() -> Self {
-        Self {
-            text: [const { core::mem::MaybeUninit::uninit() }; Self::CAPACITY],
-            length: 0,
-        }
+        Self { text: [const { core::mem::MaybeUninit::uninit() }; Self::CAPACITY], length: 0 }
     }
 
     fn push(&mut self, byte: u8) {

@@ -86,11 +86,7 @@ fn exit(status: u8) -> ! {
 
 /// Ends the run: all went well. Ring 0.
 pub fn succeed() -> ! {
-    Line::new()
-        .text(abi::LINE_PREFIX)
-        .text(abi::RECORD_END)
-        .text(" status=ok")
-        .print();
+    Line::new().text(abi::LINE_PREFIX).text(abi::RECORD_END).text(" status=ok").print();
     exit(abi::EXIT_OK)
 }
 

@@ -61,10 +61,7 @@ pub fn calibrate(budget: u64, unroll: u64, mut batch: impl FnMut(u64)) -> Sample
         let cycles = rdtsc().wrapping_sub(start);
         mark(abi::MARK_END);
         if cycles >= budget / 2 || repetitions >= MOST {
-            return Sample {
-                iterations: repetitions * unroll,
-                cycles,
-            };
+            return Sample { iterations: repetitions * unroll, cycles };
         }
         repetitions *= 2;
     }
@@ -118,12 +115,7 @@ impl Run {
     }
 
     fn task(&self, kernel: &'static Kernel) -> Task {
-        Task {
-            kernel,
-            budget: self.budget,
-            sample: Sample::default(),
-            checksum: 0,
-        }
+        Task { kernel, budget: self.budget, sample: Sample::default(), checksum: 0 }
     }
 }
 

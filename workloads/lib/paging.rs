@@ -21,10 +21,7 @@ struct Frames {
     free: u64,
 }
 
-static FRAMES: Single<Frames> = Single::new(Frames {
-    next: FRAMES_START,
-    free: 0,
-});
+static FRAMES: Single<Frames> = Single::new(Frames { next: FRAMES_START, free: 0 });
 
 /// Physical address of an entry's page or table.
 pub fn address_of(entry: u64) -> u64 {

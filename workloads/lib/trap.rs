@@ -6,11 +6,11 @@
 //! prebuilt `core` keeps data below the stack pointer. Interrupts and exceptions have different stacks, so an
 //! interrupt handler may fault; an exception in a Rust exception handler is fatal.
 
-use core::arch::{asm, global_asm};
+use core::arch::{asm, global_asm, naked_asm};
 
 use crate::boot::boot_gdt;
-use crate::layout::{KERNEL_CODE, TSS};
-use crate::single::Single;
+use crate::layout::{KERNEL_CODE, LAPIC, TSS};
+use crate::single::{Counter, Single};
 
 /// Vector of the divide error.
 pub const DIVIDE_ERROR: u8 = 0;
@@ -154,13 +154,8 @@ unsafe extern "C" {
 
 extern "C" fn dispatch(frame: &mut Frame) {
     // SAFETY: an aligned load; handlers are set with interrupts off.
-    let handler = unsafe {
-        HANDLERS
-            .pointer()
-            .cast::<Option<Handler>>()
-            .add(frame.vector as u8 as usize)
-            .read()
-    };
+    let handler =
+        unsafe { HANDLERS.pointer().cast::<Option<Handler>>().add(frame.vector as u8 as usize).read() };
     match handler {
         Some(handler) => handler(frame),
         // A line of the PIC that nobody asked for: spurious, or a tick that was on its way when it was masked.
@@ -198,13 +193,7 @@ fn gate(vector: u8, address: u64, privilege: u64) {
         | (0x8e | privilege << 5) << 40
         | (address >> 16 & 0xffff) << 48;
     // SAFETY: the table has 256 entries; the CPU reads it only when a trap comes.
-    unsafe {
-        GATES
-            .pointer()
-            .cast::<[u64; 2]>()
-            .add(vector as usize)
-            .write_volatile([low, address >> 32])
-    };
+    unsafe { GATES.pointer().cast::<[u64; 2]>().add(vector as usize).write_volatile([low, address >> 32]) };
 }
 
 fn stub_address(vector: u8) -> u64 {
@@ -255,13 +244,7 @@ pub fn load_idt() {
 /// Sets a Rust handler, or with `None` the default one (which ends the run, or acknowledges a stray interrupt).
 pub fn set(vector: u8, handler: Option<Handler>) {
     // SAFETY: an aligned store; the vector does not fire meanwhile.
-    unsafe {
-        HANDLERS
-            .pointer()
-            .cast::<Option<Handler>>()
-            .add(vector as usize)
-            .write(handler)
-    };
+    unsafe { HANDLERS.pointer().cast::<Option<Handler>>().add(vector as usize).write(handler) };
     gate(vector, stub_address(vector), 0);
 }
 
@@ -271,9 +254,45 @@ pub fn set(vector: u8, handler: Option<Handler>) {
 /// The function must be written in assembly: it saves every register it changes, drops an error code if the vector has
 /// one, and ends in IRETQ.
 pub unsafe fn set_raw(vector: u8, handler: unsafe extern "C" fn(), callable_from_ring_3: bool) {
-    gate(
-        vector,
-        handler as usize as u64,
-        if callable_from_ring_3 { 3 } else { 0 },
-    );
+    gate(vector, handler as usize as u64, if callable_from_ring_3 { 3 } else { 0 });
+}
+
+/// Interrupts that [`count_from_lapic`] and [`count_from_pic`] took.
+pub static TAKEN: Counter = Counter::new(0);
+
+/// Raw handler: counts an interrupt in [`TAKEN`] and acknowledges it at the local APIC.
+///
+/// # Safety
+/// Only the CPU calls it.
+#[unsafe(naked)]
+pub unsafe extern "C" fn count_from_lapic() {
+    naked_asm!(
+        "push rax",
+        "inc qword ptr [{taken}]",
+        "mov eax, {end_of_interrupt}",
+        "mov dword ptr [rax], 0",
+        "pop rax",
+        "iretq",
+        taken = sym TAKEN,
+        end_of_interrupt = const LAPIC + crate::lapic::END_OF_INTERRUPT,
+    )
+}
+
+/// Raw handler: counts an interrupt in [`TAKEN`] and acknowledges it at the master PIC.
+///
+/// # Safety
+/// Only the CPU calls it.
+#[unsafe(naked)]
+pub unsafe extern "C" fn count_from_pic() {
+    naked_asm!(
+        "push rax",
+        "inc qword ptr [{taken}]",
+        "mov al, {end_of_interrupt}",
+        "out {command}, al",
+        "pop rax",
+        "iretq",
+        taken = sym TAKEN,
+        end_of_interrupt = const crate::pic::END_OF_INTERRUPT,
+        command = const crate::pic::COMMAND,
+    )
 }

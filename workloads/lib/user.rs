@@ -210,9 +210,18 @@ pub fn call(number: u64, first: u64, second: u64) -> u64 {
 
 /// Runs `program` in ring 3 until it returns, interrupts enabled, and gives its result.
 pub fn run(program: extern "C" fn(u64) -> u64, argument: u64) -> u64 {
-    // SAFETY: code and stack are mapped for ring 3; `enter` keeps what the calling convention says. The kernel's stack
-    // pointer is saved and set anew each time.
-    unsafe { enter(program as usize as u64, argument, USER_STACK_TOP) }
+    // SAFETY: the library's own ring-3 stack is mapped and used by nothing else.
+    unsafe { run_on(program, argument, USER_STACK_TOP) }
+}
+
+/// Like [`run`], on another stack.
+///
+/// # Safety
+/// Below `stack_top`, a multiple of 16, lies memory that ring 3 may write and that nothing else uses.
+pub unsafe fn run_on(program: extern "C" fn(u64) -> u64, argument: u64, stack_top: u64) -> u64 {
+    // SAFETY: the code is mapped for ring 3; `enter` keeps what the calling convention says, and saves the kernel's
+    // stack pointer anew each time.
+    unsafe { enter(program as usize as u64, argument, stack_top) }
 }
 
 /// The arena that ring 3 may read and write, `length` bytes from `offset`; contents undefined.
@@ -220,10 +229,7 @@ pub fn run(program: extern "C" fn(u64) -> u64, argument: u64) -> u64 {
 /// # Safety
 /// Slices that are alive at the same time must not overlap.
 pub unsafe fn arena(offset: usize, length: usize) -> &'static mut [u8] {
-    assert!(
-        offset + length <= (RAM_MAPPED - USER_ARENA) as usize,
-        "the arena is too small"
-    );
+    assert!(offset + length <= (RAM_MAPPED - USER_ARENA) as usize, "the arena is too small");
     // SAFETY: mapped, and used for nothing else.
     unsafe { core::slice::from_raw_parts_mut((USER_ARENA as usize + offset) as *mut u8, length) }
 }

@@ -8,7 +8,5 @@ use guest::console::Line;
 guest::entry!(main);
 
 fn main(_: &Run) {
-    Line::new()
-        .text("Hello from a guest: 64-bit, ring 0, paging on.")
-        .print();
+    Line::new().text("Hello from a guest: 64-bit, ring 0, paging on.").print();
 }

@@ -9,13 +9,12 @@ use guest::{Checksum, Run, trap};
 
 guest::entry!(main);
 
-#[unsafe(no_mangle)]
 static TAKEN: Counter = Counter::new(0);
 
 /// Counts, and steps over `div cl`, which has two bytes.
 #[unsafe(naked)]
 unsafe extern "C" fn handler() {
-    naked_asm!("inc qword ptr [TAKEN]", "add qword ptr [rsp], 2", "iretq")
+    naked_asm!("inc qword ptr [{taken}]", "add qword ptr [rsp], 2", "iretq", taken = sym TAKEN)
 }
 
 fn divide(turns: u64) {
@@ -38,9 +37,5 @@ fn main(run: &Run) {
         divide(turns);
         expected += turns;
     });
-    assert!(
-        TAKEN.read() == expected,
-        "{} divide errors taken instead of {expected}",
-        TAKEN.read()
-    );
+    assert!(TAKEN.read() == expected, "{} divide errors taken instead of {expected}", TAKEN.read());
 }

@@ -90,11 +90,6 @@ fn main(run: &Run) {
     user::run(work, task as u64);
     // SAFETY: ring 3 has ended.
     let task = unsafe { &*task };
-    assert!(
-        task.calls == task.served,
-        "{} of {} system calls served",
-        task.served,
-        task.calls
-    );
+    assert!(task.calls == task.served, "{} of {} system calls served", task.served, task.calls);
     run.report("syscall", 3, task.sample, task.checksum.value());
 }
