@@ -30,10 +30,7 @@ impl Ballot {
                 *votes.entry(sum).or_default() += 1;
             }
         }
-        votes
-            .into_iter()
-            .find(|&(_, n)| n * 2 > self.seen.len())
-            .map(|(sum, _)| sum)
+        votes.into_iter().find(|&(_, n)| n * 2 > self.seen.len()).map(|(sum, _)| sum)
     }
 
     /// Why the figures of `mode` must not be shown; `None` if it agrees with the reference.
@@ -50,13 +47,39 @@ impl Ballot {
     }
 }
 
+/// The ballots of all measurements of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Ballots {
+    /// By workload, metric without its ring, and ring.
+    ballots: BTreeMap<(String, String), BTreeMap<String, Ballot>>,
+}
+
+impl Ballots {
+    /// Notes that `mode` produced `checksum` for a metric named as in the CSV (`crc32@ring3`).
+    pub fn note(&mut self, workload: &str, metric: &str, mode: &str, checksum: u64) {
+        let (base, ring) = metric.split_once("@ring").unwrap_or((metric, ""));
+        let rings = self.ballots.entry((workload.to_owned(), base.to_owned())).or_default();
+        rings.entry(ring.to_owned()).or_default().note(mode, checksum);
+    }
+
+    /// As [`Ballot::objection`]. The host has no ring 0, but a kernel's checksum does not depend on the ring: native's vote
+    /// counts for every ring of its metric.
+    pub fn objection(&self, workload: &str, metric: &str, mode: &str) -> Option<String> {
+        let (base, ring) = metric.split_once("@ring").unwrap_or((metric, ""));
+        let rings = self.ballots.get(&(workload.to_owned(), base.to_owned()))?;
+        let mut ballot = rings.get(ring)?.clone();
+        if !ballot.seen.contains_key(NATIVE)
+            && let Some(native) = rings.values().find_map(|b| b.seen.get(NATIVE))
+        {
+            ballot.seen.insert(NATIVE.to_owned(), native.clone());
+        }
+        ballot.objection(mode)
+    }
+}
+
 /// The only member of a set of one.
 fn single(set: &BTreeSet<u64>) -> Option<u64> {
-    if set.len() == 1 {
-        set.first().copied()
-    } else {
-        None
-    }
+    if set.len() == 1 { set.first().copied() } else { None }
 }
 
 /// A checksum folded to 32 bits, which a floating-point CSV column holds exactly.
@@ -101,6 +124,16 @@ mod tests {
         let b = ballot(&[("native", 1), ("emu", 1), ("emu", 2)]);
         assert!(b.objection("emu").is_some());
         assert!(b.objection("native").is_none());
+    }
+
+    #[test]
+    fn native_votes_for_every_ring_of_its_metric() {
+        let mut ballots = Ballots::default();
+        ballots.note("crc32", "crc32@ring3", "native", 1);
+        ballots.note("crc32", "crc32@ring0", "emu", 2);
+        assert!(ballots.objection("crc32", "crc32@ring0", "emu").is_some());
+        assert!(ballots.objection("crc32", "crc32@ring3", "native").is_none());
+        assert!(ballots.objection("crc32", "other@ring0", "emu").is_none());
     }
 
     #[test]

@@ -37,11 +37,9 @@ impl Host {
         let file = |path: &str| std::fs::read_to_string(path).ok().map(|s| s.trim().to_owned());
         let unknown = || "unknown".to_owned();
         let cpuinfo = file("/proc/cpuinfo").unwrap_or_default();
-        let cpu = cpuinfo.lines().find_map(|l| {
-            l.strip_prefix("model name")?
-                .split_once(':')
-                .map(|(_, v)| v.trim().to_owned())
-        });
+        let cpu = cpuinfo
+            .lines()
+            .find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, v)| v.trim().to_owned()));
         let module = ["kvm_intel", "kvm_amd", "kvm_pvm"]
             .into_iter()
             .find(|m| Path::new("/sys/module").join(m).exists());
@@ -74,12 +72,7 @@ impl Host {
 
 /// The 1-minute load average now; `None` if the host does not say.
 pub fn load_average() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg")
-        .ok()?
-        .split(' ')
-        .next()?
-        .parse()
-        .ok()
+    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
 /// All that a figure depends on beside the code of the workload itself.
@@ -188,10 +181,7 @@ mod tests {
 
     fn sample() -> Fingerprint {
         Fingerprint {
-            host: Host {
-                cpu: "A".into(),
-                ..Host::default()
-            },
+            host: Host { cpu: "A".into(), ..Host::default() },
             image_sha256: image_digest(b"guest"),
             devices: "uart pic pit".into(),
             guest_clock: "real".into(),
@@ -204,19 +194,13 @@ mod tests {
     #[test]
     fn columns_are_comparable_hosts_are_not() {
         let emu = sample();
-        let kvm = Fingerprint {
-            mode: "kvm".into(),
-            ..sample()
-        };
+        let kvm = Fingerprint { mode: "kvm".into(), ..sample() };
         assert_ne!(emu.short(), kvm.short());
         assert_eq!(comparable_part(&emu.short()), comparable_part(&kvm.short()));
         let mut other = sample();
         other.host.cpu = "B".into();
         assert_ne!(comparable_part(&emu.short()), comparable_part(&other.short()));
-        other = Fingerprint {
-            image_sha256: image_digest(b"another"),
-            ..sample()
-        };
+        other = Fingerprint { image_sha256: image_digest(b"another"), ..sample() };
         assert_ne!(comparable_part(&emu.short()), comparable_part(&other.short()));
     }
 
@@ -235,11 +219,7 @@ mod tests {
     fn the_side_file_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let csv = dir.path().join("r.csv");
-        let mut side = SideFile {
-            run: "r".into(),
-            load_at_start: Some(0.25),
-            ..SideFile::default()
-        };
+        let mut side = SideFile { run: "r".into(), load_at_start: Some(0.25), ..SideFile::default() };
         side.fingerprints.insert(sample().short(), sample());
         side.save(&csv).unwrap();
         assert_eq!(SideFile::load(&csv), Some(side));

@@ -157,9 +157,7 @@ fn end(rest: &str) -> Result<End, MarkError> {
         ("ok", _) => Ok(End::Ok),
         ("failed", tail) => {
             let words = tail.trim().strip_prefix("reason=").unwrap_or("");
-            Ok(End::Failed(
-                words.chars().filter(|c| !c.is_control()).take(200).collect(),
-            ))
+            Ok(End::Failed(words.chars().filter(|c| !c.is_control()).take(200).collect()))
         }
         _ => Err(MarkError::BadStatus),
     }
@@ -183,16 +181,9 @@ fn result(rest: &str) -> Result<Mark, MarkError> {
     Ok(Mark {
         workload: name(get(0)?).ok_or(MarkError::BadName(FIELDS[0]))?,
         metric: name(get(1)?).ok_or(MarkError::BadName(FIELDS[1]))?,
-        ring: decimal(get(2)?)
-            .filter(|r| *r <= 3)
-            .map(|r| r as u8)
-            .ok_or(MarkError::BadNumber(FIELDS[2]))?,
-        iterations: decimal(get(3)?)
-            .filter(|n| *n > 0)
-            .ok_or(MarkError::BadNumber(FIELDS[3]))?,
-        cycles: decimal(get(4)?)
-            .filter(|n| *n > 0)
-            .ok_or(MarkError::BadNumber(FIELDS[4]))?,
+        ring: decimal(get(2)?).filter(|r| *r <= 3).map(|r| r as u8).ok_or(MarkError::BadNumber(FIELDS[2]))?,
+        iterations: decimal(get(3)?).filter(|n| *n > 0).ok_or(MarkError::BadNumber(FIELDS[3]))?,
+        cycles: decimal(get(4)?).filter(|n| *n > 0).ok_or(MarkError::BadNumber(FIELDS[4]))?,
         checksum: hexadecimal(get(5)?).ok_or(MarkError::BadNumber(FIELDS[5]))?,
     })
 }
@@ -200,18 +191,14 @@ fn result(rest: &str) -> Result<Mark, MarkError> {
 fn name(text: &str) -> Option<String> {
     let fits = !text.is_empty()
         && text.len() <= MAX_NAME
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_./+-".contains(&b));
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_./+-".contains(&b));
     // A leading sign would make a spreadsheet take the name for a formula.
     (fits && !text.starts_with(['+', '-'])).then(|| text.to_owned())
 }
 
 /// Digits only: `u64::from_str` alone would also take a leading `+`.
 fn decimal(text: &str) -> Option<u64> {
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 fn hexadecimal(text: &str) -> Option<u64> {
@@ -250,30 +237,15 @@ mod tests {
     fn hostile_records_have_names() {
         assert_eq!(one_error("@trivisor dance now"), MarkError::UnknownRecord);
         assert_eq!(one_error("@trivisor result nonsense"), MarkError::NotAField);
-        assert_eq!(
-            one_error("@trivisor result workload=a"),
-            MarkError::Missing("metric")
-        );
+        assert_eq!(one_error("@trivisor result workload=a"), MarkError::Missing("metric"));
         assert_eq!(one_error(&format!("{GOOD} ring=3")), MarkError::Repeated("ring"));
         for (from, to, want) in [
             ("ring=3", "ring=4", MarkError::BadNumber("ring")),
-            (
-                "iterations=10",
-                "iterations=0",
-                MarkError::BadNumber("iterations"),
-            ),
-            (
-                "iterations=10",
-                "iterations=99999999999999999999999",
-                MarkError::BadNumber("iterations"),
-            ),
+            ("iterations=10", "iterations=0", MarkError::BadNumber("iterations")),
+            ("iterations=10", "iterations=99999999999999999999999", MarkError::BadNumber("iterations")),
             ("cycles=2000", "cycles=-1", MarkError::BadNumber("cycles")),
             ("cycles=2000", "cycles=+1", MarkError::BadNumber("cycles")),
-            (
-                "00000000deadbeef",
-                "00000000000000000",
-                MarkError::BadNumber("checksum"),
-            ),
+            ("00000000deadbeef", "00000000000000000", MarkError::BadNumber("checksum")),
             ("00000000deadbeef", "", MarkError::BadNumber("checksum")),
             ("workload=crc32", "workload==1+1", MarkError::BadName("workload")),
             ("workload=crc32", "workload=<b>", MarkError::BadName("workload")),
@@ -304,10 +276,7 @@ mod tests {
             flood.push('\n');
         }
         let t = parse(flood.as_bytes());
-        assert_eq!(
-            (t.results.len(), t.refused, t.errors.len()),
-            (MAX_RESULTS, 500, MAX_ERRORS)
-        );
+        assert_eq!((t.results.len(), t.refused, t.errors.len()), (MAX_RESULTS, 500, MAX_ERRORS));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! The benchmark room: plans runs, executes them in every mode, and turns what the guests printed into figures.
 //!
-//! Data flows one way: a plan → a run → CSV ([`record`]) → [`dataset`] → [`table`], [`plot`], [`report`]. What comes
+//! Data flows one way: [`plan`] → [`run`] → CSV ([`record`]) → [`dataset`] → [`table`], [`plot`], [`report`]. What comes
 //! after the CSV reads nothing live, so that a page can be drawn again from the file alone, on any machine.
 
 pub mod checksum;
@@ -10,12 +10,16 @@ pub mod fingerprint;
 #[path = "../../workloads/kernels/mod.rs"]
 pub mod kernels;
 pub mod marks;
+pub mod measure;
 pub mod native;
+pub mod plan;
 pub mod plot;
+pub mod progress;
 pub mod quantity;
 pub mod random;
 pub mod record;
 pub mod report;
+pub mod run;
 pub mod stats;
 pub mod table;
 pub mod timestamp;

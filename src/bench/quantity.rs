@@ -32,11 +32,7 @@ pub fn ratio(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();
     }
-    if value >= 999.5 {
-        format!("{}×", grouped(value))
-    } else {
-        format!("{}×", digits(value))
-    }
+    if value >= 999.5 { format!("{}×", grouped(value)) } else { format!("{}×", digits(value)) }
 }
 
 /// Three significant digits, trailing zeros kept only where they carry information; whole numbers stay whole.

@@ -98,11 +98,7 @@ pub const HEADER: [&str; 14] = [
 
 /// Text that fits one line of one field: control characters become blanks, excess is cut.
 pub fn clean(text: &str) -> String {
-    let flat: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_TEXT)
-        .collect();
+    let flat: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect();
     flat.trim().to_owned()
 }
 
@@ -122,15 +118,9 @@ impl Writer {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).map_err(|e| BenchError::io(dir, e))?;
         }
-        let file = File::options()
-            .append(true)
-            .create_new(true)
-            .open(path)
-            .map_err(|e| BenchError::io(path, e))?;
-        let mut writer = Writer {
-            file,
-            path: path.to_owned(),
-        };
+        let file =
+            File::options().append(true).create_new(true).open(path).map_err(|e| BenchError::io(path, e))?;
+        let mut writer = Writer { file, path: path.to_owned() };
         let mut head = HEADER.join(",");
         head.push('\n');
         writer.put(head.as_bytes())?;
@@ -142,9 +132,7 @@ impl Writer {
     /// # Errors
     /// What the file system says (a full disk, say).
     pub fn append(&mut self, rows: &[Row]) -> Result<(), BenchError> {
-        let mut csv = csv::WriterBuilder::new()
-            .has_headers(false)
-            .from_writer(Vec::new());
+        let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
         for row in rows {
             let mut row = row.clone();
             for field in [
@@ -179,9 +167,7 @@ impl Writer {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), BenchError> {
-        self.file
-            .write_all(bytes)
-            .map_err(|e| BenchError::io(&self.path, e))
+        self.file.write_all(bytes).map_err(|e| BenchError::io(&self.path, e))
     }
 
     fn broken(&self, what: &str) -> BenchError {
@@ -204,9 +190,7 @@ pub struct Loaded {
 /// [`BenchError::Csv`] with file and line for anything that is not a row; [`BenchError::Io`] if it cannot be read.
 pub fn read(path: &Path) -> Result<Loaded, BenchError> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|mut f| f.read_to_end(&mut bytes))
-        .map_err(|e| BenchError::io(path, e))?;
+    File::open(path).and_then(|mut f| f.read_to_end(&mut bytes)).map_err(|e| BenchError::io(path, e))?;
     parse(path, &bytes)
 }
 
@@ -216,36 +200,21 @@ pub fn read(path: &Path) -> Result<Loaded, BenchError> {
 /// As [`read`].
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Loaded, BenchError> {
     let torn = !bytes.is_empty() && bytes.last() != Some(&b'\n');
-    let whole = if torn {
-        bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1)
-    } else {
-        bytes.len()
-    };
-    let error = |line: u64, what: String| BenchError::Csv {
-        path: path.to_owned(),
-        line,
-        what,
-    };
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(false)
-        .from_reader(&bytes[..whole]);
+    let whole = if torn { bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1) } else { bytes.len() };
+    let error = |line: u64, what: String| BenchError::Csv { path: path.to_owned(), line, what };
+    let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(&bytes[..whole]);
     let headers = reader.headers().map_err(|e| error(1, plain(&e)))?.clone();
     if headers.iter().ne(HEADER) {
         return Err(error(
             1,
-            format!(
-                "the columns are not those of a trivisor measurement ({})",
-                HEADER.join(",")
-            ),
+            format!("the columns are not those of a trivisor measurement ({})", HEADER.join(",")),
         ));
     }
     let mut rows = Vec::new();
     for result in reader.records() {
         let record = result.map_err(|e| error(e.position().map_or(0, csv::Position::line), plain(&e)))?;
         let line = record.position().map_or(0, csv::Position::line);
-        let row: Row = record
-            .deserialize(Some(&headers))
-            .map_err(|e| error(line, plain(&e)))?;
+        let row: Row = record.deserialize(Some(&headers)).map_err(|e| error(line, plain(&e)))?;
         if row.value.is_some_and(|v| !v.is_finite()) {
             return Err(error(line, "value is not a finite number".to_owned()));
         }
@@ -267,9 +236,7 @@ fn plain(error: &csv::Error) -> String {
             }
             None => err.kind().to_string(),
         },
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("{len} fields where {expected_len} belong")
         }
         csv::ErrorKind::Utf8 { .. } => "not UTF-8 text".to_owned(),

@@ -25,11 +25,7 @@ pub struct Interval {
 impl Interval {
     /// Half the interval's width relative to the estimate, 0 where the estimate is 0.
     pub fn relative_half_width(&self) -> f64 {
-        if self.mid == 0.0 {
-            0.0
-        } else {
-            (self.high - self.low) / 2.0 / self.mid.abs()
-        }
+        if self.mid == 0.0 { 0.0 } else { (self.high - self.low) / 2.0 / self.mid.abs() }
     }
 }
 
@@ -54,9 +50,8 @@ fn median_sorted(sorted: &[f64]) -> Option<f64> {
 pub fn median_interval(values: &[f64], seed: u64) -> Option<Interval> {
     let mid = median(values)?;
     let mut random = SplitMix64::new(seed);
-    let mut medians: Vec<f64> = (0..RESAMPLES)
-        .filter_map(|_| median(&resample(values, &mut random)))
-        .collect();
+    let mut medians: Vec<f64> =
+        (0..RESAMPLES).filter_map(|_| median(&resample(values, &mut random))).collect();
     Some(percentiles(mid, &mut medians))
 }
 
@@ -78,25 +73,16 @@ pub fn ratio_interval(values: &[f64], base: &[f64], seed: u64) -> Option<Interva
 }
 
 fn resample(values: &[f64], random: &mut SplitMix64) -> Vec<f64> {
-    (0..values.len())
-        .map(|_| values[random.below(values.len())])
-        .collect()
+    (0..values.len()).map(|_| values[random.below(values.len())]).collect()
 }
 
 /// The 2.5 % and 97.5 % percentiles of `estimates`, widened where needed to contain `mid`.
 fn percentiles(mid: f64, estimates: &mut [f64]) -> Interval {
     estimates.sort_by(f64::total_cmp);
     let at = |q: f64| {
-        estimates
-            .get(((estimates.len().max(1) - 1) as f64 * q).round() as usize)
-            .copied()
-            .unwrap_or(mid)
+        estimates.get(((estimates.len().max(1) - 1) as f64 * q).round() as usize).copied().unwrap_or(mid)
     };
-    Interval {
-        mid,
-        low: at(0.025).min(mid),
-        high: at(0.975).max(mid),
-    }
+    Interval { mid, low: at(0.025).min(mid), high: at(0.975).max(mid) }
 }
 
 /// For each value whether it lies so far from the median that it is marked (it is never dropped).
@@ -114,10 +100,7 @@ pub fn outliers(values: &[f64]) -> Vec<bool> {
     } else {
         deviations.iter().sum::<f64>() / deviations.len() as f64 * 1.253_314
     };
-    deviations
-        .iter()
-        .map(|d| scale > 0.0 && d / scale > OUTLIER_SCORE)
-        .collect()
+    deviations.iter().map(|d| scale > 0.0 && d / scale > OUTLIER_SCORE).collect()
 }
 
 /// The geometric mean of positive values; `None` of nothing or if one is not positive and finite.
@@ -160,9 +143,8 @@ mod tests {
         let mut random = SplitMix64::new(7);
         let hits = (0..400)
             .filter(|i| {
-                let sample: Vec<f64> = (0..15)
-                    .map(|_| (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64)
-                    .collect();
+                let sample: Vec<f64> =
+                    (0..15).map(|_| (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64).collect();
                 let interval = median_interval(&sample, *i).unwrap();
                 interval.low <= 0.5 && 0.5 <= interval.high
             })

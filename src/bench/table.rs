@@ -27,10 +27,9 @@ const GREEN: u8 = 32;
 pub fn render(data: &Dataset, style: Style) -> String {
     let mut notes: Vec<String> = Vec::new();
     let mut out = String::new();
-    for (nature, title) in [
-        (Nature::Nano, "nano operations: time of one"),
-        (Nature::Task, "tasks: time of one unit of work"),
-    ] {
+    for (nature, title) in
+        [(Nature::Nano, "nano operations: time of one"), (Nature::Task, "tasks: time of one unit of work")]
+    {
         let measures: Vec<&Measure> = data.of(nature).collect();
         if !measures.is_empty() {
             section(&mut out, data, &measures, title, style, &mut notes);
@@ -60,24 +59,12 @@ fn section(
 ) {
     let mut lines: Vec<Vec<Text>> = Vec::new();
     let head = std::iter::once(title).chain(data.modes.iter().map(String::as_str));
-    lines.push(
-        head.map(|t| Text {
-            plain: t.to_owned(),
-            colour: None,
-        })
-        .collect(),
-    );
+    lines.push(head.map(|t| Text { plain: t.to_owned(), colour: None }).collect());
     for measure in measures {
-        let mut line = vec![Text {
-            plain: measure.label.clone(),
-            colour: None,
-        }];
+        let mut line = vec![Text { plain: measure.label.clone(), colour: None }];
         for mode in &data.modes {
             line.push(measure.cell(mode).map_or_else(
-                || Text {
-                    plain: "-".to_owned(),
-                    colour: Some(GREY),
-                },
+                || Text { plain: "-".to_owned(), colour: Some(GREY) },
                 |cell| cell_text(cell, mode, notes),
             ));
         }
@@ -89,13 +76,7 @@ fn section(
         lines.push(mean);
     }
     let widths: Vec<usize> = (0..=data.modes.len())
-        .map(|c| {
-            lines
-                .iter()
-                .map(|l| l[c].plain.chars().count())
-                .max()
-                .unwrap_or(0)
-        })
+        .map(|c| lines.iter().map(|l| l[c].plain.chars().count()).max().unwrap_or(0))
         .collect();
     let rule = "─".repeat(widths.iter().sum::<usize>() + 2 * data.modes.len());
     for (i, line) in lines.iter().enumerate() {
@@ -131,32 +112,14 @@ fn cell_text(cell: &Cell, mode: &str, notes: &mut Vec<String>) -> Text {
     let Some(time) = cell.time else {
         let reason = cell.note.as_deref().unwrap_or("not measured");
         if reason == "not measured" {
-            return Text {
-                plain: "-".to_owned(),
-                colour: Some(GREY),
-            };
+            return Text { plain: "-".to_owned(), colour: Some(GREY) };
         }
-        let colour = if reason.starts_with("diverged") {
-            RED
-        } else {
-            YELLOW
-        };
-        let word = if reason.starts_with("diverged") {
-            "diverged"
-        } else {
-            "n/a"
-        };
-        return Text {
-            plain: format!("{word} [{}]", footnote(notes, mode, reason)),
-            colour: Some(colour),
-        };
+        let colour = if reason.starts_with("diverged") { RED } else { YELLOW };
+        let word = if reason.starts_with("diverged") { "diverged" } else { "n/a" };
+        return Text { plain: format!("{word} [{}]", footnote(notes, mode, reason)), colour: Some(colour) };
     };
     let spread = time.relative_half_width() * 100.0;
-    let spread = if spread < 10.0 {
-        format!("{spread:.1}")
-    } else {
-        format!("{spread:.0}")
-    };
+    let spread = if spread < 10.0 { format!("{spread:.1}") } else { format!("{spread:.0}") };
     let mut plain = format!("{} ±{spread:>3}%", quantity::time(time.mid));
     let mut colour = None;
     if let Some(slowdown) = cell.slowdown.filter(|_| mode != NATIVE) {
@@ -186,24 +149,12 @@ fn footnote(notes: &mut Vec<String>, mode: &str, reason: &str) -> usize {
 fn mean_line(data: &Dataset) -> Vec<Text> {
     let means: Vec<Option<(f64, usize)>> = data.modes.iter().map(|m| data.mean_slowdown(m)).collect();
     let Some(n) = means.iter().flatten().map(|(_, n)| *n).max() else {
-        return vec![Text {
-            plain: String::new(),
-            colour: None,
-        }];
+        return vec![Text { plain: String::new(), colour: None }];
     };
-    let mut line = vec![Text {
-        plain: format!("geometric mean ({n} tasks)"),
-        colour: None,
-    }];
+    let mut line = vec![Text { plain: format!("geometric mean ({n} tasks)"), colour: None }];
     line.extend(means.iter().map(|m| match m {
-        Some((mean, _)) => Text {
-            plain: quantity::ratio(*mean),
-            colour: None,
-        },
-        None => Text {
-            plain: "-".to_owned(),
-            colour: Some(GREY),
-        },
+        Some((mean, _)) => Text { plain: quantity::ratio(*mean), colour: None },
+        None => Text { plain: "-".to_owned(), colour: Some(GREY) },
     }));
     line
 }
@@ -235,11 +186,7 @@ mod tests {
         let head = text.lines().find(|l| l.contains("tasks:")).unwrap();
         let crc = text.lines().find(|l| l.starts_with("crc32 ")).unwrap();
         let end = |line: &str, word: &str| line[..line.find(word).unwrap() + word.len()].chars().count();
-        assert_eq!(
-            end(head, "emu"),
-            end(&crc[..crc.find("× ").unwrap() + 2], "×"),
-            "{text}"
-        );
+        assert_eq!(end(head, "emu"), end(&crc[..crc.find("× ").unwrap() + 2], "×"), "{text}");
         assert!(text.contains("diverged ["), "{text}");
         assert!(text.contains("pv: unsupported: 0f 01 ca"), "{text}");
         assert!(text.contains("geometric mean (18 tasks)"), "{text}");
@@ -249,25 +196,7 @@ mod tests {
     #[test]
     fn colour_and_ascii_only_when_told() {
         let data = Dataset::from_rows(&synthetic(3)).unwrap();
-        assert!(
-            render(
-                &data,
-                Style {
-                    colour: true,
-                    ascii: false
-                }
-            )
-            .contains("\x1b[")
-        );
-        assert!(
-            render(
-                &data,
-                Style {
-                    colour: false,
-                    ascii: true
-                }
-            )
-            .is_ascii()
-        );
+        assert!(render(&data, Style { colour: true, ascii: false }).contains("\x1b["));
+        assert!(render(&data, Style { colour: false, ascii: true }).is_ascii());
     }
 }

@@ -14,9 +14,7 @@ impl Timestamp {
     /// The present; the epoch itself if the host's clock stands before 1970.
     pub fn now() -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp {
-            millis: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-        }
+        Timestamp { millis: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
     }
 
     /// The moment `millis` milliseconds after 1970-01-01T00:00:00Z.
@@ -28,10 +26,7 @@ impl Timestamp {
     pub fn rfc3339(self) -> String {
         let (y, m, d) = civil(self.millis / 86_400_000);
         let (h, min, s) = self.clock();
-        format!(
-            "{y:04}-{m:02}-{d:02}T{h:02}:{min:02}:{s:02}.{:03}Z",
-            self.millis % 1000
-        )
+        format!("{y:04}-{m:02}-{d:02}T{h:02}:{min:02}:{s:02}.{:03}Z", self.millis % 1000)
     }
 
     /// A name for a run that sorts by time and is safe in file names: `20261122T042908Z`.
@@ -76,10 +71,7 @@ mod tests {
         ] {
             assert_eq!(Timestamp::from_unix_millis(seconds * 1000).rfc3339(), text);
         }
-        assert_eq!(
-            Timestamp::from_unix_millis(951_782_400_999).compact(),
-            "20000229T000000Z"
-        );
+        assert_eq!(Timestamp::from_unix_millis(951_782_400_999).compact(), "20000229T000000Z");
     }
 
     #[test]

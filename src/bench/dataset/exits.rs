@@ -33,19 +33,10 @@ pub(super) fn collect(rows: &[&Row], modes: &[String]) -> Vec<ExitBar> {
             if !order.contains(&key.0) {
                 order.push(key.0);
             }
-            counts
-                .entry(key)
-                .or_default()
-                .entry(cause)
-                .or_default()
-                .push(value);
+            counts.entry(key).or_default().entry(cause).or_default().push(value);
             repetitions.entry(key).or_default().insert(row.repetition);
         } else if row.metric.ends_with(record::ITERATIONS) {
-            *iterations
-                .entry(key)
-                .or_default()
-                .entry(row.repetition)
-                .or_default() += value;
+            *iterations.entry(key).or_default().entry(row.repetition).or_default() += value;
         }
     }
     let mut bars = Vec::new();
@@ -65,10 +56,8 @@ pub(super) fn collect(rows: &[&Row], modes: &[String]) -> Vec<ExitBar> {
                 })
                 .collect();
             causes.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-            let done: Vec<f64> = iterations
-                .get(&key)
-                .map(|m| m.values().copied().collect())
-                .unwrap_or_default();
+            let done: Vec<f64> =
+                iterations.get(&key).map(|m| m.values().copied().collect()).unwrap_or_default();
             bars.push(ExitBar {
                 workload: workload.to_owned(),
                 mode: mode.clone(),

@@ -9,7 +9,7 @@ mod exits;
 
 pub use exits::ExitBar;
 
-use super::checksum::Ballot;
+use super::checksum::Ballots;
 use super::error::BenchError;
 use super::fingerprint::comparable_part;
 use super::record::{self, Row};
@@ -115,7 +115,8 @@ impl Dataset {
         let modes = modes_of(&rows);
         let mut measures = group(&rows, &modes);
         label(&mut measures);
-        measures.par_iter_mut().for_each(summarise);
+        let natives = native_samples(&measures);
+        measures.par_iter_mut().zip(&natives).for_each(|(measure, native)| summarise(measure, native));
         measures.sort_by_key(|m| m.nature);
         let absent = rows
             .iter()
@@ -136,10 +137,7 @@ impl Dataset {
 
     /// A fact by name.
     pub fn fact(&self, name: &str) -> Option<&str> {
-        self.facts
-            .iter()
-            .find(|(k, _)| k == name)
-            .map(|(_, v)| v.as_str())
+        self.facts.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
     /// Measures of one nature.
@@ -153,18 +151,11 @@ impl Dataset {
         let contenders: Vec<&String> = self
             .modes
             .iter()
-            .filter(|m| {
-                self.of(Nature::Task)
-                    .any(|t| t.cell(m).is_some_and(|c| c.slowdown.is_some()))
-            })
+            .filter(|m| self.of(Nature::Task).any(|t| t.cell(m).is_some_and(|c| c.slowdown.is_some())))
             .collect();
         let shared: Vec<f64> = self
             .of(Nature::Task)
-            .filter(|t| {
-                contenders
-                    .iter()
-                    .all(|m| t.cell(m).is_some_and(|c| c.slowdown.is_some()))
-            })
+            .filter(|t| contenders.iter().all(|m| t.cell(m).is_some_and(|c| c.slowdown.is_some())))
             .filter_map(|t| Some(t.cell(mode)?.slowdown?.mid))
             .collect();
         Some((stats::geometric_mean(&shared)?, shared.len()))
@@ -173,21 +164,14 @@ impl Dataset {
     /// One line that says where and when: for titles.
     pub fn provenance(&self) -> String {
         let date = self.started.get(..10).unwrap_or(&self.started);
-        let kvm = self
-            .fact("kvm label")
-            .map(|l| format!(" · KVM: {l}"))
-            .unwrap_or_default();
+        let kvm = self.fact("kvm label").map(|l| format!(" · KVM: {l}")).unwrap_or_default();
         format!("{} · {date}{kvm}", self.fact("cpu").unwrap_or("host unknown"))
     }
 }
 
 /// Modes that occur, known ones in their order, others after them by name.
 fn modes_of(rows: &[&Row]) -> Vec<String> {
-    let found: BTreeSet<&str> = rows
-        .iter()
-        .map(|r| r.mode.as_str())
-        .filter(|m| !m.is_empty())
-        .collect();
+    let found: BTreeSet<&str> = rows.iter().map(|r| r.mode.as_str()).filter(|m| !m.is_empty()).collect();
     let known = MODE_ORDER.iter().copied().filter(|m| found.contains(m));
     let others = found.iter().copied().filter(|m| !MODE_ORDER.contains(m));
     known.chain(others).map(str::to_owned).collect()
@@ -195,10 +179,7 @@ fn modes_of(rows: &[&Row]) -> Vec<String> {
 
 fn facts_of(rows: &[&Row]) -> Vec<(String, String)> {
     let mut facts: Vec<(String, String)> = Vec::new();
-    for row in rows
-        .iter()
-        .filter(|r| r.workload == record::WHOLE_RUN && r.unit == record::UNIT_TEXT)
-    {
+    for row in rows.iter().filter(|r| r.workload == record::WHOLE_RUN && r.unit == record::UNIT_TEXT) {
         if row.metric != record::ALL_METRICS && !facts.iter().any(|(k, _)| *k == row.metric) {
             facts.push((row.metric.clone(), row.reason.clone()));
         }
@@ -218,15 +199,12 @@ fn nature_of(unit: &str) -> Option<Nature> {
 fn group(rows: &[&Row], modes: &[String]) -> Vec<Measure> {
     let mut measures: Vec<Measure> = Vec::new();
     let mut index: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    let mut ballots: BTreeMap<(&str, &str), Ballot> = BTreeMap::new();
+    let mut ballots = Ballots::default();
     let standard = standard_circumstances(rows);
     for row in rows {
         if let Some(metric) = row.metric.strip_suffix(record::CHECKSUM) {
             if let Some(value) = row.value {
-                ballots
-                    .entry((&row.workload, metric))
-                    .or_default()
-                    .note(&row.mode, value as u64);
+                ballots.note(&row.workload, metric, &row.mode, value as u64);
             }
             continue;
         }
@@ -253,11 +231,7 @@ fn group(rows: &[&Row], modes: &[String]) -> Vec<Measure> {
             _ if row.repetition == 0 && row.reason == record::WARM_UP => {}
             Some(value) if row.valid && value > 0.0 => {
                 if standard.get(row.workload.as_str()) == Some(&comparable_part(&row.fingerprint)) {
-                    cell.samples.push(Sample {
-                        repetition: row.repetition,
-                        value,
-                        outlier: false,
-                    });
+                    cell.samples.push(Sample { repetition: row.repetition, value, outlier: false });
                 } else {
                     cell.note = Some("not comparable: measured under other circumstances".to_owned());
                 }
@@ -266,9 +240,8 @@ fn group(rows: &[&Row], modes: &[String]) -> Vec<Measure> {
         }
     }
     for measure in &mut measures {
-        let ballot = ballots.get(&(measure.workload.as_str(), measure.metric.as_str()));
         for (mode, cell) in &mut measure.cells {
-            let objection = ballot.and_then(|b| b.objection(mode));
+            let objection = ballots.objection(&measure.workload, &measure.metric, mode);
             let diverged = cell.note.as_ref().is_some_and(|n| n.starts_with("diverged"));
             if objection.is_some() || diverged {
                 cell.samples.clear();
@@ -285,11 +258,7 @@ fn group(rows: &[&Row], modes: &[String]) -> Vec<Measure> {
 fn standard_circumstances<'a>(rows: &[&'a Row]) -> BTreeMap<&'a str, &'a str> {
     let mut votes: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
     for row in rows.iter().filter(|r| r.valid && nature_of(&r.unit).is_some()) {
-        *votes
-            .entry(&row.workload)
-            .or_default()
-            .entry(comparable_part(&row.fingerprint))
-            .or_default() += 1;
+        *votes.entry(&row.workload).or_default().entry(comparable_part(&row.fingerprint)).or_default() += 1;
     }
     votes
         .into_iter()
@@ -316,10 +285,7 @@ fn label(measures: &mut [Measure]) {
         .iter()
         .zip(&parts)
         .map(|(m, (base, _))| {
-            let alone = measures
-                .iter()
-                .zip(&parts)
-                .all(|(o, (b, _))| o.workload != m.workload || b == base);
+            let alone = measures.iter().zip(&parts).all(|(o, (b, _))| o.workload != m.workload || b == base);
             match m.nature {
                 Nature::Nano => base.clone(),
                 Nature::Task if alone => m.workload.clone(),
@@ -332,44 +298,68 @@ fn label(measures: &mut [Measure]) {
         .zip(&parts)
         .map(|(name, (_, ring))| {
             let clash = plain.iter().filter(|p| *p == name).count() > 1;
-            if clash && !ring.is_empty() {
-                format!("{name} (ring {ring})")
-            } else {
-                name.clone()
-            }
+            if clash && !ring.is_empty() { format!("{name} (ring {ring})") } else { name.clone() }
         })
         .collect();
     for (i, measure) in measures.iter_mut().enumerate() {
         let clash = with_ring.iter().filter(|w| **w == with_ring[i]).count() > 1;
-        measure.label = if clash {
-            format!("{} {}", measure.workload, measure.metric)
-        } else {
-            with_ring[i].clone()
-        };
+        measure.label =
+            if clash { format!("{} {}", measure.workload, measure.metric) } else { with_ring[i].clone() };
     }
 }
 
+/// For each measure the native repetitions that it is held against. The host has no ring 0, so a task timed there is held
+/// against the same kernel in the host's process (ring 3).
+fn native_samples(measures: &[Measure]) -> Vec<Vec<Sample>> {
+    fn native(measure: &Measure) -> Option<&Vec<Sample>> {
+        measure.cells.get(NATIVE).map(|c| &c.samples).filter(|s| !s.is_empty())
+    }
+    let base = |m: &Measure| m.metric.split("@ring").next().unwrap_or_default().to_owned();
+    measures
+        .iter()
+        .map(|measure| {
+            let elsewhere = || {
+                measures
+                    .iter()
+                    .filter(|o| o.nature == Nature::Task && o.workload == measure.workload)
+                    .filter(|o| base(o) == base(measure))
+                    .find_map(native)
+            };
+            native(measure).or_else(elsewhere).cloned().unwrap_or_default()
+        })
+        .collect()
+}
+
 /// Fills medians, intervals, outlier marks and slowdowns.
-fn summarise(measure: &mut Measure) {
-    let values = |cell: &Cell| cell.samples.iter().map(|s| s.value).collect::<Vec<f64>>();
-    let native: Vec<f64> = measure.cells.get(NATIVE).map(values).unwrap_or_default();
+fn summarise(measure: &mut Measure, native: &[Sample]) {
     for cell in measure.cells.values_mut() {
-        let own = values(cell);
+        let own: Vec<f64> = cell.samples.iter().map(|s| s.value).collect();
         for (sample, mark) in cell.samples.iter_mut().zip(stats::outliers(&own)) {
             sample.outlier = mark;
         }
         cell.time = stats::median_interval(&own, SEED);
-        cell.slowdown = stats::ratio_interval(&own, &native, SEED);
+        cell.slowdown = slowdown(&cell.samples, native);
     }
+}
+
+/// Time relative to native: the median over rounds of the ratio within a round, because both ran within seconds there and
+/// the host's speed drifts between rounds. With fewer than three common rounds the ratio of the medians stands in.
+fn slowdown(own: &[Sample], native: &[Sample]) -> Option<Interval> {
+    let paired: Vec<f64> = own
+        .iter()
+        .filter_map(|s| Some(s.value / native.iter().find(|n| n.repetition == s.repetition)?.value))
+        .collect();
+    if paired.len() >= 3 {
+        return stats::median_interval(&paired, SEED);
+    }
+    let values = |samples: &[Sample]| samples.iter().map(|s| s.value).collect::<Vec<f64>>();
+    stats::ratio_interval(&values(own), &values(native), SEED)
 }
 
 /// Workloads that named no metric in any mode, with each mode's reason.
 fn failures(rows: &[&Row], measures: &[Measure]) -> Vec<(String, String, String)> {
     let mut found: Vec<(String, String, String)> = Vec::new();
-    for row in rows
-        .iter()
-        .filter(|r| r.metric == record::ALL_METRICS && r.workload != record::WHOLE_RUN)
-    {
+    for row in rows.iter().filter(|r| r.metric == record::ALL_METRICS && r.workload != record::WHOLE_RUN) {
         if !measures.iter().any(|m| m.workload == row.workload)
             && !found.iter().any(|(w, m, _)| *w == row.workload && *m == row.mode)
         {

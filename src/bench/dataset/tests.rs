@@ -17,11 +17,7 @@ pub(crate) fn row(workload: &str, metric: &str, unit: &str, mode: &str, repetiti
         repetition,
         value: Some(value),
         valid: repetition > 0,
-        reason: if repetition > 0 {
-            String::new()
-        } else {
-            record::WARM_UP.into()
-        },
+        reason: if repetition > 0 { String::new() } else { record::WARM_UP.into() },
         fingerprint: format!("same-{mode}"),
     }
 }
@@ -39,20 +35,10 @@ pub(crate) fn text(workload: &str, metric: &str, mode: &str, words: &str) -> Row
 pub(crate) fn synthetic(tasks: usize) -> Vec<Row> {
     let mut random = SplitMix64::new(42);
     let mut rows = vec![
-        text(
-            record::WHOLE_RUN,
-            "cpu",
-            "",
-            "Made-up <CPU> & Co. 9000 \"Turbo\" @ 3.70GHz",
-        ),
+        text(record::WHOLE_RUN, "cpu", "", "Made-up <CPU> & Co. 9000 \"Turbo\" @ 3.70GHz"),
         text(record::WHOLE_RUN, "kernel", "", "6.18.0"),
         text(record::WHOLE_RUN, "kvm label", "", "emulated supervisor"),
-        text(
-            record::WHOLE_RUN,
-            record::ALL_METRICS,
-            "qemu-kvm",
-            "/dev/kvm: permission denied",
-        ),
+        text(record::WHOLE_RUN, record::ALL_METRICS, "qemu-kvm", "/dev/kvm: permission denied"),
     ];
     let task_names = [
         "crc32",
@@ -100,31 +86,18 @@ pub(crate) fn synthetic(tasks: usize) -> Vec<Row> {
         "timer-interrupt",
         "hlt-wake",
     ];
-    let modes = [
-        ("native", 1.0),
-        ("emu", 40.0),
-        ("pv", 1.05),
-        ("kvm", 1.01),
-        ("qemu-tcg", 8.0),
-    ];
+    let modes = [("native", 1.0), ("emu", 40.0), ("pv", 1.05), ("kvm", 1.01), ("qemu-tcg", 8.0)];
     let mut noise = |scale: f64| {
         let u = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         1.0 + scale * u * u
     };
     for i in 0..tasks {
-        let name = task_names
-            .get(i)
-            .map_or_else(|| format!("extra-task-{i}"), |n| (*n).to_owned());
+        let name = task_names.get(i).map_or_else(|| format!("extra-task-{i}"), |n| (*n).to_owned());
         let metric = format!("{name}@ring3");
         let base = 1e4 * 3f64.powi((i * 7 % 9) as i32);
         for (m, (mode, factor)) in modes.iter().enumerate() {
             if *mode == "pv" && i == 7 {
-                rows.push(text(
-                    &name,
-                    record::ALL_METRICS,
-                    "pv",
-                    "unsupported: 0f 01 ca at 0x201000",
-                ));
+                rows.push(text(&name, record::ALL_METRICS, "pv", "unsupported: 0f 01 ca at 0x201000"));
                 continue;
             }
             let wild = if *mode == "kvm" && i % 5 == 3 {
@@ -137,14 +110,7 @@ pub(crate) fn synthetic(tasks: usize) -> Vec<Row> {
                 let value = base * factor * wild * noise(0.08) * spike;
                 rows.push(row(&name, &metric, record::UNIT_TASK, mode, r, value));
                 let sum = if *mode == "qemu-tcg" && i == 9 { 8.0 } else { 7.0 };
-                rows.push(row(
-                    &name,
-                    &format!("{metric}.checksum"),
-                    record::UNIT_FOLD,
-                    mode,
-                    r,
-                    sum,
-                ));
+                rows.push(row(&name, &format!("{metric}.checksum"), record::UNIT_FOLD, mode, r, sum));
                 rows.push(row(
                     &name,
                     &format!("{metric}.iterations"),
@@ -154,19 +120,11 @@ pub(crate) fn synthetic(tasks: usize) -> Vec<Row> {
                     5.0e7 / base,
                 ));
                 if !["native", "qemu-tcg"].contains(mode) {
-                    for (c, cause) in ["port-io", "mmio", "hypercall", "page-fault", "interrupt", "halt"]
-                        .iter()
-                        .enumerate()
+                    for (c, cause) in
+                        ["port-io", "mmio", "hypercall", "page-fault", "interrupt", "halt"].iter().enumerate()
                     {
                         let n = 10f64.powi(((i + c * m) % 6) as i32).round();
-                        rows.push(row(
-                            &name,
-                            &format!("exits.{cause}"),
-                            record::UNIT_COUNT,
-                            mode,
-                            r,
-                            n,
-                        ));
+                        rows.push(row(&name, &format!("exits.{cause}"), record::UNIT_COUNT, mode, r, n));
                     }
                 }
             }
@@ -177,14 +135,7 @@ pub(crate) fn synthetic(tasks: usize) -> Vec<Row> {
             let base = [1.2, 60.0, 900.0, 2600.0, 140.0][m] * 1.9f64.powi((i * 5 % 11) as i32);
             for r in 0..=10 {
                 let metric = format!("{name}@ring0");
-                rows.push(row(
-                    "nano",
-                    &metric,
-                    record::UNIT_NANO,
-                    mode,
-                    r,
-                    base * noise(0.3),
-                ));
+                rows.push(row("nano", &metric, record::UNIT_NANO, mode, r, base * noise(0.3)));
             }
         }
     }
@@ -195,33 +146,16 @@ pub(crate) fn synthetic(tasks: usize) -> Vec<Row> {
 fn a_realistic_run_is_grouped() {
     let data = Dataset::from_rows(&synthetic(20)).unwrap();
     assert_eq!(data.modes, ["native", "emu", "pv", "kvm", "qemu-tcg", "qemu-kvm"]);
-    assert_eq!(
-        (data.of(Nature::Task).count(), data.of(Nature::Nano).count()),
-        (20, 22)
-    );
+    assert_eq!((data.of(Nature::Task).count(), data.of(Nature::Nano).count()), (20, 22));
     let crc = data.of(Nature::Task).find(|m| m.label == "crc32").unwrap();
     let emu = crc.cell("emu").unwrap();
     assert_eq!(emu.samples.len(), 10);
     assert!((30.0..80.0).contains(&emu.slowdown.unwrap().mid));
     assert!(emu.samples.iter().any(|s| s.outlier && s.repetition == 6));
     assert_eq!(crc.cell("native").unwrap().slowdown.unwrap().mid, 1.0);
-    assert_eq!(
-        crc.cell("qemu-kvm").unwrap().note.as_deref(),
-        Some("/dev/kvm: permission denied")
-    );
-    let dispatch = data
-        .of(Nature::Task)
-        .find(|m| m.label == "virtual-dispatch")
-        .unwrap();
-    assert!(
-        dispatch
-            .cell("pv")
-            .unwrap()
-            .note
-            .as_ref()
-            .unwrap()
-            .starts_with("unsupported")
-    );
+    assert_eq!(crc.cell("qemu-kvm").unwrap().note.as_deref(), Some("/dev/kvm: permission denied"));
+    let dispatch = data.of(Nature::Task).find(|m| m.label == "virtual-dispatch").unwrap();
+    assert!(dispatch.cell("pv").unwrap().note.as_ref().unwrap().starts_with("unsupported"));
     let nbody = data.of(Nature::Task).find(|m| m.label == "nbody").unwrap();
     let tcg = nbody.cell("qemu-tcg").unwrap();
     assert!(tcg.time.is_none() && tcg.note.as_ref().unwrap().starts_with("diverged"));
@@ -238,9 +172,8 @@ fn the_same_rows_give_the_same_figures() {
 
 #[test]
 fn other_circumstances_are_not_comparable() {
-    let mut rows: Vec<Row> = (1..=5)
-        .map(|r| row("a", "a@ring3", record::UNIT_TASK, "native", r, 10.0))
-        .collect();
+    let mut rows: Vec<Row> =
+        (1..=5).map(|r| row("a", "a@ring3", record::UNIT_TASK, "native", r, 10.0)).collect();
     rows.extend((1..=4).map(|r| Row {
         fingerprint: "other-emu".into(),
         ..row("a", "a@ring3", record::UNIT_TASK, "emu", r, 20.0)
@@ -264,26 +197,32 @@ fn rings_and_shared_names_are_told_apart() {
     let labels: Vec<&str> = data.measures.iter().map(|m| m.label.as_str()).collect();
     assert_eq!(
         labels,
-        [
-            "x cpuid@ring3",
-            "y cpuid@ring3",
-            "crc32 (ring 3)",
-            "crc32 (ring 0)",
-            "disk read",
-            "disk write"
-        ]
+        ["x cpuid@ring3", "y cpuid@ring3", "crc32 (ring 3)", "crc32 (ring 0)", "disk read", "disk write"]
     );
     rows.clear();
     assert!(Dataset::from_rows(&rows).is_none());
 }
 
 #[test]
+fn drift_between_rounds_does_not_widen_a_slowdown() {
+    // The host gets slower by half from round to round; within a round the ratio is 2.
+    let drift = |r: u32| 1.5f64.powi(r as i32);
+    let rows: Vec<Row> = (1..=8)
+        .flat_map(|r| {
+            let native = row("a", "a@ring3", record::UNIT_TASK, "native", r, 10.0 * drift(r));
+            [native, row("a", "a@ring0", record::UNIT_TASK, "emu", r, 20.0 * drift(r))]
+        })
+        .collect();
+    let data = Dataset::from_rows(&rows).unwrap();
+    let ring0 = data.measures.iter().find(|m| m.metric == "a@ring0").unwrap();
+    let slowdown = ring0.cell("emu").unwrap().slowdown.unwrap();
+    assert!((slowdown.mid - 2.0).abs() < 1e-9 && slowdown.high - slowdown.low < 1e-9, "{slowdown:?}");
+}
+
+#[test]
 fn only_the_newest_run_counts() {
     let mut rows = vec![row("a", "a@ring3", record::UNIT_TASK, "emu", 1, 1.0)];
-    rows.push(Row {
-        run: "20270101T000000Z".into(),
-        ..row("b", "b@ring3", record::UNIT_TASK, "pv", 1, 1.0)
-    });
+    rows.push(Row { run: "20270101T000000Z".into(), ..row("b", "b@ring3", record::UNIT_TASK, "pv", 1, 1.0) });
     let data = Dataset::from_rows(&rows).unwrap();
     assert_eq!((data.measures.len(), data.measures[0].label.as_str()), (1, "b"));
 }
@@ -305,8 +244,5 @@ fn counters_that_are_absent_count_as_none() {
 fn a_workload_that_never_measured_is_a_failure_not_a_measure() {
     let data = Dataset::from_rows(&[text("bad", record::ALL_METRICS, "emu", "triple fault")]).unwrap();
     assert!(data.measures.is_empty());
-    assert_eq!(
-        data.failures,
-        [("bad".to_owned(), "emu".to_owned(), "triple fault".to_owned())]
-    );
+    assert_eq!(data.failures, [("bad".to_owned(), "emu".to_owned(), "triple fault".to_owned())]);
 }

@@ -23,12 +23,7 @@ impl LogAxis {
         // At least half a decade, so that noise does not fill the figure.
         let short = (10f64.sqrt() / (high / low)).max(1.0).sqrt();
         let air = (high / low).powf(0.03).max(1.05);
-        LogAxis {
-            low: low / short / air,
-            high: high * short * air,
-            left,
-            right,
-        }
+        LogAxis { low: low / short / air, high: high * short * air, left, right }
     }
 
     /// Pixel of a value, kept within the axis.
@@ -69,12 +64,7 @@ impl LinearAxis {
     pub(super) fn new(low: f64, high: f64, left: f64, right: f64) -> LinearAxis {
         let low = low.min(0.0);
         let high = high.max(0.0).max(low + 1e-9);
-        LinearAxis {
-            low,
-            high,
-            left,
-            right,
-        }
+        LinearAxis { low, high, left, right }
     }
 
     /// Pixel of a value, kept within the axis.
@@ -87,11 +77,8 @@ impl LinearAxis {
     pub(super) fn ticks(&self) -> Vec<f64> {
         let rough = (self.high - self.low) / 8.0;
         let magnitude = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0]
-            .into_iter()
-            .map(|m| m * magnitude)
-            .find(|s| *s >= rough)
-            .unwrap_or(rough);
+        let step =
+            [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * magnitude).find(|s| *s >= rough).unwrap_or(rough);
         let first = (self.low / step).ceil() as i64;
         let last = (self.high / step).floor() as i64;
         (first..=last).map(|i| i as f64 * step).collect()

@@ -49,30 +49,13 @@ pub(super) fn slowdown(data: &Dataset) -> Option<Scene> {
         .iter()
         .filter_map(|mode| {
             let (mid, _) = data.mean_slowdown(mode)?;
-            Some(Line {
-                mode,
-                figure: Some(Interval {
-                    mid,
-                    low: mid,
-                    high: mid,
-                }),
-                note: None,
-            })
+            Some(Line { mode, figure: Some(Interval { mid, low: mid, high: mid }), note: None })
         })
         .collect();
-    let n = modes
-        .iter()
-        .find_map(|m| Some(data.mean_slowdown(m)?.1))
-        .unwrap_or(0);
+    let n = modes.iter().find_map(|m| Some(data.mean_slowdown(m)?.1)).unwrap_or(0);
     let mean_label = format!("geometric mean of {n}");
     let extra = (!means.is_empty()).then_some((mean_label.as_str(), means));
-    draw(
-        data,
-        &data.of(Nature::Task).collect::<Vec<_>>(),
-        &modes,
-        &spec,
-        extra,
-    )
+    draw(data, &data.of(Nature::Task).collect::<Vec<_>>(), &modes, &spec, extra)
 }
 
 /// Cost of every nano operation. `None` if none was measured.
@@ -84,22 +67,12 @@ pub(super) fn nano(data: &Dataset) -> Option<Scene> {
         value: quantity::time,
         reference: None,
     };
-    draw(
-        data,
-        &data.of(Nature::Nano).collect::<Vec<_>>(),
-        &shown_modes(data),
-        &spec,
-        None,
-    )
+    draw(data, &data.of(Nature::Nano).collect::<Vec<_>>(), &shown_modes(data), &spec, None)
 }
 
 /// Modes that could run at all.
 pub(super) fn shown_modes(data: &Dataset) -> Vec<&str> {
-    data.modes
-        .iter()
-        .map(String::as_str)
-        .filter(|m| !data.absent.contains_key(*m))
-        .collect()
+    data.modes.iter().map(String::as_str).filter(|m| !data.absent.contains_key(*m)).collect()
 }
 
 fn draw(
@@ -135,11 +108,7 @@ fn draw(
     frame.y += 28.0;
     let left = label_column(bands.iter().map(|b| b.0));
     let right = WIDTH - MARGIN - VALUE_ROOM;
-    let ends = bands
-        .iter()
-        .flat_map(|b| &b.1)
-        .filter_map(|l| l.figure)
-        .flat_map(|f| [f.low, f.high]);
+    let ends = bands.iter().flat_map(|b| &b.1).filter_map(|l| l.figure).flat_map(|f| [f.low, f.high]);
     let axis = LogAxis::holding(ends.chain(spec.reference), left, right);
     let top = frame.y;
     let heights: Vec<f64> = bands.iter().map(|b| b.1.len() as f64 * LINE + GAP).collect();
@@ -153,33 +122,17 @@ fn draw(
         .ticks()
         .into_iter()
         .map(|(v, labelled)| {
-            (
-                axis.at(v),
-                if labelled {
-                    round_label(&(spec.value)(v))
-                } else {
-                    String::new()
-                },
-            )
+            (axis.at(v), if labelled { round_label(&(spec.value)(v)) } else { String::new() })
         })
         .collect();
     frame.grid(&ticks, top, bottom);
     if let Some(reference) = spec.reference {
         let x = axis.at(reference);
-        frame.push(Shape::Line {
-            points: vec![(x, top), (x, bottom)],
-            colour: INK,
-            width: 1.4,
-        });
+        frame.push(Shape::Line { points: vec![(x, top), (x, bottom)], colour: INK, width: 1.4 });
     }
     let mut y = top;
     for ((label, lines), height) in bands.iter().zip(&heights) {
-        frame.row_label(
-            label,
-            left - 10.0,
-            y + height / 2.0,
-            label.starts_with("geometric"),
-        );
+        frame.row_label(label, left - 10.0, y + height / 2.0, label.starts_with("geometric"));
         for (i, line) in lines.iter().enumerate() {
             let middle = y + GAP / 2.0 + (i as f64 + 0.5) * LINE;
             draw_line(&mut frame, line, middle, &axis, spec, (left, right));
@@ -205,28 +158,14 @@ fn draw_line(
         let left = spec.reference.map_or(left, |r| axis.at(r));
         frame.extend(palette::marker(kind, left + 8.0, y, 3.0, colour, false));
         let words = fit(&note, SMALL, right - left - 24.0);
-        frame.push(palette::text(
-            (left + 18.0, baseline),
-            Anchor::Start,
-            SMALL,
-            MUTED,
-            words,
-        ));
+        frame.push(palette::text((left + 18.0, baseline), Anchor::Start, SMALL, MUTED, words));
         return;
     };
     let (low, high) = (axis.at(figure.low), axis.at(figure.high));
     if high - low > 1.0 {
-        frame.push(Shape::Line {
-            points: vec![(low, y), (high, y)],
-            colour,
-            width: 1.6,
-        });
+        frame.push(Shape::Line { points: vec![(low, y), (high, y)], colour, width: 1.6 });
         for x in [low, high] {
-            frame.push(Shape::Line {
-                points: vec![(x, y - 3.0), (x, y + 3.0)],
-                colour,
-                width: 1.2,
-            });
+            frame.push(Shape::Line { points: vec![(x, y - 3.0), (x, y + 3.0)], colour, width: 1.2 });
         }
     }
     frame.extend(palette::marker(kind, axis.at(figure.mid), y, 4.0, colour, true));
@@ -247,8 +186,5 @@ fn draw_line(
 
 /// `1.00 µs` as a grid label is `1 µs`.
 fn round_label(text: &str) -> String {
-    text.replace(".00", "")
-        .replace("0.10", "0.1")
-        .replace("0.20", "0.2")
-        .replace("0.50", "0.5")
+    text.replace(".00", "").replace("0.10", "0.1").replace("0.20", "0.2").replace("0.50", "0.5")
 }

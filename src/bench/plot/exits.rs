@@ -57,22 +57,14 @@ pub(super) fn exits(data: &Dataset) -> Option<Scene> {
         frame.stripe(i, y, *height);
         y += height;
     }
-    let ticks: Vec<(f64, String)> = (0..=4)
-        .map(|q| (axis.at(f64::from(q) * 25.0), format!("{} %", q * 25)))
-        .collect();
+    let ticks: Vec<(f64, String)> =
+        (0..=4).map(|q| (axis.at(f64::from(q) * 25.0), format!("{} %", q * 25))).collect();
     frame.grid(&ticks, top, bottom);
     let mut y = top;
     for ((workload, group), height) in groups.iter().zip(&heights) {
         frame.row_label(workload, labels - 10.0, y + height / 2.0, false);
         for (i, bar) in group.iter().enumerate() {
-            draw_bar(
-                &mut frame,
-                bar,
-                y + GAP / 2.0 + i as f64 * LINE,
-                &causes,
-                &axis,
-                (left, right),
-            );
+            draw_bar(&mut frame, bar, y + GAP / 2.0 + i as f64 * LINE, &causes, &axis, (left, right));
         }
         y += height;
     }
@@ -90,13 +82,7 @@ fn draw_bar(
 ) {
     let height = LINE - 3.0;
     let baseline = top + height / 2.0 + SMALL * 0.36;
-    frame.push(palette::text(
-        (left - 8.0, baseline),
-        Anchor::End,
-        SMALL,
-        MUTED,
-        bar.mode.clone(),
-    ));
+    frame.push(palette::text((left - 8.0, baseline), Anchor::End, SMALL, MUTED, bar.mode.clone()));
     let mut parts = vec![0.0; causes.len()];
     for (cause, count) in &bar.causes {
         let at = causes.iter().position(|c| c == cause).unwrap_or(causes.len() - 1);
@@ -116,13 +102,7 @@ fn draw_bar(
     if let Some(n) = bar.iterations.filter(|n| *n > 0.0) {
         words.push_str(&format!(" · {} / iteration", quantity::count(bar.total / n)));
     }
-    frame.push(palette::text(
-        (right + 10.0, baseline),
-        Anchor::Start,
-        SMALL,
-        INK,
-        words,
-    ));
+    frame.push(palette::text((right + 10.0, baseline), Anchor::Start, SMALL, INK, words));
 }
 
 /// All causes in a fixed order (by name), the rarest merged into one at the end if there are too many.

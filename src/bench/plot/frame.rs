@@ -25,10 +25,7 @@ pub(super) struct Frame {
 impl Frame {
     /// Begins a figure with its title and provenance.
     pub(super) fn begin(title: &str, data: &Dataset) -> Frame {
-        let mut frame = Frame {
-            shapes: Vec::new(),
-            y: MARGIN + 18.0,
-        };
+        let mut frame = Frame { shapes: Vec::new(), y: MARGIN + 18.0 };
         frame.push(Shape::Text {
             at: (MARGIN, frame.y),
             anchor: Anchor::Start,
@@ -39,13 +36,7 @@ impl Frame {
         });
         frame.y += 20.0;
         let provenance = fit(&data.provenance(), LABEL, WIDTH - 2.0 * MARGIN);
-        frame.push(palette::text(
-            (MARGIN, frame.y),
-            Anchor::Start,
-            LABEL,
-            MUTED,
-            provenance,
-        ));
+        frame.push(palette::text((MARGIN, frame.y), Anchor::Start, LABEL, MUTED, provenance));
         frame.y += 12.0;
         frame
     }
@@ -72,13 +63,7 @@ impl Frame {
                 self.y += 19.0;
             }
             self.shapes.extend(sample(key, x + 9.0, self.y - 4.0));
-            self.shapes.push(palette::text(
-                (x + 24.0, self.y),
-                Anchor::Start,
-                LABEL,
-                INK,
-                name.clone(),
-            ));
+            self.shapes.push(palette::text((x + 24.0, self.y), Anchor::Start, LABEL, INK, name.clone()));
             x += width;
         }
         self.y += 8.0;
@@ -98,11 +83,7 @@ impl Frame {
     pub(super) fn absent_modes(&mut self, data: &Dataset) {
         for (mode, reason) in &data.absent {
             self.y += 14.0;
-            let line = fit(
-                &format!("{mode}: empty, because {reason}"),
-                SMALL,
-                WIDTH - 2.0 * MARGIN,
-            );
+            let line = fit(&format!("{mode}: empty, because {reason}"), SMALL, WIDTH - 2.0 * MARGIN);
             self.push(palette::text((MARGIN, self.y), Anchor::Start, SMALL, MUTED, line));
         }
     }
@@ -126,20 +107,10 @@ impl Frame {
     pub(super) fn grid(&mut self, ticks: &[(f64, String)], top: f64, bottom: f64) {
         for (x, label) in ticks {
             let points = vec![(*x, top), (*x, bottom)];
-            self.push(Shape::Line {
-                points,
-                colour: GRID,
-                width: 1.0,
-            });
+            self.push(Shape::Line { points, colour: GRID, width: 1.0 });
             if !label.is_empty() {
                 for y in [top - 6.0, bottom + 15.0] {
-                    self.push(palette::text(
-                        (*x, y),
-                        Anchor::Middle,
-                        SMALL,
-                        MUTED,
-                        label.clone(),
-                    ));
+                    self.push(palette::text((*x, y), Anchor::Middle, SMALL, MUTED, label.clone()));
                 }
             }
         }
@@ -149,14 +120,7 @@ impl Frame {
     pub(super) fn row_label(&mut self, label: &str, x: f64, y: f64, bold: bool) {
         let text = fit(label, LABEL, MAX_LABEL_WIDTH);
         let at = (x, y + LABEL * 0.35);
-        self.push(Shape::Text {
-            at,
-            anchor: Anchor::End,
-            size: LABEL,
-            colour: INK,
-            bold,
-            text,
-        });
+        self.push(Shape::Text { at, anchor: Anchor::End, size: LABEL, colour: INK, bold, text });
     }
 
     /// Ends the figure with the name of its axis.
@@ -165,11 +129,7 @@ impl Frame {
             self.y += 34.0;
             self.push(palette::text((middle, self.y), Anchor::Middle, LABEL, INK, axis));
         }
-        Scene {
-            width: WIDTH,
-            height: self.y + MARGIN,
-            shapes: self.shapes,
-        }
+        Scene { width: WIDTH, height: self.y + MARGIN, shapes: self.shapes }
     }
 }
 

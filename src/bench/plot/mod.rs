@@ -36,19 +36,13 @@ pub struct Figure {
 pub fn figures(data: &Dataset) -> Vec<Figure> {
     let mut figures = Vec::new();
     let mut add = |name, title, explanation, alt: String, scene: Option<Scene>| {
-        figures.extend(scene.map(|scene| Figure {
-            name,
-            title,
-            explanation,
-            alt,
-            scene,
-        }));
+        figures.extend(scene.map(|scene| Figure { name, title, explanation, alt, scene }));
     };
     add(
         "slowdown",
         "Slowdown to native",
-        "Each mark is the median time of one task divided by the median time of the same code run directly on the host, \
-         with a bar over its 95 % bootstrap interval. The axis is logarithmic: equal distances are equal factors, and \
+        "Each mark is the time of one task divided by the time of the same code run directly on the host in the same round: \
+         the median over all rounds, with a bar over its 95 % bootstrap interval. The axis is logarithmic: equal distances are equal factors, and \
          marks on the line at 1× run at native speed.",
         slowdown_alt(data),
         dots::slowdown(data),
@@ -73,11 +67,7 @@ pub fn figures(data: &Dataset) -> Vec<Figure> {
     );
     for (nature, name, title) in [
         (Nature::Task, "repetitions-tasks", "Scatter of repetitions: tasks"),
-        (
-            Nature::Nano,
-            "repetitions-nano",
-            "Scatter of repetitions: nano operations",
-        ),
+        (Nature::Nano, "repetitions-nano", "Scatter of repetitions: nano operations"),
     ] {
         add(
             name,
@@ -128,11 +118,7 @@ fn slowdown_alt(data: &Dataset) -> String {
     format!(
         "Dot plot with a logarithmic axis: slowdown of {} tasks relative to native. Geometric means: {}.",
         data.of(Nature::Task).count(),
-        if means.is_empty() {
-            "none".to_owned()
-        } else {
-            means.join(", ")
-        }
+        if means.is_empty() { "none".to_owned() } else { means.join(", ") }
     )
 }
 
@@ -141,17 +127,11 @@ fn nano_alt(data: &Dataset) -> String {
         .modes
         .iter()
         .filter_map(|mode| {
-            let times: Vec<f64> = data
-                .of(Nature::Nano)
-                .filter_map(|m| Some(m.cell(mode)?.time?.mid))
-                .collect();
+            let times: Vec<f64> =
+                data.of(Nature::Nano).filter_map(|m| Some(m.cell(mode)?.time?.mid)).collect();
             let low = times.iter().copied().reduce(f64::min)?;
             let high = times.iter().copied().reduce(f64::max)?;
-            Some(format!(
-                "{mode} {} to {}",
-                quantity::time(low),
-                quantity::time(high)
-            ))
+            Some(format!("{mode} {} to {}", quantity::time(low), quantity::time(high)))
         })
         .collect();
     format!(
@@ -166,12 +146,7 @@ fn exits_alt(data: &Dataset) -> String {
         .modes
         .iter()
         .filter_map(|mode| {
-            let total: f64 = data
-                .exits
-                .iter()
-                .filter(|b| b.mode == *mode)
-                .map(|b| b.total)
-                .sum();
+            let total: f64 = data.exits.iter().filter(|b| b.mode == *mode).map(|b| b.total).sum();
             (total > 0.0).then(|| format!("{mode} {}", quantity::count(total)))
         })
         .collect();
@@ -182,11 +157,7 @@ fn exits_alt(data: &Dataset) -> String {
 }
 
 fn scatter_alt(data: &Dataset, nature: Nature) -> String {
-    let samples = || {
-        data.of(nature)
-            .flat_map(|m| m.cells.values())
-            .flat_map(|c| &c.samples)
-    };
+    let samples = || data.of(nature).flat_map(|m| m.cells.values()).flat_map(|c| &c.samples);
     format!(
         "Scatter plot: deviation of {} repetitions from the median of their mode; {} are marked as outliers.",
         samples().count(),

@@ -53,29 +53,17 @@ pub(super) fn of_mode(mode: &str) -> (Colour, Marker) {
         (PURPLE, Marker::Diamond),
         (SKY, Marker::TriangleDown),
     ];
-    MODE_ORDER
-        .iter()
-        .position(|m| *m == mode)
-        .map_or((MUTED, Marker::Cross), |i| STYLES[i])
+    MODE_ORDER.iter().position(|m| *m == mode).map_or((MUTED, Marker::Cross), |i| STYLES[i])
 }
 
 /// The shapes that draw a marker of radius `r` at `(x, y)`; outlined instead of filled if not `filled`.
 pub(super) fn marker(kind: Marker, x: f64, y: f64, r: f64, colour: Colour, filled: bool) -> Vec<Shape> {
     let polygon = |corners: &[(f64, f64)]| {
         let points = corners.iter().map(|(dx, dy)| (x + dx * r, y + dy * r)).collect();
-        vec![Shape::Polygon {
-            points,
-            colour,
-            filled,
-        }]
+        vec![Shape::Polygon { points, colour, filled }]
     };
     match kind {
-        Marker::Circle => vec![Shape::Circle {
-            centre: (x, y),
-            radius: r,
-            colour,
-            filled,
-        }],
+        Marker::Circle => vec![Shape::Circle { centre: (x, y), radius: r, colour, filled }],
         Marker::Square => polygon(&[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]),
         Marker::Triangle => polygon(&[(0.0, -1.15), (1.1, 0.85), (-1.1, 0.85)]),
         Marker::TriangleDown => polygon(&[(0.0, 1.15), (1.1, -0.85), (-1.1, -0.85)]),
@@ -134,22 +122,14 @@ pub(super) fn bar(area: (f64, f64, f64, f64), colour: Colour, hatch: Hatch) -> V
         let (from, to) = (left.max(x), (left + slant).min(x + w));
         if left + slant >= x && (slant == 0.0 || from < to) {
             let rise = |at: f64| {
-                if slant == 0.0 {
-                    0.0
-                } else {
-                    (at - left) / slant * h
-                }
+                if slant == 0.0 { 0.0 } else { (at - left) / slant * h }
             };
             let (low, high) = match hatch {
                 Hatch::Upright => (y + h, y),
                 Hatch::Falling => (y + rise(from), y + rise(to)),
                 _ => (y + h - rise(from), y + h - rise(to)),
             };
-            shapes.push(Shape::Line {
-                points: vec![(from, low), (to, high)],
-                colour: PAPER,
-                width: 1.0,
-            });
+            shapes.push(Shape::Line { points: vec![(from, low), (to, high)], colour: PAPER, width: 1.0 });
         }
         left += step;
     }
@@ -164,12 +144,5 @@ pub(super) fn text(
     colour: Colour,
     text: impl Into<String>,
 ) -> Shape {
-    Shape::Text {
-        at,
-        anchor,
-        size,
-        colour,
-        bold: false,
-        text: text.into(),
-    }
+    Shape::Text { at, anchor, size, colour, bold: false, text: text.into() }
 }

@@ -25,10 +25,8 @@ pub(super) fn repetitions(data: &Dataset, nature: Nature) -> Option<Scene> {
         Nature::Task => "How far repetitions scatter: tasks",
     };
     let modes = shown_modes(data);
-    let measures: Vec<&Measure> = data
-        .of(nature)
-        .filter(|m| m.cells.values().any(|c| c.samples.len() > 1))
-        .collect();
+    let measures: Vec<&Measure> =
+        data.of(nature).filter(|m| m.cells.values().any(|c| c.samples.len() > 1)).collect();
     let all: Vec<f64> = measures
         .iter()
         .flat_map(|m| m.cells.values())
@@ -61,11 +59,7 @@ pub(super) fn repetitions(data: &Dataset, nature: Nature) -> Option<Scene> {
         frame.stripe(i, y, *height);
         y += height;
     }
-    let ticks: Vec<(f64, String)> = axis
-        .ticks()
-        .into_iter()
-        .map(|v| (axis.at(v), percent(v)))
-        .collect();
+    let ticks: Vec<(f64, String)> = axis.ticks().into_iter().map(|v| (axis.at(v), percent(v))).collect();
     frame.grid(&ticks, top, bottom);
     frame.push(Shape::Line {
         points: vec![(axis.at(0.0), top), (axis.at(0.0), bottom)],
@@ -76,14 +70,7 @@ pub(super) fn repetitions(data: &Dataset, nature: Nature) -> Option<Scene> {
     for (measure, height) in measures.iter().zip(&heights) {
         frame.row_label(&measure.label, left - 10.0, y + height / 2.0, false);
         for (i, mode) in modes.iter().filter(|mode| has_samples(measure, mode)).enumerate() {
-            draw_line(
-                &mut frame,
-                measure,
-                mode,
-                y + GAP / 2.0 + (i as f64 + 0.5) * LINE,
-                &axis,
-                (low, high),
-            );
+            draw_line(&mut frame, measure, mode, y + GAP / 2.0 + (i as f64 + 0.5) * LINE, &axis, (low, high));
         }
         y += height;
     }
@@ -111,14 +98,7 @@ fn draw_line(
     for sample in &cell.samples {
         let off = deviation(sample.value, time.mid);
         (least, most) = (least.min(off), most.max(off));
-        frame.extend(palette::marker(
-            kind,
-            axis.at(off),
-            y,
-            3.0,
-            colour,
-            !sample.outlier,
-        ));
+        frame.extend(palette::marker(kind, axis.at(off), y, 3.0, colour, !sample.outlier));
     }
     let beyond: Vec<String> = [(least < low, least), (most > high, most)]
         .into_iter()

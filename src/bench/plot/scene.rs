@@ -111,11 +111,7 @@ impl Scene {
         {
             let size = (self.width.ceil() as u32, self.height.ceil() as u32);
             let root = SVGBackend::with_string(&mut out, size).into_drawing_area();
-            let pen = Pen {
-                scale: 1.0,
-                size_factor: 1.24,
-                baseline: |size| 0.76 * size / 1.24,
-            };
+            let pen = Pen { scale: 1.0, size_factor: 1.24, baseline: |size| 0.76 * size / 1.24 };
             self.draw(&root, &pen).map_err(|e| failed(figure, &e))?;
             root.present().map_err(|e| failed(figure, &e))?;
         }
@@ -128,16 +124,9 @@ impl Scene {
     /// [`BenchError::Figure`] with the drawing library's words.
     pub fn png(&self, figure: &str, path: &Path) -> Result<(), BenchError> {
         fonts(figure)?;
-        let size = (
-            (self.width * PNG_SCALE).ceil() as u32,
-            (self.height * PNG_SCALE).ceil() as u32,
-        );
+        let size = ((self.width * PNG_SCALE).ceil() as u32, (self.height * PNG_SCALE).ceil() as u32);
         let root = BitMapBackend::new(path, size).into_drawing_area();
-        let pen = Pen {
-            scale: PNG_SCALE,
-            size_factor: EM_TO_HEIGHT,
-            baseline: |size| size / 2.0,
-        };
+        let pen = Pen { scale: PNG_SCALE, size_factor: EM_TO_HEIGHT, baseline: |size| size / 2.0 };
         self.draw(&root, &pen).map_err(|e| failed(figure, &e))?;
         root.present().map_err(|e| failed(figure, &e))
     }
@@ -155,28 +144,17 @@ impl Scene {
         };
         for shape in &self.shapes {
             match shape {
-                Shape::Rect {
-                    area: (x, y, w, h),
-                    fill,
-                } => {
+                Shape::Rect { area: (x, y, w, h), fill } => {
                     root.draw(&Rectangle::new(
                         [pen.at(*x, *y), pen.at(x + w, y + h)],
                         style(fill, true, 1.0),
                     ))?;
                 }
-                Shape::Line {
-                    points,
-                    colour,
-                    width,
-                } => {
+                Shape::Line { points, colour, width } => {
                     let points: Vec<_> = points.iter().map(|(x, y)| pen.at(*x, *y)).collect();
                     root.draw(&PathElement::new(points, style(colour, false, *width)))?;
                 }
-                Shape::Polygon {
-                    points,
-                    colour,
-                    filled,
-                } => {
+                Shape::Polygon { points, colour, filled } => {
                     let mut points: Vec<_> = points.iter().map(|(x, y)| pen.at(*x, *y)).collect();
                     if *filled {
                         root.draw(&Polygon::new(points, style(colour, true, 1.0)))?;
@@ -185,23 +163,11 @@ impl Scene {
                         root.draw(&PathElement::new(points, style(colour, false, 1.0)))?;
                     }
                 }
-                Shape::Circle {
-                    centre: (x, y),
-                    radius,
-                    colour,
-                    filled,
-                } => {
+                Shape::Circle { centre: (x, y), radius, colour, filled } => {
                     let radius = (radius * pen.scale).round() as i32;
                     root.draw(&Circle::new(pen.at(*x, *y), radius, style(colour, *filled, 1.0)))?;
                 }
-                Shape::Text {
-                    at: (x, y),
-                    anchor,
-                    size,
-                    colour,
-                    bold,
-                    text,
-                } => {
+                Shape::Text { at: (x, y), anchor, size, colour, bold, text } => {
                     let height = size * pen.size_factor * pen.scale;
                     let h = match anchor {
                         Anchor::Start => HPos::Left,
@@ -252,10 +218,7 @@ fn font_style(bold: bool) -> FontStyle {
 }
 
 fn failed(figure: &str, error: &dyn std::fmt::Display) -> BenchError {
-    BenchError::Figure {
-        figure: figure.to_owned(),
-        what: error.to_string(),
-    }
+    BenchError::Figure { figure: figure.to_owned(), what: error.to_string() }
 }
 
 /// Registers the embedded font under the generic name; done once in a process.
@@ -265,25 +228,16 @@ fn fonts(figure: &str) -> Result<(), BenchError> {
         register_font("sans-serif", FontStyle::Normal, notosans::REGULAR_TTF).is_ok()
             && register_font("sans-serif", FontStyle::Bold, notosans::BOLD_TTF).is_ok()
     });
-    if done {
-        Ok(())
-    } else {
-        Err(failed(figure, &"the embedded font cannot be read"))
-    }
+    if done { Ok(()) } else { Err(failed(figure, &"the embedded font cannot be read")) }
 }
 
 /// Width of a text in logical pixels.
 pub(super) fn text_width(text: &str, size: f64, bold: bool) -> f64 {
     // Measured at ten times the size: the library rounds down to whole pixels.
     let measured = fonts("").ok().and_then(|()| {
-        ("sans-serif", size * EM_TO_HEIGHT * 10.0, font_style(bold))
-            .into_font()
-            .box_size(text)
-            .ok()
+        ("sans-serif", size * EM_TO_HEIGHT * 10.0, font_style(bold)).into_font().box_size(text).ok()
     });
-    measured.map_or(text.chars().count() as f64 * size * 0.6, |(w, _)| {
-        f64::from(w) / 10.0
-    })
+    measured.map_or(text.chars().count() as f64 * size * 0.6, |(w, _)| f64::from(w) / 10.0)
 }
 
 /// The text, cut with an ellipsis so that it is no wider than `width`.

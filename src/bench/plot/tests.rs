@@ -15,15 +15,7 @@ fn text_boxes(scene: &Scene) -> Vec<(Box, &str)> {
         .shapes
         .iter()
         .filter_map(|shape| {
-            let Shape::Text {
-                at: (x, y),
-                anchor,
-                size,
-                bold,
-                text,
-                ..
-            } = shape
-            else {
+            let Shape::Text { at: (x, y), anchor, size, bold, text, .. } = shape else {
                 return None;
             };
             let width = text_width(text, *size, *bold);
@@ -91,11 +83,7 @@ fn both_files_are_written_whole() {
         let png = std::fs::read(dir.path().join(figure.name).with_extension("png")).unwrap();
         assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.len() > 5000);
     }
-    assert_eq!(
-        std::fs::read_dir(dir.path()).unwrap().count(),
-        2 * figures.len(),
-        "nothing is left over"
-    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2 * figures.len(), "nothing is left over");
     // The host's name has signs that mean something in XML.
     assert!(svgs[0].contains("Made-up &lt;CPU&gt; &amp; Co."));
 }
@@ -105,9 +93,6 @@ fn little_data_gives_few_figures_and_no_panic() {
     let lone = [row("a", "a@ring3", record::UNIT_TASK, "emu", 1, 5.0)];
     assert!(figures(&Dataset::from_rows(&lone).unwrap()).is_empty());
     let nano = [row("a", "a@ring0", record::UNIT_NANO, "emu", 1, 5.0)];
-    let names: Vec<&str> = figures(&Dataset::from_rows(&nano).unwrap())
-        .iter()
-        .map(|f| f.name)
-        .collect();
+    let names: Vec<&str> = figures(&Dataset::from_rows(&nano).unwrap()).iter().map(|f| f.name).collect();
     assert_eq!(names, ["nano"]);
 }

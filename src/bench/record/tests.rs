@@ -73,10 +73,7 @@ fn errors_name_file_line_and_column() {
     ] {
         let text = format!("{head}\n{good}\n{bad}\n");
         let error = parse(path, text.as_bytes()).unwrap_err().to_string();
-        assert!(
-            error.starts_with("some.csv, line 3: ") && error.contains(says),
-            "{error}"
-        );
+        assert!(error.starts_with("some.csv, line 3: ") && error.contains(says), "{error}");
     }
     let error = parse(path, b"a,b\n1,2\n").unwrap_err().to_string();
     assert!(error.starts_with("some.csv, line 1: the columns"), "{error}");

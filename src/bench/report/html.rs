@@ -45,11 +45,7 @@ pub(super) fn table(caption: &str, head: &[String], rows: &[Vec<String>]) -> Str
 /// An SVG document as an element of a page: one image with its description, as wide as the page allows.
 pub(super) fn inline_svg(svg: &str, alt: &str) -> String {
     let start = svg.find("<svg").unwrap_or(0);
-    svg[start..].replacen(
-        "<svg ",
-        &format!("<svg role=\"img\" aria-label=\"{}\" ", escape(alt)),
-        1,
-    )
+    svg[start..].replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{}\" ", escape(alt)), 1)
 }
 
 #[cfg(test)]
@@ -58,18 +54,12 @@ mod tests {
 
     #[test]
     fn nothing_escapes_the_escape() {
-        assert_eq!(
-            escape("<a href=\"x\" t='y'>&\u{7}"),
-            "&lt;a href=&quot;x&quot; t=&#39;y&#39;&gt;&amp; "
-        );
+        assert_eq!(escape("<a href=\"x\" t='y'>&\u{7}"), "&lt;a href=&quot;x&quot; t=&#39;y&#39;&gt;&amp; ");
     }
 
     #[test]
     fn svg_gets_its_description() {
         let svg = inline_svg("<?xml?><svg width=\"1\"><svg /></svg>", "a \"b\"");
-        assert_eq!(
-            svg,
-            "<svg role=\"img\" aria-label=\"a &quot;b&quot;\" width=\"1\"><svg /></svg>"
-        );
+        assert_eq!(svg, "<svg role=\"img\" aria-label=\"a &quot;b&quot;\" width=\"1\"><svg /></svg>");
     }
 }

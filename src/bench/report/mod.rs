@@ -44,11 +44,7 @@ pub fn generate_from(csv: &Path, out: &Path) -> Result<Report, BenchError> {
     let text = page::render(&data, &figures, &svgs, side.as_ref(), &source);
     let page = out.join("index.html");
     record::replace_file(&page, text.as_bytes())?;
-    Ok(Report {
-        page,
-        csv: csv.to_owned(),
-        figures: figures.len(),
-    })
+    Ok(Report { page, csv: csv.to_owned(), figures: figures.len() })
 }
 
 #[cfg(test)]
@@ -59,10 +55,7 @@ mod tests {
     fn written(tasks: usize) -> (tempfile::TempDir, String) {
         let dir = tempfile::tempdir().unwrap();
         let csv = record::data_dir(dir.path()).join("20260101T120000Z.csv");
-        record::Writer::create(&csv)
-            .unwrap()
-            .append(&synthetic(tasks))
-            .unwrap();
+        record::Writer::create(&csv).unwrap().append(&synthetic(tasks)).unwrap();
         let report = generate(dir.path()).unwrap();
         (dir, std::fs::read_to_string(report.page).unwrap())
     }
@@ -71,9 +64,7 @@ mod tests {
     fn the_page_stands_alone() {
         let (_dir, page) = written(6);
         let outside = page.replace("http://www.w3.org/2000/svg", "");
-        for word in [
-            "http://", "https://", "src=", "<script", "@import", "url(", "<link",
-        ] {
+        for word in ["http://", "https://", "src=", "<script", "@import", "url(", "<link"] {
             assert!(!outside.contains(word), "{word}");
         }
         assert!(page.contains("prefers-color-scheme: dark"));
@@ -110,13 +101,7 @@ mod tests {
         let (dir, before) = written(3);
         let bad = record::data_dir(dir.path()).join("20270101T000000Z.csv");
         std::fs::write(&bad, "not,ours\n1,2\n").unwrap();
-        assert!(matches!(
-            generate(dir.path()),
-            Err(BenchError::Csv { line: 1, .. })
-        ));
-        assert_eq!(
-            std::fs::read_to_string(dir.path().join("index.html")).unwrap(),
-            before
-        );
+        assert!(matches!(generate(dir.path()), Err(BenchError::Csv { line: 1, .. })));
+        assert_eq!(std::fs::read_to_string(dir.path().join("index.html")).unwrap(), before);
     }
 }

@@ -18,28 +18,18 @@ pub(super) fn render(
 ) -> String {
     let mut out = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     out.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-    out.push_str(&format!(
-        "<title>trivisor: one guest, three ways ({})</title>\n",
-        escape(&data.run)
-    ));
+    out.push_str(&format!("<title>trivisor: one guest, three ways ({})</title>\n", escape(&data.run)));
     out.push_str(&format!("<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"));
     head(&mut out, data, source);
     means(&mut out, data);
     how_to_read(&mut out, data);
     for (figure, svg) in figures.iter().zip(svgs) {
-        out.push_str(&format!(
-            "<section>\n<h2 id=\"{0}\">{1}</h2>\n",
-            figure.name,
-            escape(figure.title)
-        ));
+        out.push_str(&format!("<section>\n<h2 id=\"{0}\">{1}</h2>\n", figure.name, escape(figure.title)));
         out.push_str(&format!(
             "<figure>\n<div class=\"pan\" tabindex=\"0\">{}</div>\n",
             inline_svg(svg, &figure.alt)
         ));
-        out.push_str(&format!(
-            "<figcaption>{}</figcaption>\n</figure>\n",
-            escape(figure.explanation)
-        ));
+        out.push_str(&format!("<figcaption>{}</figcaption>\n</figure>\n", escape(figure.explanation)));
         if let Some((caption, head, rows)) = table_behind(figure.name, data) {
             out.push_str(&format!("<details><summary>{}</summary>\n", escape(&caption)));
             out.push_str(&table(&caption, &head, &rows));
@@ -103,11 +93,7 @@ fn means(out: &mut String, data: &Dataset) {
          <ul class=\"means\">\n"
     ));
     for (mode, mean, _) in &means {
-        out.push_str(&format!(
-            "<li>{}<b>{}</b></li>\n",
-            escape(mode),
-            quantity::ratio(*mean)
-        ));
+        out.push_str(&format!("<li>{}<b>{}</b></li>\n", escape(mode), quantity::ratio(*mean)));
     }
     out.push_str("</ul>\n");
 }
@@ -143,17 +129,12 @@ type Table = (String, Vec<String>, Vec<Vec<String>>);
 /// The figures behind a figure.
 fn table_behind(name: &str, data: &Dataset) -> Option<Table> {
     let columns = |first: &str| -> Vec<String> {
-        std::iter::once(first.to_owned())
-            .chain(data.modes.iter().cloned())
-            .collect()
+        std::iter::once(first.to_owned()).chain(data.modes.iter().cloned()).collect()
     };
     let rows = |nature: Nature, show: &dyn Fn(&Cell) -> String| -> Vec<Vec<String>> {
         data.of(nature)
             .map(|m| {
-                let cells = data
-                    .modes
-                    .iter()
-                    .map(|mode| m.cell(mode).map_or_else(String::new, show));
+                let cells = data.modes.iter().map(|mode| m.cell(mode).map_or_else(String::new, show));
                 std::iter::once(m.label.clone()).chain(cells).collect()
             })
             .collect()
@@ -170,11 +151,7 @@ fn table_behind(name: &str, data: &Dataset) -> Option<Table> {
             rows(Nature::Nano, &|c| figures_of(c, false)),
         )),
         "repetitions-tasks" | "repetitions-nano" => {
-            let nature = if name.ends_with("nano") {
-                Nature::Nano
-            } else {
-                Nature::Task
-            };
+            let nature = if name.ends_with("nano") { Nature::Nano } else { Nature::Task };
             Some((
                 "Repetitions, outliers among them, and half width of the interval".to_owned(),
                 columns("measured"),
@@ -182,18 +159,13 @@ fn table_behind(name: &str, data: &Dataset) -> Option<Table> {
             ))
         }
         "exits" => {
-            let head = ["workload", "mode", "exits", "iterations", "causes"]
-                .map(str::to_owned)
-                .to_vec();
+            let head = ["workload", "mode", "exits", "iterations", "causes"].map(str::to_owned).to_vec();
             let rows = data
                 .exits
                 .iter()
                 .map(|bar| {
-                    let causes: Vec<String> = bar
-                        .causes
-                        .iter()
-                        .map(|(c, n)| format!("{c} {}", quantity::count(*n)))
-                        .collect();
+                    let causes: Vec<String> =
+                        bar.causes.iter().map(|(c, n)| format!("{c} {}", quantity::count(*n))).collect();
                     vec![
                         bar.workload.clone(),
                         bar.mode.clone(),
@@ -230,11 +202,7 @@ fn scatter_of(cell: &Cell) -> String {
         return String::new();
     };
     let outliers = cell.samples.iter().filter(|s| s.outlier).count();
-    format!(
-        "{} · {outliers} · ±{:.1} %",
-        cell.samples.len(),
-        time.relative_half_width() * 100.0
-    )
+    format!("{} · {outliers} · ±{:.1} %", cell.samples.len(), time.relative_half_width() * 100.0)
 }
 
 /// What is missing, and why.
@@ -246,20 +214,14 @@ fn gaps(out: &mut String, data: &Dataset) {
         .collect();
     for measure in &data.measures {
         for (mode, cell) in &measure.cells {
-            if let Some(note) = cell
-                .note
-                .as_ref()
-                .filter(|n| *n != "not measured" && !data.absent.contains_key(mode))
+            if let Some(note) =
+                cell.note.as_ref().filter(|n| *n != "not measured" && !data.absent.contains_key(mode))
             {
                 rows.push(vec![mode.clone(), measure.label.clone(), note.clone()]);
             }
         }
     }
-    rows.extend(
-        data.failures
-            .iter()
-            .map(|(w, m, why)| vec![m.clone(), w.clone(), why.clone()]),
-    );
+    rows.extend(data.failures.iter().map(|(w, m, why)| vec![m.clone(), w.clone(), why.clone()]));
     if rows.is_empty() {
         return;
     }
@@ -272,47 +234,24 @@ fn circumstances(out: &mut String, data: &Dataset, side: Option<&SideFile>) {
         return;
     };
     out.push_str("<h2>Circumstances</h2>\n");
-    let mut options: Vec<Vec<String>> = side
-        .options
-        .iter()
-        .map(|(k, v)| vec![k.clone(), v.clone()])
-        .collect();
+    let mut options: Vec<Vec<String>> =
+        side.options.iter().map(|(k, v)| vec![k.clone(), v.clone()]).collect();
     if let Some(load) = side.load_at_start {
         options.push(vec!["load average at the start".to_owned(), format!("{load:.2}")]);
     }
-    out.push_str(&table(
-        "Options of the run",
-        &["option", "value"].map(str::to_owned),
-        &options,
-    ));
+    out.push_str(&table("Options of the run", &["option", "value"].map(str::to_owned), &options));
     let rows: Vec<Vec<String>> = side
         .fingerprints
         .iter()
         .map(|(short, f)| {
             let image = f.image_sha256.get(..16).unwrap_or(&f.image_sha256);
-            [
-                short,
-                &f.mode,
-                &f.column,
-                image,
-                &f.devices,
-                &f.guest_clock,
-                &f.version,
-            ]
-            .map(str::to_owned)
-            .to_vec()
+            [short, &f.mode, &f.column, image, &f.devices, &f.guest_clock, &f.version]
+                .map(str::to_owned)
+                .to_vec()
         })
         .collect();
     out.push_str("<details><summary>Fingerprints of the rows, spelled out</summary>\n");
-    let head = [
-        "fingerprint",
-        "mode",
-        "column",
-        "image (SHA-256)",
-        "devices",
-        "guest clock",
-        "version",
-    ];
+    let head = ["fingerprint", "mode", "column", "image (SHA-256)", "devices", "guest clock", "version"];
     out.push_str(&table(
         "The half before the hyphen must be equal for rows to be compared",
         &head.map(str::to_owned),

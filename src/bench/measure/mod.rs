@@ -1,0 +1,175 @@
+//! How one workload is run once in one column: the seam between a plan and whoever executes guests.
+//!
+//! A [`Runner`] gives back what the guest printed and what was counted; it judges nothing. The host's own kernels
+//! ([`NativeRunner`]) and QEMU ([`QemuRunner`]) are runners too and print the same console records, so that every figure
+//! takes the same way. The runner of our machine is handed in from outside; [`Dispatch`] joins the three.
+
+mod native;
+mod qemu;
+
+pub use native::NativeRunner;
+pub use qemu::{QEMU, QemuRunner};
+
+use super::NATIVE;
+use super::workload::Workload;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// One column of the comparison: a mode or a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Name of the mode, one of [`super::MODE_ORDER`] or a further one.
+    pub mode: String,
+    /// Who executes instructions.
+    pub engine: String,
+    /// What the guest sees: `bare` or `patched`; `host` for native.
+    pub interface: String,
+    /// The other monitor with its version, if it is one.
+    pub peer: String,
+    /// Options that change figures, in words.
+    pub options: String,
+    /// Why this column cannot run on this host, if that is known beforehand.
+    pub absent: Option<String>,
+}
+
+impl Column {
+    /// A column with its two technical names and nothing else.
+    pub fn new(mode: &str, engine: &str, interface: &str) -> Column {
+        Column {
+            mode: mode.to_owned(),
+            engine: engine.to_owned(),
+            interface: interface.to_owned(),
+            peer: String::new(),
+            options: String::new(),
+            absent: None,
+        }
+    }
+
+    /// The native column.
+    pub fn native() -> Column {
+        Column::new(NATIVE, "host", "host")
+    }
+
+    /// The columns of the peers, marked absent where they are not installed or not permitted.
+    pub fn peers() -> Vec<Column> {
+        qemu::columns()
+    }
+}
+
+/// How a run is to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// How long a calibrated measurement should take, in microseconds.
+    pub budget_us: u64,
+    /// When a run is given up.
+    pub timeout: Duration,
+    /// CPU on which timed code should run.
+    pub cpu: Option<usize>,
+    /// Raised when the user wants to stop: the run should end soon, with [`RunError::Interrupted`].
+    pub stop: &'a AtomicBool,
+}
+
+impl Request<'_> {
+    /// Whether the user wants to stop.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The guest's command line for a TSC of `tsc_khz` kHz.
+    pub fn command_line(&self, tsc_khz: u64) -> String {
+        use crate::abi::{ARG_BUDGET_US, ARG_TSC_KHZ};
+        format!("{ARG_BUDGET_US}={} {ARG_TSC_KHZ}={tsc_khz}", self.budget_us)
+    }
+}
+
+/// What one run gave.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observation {
+    /// All that the guest printed (or as much as was kept).
+    pub console: Vec<u8>,
+    /// How the machine ended, if not as a guest that went well ends it: `triple fault`, `exit status 3` …
+    pub misfortune: Option<String>,
+    /// Counters by the ledger's names of causes.
+    pub counters: Vec<(String, u64)>,
+    /// Time of the whole run on the host.
+    pub wall: Duration,
+    /// Frequency of the TSC that the guest read, in kHz.
+    pub tsc_khz: u64,
+}
+
+/// Why a run gave no observation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The column cannot run here at all.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The column cannot run this workload; trying again is of no use.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The run did not end in time.
+    #[error("no end after {0:?}")]
+    Timeout(Duration),
+    /// Something else went wrong.
+    #[error("{0}")]
+    Failed(String),
+    /// The user wants to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Runs one workload once.
+pub trait Runner {
+    /// Whether the workload makes sense in this column; where it does not, the cell stays empty without a reason.
+    fn suits(&self, workload: &Workload, column: &Column) -> bool {
+        let _ = (workload, column);
+        true
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// See [`RunError`]; a guest that fails is no error but an observation.
+    fn run(
+        &mut self,
+        workload: &Workload,
+        column: &Column,
+        request: &Request<'_>,
+    ) -> Result<Observation, RunError>;
+}
+
+/// Sends each column to its runner: native and peers are ours, all others are the machine's.
+pub struct Dispatch<'a> {
+    native: NativeRunner,
+    qemu: QemuRunner,
+    machine: Box<dyn Runner + 'a>,
+}
+
+impl<'a> Dispatch<'a> {
+    /// Joins our own runners with the one of the machine.
+    pub fn new(machine: Box<dyn Runner + 'a>) -> Dispatch<'a> {
+        Dispatch { native: NativeRunner, qemu: QemuRunner::default(), machine }
+    }
+}
+
+impl Runner for Dispatch<'_> {
+    fn suits(&self, workload: &Workload, column: &Column) -> bool {
+        match column.mode.as_str() {
+            NATIVE => self.native.suits(workload, column),
+            _ if !column.peer.is_empty() => self.qemu.suits(workload, column),
+            _ => self.machine.suits(workload, column),
+        }
+    }
+
+    fn run(
+        &mut self,
+        workload: &Workload,
+        column: &Column,
+        request: &Request<'_>,
+    ) -> Result<Observation, RunError> {
+        match column.mode.as_str() {
+            NATIVE => self.native.run(workload, column, request),
+            _ if !column.peer.is_empty() => self.qemu.run(workload, column, request),
+            _ => self.machine.run(workload, column, request),
+        }
+    }
+}

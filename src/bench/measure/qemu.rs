@@ -1,0 +1,268 @@
+//! A peer: the same guest images in `qemu-system-x86_64`, with its translator and with KVM.
+//!
+//! Each run is a process of its own with the guest's console on its standard output. It is killed at the timeout, when the
+//! user stops, and when it prints more than [`CONSOLE_LIMIT`]; its image file is removed whatever happens.
+
+use super::{Column, Observation, Request, RunError, Runner};
+use crate::abi;
+use crate::bench::workload::Workload;
+use crate::sys::tsc;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Name of the program.
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// Most bytes of console that are kept.
+const CONSOLE_LIMIT: u64 = 4 << 20;
+
+/// How often a running process is looked at: below a percent of the shortest run.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Runs guests in QEMU.
+#[derive(Debug, Default)]
+pub struct QemuRunner {
+    images: Vec<(&'static str, ImageFile)>,
+}
+
+/// The two columns, absent with the reason where they cannot run.
+pub(super) fn columns() -> Vec<Column> {
+    let version = version();
+    [("qemu-tcg", "tcg"), ("qemu-kvm", "kvm")]
+        .into_iter()
+        .map(|(mode, accelerator)| {
+            let absent = match &version {
+                Err(reason) => Some(reason.clone()),
+                Ok(_) if accelerator == "kvm" => no_kvm(),
+                Ok(_) => None,
+            };
+            Column {
+                peer: version.clone().unwrap_or_else(|_| "QEMU".to_owned()),
+                options: format!("-accel {accelerator} {}", cpu_model(accelerator).join(" ")),
+                absent,
+                ..Column::new(mode, accelerator, "bare")
+            }
+        })
+        .collect()
+}
+
+/// `QEMU 7.2.22`, or why there is none.
+fn version() -> Result<String, String> {
+    let output =
+        Command::new(QEMU).arg("--version").output().map_err(|_| format!("{QEMU} is not installed"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let number = text.split_ascii_whitespace().skip_while(|w| *w != "version").nth(1);
+    Ok(format!("QEMU {}", number.unwrap_or("of unknown version")))
+}
+
+/// Why KVM cannot be used, if so.
+fn no_kvm() -> Option<String> {
+    File::options().read(true).write(true).open("/dev/kvm").err().map(|e| format!("/dev/kvm: {e}"))
+}
+
+fn cpu_model(accelerator: &str) -> [&'static str; 2] {
+    ["-cpu", if accelerator == "kvm" { "host" } else { "max" }]
+}
+
+impl Runner for QemuRunner {
+    fn run(
+        &mut self,
+        workload: &Workload,
+        column: &Column,
+        request: &Request<'_>,
+    ) -> Result<Observation, RunError> {
+        let image =
+            self.image(workload).map_err(|e| RunError::Failed(format!("cannot write the image: {e}")))?;
+        let tsc_khz = (tsc::frequency() / 1000).max(1);
+        let begun = Instant::now();
+        let child = Command::new(QEMU)
+            .args(["-accel", &column.engine])
+            .args(cpu_model(&column.engine))
+            .args(["-machine", "pc", "-m", "128", "-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none", "-serial", "stdio", "-monitor", "none"])
+            .args(["-device", &format!("isa-debug-exit,iobase={:#x},iosize=4", abi::PORT_DEBUG_EXIT)])
+            .arg("-kernel")
+            .arg(image)
+            .args(["-append", &request.command_line(tsc_khz)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound => RunError::Unavailable(format!("{QEMU} is not installed")),
+                _ => RunError::Failed(format!("{QEMU}: {e}")),
+            })?;
+        let (status, console, complaint) = Process::new(child).wait(begun, request)?;
+        Ok(Observation {
+            console,
+            misfortune: misfortune(status, &complaint),
+            counters: Vec::new(),
+            wall: begun.elapsed(),
+            tsc_khz,
+        })
+    }
+}
+
+impl QemuRunner {
+    /// The file that holds a workload's image; written once.
+    fn image(&mut self, workload: &Workload) -> io::Result<&Path> {
+        let at = match self.images.iter().position(|(name, _)| *name == workload.name) {
+            Some(at) => at,
+            None => {
+                self.images.push((workload.name, ImageFile::create(workload.image)?));
+                self.images.len() - 1
+            }
+        };
+        Ok(&self.images[at].1.path)
+    }
+}
+
+/// What QEMU's end says, if not that the guest went well.
+fn misfortune(status: ExitStatus, complaint: &[u8]) -> Option<String> {
+    // isa-debug-exit ends the process with (value << 1) | 1.
+    let well = i32::from(abi::EXIT_OK) << 1 | 1;
+    if status.code() == Some(well) && complaint.is_empty() {
+        return None;
+    }
+    let words = String::from_utf8_lossy(complaint);
+    match words.lines().map(str::trim).find(|l| !l.is_empty()) {
+        // A warning is no misfortune of a guest that went well.
+        Some(_) if status.code() == Some(well) => None,
+        Some(line) => Some(format!("{status}: {line}")),
+        None if status.code() == Some(0) => Some("the machine was reset or powered off".to_owned()),
+        None => Some(status.to_string()),
+    }
+}
+
+/// A child process whose output is collected; killed when dropped.
+struct Process {
+    child: Child,
+    console: Option<JoinHandle<Vec<u8>>>,
+    complaint: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl Process {
+    fn new(mut child: Child) -> Process {
+        let console = child.stdout.take().map(collect);
+        let complaint = child.stderr.take().map(collect);
+        Process { child, console, complaint }
+    }
+
+    /// Waits for the end; gives the status and what was printed on both outputs.
+    fn wait(
+        mut self,
+        begun: Instant,
+        request: &Request<'_>,
+    ) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), RunError> {
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => {
+                    let text =
+                        |h: Option<JoinHandle<Vec<u8>>>| h.and_then(|h| h.join().ok()).unwrap_or_default();
+                    return Ok((status, text(self.console.take()), text(self.complaint.take())));
+                }
+                Ok(None) if request.stopped() => return Err(RunError::Interrupted),
+                Ok(None) if begun.elapsed() > request.timeout => {
+                    return Err(RunError::Timeout(request.timeout));
+                }
+                // A reader that has ended before the process met the limit and closed its pipe.
+                Ok(None) => std::thread::sleep(POLL),
+                Err(e) => return Err(RunError::Failed(format!("{QEMU}: {e}"))),
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail harmlessly if the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a pipe to its end in a thread of its own, up to the limit; then closes it, which ends a flood.
+fn collect(pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read before an error still counts.
+        let _ = pipe.take(CONSOLE_LIMIT).read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+/// A file with a guest image, removed when dropped.
+#[derive(Debug)]
+struct ImageFile {
+    path: PathBuf,
+}
+
+impl ImageFile {
+    fn create(image: &[u8]) -> io::Result<ImageFile> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("trivisor-{}-{number}.elf", std::process::id()));
+        let mut file = File::options().write(true).create_new(true).open(&path)?;
+        let file_guard = ImageFile { path };
+        file.write_all(image)?;
+        Ok(file_guard)
+    }
+}
+
+impl Drop for ImageFile {
+    fn drop(&mut self) {
+        // It lies in the temporary directory; a leftover is the system's to clear.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{marks, workload};
+    use std::sync::atomic::AtomicBool;
+
+    fn tcg() -> Option<Column> {
+        let column = columns().swap_remove(0);
+        if let Some(reason) = &column.absent {
+            println!("skipped: {reason}");
+            return None;
+        }
+        Some(column)
+    }
+
+    #[test]
+    fn a_guest_measures_in_the_translator() {
+        let (Some(column), stop) = (tcg(), AtomicBool::new(false)) else { return };
+        let request = Request { budget_us: 100, timeout: Duration::from_secs(60), cpu: None, stop: &stop };
+        let workload = workload::find("crc32").unwrap();
+        let mut runner = QemuRunner::default();
+        let observation = runner.run(workload, &column, &request).unwrap();
+        let transcript = marks::parse(&observation.console);
+        assert_eq!(observation.misfortune, None);
+        assert_eq!(transcript.end, Some(marks::End::Ok));
+        let native = super::super::NativeRunner.run(workload, &Column::native(), &request).unwrap();
+        let native = marks::parse(&native.console);
+        assert_eq!(transcript.results[0].checksum, native.results[0].checksum);
+        let path = runner.images[0].1.path.clone();
+        drop(runner);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_guest_that_spins_is_killed_at_its_timeout_and_at_a_stop() {
+        let Some(column) = tcg() else { return };
+        let workload = workload::find("spin").unwrap();
+        let stop = AtomicBool::new(false);
+        let request = Request { budget_us: 100, timeout: Duration::from_millis(300), cpu: None, stop: &stop };
+        let mut runner = QemuRunner::default();
+        assert_eq!(runner.run(workload, &column, &request), Err(RunError::Timeout(request.timeout)));
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(runner.run(workload, &column, &request), Err(RunError::Interrupted));
+    }
+}

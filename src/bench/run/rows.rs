@@ -1,0 +1,166 @@
+//! From an observation to rows of the CSV.
+
+use crate::bench::checksum::{Ballots, fold32};
+use crate::bench::marks::{self, End, Mark, Transcript};
+use crate::bench::measure::{Column, Observation};
+use crate::bench::plan::Step;
+use crate::bench::record::{self, Row};
+use crate::bench::timestamp::Timestamp;
+use crate::bench::workload::{Kind, Workload};
+use crate::engine::Cause;
+
+/// Makes the rows of one run.
+pub(super) struct RowMaker {
+    run: String,
+}
+
+impl RowMaker {
+    pub(super) fn new(run: &str) -> RowMaker {
+        RowMaker { run: run.to_owned() }
+    }
+
+    /// A fact about the run, in words.
+    pub(super) fn fact(&self, name: &str, words: &str) -> Row {
+        Row { metric: name.to_owned(), reason: words.to_owned(), ..self.blank(record::WHOLE_RUN, None) }
+    }
+
+    /// A column that cannot run here.
+    pub(super) fn absent(&self, column: &Column, reason: &str) -> Row {
+        Row { reason: reason.to_owned(), ..self.blank(record::WHOLE_RUN, Some(column)) }
+    }
+
+    /// A run that gave no observation.
+    pub(super) fn failed(
+        &self,
+        workload: &Workload,
+        column: &Column,
+        step: &Step,
+        print: &str,
+        why: &str,
+    ) -> Row {
+        Row {
+            repetition: step.repetition,
+            reason: why.to_owned(),
+            fingerprint: print.to_owned(),
+            ..self.blank(workload.name, Some(column))
+        }
+    }
+
+    /// The rows of an observation. Checksums go into `ballots` first, so that a run is judged with all that is known.
+    pub(super) fn observed(
+        &self,
+        workload: &Workload,
+        column: &Column,
+        step: &Step,
+        print: &str,
+        observation: &Observation,
+        ballots: &mut Ballots,
+    ) -> Vec<Row> {
+        let transcript = marks::parse(&observation.console);
+        let trouble = trouble(workload, observation, &transcript);
+        if trouble.is_none() {
+            for mark in &transcript.results {
+                ballots.note(workload.name, &mark.metric_at_ring(), &column.mode, mark.checksum);
+            }
+        }
+        let row = |metric: String, unit: &str, value: f64, reason: Option<&str>| {
+            let reason = if step.repetition == 0 { Some(reason.unwrap_or(record::WARM_UP)) } else { reason };
+            Row {
+                metric,
+                unit: unit.to_owned(),
+                repetition: step.repetition,
+                value: Some(value),
+                valid: reason.is_none(),
+                reason: reason.unwrap_or_default().to_owned(),
+                fingerprint: print.to_owned(),
+                ..self.blank(workload.name, Some(column))
+            }
+        };
+        let mut rows = Vec::new();
+        for mark in &transcript.results {
+            let metric = mark.metric_at_ring();
+            let objection = ballots.objection(workload.name, &metric, &column.mode);
+            let reason = trouble.as_deref().or(objection.as_deref());
+            rows.push(row(metric.clone(), unit_of(workload), ns(mark, observation), reason));
+            let iterations = mark.iterations as f64;
+            rows.push(row(metric.clone() + record::ITERATIONS, record::UNIT_COUNT, iterations, reason));
+            let folded = f64::from(fold32(mark.checksum));
+            rows.push(row(metric + record::CHECKSUM, record::UNIT_FOLD, folded, trouble.as_deref()));
+        }
+        let whole = trouble.as_deref();
+        for (cause, count) in &observation.counters {
+            rows.push(row(counter_metric(cause), record::UNIT_COUNT, *count as f64, whole));
+        }
+        rows.push(row("wall".to_owned(), record::UNIT_NS, observation.wall.as_nanos() as f64, whole));
+        if let Some(reason) = trouble.or_else(|| refusal(&transcript)) {
+            rows.push(self.failed(workload, column, step, print, &reason));
+        }
+        rows
+    }
+
+    /// A row without a figure.
+    fn blank(&self, workload: &str, column: Option<&Column>) -> Row {
+        let of = |field: fn(&Column) -> &String| column.map(field).cloned().unwrap_or_default();
+        Row {
+            run: self.run.clone(),
+            time: Timestamp::now().rfc3339(),
+            workload: workload.to_owned(),
+            metric: record::ALL_METRICS.to_owned(),
+            unit: record::UNIT_TEXT.to_owned(),
+            mode: of(|c| &c.mode),
+            engine: of(|c| &c.engine),
+            interface: of(|c| &c.interface),
+            peer: of(|c| &c.peer),
+            repetition: 0,
+            value: None,
+            valid: false,
+            reason: String::new(),
+            fingerprint: String::new(),
+        }
+    }
+}
+
+/// Why nothing of this run may be used, if so.
+fn trouble(workload: &Workload, observation: &Observation, transcript: &Transcript) -> Option<String> {
+    if let Some(End::Failed(words)) = &transcript.end {
+        return Some(format!("the guest failed: {words}"));
+    }
+    if let Some(words) = &observation.misfortune {
+        return Some(words.clone());
+    }
+    if transcript.end.is_none() {
+        return Some("the guest ended without saying how".to_owned());
+    }
+    if transcript.results.iter().any(|m| m.workload != workload.name) {
+        return Some("the guest reported under another workload's name".to_owned());
+    }
+    if transcript.results.is_empty() && workload.kind != Kind::Demo {
+        return Some(refusal(transcript).unwrap_or_else(|| "the guest reported nothing".to_owned()));
+    }
+    None
+}
+
+/// The first record that was refused.
+fn refusal(transcript: &Transcript) -> Option<String> {
+    let (line, error) = transcript.errors.first()?;
+    Some(format!("console line {line}: {error} ({} refused)", transcript.refused))
+}
+
+fn unit_of(workload: &Workload) -> &'static str {
+    if workload.kind == Kind::Nano { record::UNIT_NANO } else { record::UNIT_TASK }
+}
+
+fn ns(mark: &Mark, observation: &Observation) -> f64 {
+    mark.ns_per_iteration(observation.tsc_khz)
+}
+
+/// Name of a counter's metric. Three of the ledger's counts are no causes of leaving the guest: they would be counted twice
+/// (every return of the host's mechanism has a cause of its own) or dwarf all others (instructions).
+fn counter_metric(cause: &str) -> String {
+    let beside = [Cause::Instruction, Cause::Translate, Cause::HostExit];
+    if beside.iter().any(|c| c.name() == cause) {
+        format!("count.{cause}")
+    } else {
+        format!("{}{cause}", record::EXITS)
+    }
+}

@@ -1,0 +1,220 @@
+//! Whole runs with a made-up runner: what is written when things go well, badly, or are stopped.
+
+use super::*;
+use crate::bench::dataset::{Dataset, Nature};
+use crate::bench::measure::Observation;
+use crate::bench::progress::Silent;
+use crate::bench::{marks, table};
+
+/// What the made-up runner does for a workload in a column, at its n-th call for that cell.
+type Script = Box<dyn FnMut(&Workload, &Column, u32) -> Result<Observation, RunError>>;
+
+struct Actor {
+    script: Script,
+    calls: BTreeMap<(String, String), u32>,
+}
+
+impl Runner for Actor {
+    fn run(
+        &mut self,
+        workload: &Workload,
+        column: &Column,
+        _: &Request<'_>,
+    ) -> Result<Observation, RunError> {
+        let n = self.calls.entry((workload.name.to_owned(), column.mode.clone())).or_default();
+        *n += 1;
+        (self.script)(workload, column, *n)
+    }
+}
+
+fn said(workload: &Workload, cycles: u64, checksum: u64) -> Observation {
+    let name = workload.name;
+    let text = format!(
+        "hello\n@trivisor result workload={name} metric={name} ring=3 iterations=10 cycles={cycles} \
+         checksum={checksum:x}\n@trivisor end status=ok\n"
+    );
+    Observation {
+        console: text.into_bytes(),
+        counters: vec![("port-io".into(), 40), ("instruction".into(), 1_000_000)],
+        wall: Duration::from_millis(1),
+        tsc_khz: 1_000_000,
+        misfortune: None,
+    }
+}
+
+fn options(dir: &tempfile::TempDir) -> Options {
+    let columns = vec![
+        Column::native(),
+        Column::new("emu", "translator", "bare"),
+        Column::new("pv", "native", "patched"),
+        Column { absent: Some("/dev/kvm: no such file".into()), ..Column::new("kvm", "kvm", "bare") },
+    ];
+    Options {
+        filter: Filter { workloads: vec!["crc32".into(), "sha256".into()], ..Filter::default() },
+        repetitions: 4,
+        ..Options::new(dir.path().to_owned(), columns)
+    }
+}
+
+fn run(
+    options: &Options,
+    script: impl FnMut(&Workload, &Column, u32) -> Result<Observation, RunError> + 'static,
+) -> (Summary, Dataset, Actor) {
+    let mut actor = Actor { script: Box::new(script), calls: BTreeMap::new() };
+    let summary = execute(options, &mut actor, &mut Silent).unwrap();
+    let data = Dataset::load(&summary.csv).unwrap();
+    (summary, data, actor)
+}
+
+fn cost(mode: &str) -> u64 {
+    match mode {
+        "native" => 1000,
+        "emu" => 50_000,
+        _ => 1100,
+    }
+}
+
+#[test]
+fn a_good_run_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (summary, data, actor) = run(&options(&dir), |w, c, n| Ok(said(w, cost(&c.mode) + u64::from(n), 7)));
+    assert_eq!((summary.measured, summary.failed, summary.rounds, summary.cut_short), (30, 0, 4, None));
+    assert_eq!(data.of(Nature::Task).count(), 2);
+    let emu = data.measures[0].cell("emu").unwrap();
+    assert_eq!(emu.samples.len(), 4, "the warm-up does not count");
+    assert!((49.0..51.0).contains(&emu.slowdown.unwrap().mid));
+    assert_eq!(data.absent["kvm"], "/dev/kvm: no such file");
+    assert!(!actor.calls.keys().any(|(_, mode)| mode == "kvm"));
+    // Instructions are no cause of an exit.
+    assert!(data.exits.iter().all(|b| b.causes == [("port-io".to_owned(), 40.0)]));
+    let side = SideFile::load(&summary.csv).unwrap();
+    let rows = record::read(&summary.csv).unwrap().rows;
+    assert!(
+        rows.iter().filter(|r| r.value.is_some()).all(|r| side.fingerprints.contains_key(&r.fingerprint))
+    );
+    assert!(table::render(&data, table::Style::default()).contains("crc32"));
+}
+
+#[test]
+fn rows_are_there_before_the_next_run_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let data_dir = record::data_dir(dir.path());
+    let mut before = 0;
+    run(&options, move |w, c, _| {
+        let lines = std::fs::read_to_string(record::newest(data_dir.parent().unwrap()).unwrap())
+            .unwrap()
+            .lines()
+            .count();
+        assert!(lines > before, "{lines} after {before}");
+        before = lines;
+        Ok(said(w, cost(&c.mode), 7))
+    });
+}
+
+#[test]
+fn a_stop_keeps_what_was_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let stop = Arc::clone(&options.stop);
+    let mut runs = 0;
+    let (summary, data, _) = run(&options, move |w, c, _| {
+        runs += 1;
+        stop.store(runs >= 14, Ordering::Relaxed);
+        Ok(said(w, cost(&c.mode), 7))
+    });
+    assert_eq!((summary.measured, summary.cut_short), (14, Some(CutShort::Interrupted)));
+    assert!(data.measures.iter().any(|m| m.cell("emu").unwrap().time.is_some()));
+}
+
+#[test]
+fn a_deadline_stops_at_once_with_the_rest_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { deadline: Some(Duration::ZERO), ..options(&dir) };
+    let mut actor = Actor { script: Box::new(|w, _, _| Ok(said(w, 1, 7))), calls: BTreeMap::new() };
+    let summary = execute(&options, &mut actor, &mut Silent).unwrap();
+    assert_eq!((summary.measured, summary.cut_short), (0, Some(CutShort::Deadline)));
+}
+
+#[test]
+fn another_checksum_is_diverged_and_has_no_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, data, _) =
+        run(&options(&dir), |w, c, _| Ok(said(w, cost(&c.mode), if c.mode == "pv" { 8 } else { 7 })));
+    let measure = &data.measures[0];
+    let pv = measure.cell("pv").unwrap();
+    assert!(pv.time.is_none() && pv.note.as_ref().unwrap().starts_with("diverged"), "{pv:?}");
+    assert!(measure.cell("emu").unwrap().time.is_some());
+}
+
+#[test]
+fn a_checksum_that_changes_late_takes_the_whole_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, data, _) = run(&options(&dir), |w, c, n| {
+        Ok(said(w, cost(&c.mode), if c.mode == "emu" && n == 5 { 9 } else { 7 }))
+    });
+    assert!(data.measures[0].cell("emu").unwrap().time.is_none());
+}
+
+#[test]
+fn failures_are_given_up_and_say_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let (summary, data, actor) = run(&options(&dir), |w, c, _| match (w.name, c.mode.as_str()) {
+        ("crc32", "emu") => Err(RunError::Timeout(Duration::from_secs(20))),
+        ("crc32", "pv") => Err(RunError::Unsupported("0f 01 ca at 0x200000".into())),
+        ("sha256", "pv") => {
+            Ok(Observation { misfortune: Some("triple fault".into()), ..Observation::default() })
+        }
+        _ => Ok(said(w, cost(&c.mode), 7)),
+    });
+    let calls = |w: &str, m: &str| actor.calls[&(w.to_owned(), m.to_owned())];
+    assert_eq!((calls("crc32", "emu"), calls("crc32", "pv"), calls("sha256", "pv")), (2, 1, 2));
+    assert_eq!((summary.failed, calls("sha256", "emu")), (5, 5));
+    let find = |w: &str, m: &str| {
+        let measure = data.measures.iter().find(|x| x.workload == w).unwrap();
+        measure.cell(m).unwrap().note.clone().unwrap()
+    };
+    assert_eq!(find("crc32", "emu"), "no end after 20s");
+    assert_eq!(find("crc32", "pv"), "0f 01 ca at 0x200000");
+    assert_eq!(find("sha256", "pv"), "triple fault");
+}
+
+#[test]
+fn an_unavailable_column_is_closed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, data, actor) = run(&options(&dir), |w, c, _| {
+        if c.mode == "pv" { Err(RunError::Unavailable("no seccomp".into())) } else { Ok(said(w, 1, 7)) }
+    });
+    assert_eq!(actor.calls.iter().filter(|((_, m), _)| m == "pv").map(|(_, n)| n).sum::<u32>(), 1);
+    assert_eq!(data.absent["pv"], "no seccomp");
+}
+
+#[test]
+fn a_guest_that_lies_gives_no_figures() {
+    let lies: [&[u8]; 4] = [
+        b"@trivisor result workload=other metric=a ring=3 iterations=1 cycles=1 checksum=1\n@trivisor end status=ok\n",
+        b"@trivisor result workload=crc32 metric=crc32 ring=3 iterations=1 cycles=1 checksum=1\n",
+        b"@trivisor end status=failed reason=oops\n",
+        b"@trivisor result workload=crc32\n@trivisor end status=ok\n",
+    ];
+    for lie in lies {
+        let dir = tempfile::tempdir().unwrap();
+        let (summary, data, _) = run(&options(&dir), move |_, _, _| {
+            Ok(Observation { console: lie.to_vec(), tsc_khz: 1, ..Observation::default() })
+        });
+        assert_eq!(summary.measured, 0);
+        assert!(data.measures.iter().all(|m| m.cells.values().all(|c| c.time.is_none())));
+        assert!(marks::parse(lie).results.len() <= 1);
+    }
+}
+
+#[test]
+fn nothing_to_run_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut none = options(&dir);
+    none.filter.workloads = vec!["zzz".into()];
+    let mut actor = Actor { script: Box::new(|w, _, _| Ok(said(w, 1, 7))), calls: BTreeMap::new() };
+    let error = execute(&none, &mut actor, &mut Silent).unwrap_err();
+    assert_eq!(error.to_string(), "nothing to run: no workload fits zzz");
+    assert!(!record::data_dir(dir.path()).exists());
+}
