@@ -9,6 +9,7 @@
 //! | [`arch`] | facts of the x86 architecture |
 //! | [`sys`] | Linux, wrapped thinly |
 //! | [`mem`], [`clock`], [`bus`] | RAM, time, and the way to devices |
+//! | [`device`] | the models of the chips, written once for all modes |
 //! | [`engine`] | the contract that every mode fulfils |
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
 pub mod abi;
@@ -16,6 +17,7 @@ pub mod arch;
 pub mod bench;
 pub mod bus;
 pub mod clock;
+pub mod device;
 pub mod engine;
 pub mod loader;
 pub mod mem;

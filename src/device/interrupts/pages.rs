@@ -1,0 +1,85 @@
+//! The complex's faces on the bus: the ports of the 8259s and the register pages of the APICs.
+use super::InterruptComplex;
+use crate::arch::{Port, Width};
+use crate::bus::{MmioDevice, VcpuId};
+use crate::device::BytePorts;
+use std::sync::Arc;
+
+/// Ports of both 8259s and their edge/level registers; it claims all six.
+#[derive(Debug)]
+pub struct PicPorts(pub Arc<InterruptComplex>);
+
+impl BytePorts for PicPorts {
+    fn read_byte(&mut self, port: Port) -> u8 {
+        self.0.with(|chips| chips.pics.read(port))
+    }
+
+    fn write_byte(&mut self, port: Port, value: u8) {
+        self.0.with(|chips| chips.pics.write(port, value));
+    }
+}
+
+/// The part of a 32-bit register that an access of `width` at `offset` sees. Registers lie 16 bytes apart; the twelve
+/// bytes between them read as zero.
+fn part(register: u32, offset: u64, width: Width) -> u64 {
+    let shifted = u64::from(register)
+        .checked_shr(8 * (offset as u32 & 15))
+        .unwrap_or(0);
+    shifted & width.mask()
+}
+
+/// Whether a write of `width` at `offset` is one that the APICs take: 32 bits wide and aligned (SDM 11.4.1). Of a
+/// wider write the low half counts.
+fn takes_write(offset: u64, width: Width) -> bool {
+    offset & 15 == 0 && width >= Width::B4
+}
+
+/// The page of each vCPU's own local APIC.
+#[derive(Debug)]
+pub struct LapicPage(pub Arc<InterruptComplex>);
+
+impl MmioDevice for LapicPage {
+    fn mmio_read(&mut self, vcpu: VcpuId, offset: u64, width: Width) -> u64 {
+        let register = self
+            .0
+            .with_lapic(vcpu, |lapic| lapic.has_page().then(|| lapic.read(offset & 0xff0)));
+        register
+            .flatten()
+            .map_or(width.mask(), |value| part(value, offset, width))
+    }
+
+    fn mmio_write(&mut self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {
+        if takes_write(offset, width) {
+            self.0.with(|chips| {
+                if chips
+                    .lapics
+                    .get(usize::from(vcpu.0))
+                    .is_some_and(|l| l.has_page())
+                {
+                    chips.write_lapic(vcpu, offset & 0xff0, value as u32);
+                }
+            });
+        }
+    }
+}
+
+/// The page of the I/O APIC.
+#[derive(Debug)]
+pub struct IoApicPage(pub Arc<InterruptComplex>);
+
+impl MmioDevice for IoApicPage {
+    fn mmio_read(&mut self, _: VcpuId, offset: u64, width: Width) -> u64 {
+        part(
+            self.0.with(|chips| chips.ioapic.read(offset & 0xff0)),
+            offset,
+            width,
+        )
+    }
+
+    fn mmio_write(&mut self, _: VcpuId, offset: u64, width: Width, value: u64) {
+        if takes_write(offset, width) {
+            self.0
+                .with(|chips| chips.ioapic.write(offset & 0xff0, value as u32));
+        }
+    }
+}
