@@ -29,7 +29,7 @@ impl Vectors {
     /// 32 bits of it, as a register shows them; `index` is 0–7.
     #[must_use]
     pub fn word(&self, index: usize) -> u32 {
-        (self.0[index / 2 & 3] >> (32 * (index & 1))) as u32
+        (self.0[(index / 2) & 3] >> (32 * (index & 1))) as u32
     }
 }
 
