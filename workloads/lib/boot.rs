@@ -25,13 +25,13 @@ global_asm!(
     "cld",
     "mov esp, offset boot_stack_top",
     // hvm_start_info in EBX: magic at 0, physical address of the command line at 24.
+    "mov ecx, {command_line_copied}",
     "cmp dword ptr [ebx], 0x336ec578",
     "jne 3f",
     "mov esi, [ebx + 24]",
     "test esi, esi",
     "jz 3f",
     "mov edi, offset boot_command_line",
-    "mov ecx, {command_line_copied}",
     "2:",
     "mov al, [esi]",
     "mov [edi], al",
@@ -42,6 +42,9 @@ global_asm!(
     "dec ecx",
     "jnz 2b",
     "3:",
+    "mov eax, {command_line_copied}", // what is left of it counts down from there
+    "sub eax, ecx",
+    "mov [boot_command_line_length], eax",
     "mov eax, 0x620", // CR4: PAE, OSFXSR, OSXMMEXCPT
     "mov cr4, eax",
     "mov eax, offset boot_pml4",
@@ -121,6 +124,9 @@ global_asm!(
     ".global boot_command_line",
     "boot_command_line:",
     ".skip {command_line_max}",
+    ".global boot_command_line_length",
+    "boot_command_line_length:",
+    ".skip 8",
     ".balign 16",
     ".skip 65536",
     "boot_stack_top:",
@@ -131,13 +137,12 @@ global_asm!(
 
 unsafe extern "C" {
     static boot_command_line: [u8; COMMAND_LINE_MAX];
+    static boot_command_line_length: usize;
     pub(crate) static mut boot_gdt: [u64; 8];
 }
 
 /// The command line as the loader gave it, without its terminating zero.
 pub(crate) fn command_line() -> &'static [u8] {
-    // SAFETY: written once by the stub, before any Rust code ran.
-    let bytes = unsafe { &*(&raw const boot_command_line) };
-    let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-    &bytes[..length]
+    // SAFETY: both written once by the stub, before any Rust code ran; the length is at most the array's.
+    unsafe { core::slice::from_raw_parts((&raw const boot_command_line).cast(), boot_command_line_length) }
 }

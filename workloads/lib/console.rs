@@ -82,19 +82,20 @@ impl Line {
 
     /// Appends a decimal number.
     pub fn decimal(&mut self, mut value: u64) -> &mut Self {
-        let mut digits = [0u8; 20];
-        let mut count = 0;
-        loop {
-            digits[count] = b'0' + (value % 10) as u8;
+        // Uninitialised: compilers clear arrays with SSE, which some monitors do not run in ring 0.
+        let mut digits = [const { core::mem::MaybeUninit::<u8>::uninit() }; 20];
+        let mut start = digits.len();
+        while start > 0 {
+            start -= 1;
+            digits[start].write(b'0' + (value % 10) as u8);
             value /= 10;
-            count += 1;
             if value == 0 {
                 break;
             }
         }
-        while count > 0 {
-            count -= 1;
-            self.push(digits[count]);
+        for digit in &digits[start..] {
+            // SAFETY: those from `start` on were written.
+            self.push(unsafe { digit.assume_init() });
         }
         self
     }

@@ -5,6 +5,9 @@
 /// One small page, in bytes.
 pub const PAGE: u64 = 4096;
 
+/// A byte that ring 3 reads before each system call: 0 if SYSCALL does what it should (see `user`). Below the stack.
+pub const USER_GATE: u64 = 0x0060_0000;
+
 /// Top of the ring-3 stack (which grows down through the 2 MiB page at 6 MiB).
 pub const USER_STACK_TOP: u64 = 0x0080_0000;
 

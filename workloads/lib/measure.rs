@@ -98,60 +98,52 @@ impl Run {
 
     /// Measures and reports a compute kernel in ring 0.
     pub fn kernel_ring_0(&self, kernel: &'static Kernel) {
-        let mut task = self.task(kernel);
-        task.work();
-        self.report(kernel.name, 0, task.sample, task.checksum);
+        let (sample, checksum) = work(kernel, self.budget);
+        self.report(kernel.name, 0, sample, checksum);
     }
 
     /// Measures and reports a compute kernel in ring 3.
     pub fn kernel_ring_3(&self, kernel: &'static Kernel) {
-        let task = user_task();
-        // SAFETY: the page is mapped, and used for this alone.
-        unsafe { task.write(self.task(kernel)) };
-        user::run(work, task as u64);
-        // SAFETY: ring 3 has ended.
-        let Task { sample, checksum, .. } = unsafe { task.read() };
+        let task = crate::layout::USER_ARENA as *mut Task;
+        // SAFETY: the arena's first page is mapped, and used for this alone.
+        unsafe {
+            (&raw mut (*task).kernel).write(kernel);
+            (&raw mut (*task).budget).write(self.budget);
+        }
+        user::run(work_on_task, task as u64);
+        // SAFETY: ring 3 has ended and wrote the result.
+        let (sample, checksum) = unsafe { (&raw const (*task).result).read() };
         self.report(kernel.name, 3, sample, checksum);
-    }
-
-    fn task(&self, kernel: &'static Kernel) -> Task {
-        Task { kernel, budget: self.budget, sample: Sample::default(), checksum: 0 }
     }
 }
 
-/// A compute kernel at work: all that ring 3 sees of it.
+/// All that ring 3 sees of a compute kernel's measurement.
 struct Task {
     kernel: &'static Kernel,
     budget: u64,
-    sample: Sample,
-    checksum: u64,
+    /// What `work` gave.
+    result: (Sample, u64),
 }
 
-/// The first page of the arena.
-fn user_task() -> *mut Task {
-    crate::layout::USER_ARENA as *mut Task
+/// Measures a kernel and gives its checksum. Any ring.
+fn work(kernel: &Kernel, budget: u64) -> (Sample, u64) {
+    // SAFETY: the arena's first page is the task's own; nothing else uses the rest.
+    let scratch = unsafe { user::arena(crate::layout::PAGE as usize, kernel.scratch) };
+    (kernel.prepare)(scratch);
+    let checksum = (kernel.unit)(scratch);
+    let mut differs = false;
+    let sample = calibrate(budget, 1, |repetitions| {
+        for _ in 0..repetitions {
+            differs |= (kernel.unit)(scratch) != checksum;
+        }
+    });
+    assert!(!differs, "{}: a repetition gave another checksum", kernel.name);
+    (sample, checksum)
 }
 
-impl Task {
-    fn work(&mut self) {
-        let kernel = self.kernel;
-        // SAFETY: the first page is the task's own; nothing else uses the arena.
-        let scratch = unsafe { user::arena(crate::layout::PAGE as usize, kernel.scratch) };
-        (kernel.prepare)(scratch);
-        let checksum = (kernel.unit)(scratch);
-        let mut differs = false;
-        self.sample = calibrate(self.budget, 1, |repetitions| {
-            for _ in 0..repetitions {
-                differs |= (kernel.unit)(scratch) != checksum;
-            }
-        });
-        assert!(!differs, "{}: a repetition gave another checksum", kernel.name);
-        self.checksum = checksum;
-    }
-}
-
-extern "C" fn work(task: u64) -> u64 {
-    // SAFETY: `kernel_ring_3` passes a task that nobody else uses meanwhile.
-    unsafe { (*(task as *mut Task)).work() };
+extern "C" fn work_on_task(task: u64) -> u64 {
+    let task = task as *mut Task;
+    // SAFETY: `kernel_ring_3` passes a task of which it wrote the first two fields, and leaves it alone meanwhile.
+    unsafe { (&raw mut (*task).result).write(work((*task).kernel, (*task).budget)) };
     0
 }

@@ -166,16 +166,21 @@ extern "C" fn dispatch(frame: &mut Frame) {
             crate::lapic::end_of_interrupt()
         }
         None if frame.vector == u64::from(LAPIC_SPURIOUS) => {}
-        None => panic!(
-            "exception {} error {:#x} at rip {:#x} cs {:#x} rsp {:#x} cr2 {:#x}",
-            frame.vector,
-            frame.error,
-            frame.rip,
-            frame.cs,
-            frame.rsp,
-            crate::cpu::cr2()
-        ),
+        None => fatal(frame),
     }
+}
+
+/// Ends the run: nobody handles this exception.
+pub(crate) fn fatal(frame: &Frame) -> ! {
+    panic!(
+        "exception {} error {:#x} at rip {:#x} cs {:#x} rsp {:#x} cr2 {:#x}",
+        frame.vector,
+        frame.error,
+        frame.rip,
+        frame.cs,
+        frame.rsp,
+        crate::cpu::cr2()
+    )
 }
 
 fn stack_of(vector: u8) -> u64 {
@@ -207,10 +212,10 @@ pub(crate) fn init() {
     }
     // SAFETY: called once at boot, before anything else uses these tables.
     unsafe {
-        let state = TASK_STATE.get();
-        let top = |stack: &Single<Stack>| stack.pointer() as u64 + STACK as u64;
-        state.ist = [top(&STACKS[0]), top(&STACKS[1]), top(&STACKS[2]), 0, 0, 0, 0];
-        state.rsp = [top(&STACKS[0]); 3];
+        let state = &raw mut (*TASK_STATE.pointer());
+        for (index, stack) in STACKS.iter().enumerate() {
+            (&raw mut (*state).ist[index]).write_unaligned(stack.pointer() as u64 + STACK as u64);
+        }
         let base = TASK_STATE.pointer() as u64;
         let limit = size_of::<TaskState>() as u64 - 1;
         let table = &raw mut boot_gdt;

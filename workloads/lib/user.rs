@@ -3,12 +3,17 @@
 //! ABI: number in RAX, arguments in RDI and RSI, result in RAX; RCX, R11 and the SSE registers are lost. Calls below
 //! [`FIRST_CUSTOM`] are the library's, the others belong to the workload ([`set_handler`]). Ring 3 shares the code and
 //! the constants, has a stack and an arena of its own, and sees none of the kernel's data.
+//!
+//! There are monitors under which SYSCALL goes to the right address but stays in ring 3 (KVM's `kvm_pvm`). The first
+//! [`run`] finds out; system calls then take another gate, the invalid opcode exception, and a byte at [`USER_GATE`]
+//! tells ring 3 which, as Linux's vsyscall page once told INT 0x80 from SYSENTER.
 
 use core::arch::{asm, naked_asm};
 
 use crate::cpu;
-use crate::layout::{KERNEL_CODE, RAM_MAPPED, USER_ARENA, USER_STACK_TOP};
+use crate::layout::{KERNEL_CODE, RAM_MAPPED, USER_ARENA, USER_GATE, USER_STACK_TOP};
 use crate::single::Single;
+use crate::trap::{self, Frame};
 
 /// System call: back to [`run`] with RDI as its result.
 pub const EXIT: u64 = 0;
@@ -57,6 +62,8 @@ static GUEST_KERNEL_RSP: Single<u64> = Single::new(0);
 #[unsafe(no_mangle)]
 static GUEST_USER_RSP: Single<u64> = Single::new(0);
 static HANDLER: Single<Option<Handler>> = Single::new(None);
+/// Whether it is known what SYSCALL does, and if it enters ring 0.
+static PROBED: Single<Option<bool>> = Single::new(None);
 
 /// Sets up SYSCALL.
 pub(crate) fn init() {
@@ -126,9 +133,19 @@ pub unsafe extern "C" fn guest_system_call_entry() {
         "pop rcx",
         "pop rsp",
         "sysretq",
-        // EXIT: the stack pointer is where `enter` left it.
         "2:",
+        "jmp {leave}",
+        dispatch = sym dispatch,
+        leave = sym leave,
+    )
+}
+
+/// Ends [`enter`] with a result: the stack pointer goes back to where `enter` left it.
+#[unsafe(naked)]
+unsafe extern "C" fn leave(result: u64) -> ! {
+    naked_asm!(
         "mov rax, rdi",
+        "mov rsp, [GUEST_KERNEL_RSP]",
         "cld",
         "pop r15",
         "pop r14",
@@ -137,8 +154,88 @@ pub unsafe extern "C" fn guest_system_call_entry() {
         "pop rbp",
         "pop rbx",
         "ret",
-        dispatch = sym dispatch,
     )
+}
+
+/// Where SYSCALL goes while it is tried out: exits with the privilege level it finds itself in.
+#[unsafe(naked)]
+unsafe extern "C" fn probe_entry() {
+    naked_asm!(
+        "mov edi, cs",
+        "xor eax, eax",
+        "and edi, 3",
+        "jz {general}",
+        "ud2",
+        general = sym guest_system_call_entry,
+    )
+}
+
+/// The other gate: UD2 in ring 3 is a system call.
+fn invalid_opcode(frame: &mut Frame) {
+    const UD2: [u8; 2] = [0x0f, 0x0b];
+    // SAFETY: the instruction was fetched from there, so it is mapped.
+    if frame.cs & 3 != 3 || unsafe { *(frame.rip as *const [u8; 2]) } != UD2 {
+        trap::fatal(frame);
+    }
+    if frame.rax == EXIT {
+        // SAFETY: ring 3 runs only within `enter`. The interrupted handler's stack is used anew from its top.
+        unsafe { leave(frame.rdi) }
+    }
+    let mut registers = Registers {
+        r15: frame.r15,
+        r14: frame.r14,
+        r13: frame.r13,
+        r12: frame.r12,
+        rbp: frame.rbp,
+        rbx: frame.rbx,
+        rdi: frame.rdi,
+        rsi: frame.rsi,
+        rax: frame.rax,
+        rflags: frame.rflags,
+        rip: frame.rip + UD2.len() as u64,
+        rsp: frame.rsp,
+    };
+    dispatch(&mut registers);
+    frame.r15 = registers.r15;
+    frame.r14 = registers.r14;
+    frame.r13 = registers.r13;
+    frame.r12 = registers.r12;
+    frame.rbp = registers.rbp;
+    frame.rbx = registers.rbx;
+    frame.rdi = registers.rdi;
+    frame.rsi = registers.rsi;
+    frame.rax = registers.rax;
+    frame.rflags = registers.rflags;
+    frame.rip = registers.rip;
+    frame.rsp = registers.rsp;
+}
+
+/// Whether SYSCALL enters ring 0 on this machine.
+pub fn syscall_works() -> bool {
+    // SAFETY: ring 0 is not interrupted by anything that uses it.
+    let probed = unsafe { PROBED.get() };
+    if let Some(works) = *probed {
+        return works;
+    }
+    trap::set(trap::INVALID_OPCODE, Some(invalid_opcode));
+    let previous = cpu::rdmsr(cpu::MSR_LSTAR);
+    // SAFETY: the program is `start` itself, whose first call is the probe; entry and stack are right for it.
+    let works = unsafe {
+        set_entry(probe_entry);
+        let level = enter(probe as *const () as u64, 0, USER_STACK_TOP);
+        cpu::wrmsr(cpu::MSR_LSTAR, previous);
+        level == 0
+    };
+    // SAFETY: mapped for both rings, and nothing of Rust's.
+    unsafe { (USER_GATE as *mut u8).write_volatile(u8::from(!works)) };
+    *probed = Some(works);
+    works
+}
+
+/// Ring 3's side of the probe.
+#[unsafe(naked)]
+unsafe extern "C" fn probe() {
+    naked_asm!("syscall", "ud2")
 }
 
 #[unsafe(naked)]
@@ -169,8 +266,12 @@ unsafe extern "C" fn start() {
         "call rax",
         "mov rdi, rax",
         "xor eax, eax",
+        "cmp byte ptr [{gate}], 0",
+        "jne 2f",
         "syscall",
-        "ud2"
+        "2:",
+        "ud2",
+        gate = const USER_GATE,
     )
 }
 
@@ -199,11 +300,9 @@ pub fn call(number: u64, first: u64, second: u64) -> u64 {
     let result;
     // SAFETY: the kernel preserves what the ABI says.
     unsafe {
-        asm!("syscall", inout("rax") number => result, in("rdi") first, in("rsi") second, out("rdx") _, out("r8") _,
-            out("r9") _, out("r10") _, out("rcx") _, out("r11") _,
-            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _, out("xmm6") _,
-            out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _,
-            out("xmm13") _, out("xmm14") _, out("xmm15") _)
+        asm!("cmp byte ptr [{gate}], 0", "jne 2f", "syscall", "jmp 3f", "2:", "ud2", "3:", gate = const USER_GATE,
+            inout("rax") number => result, in("rdi") first, in("rsi") second, out("rcx") _, out("r11") _,
+            clobber_abi("C"))
     };
     result
 }
@@ -221,7 +320,10 @@ pub fn run(program: extern "C" fn(u64) -> u64, argument: u64) -> u64 {
 pub unsafe fn run_on(program: extern "C" fn(u64) -> u64, argument: u64, stack_top: u64) -> u64 {
     // SAFETY: the code is mapped for ring 3; `enter` keeps what the calling convention says, and saves the kernel's
     // stack pointer anew each time.
-    unsafe { enter(program as usize as u64, argument, stack_top) }
+    unsafe {
+        syscall_works();
+        enter(program as usize as u64, argument, stack_top)
+    }
 }
 
 /// The arena that ring 3 may read and write, `length` bytes from `offset`; contents undefined.

@@ -12,11 +12,8 @@ guest::entry!(main);
 /// Number of the empty system call.
 const NULL: u64 = user::FIRST_CUSTOM;
 
-#[unsafe(no_mangle)]
 static SERVED: Counter = Counter::new(0);
-#[unsafe(no_mangle)]
 static STACK: Counter = Counter::new(0);
-#[unsafe(no_mangle)]
 static KERNEL_STACK: [Counter; 64] = [const { Counter::new(0) }; 64];
 
 /// What any kernel does at least: change the stack, do the work, change back. The result is how many were served.
@@ -25,17 +22,20 @@ unsafe extern "C" fn entry() {
     naked_asm!(
         "cmp eax, {null}",
         "jne {general}",
-        "mov [STACK], rsp",
-        "mov rsp, offset KERNEL_STACK + 512",
+        "mov [{stack}], rsp",
+        "mov rsp, offset {kernel_stack} + 512",
         "push rcx",
         "push r11",
-        "inc qword ptr [SERVED]",
-        "mov rax, [SERVED]",
+        "inc qword ptr [{served}]",
+        "mov rax, [{served}]",
         "pop r11",
         "pop rcx",
-        "mov rsp, [STACK]",
+        "mov rsp, [{stack}]",
         "sysretq",
         null = const NULL,
+        served = sym SERVED,
+        stack = sym STACK,
+        kernel_stack = sym KERNEL_STACK,
         general = sym user::guest_system_call_entry,
     )
 }
@@ -75,6 +75,7 @@ extern "C" fn work(task: u64) -> u64 {
 }
 
 fn main(run: &Run) {
+    assert!(user::syscall_works(), "SYSCALL does not enter ring 0 on this machine");
     // SAFETY: the entry is written in assembly and passes on what it does not know.
     unsafe { user::set_entry(entry) };
     let task = guest::layout::USER_ARENA as *mut Task;
