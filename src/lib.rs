@@ -18,6 +18,7 @@ pub mod bench;
 pub mod bus;
 pub mod clock;
 pub mod device;
+pub mod emulator;
 pub mod engine;
 pub mod loader;
 pub mod mem;

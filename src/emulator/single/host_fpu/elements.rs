@@ -1,0 +1,166 @@
+//! Masked moves and gathers, element by element: only what the mask selects is touched, and a fault leaves what the
+//! manual says.
+use super::control::FSW;
+use super::{OperandMemory, Prepared};
+use crate::arch::state::XsaveArea;
+use crate::arch::{CpuState, Exception, Gva};
+use iced_x86::{EncodingKind, Instruction, Mnemonic, Register};
+
+/// The bytes of an XMM, YMM or MMX register, zero-extended.
+fn register(area: &XsaveArea, register: Register) -> [u8; 32] {
+    let mut value = [0; 32];
+    if register.is_mm() {
+        let top = usize::from(area.u16_at(FSW) >> 11 & 7);
+        let slot = (register.number() + 8 - top) % 8;
+        value[..8].copy_from_slice(&area.0[32 + 16 * slot..][..8]);
+    } else {
+        value = area.ymm(register.number());
+        if register.is_xmm() {
+            value[16..].fill(0);
+        }
+    }
+    value
+}
+
+/// Replaces all 256 bits of a vector register.
+fn set_ymm(area: &mut XsaveArea, number: usize, value: &[u8; 32]) {
+    area.0[XsaveArea::XMM + 16 * number..][..16].copy_from_slice(&value[..16]);
+    area.0[XsaveArea::YMM_HIGH + 16 * number..][..16].copy_from_slice(&value[16..]);
+}
+
+/// Whether the most significant bit of each element is set, as a function.
+fn selects(mask: [u8; 32], element: usize) -> impl Fn(usize) -> bool {
+    move |i| mask[(i + 1) * element - 1] & 0x80 != 0
+}
+
+/// VMASKMOVPS/PD, VPMASKMOVD/Q from memory.
+pub(super) fn masked_load<M: OperandMemory + ?Sized>(
+    element: usize,
+    prepared: &Prepared,
+    state: &mut CpuState,
+    memory: &mut M,
+) -> Result<(), Exception> {
+    let instruction = &prepared.instruction;
+    let into = instruction.op0_register();
+    let selected = selects(register(&state.xsave, instruction.op1_register()), element);
+    let at = memory.effective(state, instruction, None, 1)?;
+    let mut value = [0; 32];
+    for i in (0..into.size() / element).filter(|&i| selected(i)) {
+        let offset = i * element;
+        memory.read(
+            state,
+            at.offset(offset as u64),
+            &mut value[offset..offset + element],
+        )?;
+    }
+    set_ymm(&mut state.xsave, into.number(), &value);
+    Ok(())
+}
+
+/// The same to memory, MASKMOVDQU and MASKMOVQ.
+pub(super) fn masked_store<M: OperandMemory + ?Sized>(
+    element: usize,
+    prepared: &Prepared,
+    state: &mut CpuState,
+    memory: &mut M,
+) -> Result<(), Exception> {
+    let instruction = &prepared.instruction;
+    let (mask, from) = if element == 1 {
+        (instruction.op2_register(), instruction.op1_register())
+    } else {
+        (instruction.op1_register(), instruction.op2_register())
+    };
+    let selected = selects(register(&state.xsave, mask), element);
+    let value = register(&state.xsave, from);
+    let at = memory.effective(state, instruction, None, 1)?;
+    let chosen = || (0..from.size() / element).filter(|&i| selected(i));
+    if let (Some(first), Some(last)) = (chosen().next(), chosen().last()) {
+        // Both ends are touched, so each page in between is too.
+        let bytes = (last + 1 - first) * element;
+        memory.probe_write(state, at.offset((first * element) as u64), bytes)?;
+        for i in chosen() {
+            let offset = i * element;
+            memory.write(state, at.offset(offset as u64), &value[offset..offset + element])?;
+        }
+    }
+    if from.is_mm() {
+        state.xsave.enter_mmx();
+    }
+    Ok(())
+}
+
+/// Bytes of an index and of a data element.
+fn gather_sizes(mnemonic: Mnemonic) -> (usize, usize) {
+    match mnemonic {
+        Mnemonic::Vpgatherdd | Mnemonic::Vgatherdps => (4, 4),
+        Mnemonic::Vpgatherdq | Mnemonic::Vgatherdpd => (4, 8),
+        Mnemonic::Vpgatherqd | Mnemonic::Vgatherqps => (8, 4),
+        _ => (8, 8),
+    }
+}
+
+/// Whether the three registers of a gather differ, as they must.
+pub(super) fn gather_is_valid(instruction: &Instruction) -> bool {
+    let [into, index, mask] = [
+        instruction.op0_register(),
+        instruction.memory_index(),
+        instruction.op2_register(),
+    ]
+    .map(Register::number);
+    instruction.encoding() == EncodingKind::VEX && into != index && into != mask && index != mask
+}
+
+/// VGATHER*, VPGATHER*: elements in ascending order; one that was fetched is in place and its mask cleared even if a
+/// later one faults.
+pub(super) fn gather<M: OperandMemory + ?Sized>(
+    prepared: &Prepared,
+    state: &mut CpuState,
+    memory: &mut M,
+) -> Result<(), Exception> {
+    let instruction = &prepared.instruction;
+    let (index_bytes, bytes) = gather_sizes(instruction.mnemonic());
+    let into = instruction.op0_register();
+    let mask_register = instruction.op2_register();
+    let indices = register(&state.xsave, instruction.memory_index());
+    let count = (instruction.memory_index().size() / index_bytes).min(into.size() / bytes);
+    let mask = register(&state.xsave, mask_register);
+    let selected = selects(mask, bytes);
+    let mut value = register(&state.xsave, into);
+    value[count * bytes..].fill(0);
+    // Each mask element becomes all ones or all zeros before the first access.
+    let mut left = [0_u8; 32];
+    for i in (0..count).filter(|&i| selected(i)) {
+        left[i * bytes..(i + 1) * bytes].fill(0xff);
+    }
+    let mut result = Ok(());
+    for i in (0..count).filter(|&i| selected(i)) {
+        let mut raw = [0; 8];
+        raw[..index_bytes].copy_from_slice(&indices[i * index_bytes..][..index_bytes]);
+        let index = if index_bytes == 4 {
+            i64::from(i32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]])) as u64
+        } else {
+            u64::from_le_bytes(raw)
+        };
+        let range = i * bytes..(i + 1) * bytes;
+        let fetched = fetch(instruction, state, memory, index, &mut value[range.clone()]);
+        if fetched.is_err() {
+            result = fetched;
+            break;
+        }
+        left[range].fill(0);
+    }
+    set_ymm(&mut state.xsave, into.number(), &value);
+    set_ymm(&mut state.xsave, mask_register.number(), &left);
+    result
+}
+
+fn fetch<M: OperandMemory + ?Sized>(
+    instruction: &Instruction,
+    state: &mut CpuState,
+    memory: &mut M,
+    index: u64,
+    into: &mut [u8],
+) -> Result<(), Exception> {
+    let at: Gva = memory.effective(state, instruction, Some(index), into.len())?;
+    memory.read(state, at, into)
+}
