@@ -4,21 +4,17 @@
 
 use core::arch::asm;
 
+use guest::Run;
 use guest::console::Line;
-use guest::layout::LAPIC;
-use guest::paging::{self, NO_EXECUTE, Table, address_of};
-use guest::{Run, cpu};
+use guest::layout::{LAPIC, TEST_WINDOW};
+use guest::paging::{self, WRITABLE};
 
 guest::entry!(main);
 
 fn main(_: &Run) {
     Line::new().text("About to jump into device memory.").print();
-    // The APIC's 2 MiB entry says that nothing there is code. Take that away.
-    let table = Table(address_of(paging::root().get(0)));
-    let directory = Table(address_of(table.get((LAPIC >> 30) as usize & 511)));
-    let index = (LAPIC >> 21) as usize & 511;
-    directory.set(index, directory.get(index) & !NO_EXECUTE);
-    cpu::invlpg(LAPIC);
+    // A small page that may be executed; where a machine runs on through the registers, it ends in a page fault.
+    paging::map(TEST_WINDOW, LAPIC, WRITABLE);
     // SAFETY: never comes back.
-    unsafe { asm!("jmp {}", in(reg) LAPIC, options(noreturn)) }
+    unsafe { asm!("jmp rax", in("rax") TEST_WINDOW, options(noreturn)) }
 }
