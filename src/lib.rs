@@ -10,6 +10,7 @@
 //! | [`sys`] | Linux, wrapped thinly |
 //! | [`mem`], [`clock`], [`bus`] | RAM, time, and the way to devices |
 //! | [`device`] | the models of the chips, written once for all modes |
+//! | [`host`] | the other end of devices: consoles |
 //! | [`engine`] | the contract that every mode fulfils |
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
 pub mod abi;
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod device;
 pub mod emulator;
 pub mod engine;
+pub mod host;
 pub mod loader;
 pub mod mem;
 pub mod sys;

@@ -71,9 +71,7 @@ mod tests {
 
     #[test]
     fn marks_are_stamped_and_bounded() {
-        let clock = Arc::new(Clock::new(ClockSource::Counted {
-            nanos_per_instruction: 3,
-        }));
+        let clock = Arc::new(Clock::new(ClockSource::Counted { nanos_per_instruction: 3 }));
         let marks = Arc::new(Mutex::new(Marks::default()));
         let mut port = BenchPort::new(Arc::clone(&clock), Arc::clone(&marks));
         port.port_write(Port(0x5f4), Width::B4, 1);
@@ -81,11 +79,7 @@ mod tests {
         port.port_write(Port(0x5f4), Width::B1, 7);
         port.port_write(Port(0x5f5), Width::B4, 7);
         port.port_write(Port(0x5f4), Width::B4, 2);
-        let at = |value, nanos| Mark {
-            value,
-            nanos,
-            tsc: nanos,
-        };
+        let at = |value, nanos| Mark { value, nanos, tsc: nanos };
         assert_eq!(marks.lock().unwrap().list, [at(1, 0), at(2, 30)]);
         for _ in 0..BenchPort::MOST {
             port.port_write(Port(0x5f4), Width::B4, 9);

@@ -13,7 +13,9 @@ pub mod interrupts;
 pub mod ioapic;
 pub mod lapic;
 pub mod pic8259;
+pub mod pit8254;
 pub mod post;
+pub mod uart16550;
 
 use crate::arch::{Port, Width};
 use crate::bus::PortDevice;
@@ -29,9 +31,8 @@ pub trait BytePorts: Send {
 
 impl<T: BytePorts> PortDevice for T {
     fn port_read(&mut self, port: Port, width: Width) -> u32 {
-        (0..width.bytes().min(4) as u16).fold(0, |value, i| {
-            value | u32::from(self.read_byte(Port(port.0.wrapping_add(i)))) << (8 * i)
-        })
+        (0..width.bytes().min(4) as u16)
+            .fold(0, |value, i| value | u32::from(self.read_byte(Port(port.0.wrapping_add(i)))) << (8 * i))
     }
 
     fn port_write(&mut self, port: Port, width: Width, value: u32) {

@@ -50,9 +50,7 @@ pub struct InterruptComplex {
 
 impl std::fmt::Debug for InterruptComplex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InterruptComplex")
-            .field("pending", &self.pending)
-            .finish_non_exhaustive()
+        f.debug_struct("InterruptComplex").field("pending", &self.pending).finish_non_exhaustive()
     }
 }
 
@@ -90,21 +88,15 @@ impl InterruptComplex {
             let (mut lapics, mut clients) = (vec![], vec![]);
             for id in 0..vcpus.max(1) {
                 let timer = timers.add();
-                let client = Arc::new(Mutex::new(LapicTimer {
-                    complex: Weak::clone(complex),
-                    vcpu: VcpuId(id),
-                }));
+                let client =
+                    Arc::new(Mutex::new(LapicTimer { complex: Weak::clone(complex), vcpu: VcpuId(id) }));
                 timer.connect(&(Arc::clone(&client) as Arc<Mutex<dyn TimerClient>>));
                 lapics.push(Lapic::new(id, Arc::clone(clock), timer));
                 clients.push(client);
             }
             Self {
                 pending: lapics.iter().map(|_| AtomicBool::new(false)).collect(),
-                chips: Mutex::new(Chips {
-                    pics: PicPair::default(),
-                    ioapic: IoApic::default(),
-                    lapics,
-                }),
+                chips: Mutex::new(Chips { pics: PicPair::default(), ioapic: IoApic::default(), lapics }),
                 poke,
                 _timers: clients,
             }
@@ -165,10 +157,7 @@ impl InterruptComplex {
         let (pics, ioapic) = (PicPair::restored(pics)?, IoApic::restored(ioapic)?);
         let mut chips = self.lock();
         if lapics.len() != chips.lapics.len() {
-            return Err(BadState {
-                device: "interrupts",
-                what: "another number of vCPUs",
-            });
+            return Err(BadState { device: "interrupts", what: "another number of vCPUs" });
         }
         for (lapic, saved) in chips.lapics.iter_mut().zip(lapics) {
             lapic.restore(saved)?;
@@ -183,17 +172,8 @@ impl Chips {
     /// Brings a message to the local APICs it is meant for. In ExtINT mode the I/O APIC would fetch the vector from the
     /// 8259s; their output is not wired to it, so that such messages are dropped, as NMI, SMI, INIT and start-up are.
     fn deliver(&mut self, message: Message) {
-        let Message {
-            destination,
-            logical,
-            mode,
-            vector,
-            level,
-        } = message;
-        let mut meant = self
-            .lapics
-            .iter_mut()
-            .filter(|l| l.is_addressed(destination, logical));
+        let Message { destination, logical, mode, vector, level } = message;
+        let mut meant = self.lapics.iter_mut().filter(|l| l.is_addressed(destination, logical));
         match mode {
             DeliveryMode::Fixed => meant.for_each(|l| l.accept(vector, level)),
             // Any of the addressed may be chosen; QEMU takes the first, too.
@@ -249,9 +229,7 @@ impl IrqSink for InterruptComplex {
 impl InterruptController for InterruptComplex {
     #[inline]
     fn pending(&self, vcpu: VcpuId) -> bool {
-        self.pending
-            .get(usize::from(vcpu.0))
-            .is_some_and(|p| p.load(Ordering::Acquire))
+        self.pending.get(usize::from(vcpu.0)).is_some_and(|p| p.load(Ordering::Acquire))
     }
 
     fn acknowledge(&self, vcpu: VcpuId) -> Option<u8> {

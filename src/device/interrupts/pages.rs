@@ -22,9 +22,7 @@ impl BytePorts for PicPorts {
 /// The part of a 32-bit register that an access of `width` at `offset` sees. Registers lie 16 bytes apart; the twelve
 /// bytes between them read as zero.
 fn part(register: u32, offset: u64, width: Width) -> u64 {
-    let shifted = u64::from(register)
-        .checked_shr(8 * (offset as u32 & 15))
-        .unwrap_or(0);
+    let shifted = u64::from(register).checked_shr(8 * (offset as u32 & 15)).unwrap_or(0);
     shifted & width.mask()
 }
 
@@ -40,22 +38,14 @@ pub struct LapicPage(pub Arc<InterruptComplex>);
 
 impl MmioDevice for LapicPage {
     fn mmio_read(&mut self, vcpu: VcpuId, offset: u64, width: Width) -> u64 {
-        let register = self
-            .0
-            .with_lapic(vcpu, |lapic| lapic.has_page().then(|| lapic.read(offset & 0xff0)));
-        register
-            .flatten()
-            .map_or(width.mask(), |value| part(value, offset, width))
+        let register = self.0.with_lapic(vcpu, |lapic| lapic.has_page().then(|| lapic.read(offset & 0xff0)));
+        register.flatten().map_or(width.mask(), |value| part(value, offset, width))
     }
 
     fn mmio_write(&mut self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {
         if takes_write(offset, width) {
             self.0.with(|chips| {
-                if chips
-                    .lapics
-                    .get(usize::from(vcpu.0))
-                    .is_some_and(|l| l.has_page())
-                {
+                if chips.lapics.get(usize::from(vcpu.0)).is_some_and(|l| l.has_page()) {
                     chips.write_lapic(vcpu, offset & 0xff0, value as u32);
                 }
             });
@@ -69,17 +59,12 @@ pub struct IoApicPage(pub Arc<InterruptComplex>);
 
 impl MmioDevice for IoApicPage {
     fn mmio_read(&mut self, _: VcpuId, offset: u64, width: Width) -> u64 {
-        part(
-            self.0.with(|chips| chips.ioapic.read(offset & 0xff0)),
-            offset,
-            width,
-        )
+        part(self.0.with(|chips| chips.ioapic.read(offset & 0xff0)), offset, width)
     }
 
     fn mmio_write(&mut self, _: VcpuId, offset: u64, width: Width, value: u64) {
         if takes_write(offset, width) {
-            self.0
-                .with(|chips| chips.ioapic.write(offset & 0xff0, value as u32));
+            self.0.with(|chips| chips.ioapic.write(offset & 0xff0, value as u32));
         }
     }
 }

@@ -17,9 +17,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let clock = Arc::new(Clock::new(ClockSource::Counted {
-            nanos_per_instruction: 1,
-        }));
+        let clock = Arc::new(Clock::new(ClockSource::Counted { nanos_per_instruction: 1 }));
         let timers = TimerQueue::new();
         let pokes = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
         let seen = Arc::clone(&pokes);
@@ -27,12 +25,7 @@ impl Bench {
             seen[usize::from(v.0)].fetch_add(1, Ordering::SeqCst);
         });
         let complex = InterruptComplex::new(2, &clock, &timers, poke);
-        Self {
-            clock,
-            timers,
-            complex,
-            pokes,
-        }
+        Self { clock, timers, complex, pokes }
     }
 
     /// With the 8259s at vectors 0x20 and 0x28 and nothing masked.
@@ -98,11 +91,7 @@ fn the_8259s_reach_the_boot_cpu_that_never_touches_its_apic() {
     pulse(&bench.complex, 4);
     assert_eq!(bench.pokes(), [1, 0]);
     pulse(&bench.complex, 3);
-    assert_eq!(
-        bench.pokes(),
-        [1, 0],
-        "a vCPU is poked once, when it becomes pending"
-    );
+    assert_eq!(bench.pokes(), [1, 0], "a vCPU is poked once, when it becomes pending");
     assert_eq!(bench.take(CPU1), None);
     assert_eq!(bench.take(CPU0), Some(0x23));
     assert_eq!(bench.take(CPU0), None, "IR3 is in service");
@@ -113,10 +102,7 @@ fn lint0_and_the_global_enable_gate_the_8259s() {
     let bench = Bench::with_pics();
     bench.enable();
     pulse(&bench.complex, 4);
-    assert!(
-        bench.complex.pending(CPU0),
-        "enabling alone does not take LINT0 away"
-    );
+    assert!(bench.complex.pending(CPU0), "enabling alone does not take LINT0 away");
     bench.write(CPU0, 0x350, 0x1_0700);
     assert!(!bench.complex.pending(CPU0));
     bench.write(CPU0, 0x350, 0x700);
@@ -124,10 +110,7 @@ fn lint0_and_the_global_enable_gate_the_8259s() {
     bench.write(CPU0, 0x350, 0x1_0700);
     let base = bench.complex.read_msr(CPU0, msr::APIC_BASE).unwrap();
     assert_eq!(base, 0xfee0_0900);
-    bench
-        .complex
-        .write_msr(CPU0, msr::APIC_BASE, base & !0x800)
-        .unwrap();
+    bench.complex.write_msr(CPU0, msr::APIC_BASE, base & !0x800).unwrap();
     assert!(bench.complex.pending(CPU0), "a disabled APIC is a wire");
     assert_eq!(bench.read(CPU0, 0x30), u32::MAX);
     assert_eq!(bench.take(CPU0), Some(0x24));
@@ -225,19 +208,12 @@ fn cluster_addresses() {
         bench.write(vcpu, 0xe0, 0);
         bench.write(vcpu, 0xd0, ldr << 24);
     }
-    for (destination, expected) in [
-        (0x11, [true, false]),
-        (0x2f, [false, true]),
-        (0xff, [true, true]),
-        (0x12, [false; 2]),
-    ] {
+    for (destination, expected) in
+        [(0x11, [true, false]), (0x2f, [false, true]), (0xff, [true, true]), (0x12, [false; 2])]
+    {
         bench.write(CPU0, 0x310, destination << 24);
         bench.write(CPU0, 0x300, 0x860);
-        assert_eq!(
-            [CPU0, CPU1].map(|v| bench.take(v).is_some()),
-            expected,
-            "{destination:#x}"
-        );
+        assert_eq!([CPU0, CPU1].map(|v| bench.take(v).is_some()), expected, "{destination:#x}");
         for vcpu in [CPU0, CPU1] {
             bench.write(vcpu, 0xb0, 0);
         }
@@ -341,16 +317,7 @@ fn changing_the_divider_keeps_the_count() {
     assert_eq!(bench.read(CPU0, 0x390), 800);
     bench.pass(200);
     assert_eq!(bench.read(CPU0, 0x390), 700);
-    for (code, by) in [
-        (0, 2),
-        (1, 4),
-        (2, 8),
-        (3, 16),
-        (8, 32),
-        (9, 64),
-        (0xa, 128),
-        (0xb, 1),
-    ] {
+    for (code, by) in [(0, 2), (1, 4), (2, 8), (3, 16), (8, 32), (9, 64), (0xa, 128), (0xb, 1)] {
         bench.write(CPU0, 0x3e0, code);
         bench.write(CPU0, 0x380, 1000);
         bench.pass(by * 10);
@@ -402,11 +369,7 @@ fn registers_answer_only_to_their_width() {
     page.mmio_write(CPU1, 0x80, Width::B1, 0x20);
     page.mmio_write(CPU1, 0x84, Width::B4, 0x20);
     assert_eq!(bench.complex.cr8(CPU1), 0);
-    assert_eq!(
-        page.mmio_read(VcpuId(9), 0x20, Width::B4),
-        0xffff_ffff,
-        "no such vCPU"
-    );
+    assert_eq!(page.mmio_read(VcpuId(9), 0x20, Width::B4), 0xffff_ffff, "no such vCPU");
     page.mmio_write(VcpuId(9), 0x20, Width::B4, 0);
 }
 
@@ -425,27 +388,19 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let width = prop::sample::select(vec![Width::B1, Width::B2, Width::B4]);
     let port = prop::sample::select(vec![0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1]);
-    let common = prop::sample::select(vec![
-        0xf0, 0x300, 0x310, 0x320, 0x350, 0x370, 0x380, 0x3e0, 0xb0, 0x280,
-    ]);
+    let common =
+        prop::sample::select(vec![0xf0, 0x300, 0x310, 0x320, 0x350, 0x370, 0x380, 0x3e0, 0xb0, 0x280]);
     let value = prop_oneof![any::<u32>(), (0..0x400_u32), Just(0x1ff)];
     prop_oneof![
         (0..30_u8, any::<bool>()).prop_map(|(l, v)| Step::Line(l, v)),
         (port, any::<u32>(), prop::option::of(width)).prop_map(|(p, v, w)| Step::Port(p, v, w)),
-        (
-            0..3_u8,
-            prop_oneof![0..0x1000_u64, common],
-            prop::option::of(value)
-        )
+        (0..3_u8, prop_oneof![0..0x1000_u64, common], prop::option::of(value))
             .prop_map(|(c, o, v)| Step::Lapic(c, o, v)),
         (prop::sample::select(vec![0_u64, 0x10, 0x11, 0x40]), any::<u32>())
             .prop_map(|(o, v)| Step::IoApic(o, v)),
         (0..200_000_u32).prop_map(Step::Pass),
         (0..3_u8).prop_map(Step::Acknowledge),
-        (
-            0..3_u8,
-            prop::sample::select(vec![0xfee0_0900_u64, 0xfee0_0100, 0xfee0_0d00])
-        )
+        (0..3_u8, prop::sample::select(vec![0xfee0_0900_u64, 0xfee0_0100, 0xfee0_0d00]))
             .prop_map(|(c, v)| Step::Base(c, v)),
         (0..3_u8, 0..16_u8).prop_map(|(c, v)| Step::Cr8(c, v)),
     ]
@@ -470,10 +425,7 @@ impl Bench {
             Step::Pass(nanos) => self.pass(nanos.into()),
             Step::Acknowledge(vcpu) => return self.take(VcpuId(vcpu)),
             Step::Base(vcpu, value) => {
-                return self
-                    .complex
-                    .write_msr(VcpuId(vcpu), msr::APIC_BASE, value)
-                    .map(|()| 1);
+                return self.complex.write_msr(VcpuId(vcpu), msr::APIC_BASE, value).map(|()| 1);
             }
             Step::Cr8(vcpu, class) => self.complex.set_cr8(VcpuId(vcpu), class),
         }

@@ -26,13 +26,7 @@ pub struct IoApic {
 
 impl Default for IoApic {
     fn default() -> Self {
-        Self {
-            id: 0,
-            select: 0,
-            inputs: 0,
-            edges: 0,
-            entries: [Entry::MASKED; PINS],
-        }
+        Self { id: 0, select: 0, inputs: 0, edges: 0, entries: [Entry::MASKED; PINS] }
     }
 }
 
@@ -96,9 +90,9 @@ impl IoApic {
             spec::IOWIN => match self.select {
                 spec::ID | spec::ARBITRATION => u32::from(self.id) << 24,
                 spec::VERSION => spec::VERSION_VALUE,
-                select => self
-                    .entry_of(select)
-                    .map_or(0, |(pin, shift)| (self.entries[pin].bits() >> shift) as u32),
+                select => {
+                    self.entry_of(select).map_or(0, |(pin, shift)| (self.entries[pin].bits() >> shift) as u32)
+                }
             },
             _ => 0,
         }

@@ -23,20 +23,8 @@ impl IoApic {
     /// The state to save.
     #[must_use]
     pub fn saved(&self) -> SavedIoApic {
-        let Self {
-            id,
-            select,
-            inputs,
-            edges,
-            entries,
-        } = self.clone();
-        SavedIoApic {
-            id,
-            select,
-            inputs,
-            edges,
-            entries: entries.map(|e| e.bits()),
-        }
+        let Self { id, select, inputs, edges, entries } = self.clone();
+        SavedIoApic { id, select, inputs, edges, entries: entries.map(|e| e.bits()) }
     }
 
     /// A chip in a saved state.
@@ -44,26 +32,11 @@ impl IoApic {
     /// # Errors
     /// [`BadState`], if the chip cannot be in that state.
     pub fn restored(saved: &SavedIoApic) -> Result<Self, BadState> {
-        let SavedIoApic {
-            id,
-            select,
-            inputs,
-            edges,
-            entries,
-        } = saved.clone();
+        let SavedIoApic { id, select, inputs, edges, entries } = saved.clone();
         let most = ENTRY_WRITABLE | Entry::REMOTE_IRR.bits();
         if id > 15 || (inputs | edges) >> PINS != 0 || entries.iter().any(|e| e & !most != 0) {
-            return Err(BadState {
-                device: "ioapic",
-                what: "a reserved bit is set",
-            });
+            return Err(BadState { device: "ioapic", what: "a reserved bit is set" });
         }
-        Ok(Self {
-            id,
-            select,
-            inputs,
-            edges,
-            entries: entries.map(Entry::from_bits_retain),
-        })
+        Ok(Self { id, select, inputs, edges, entries: entries.map(Entry::from_bits_retain) })
     }
 }

@@ -23,15 +23,7 @@ fn edges_send_once_and_are_lost_while_masked() {
     chip.set_pin(4, true);
     chip.set_pin(4, true);
     let message = chip.next_message().unwrap();
-    assert_eq!(
-        (
-            message.vector,
-            message.destination,
-            message.logical,
-            message.level
-        ),
-        (0x34, 3, true, false)
-    );
+    assert_eq!((message.vector, message.destination, message.logical, message.level), (0x34, 3, true, false));
     assert_eq!(chip.next_message(), None);
 }
 

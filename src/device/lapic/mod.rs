@@ -120,12 +120,7 @@ impl Lapic {
     #[must_use]
     pub fn new(id: u8, clock: Arc<Clock>, timer: Timer) -> Self {
         let is_boot = id == 0;
-        Self {
-            is_boot,
-            clock,
-            timer,
-            state: State::after_reset(id, is_boot),
-        }
+        Self { is_boot, clock, timer, state: State::after_reset(id, is_boot) }
     }
 
     fn is_enabled(&self) -> bool {
@@ -146,11 +141,7 @@ impl Lapic {
     /// Processor priority (11.8.3.1).
     fn ppr(&self) -> u8 {
         let in_service = self.state.isr.highest().unwrap_or(0) & 0xf0;
-        if self.state.tpr >> 4 >= in_service >> 4 {
-            self.state.tpr
-        } else {
-            in_service
-        }
+        if self.state.tpr >> 4 >= in_service >> 4 { self.state.tpr } else { in_service }
     }
 
     /// The vector that [`Self::acknowledge`] would return.
@@ -262,12 +253,7 @@ impl Lapic {
     fn sync(&mut self) {
         let wanted = !self.state.lvt[TIMER].contains(Lvt::MASKED) && self.is_software_enabled();
         let now = self.clock.now();
-        match self
-            .state
-            .counter
-            .wake(self.is_periodic(), now)
-            .filter(|_| wanted)
-        {
+        match self.state.counter.wake(self.is_periodic(), now).filter(|_| wanted) {
             Some(at) => self.timer.arm(at),
             None => self.timer.cancel(),
         }

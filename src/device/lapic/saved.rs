@@ -40,34 +40,10 @@ impl Lapic {
     /// The state to save.
     #[must_use]
     pub fn saved(&self) -> SavedLapic {
-        let Self {
-            is_boot: _,
-            clock: _,
-            timer: _,
-            state,
-        } = self;
-        let State {
-            base,
-            id,
-            tpr,
-            ldr,
-            model,
-            svr,
-            isr,
-            tmr,
-            irr,
-            esr,
-            errors,
-            icr,
-            lvt,
-            lint0,
-            counter,
-        } = state.clone();
-        let Counter {
-            initial,
-            divide,
-            expiry,
-        } = counter;
+        let Self { is_boot: _, clock: _, timer: _, state } = self;
+        let State { base, id, tpr, ldr, model, svr, isr, tmr, irr, esr, errors, icr, lvt, lint0, counter } =
+            state.clone();
+        let Counter { initial, divide, expiry } = counter;
         SavedLapic {
             base: base.bits(),
             id,
@@ -125,10 +101,7 @@ impl Lapic {
             && divide & !0xb == 0
             && lvt.iter().zip(LVT_WRITABLE).enumerate().all(lvt_possible);
         if !possible {
-            return Err(BadState {
-                device: "lapic",
-                what: "a reserved bit is set",
-            });
+            return Err(BadState { device: "lapic", what: "a reserved bit is set" });
         }
         self.state = State {
             base: ApicBase::from_bits_retain(base),
@@ -145,11 +118,7 @@ impl Lapic {
             icr,
             lvt: lvt.map(Lvt::from_bits_retain),
             lint0,
-            counter: Counter {
-                initial: initial_count,
-                divide,
-                expiry: expiry.map(Nanos),
-            },
+            counter: Counter { initial: initial_count, divide, expiry: expiry.map(Nanos) },
         };
         self.sync();
         Ok(())

@@ -3,9 +3,7 @@ use super::*;
 use crate::clock::{ClockSource, TimerQueue};
 
 fn lapic() -> Lapic {
-    let clock = Clock::new(ClockSource::Counted {
-        nanos_per_instruction: 1,
-    });
+    let clock = Clock::new(ClockSource::Counted { nanos_per_instruction: 1 });
     Lapic::new(3, Arc::new(clock), TimerQueue::new().add())
 }
 

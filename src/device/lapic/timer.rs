@@ -33,9 +33,7 @@ impl Counter {
 
     /// The current count.
     pub(super) fn current(&self, now: Nanos) -> u32 {
-        self.expiry.map_or(0, |at| {
-            at.since(now).div_ceil(self.step()).min(u32::MAX.into()) as u32
-        })
+        self.expiry.map_or(0, |at| at.since(now).div_ceil(self.step()).min(u32::MAX.into()) as u32)
     }
 
     /// Writes the initial count: 0 stops the timer, all else starts it anew.
@@ -66,10 +64,6 @@ impl Counter {
     /// When the host should look again. Very short periods are stretched, see [`SHORTEST_PERIOD`].
     pub(super) fn wake(&self, periodic: bool, now: Nanos) -> Option<Nanos> {
         let at = self.expiry?;
-        if periodic && self.period() < SHORTEST_PERIOD {
-            Some(now.after(SHORTEST_PERIOD))
-        } else {
-            Some(at)
-        }
+        if periodic && self.period() < SHORTEST_PERIOD { Some(now.after(SHORTEST_PERIOD)) } else { Some(at) }
     }
 }

@@ -185,11 +185,7 @@ impl Chip {
     }
 
     fn write_a1(&mut self, value: u8) {
-        let after_icw3 = if self.icw4_follows {
-            Awaited::Icw4
-        } else {
-            Awaited::Mask
-        };
+        let after_icw3 = if self.icw4_follows { Awaited::Icw4 } else { Awaited::Mask };
         self.awaited = match self.awaited {
             Awaited::Mask => {
                 self.imr = value;

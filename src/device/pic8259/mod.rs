@@ -27,10 +27,7 @@ pub struct PicPair {
 
 impl Default for PicPair {
     fn default() -> Self {
-        Self {
-            master: Chip::new(true, spec::ELCR_MASTER),
-            slave: Chip::new(false, spec::ELCR_SLAVE),
-        }
+        Self { master: Chip::new(true, spec::ELCR_MASTER), slave: Chip::new(false, spec::ELCR_SLAVE) }
     }
 }
 
@@ -112,7 +109,6 @@ impl PicPair {
     }
 
     fn sync(&mut self) {
-        self.master
-            .set_input(IRQ_CASCADE, self.slave.requested().is_some());
+        self.master.set_input(IRQ_CASCADE, self.slave.requested().is_some());
     }
 }

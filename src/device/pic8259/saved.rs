@@ -96,10 +96,7 @@ impl Chip {
             rotate_in_aeoi,
             special_fully_nested,
         } = *saved;
-        let bad = |what| BadState {
-            device: "pic8259",
-            what,
-        };
+        let bad = |what| BadState { device: "pic8259", what };
         if first > 7 {
             return Err(bad("priority above 7"));
         }
@@ -137,10 +134,7 @@ impl PicPair {
     #[must_use]
     pub fn saved(&self) -> SavedPicPair {
         let Self { master, slave } = self;
-        SavedPicPair {
-            master: master.saved(),
-            slave: slave.saved(),
-        }
+        SavedPicPair { master: master.saved(), slave: slave.saved() }
     }
 
     /// A pair in a saved state.

@@ -64,11 +64,7 @@ fn lower_numbers_come_first_and_interrupt_higher_ones() {
     pulse(&mut pic, 1);
     assert_eq!(pic.acknowledge(), 0x21);
     pic.write(M0, 0x20);
-    assert_eq!(
-        read_isr(&mut pic, M0),
-        0x08,
-        "the non-specific EOI ends the highest"
-    );
+    assert_eq!(read_isr(&mut pic, M0), 0x08, "the non-specific EOI ends the highest");
     pic.write(M0, 0x60 | 3);
     assert_eq!(pic.acknowledge(), 0x26);
 }
@@ -122,11 +118,7 @@ fn rotation_makes_the_ended_level_the_lowest() {
     pic.write(M0, 0x20);
     pic.write(M0, 0xc0 | 3);
     pulse(&mut pic, 3);
-    assert_eq!(
-        pic.acknowledge(),
-        0x24,
-        "IR3 was made the lowest, so IR4 is the highest"
-    );
+    assert_eq!(pic.acknowledge(), 0x24, "IR3 was made the lowest, so IR4 is the highest");
 }
 
 #[test]
@@ -151,11 +143,7 @@ fn special_mask_mode_lets_lower_levels_through() {
     pic.write(M0, 0x68);
     assert_eq!(pic.acknowledge(), 0x26);
     pic.write(M0, 0x20);
-    assert_eq!(
-        read_isr(&mut pic, M0),
-        0x02,
-        "the masked level is not ended by a non-specific EOI"
-    );
+    assert_eq!(read_isr(&mut pic, M0), 0x02, "the masked level is not ended by a non-specific EOI");
     pic.write(M0, 0x48);
     pic.write(M0, 0x20);
     assert_eq!(read_isr(&mut pic, M0), 0);
