@@ -1,6 +1,6 @@
 //! The terminal table: what was measured by mode, with median, interval and slowdown to native.
 
-use super::dataset::{Cell, Dataset, Measure, Nature};
+use super::dataset::{Cell, Dataset, Measure, Nature, UNMEASURED};
 use super::{NATIVE, quantity};
 
 /// How the table is drawn.
@@ -110,8 +110,8 @@ fn section(
 
 fn cell_text(cell: &Cell, mode: &str, notes: &mut Vec<String>) -> Text {
     let Some(time) = cell.time else {
-        let reason = cell.note.as_deref().unwrap_or("not measured");
-        if reason == "not measured" {
+        let reason = cell.note.as_deref().unwrap_or(UNMEASURED);
+        if reason == UNMEASURED {
             return Text { plain: "-".to_owned(), colour: Some(GREY) };
         }
         let colour = if reason.starts_with("diverged") { RED } else { YELLOW };

@@ -19,9 +19,9 @@ pub struct ExitBar {
     pub iterations: Option<f64>,
 }
 
-/// Collects the counters of valid repetitions, workloads in order of first appearance.
+/// Collects the counters of valid repetitions, workloads by name.
 pub(super) fn collect(rows: &[&Row], modes: &[String]) -> Vec<ExitBar> {
-    let mut order: Vec<&str> = Vec::new();
+    let mut order: BTreeSet<&str> = BTreeSet::new();
     let mut counts: BTreeMap<(&str, &str), BTreeMap<&str, Vec<f64>>> = BTreeMap::new();
     let mut iterations: BTreeMap<(&str, &str), BTreeMap<u32, f64>> = BTreeMap::new();
     let mut repetitions: BTreeMap<(&str, &str), BTreeSet<u32>> = BTreeMap::new();
@@ -30,9 +30,7 @@ pub(super) fn collect(rows: &[&Row], modes: &[String]) -> Vec<ExitBar> {
             continue;
         };
         if let Some(cause) = row.metric.strip_prefix(record::EXITS) {
-            if !order.contains(&key.0) {
-                order.push(key.0);
-            }
+            order.insert(key.0);
             counts.entry(key).or_default().entry(cause).or_default().push(value);
             repetitions.entry(key).or_default().insert(row.repetition);
         } else if row.metric.ends_with(record::ITERATIONS) {

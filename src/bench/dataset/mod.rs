@@ -22,6 +22,9 @@ use std::path::Path;
 /// Seed of every bootstrap, so that one file always gives one page.
 const SEED: u64 = 0x7472_6976_6973_6f72;
 
+/// Note of a cell that was never meant to be filled.
+pub const UNMEASURED: &str = "not measured";
+
 /// What a measure's figure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Nature {
@@ -88,7 +91,7 @@ pub struct Dataset {
     pub facts: Vec<(String, String)>,
     /// Modes in the order in which they are shown.
     pub modes: Vec<String>,
-    /// Measures: nano operations first, then tasks, each in order of first appearance.
+    /// Measures: nano operations first, then tasks, each by name.
     pub measures: Vec<Measure>,
     /// Exit counts by cause.
     pub exits: Vec<ExitBar>,
@@ -117,12 +120,9 @@ impl Dataset {
         label(&mut measures);
         let natives = native_samples(&measures);
         measures.par_iter_mut().zip(&natives).for_each(|(measure, native)| summarise(measure, native));
-        measures.sort_by_key(|m| m.nature);
-        let absent = rows
-            .iter()
-            .filter(|r| r.workload == record::WHOLE_RUN && r.metric == record::ALL_METRICS)
-            .map(|r| (r.mode.clone(), r.reason.clone()))
-            .collect();
+        // The order of rows is the random order of the run; readers look names up.
+        measures.sort_by(|a, b| (a.nature, &a.workload, &a.metric).cmp(&(b.nature, &b.workload, &b.metric)));
+        let absent = absent(&rows, &modes, &measures);
         Some(Dataset {
             started: rows.first().map(|r| r.time.clone()).unwrap_or_default(),
             facts: facts_of(&rows),
@@ -151,7 +151,9 @@ impl Dataset {
         let contenders: Vec<&String> = self
             .modes
             .iter()
-            .filter(|m| self.of(Nature::Task).any(|t| t.cell(m).is_some_and(|c| c.slowdown.is_some())))
+            .filter(|m| {
+                *m != NATIVE && self.of(Nature::Task).any(|t| t.cell(m).is_some_and(|c| c.slowdown.is_some()))
+            })
             .collect();
         let shared: Vec<f64> = self
             .of(Nature::Task)
@@ -271,7 +273,7 @@ fn why_empty(rows: &[&Row], workload: &str, mode: &str) -> String {
     rows.iter()
         .filter(|r| r.mode == mode && r.metric == record::ALL_METRICS)
         .find(|r| r.workload == workload || r.workload == record::WHOLE_RUN)
-        .map_or_else(|| "not measured".to_owned(), |r| r.reason.clone())
+        .map_or_else(|| UNMEASURED.to_owned(), |r| r.reason.clone())
 }
 
 /// Short labels: the metric for nano operations, the workload for tasks; more where that is ambiguous.
@@ -289,6 +291,7 @@ fn label(measures: &mut [Measure]) {
             match m.nature {
                 Nature::Nano => base.clone(),
                 Nature::Task if alone => m.workload.clone(),
+                Nature::Task if base.starts_with(&m.workload) => base.clone(),
                 Nature::Task => format!("{} {base}", m.workload),
             }
         })
@@ -306,6 +309,26 @@ fn label(measures: &mut [Measure]) {
         measure.label =
             if clash { format!("{} {}", measure.workload, measure.metric) } else { with_ring[i].clone() };
     }
+}
+
+/// Modes without any figure, with the reason: those that said they cannot run, and those that failed alike everywhere.
+fn absent(rows: &[&Row], modes: &[String], measures: &[Measure]) -> BTreeMap<String, String> {
+    let mut absent: BTreeMap<String, String> = rows
+        .iter()
+        .filter(|r| r.workload == record::WHOLE_RUN && r.metric == record::ALL_METRICS)
+        .map(|r| (r.mode.clone(), r.reason.clone()))
+        .collect();
+    for mode in modes {
+        let mut cells =
+            measures.iter().filter_map(|m| m.cell(mode)).filter(|c| c.note.as_deref() != Some(UNMEASURED));
+        let Some(reason) = cells.next().filter(|c| c.samples.is_empty()).and_then(|c| c.note.clone()) else {
+            continue;
+        };
+        if measures.len() > 1 && cells.all(|c| c.samples.is_empty() && c.note.as_ref() == Some(&reason)) {
+            absent.entry(mode.clone()).or_insert(reason);
+        }
+    }
+    absent
 }
 
 /// For each measure the native repetitions that it is held against. The host has no ring 0, so a task timed there is held

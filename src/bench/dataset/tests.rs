@@ -190,17 +190,33 @@ fn rings_and_shared_names_are_told_apart() {
         row("crc32", "crc32@ring0", record::UNIT_TASK, "emu", 1, 1.0),
         row("disk", "read@ring0", record::UNIT_TASK, "emu", 1, 1.0),
         row("disk", "write@ring0", record::UNIT_TASK, "emu", 1, 1.0),
+        row("chase", "chase_l1@ring3", record::UNIT_TASK, "emu", 1, 1.0),
+        row("chase", "chase_memory@ring3", record::UNIT_TASK, "emu", 1, 1.0),
         row("x", "cpuid@ring3", record::UNIT_NANO, "emu", 1, 1.0),
         row("y", "cpuid@ring3", record::UNIT_NANO, "emu", 1, 1.0),
     ];
     let data = Dataset::from_rows(&rows).unwrap();
     let labels: Vec<&str> = data.measures.iter().map(|m| m.label.as_str()).collect();
-    assert_eq!(
-        labels,
-        ["x cpuid@ring3", "y cpuid@ring3", "crc32 (ring 3)", "crc32 (ring 0)", "disk read", "disk write"]
-    );
+    assert_eq!(labels[..2], ["x cpuid@ring3", "y cpuid@ring3"]);
+    let tasks = ["chase_l1", "chase_memory", "crc32 (ring 0)", "crc32 (ring 3)", "disk read", "disk write"];
+    assert_eq!(labels[2..], tasks);
     rows.clear();
     assert!(Dataset::from_rows(&rows).is_none());
+}
+
+#[test]
+fn a_mode_that_fails_alike_everywhere_is_absent() {
+    let mut rows = Vec::new();
+    for name in ["a", "b"] {
+        rows.push(row(name, &format!("{name}@ring3"), record::UNIT_TASK, "emu", 1, 10.0));
+        rows.push(text(name, record::ALL_METRICS, "kvm", "KVM internal error"));
+        rows.push(text(name, record::ALL_METRICS, "pv", &format!("cannot run {name}")));
+    }
+    let data = Dataset::from_rows(&rows).unwrap();
+    assert_eq!(
+        data.absent.into_iter().collect::<Vec<_>>(),
+        [("kvm".to_owned(), "KVM internal error".to_owned())]
+    );
 }
 
 #[test]

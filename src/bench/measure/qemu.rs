@@ -1,7 +1,8 @@
 //! A peer: the same guest images in `qemu-system-x86_64`, with its translator and with KVM.
 //!
 //! Each run is a process of its own with the guest's console on its standard output. It is killed at the timeout, when the
-//! user stops, and when it prints more than [`CONSOLE_LIMIT`]; its image file is removed whatever happens.
+//! user stops, and when it reports an internal error (after which it would stand still for ever); of its output no more than
+//! [`CONSOLE_LIMIT`] is kept; its image file is removed whatever happens.
 
 use super::{Column, Observation, Request, RunError, Runner};
 use crate::abi;
@@ -12,6 +13,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Most bytes of console that are kept.
-const CONSOLE_LIMIT: u64 = 4 << 20;
+const CONSOLE_LIMIT: usize = 4 << 20;
 
 /// How often a running process is looked at: below a percent of the shortest run.
 const POLL: Duration = Duration::from_millis(2);
@@ -142,14 +144,14 @@ fn misfortune(status: ExitStatus, complaint: &[u8]) -> Option<String> {
 /// A child process whose output is collected; killed when dropped.
 struct Process {
     child: Child,
-    console: Option<JoinHandle<Vec<u8>>>,
-    complaint: Option<JoinHandle<Vec<u8>>>,
+    console: Option<Collector>,
+    complaint: Option<Collector>,
 }
 
 impl Process {
     fn new(mut child: Child) -> Process {
-        let console = child.stdout.take().map(collect);
-        let complaint = child.stderr.take().map(collect);
+        let console = child.stdout.take().map(Collector::start);
+        let complaint = child.stderr.take().map(Collector::start);
         Process { child, console, complaint }
     }
 
@@ -162,16 +164,19 @@ impl Process {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => {
-                    let text =
-                        |h: Option<JoinHandle<Vec<u8>>>| h.and_then(|h| h.join().ok()).unwrap_or_default();
+                    let text = |c: Option<Collector>| c.map(Collector::finish).unwrap_or_default();
                     return Ok((status, text(self.console.take()), text(self.complaint.take())));
                 }
                 Ok(None) if request.stopped() => return Err(RunError::Interrupted),
                 Ok(None) if begun.elapsed() > request.timeout => {
                     return Err(RunError::Timeout(request.timeout));
                 }
-                // A reader that has ended before the process met the limit and closed its pipe.
-                Ok(None) => std::thread::sleep(POLL),
+                Ok(None) => {
+                    if let Some(error) = self.complaint.as_ref().and_then(Collector::internal_error) {
+                        return Err(RunError::Unsupported(error));
+                    }
+                    std::thread::sleep(POLL);
+                }
                 Err(e) => return Err(RunError::Failed(format!("{QEMU}: {e}"))),
             }
         }
@@ -186,14 +191,44 @@ impl Drop for Process {
     }
 }
 
-/// Reads a pipe to its end in a thread of its own, up to the limit; then closes it, which ends a flood.
-fn collect(pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What was read before an error still counts.
-        let _ = pipe.take(CONSOLE_LIMIT).read_to_end(&mut bytes);
-        bytes
-    })
+/// Reads a pipe to its end in a thread of its own. Beyond the limit it closes the pipe, so that a flood is not stored.
+struct Collector {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Collector {
+    fn start(mut pipe: impl Read + Send + 'static) -> Collector {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&bytes);
+        let thread = std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            // What was read before an error still counts.
+            while let Ok(n @ 1..) = pipe.read(&mut chunk) {
+                let mut all = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                all.extend_from_slice(&chunk[..n]);
+                if all.len() >= CONSOLE_LIMIT {
+                    break;
+                }
+            }
+        });
+        Collector { bytes, thread }
+    }
+
+    /// QEMU's message that it stands still because KVM gave up, if it is there.
+    fn internal_error(&self) -> Option<String> {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&bytes);
+        let line = text.lines().find(|l| l.contains("internal error"))?;
+        let detail = text.lines().find(|l| *l == "emulation failure").map(|l| format!(" ({l})"));
+        Some(format!("{}{}", line.trim(), detail.unwrap_or_default()))
+    }
+
+    fn finish(self) -> Vec<u8> {
+        // A reader that panicked leaves what it had.
+        let _ = self.thread.join();
+        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A file with a guest image, removed when dropped.

@@ -7,7 +7,7 @@ use super::axis::LogAxis;
 use super::frame::{Frame, MARGIN, SMALL, WIDTH, label_column};
 use super::palette::{self, INK, MUTED};
 use super::scene::{Anchor, Scene, Shape, fit, text_width};
-use crate::bench::dataset::{Cell, Dataset, Measure, Nature};
+use crate::bench::dataset::{Cell, Dataset, Measure, Nature, UNMEASURED};
 use crate::bench::stats::Interval;
 use crate::bench::{NATIVE, quantity};
 
@@ -89,7 +89,7 @@ fn draw(
                 let cell = measure.cell(mode)?;
                 let figure = (spec.figure)(cell);
                 // A mode that was never meant to run this (native has no ring 0) needs no line.
-                let note = cell.note.as_deref().filter(|n| *n != "not measured");
+                let note = cell.note.as_deref().filter(|n| *n != UNMEASURED);
                 let unrelated = figure.is_none() && cell.time.is_some();
                 let note = note.or_else(|| unrelated.then_some("no native figure to compare with"));
                 (figure.is_some() || note.is_some()).then_some(Line { mode, figure, note })
@@ -101,9 +101,11 @@ fn draw(
     if bands.is_empty() {
         return None;
     }
+    let present: Vec<&str> =
+        modes.iter().copied().filter(|m| bands.iter().any(|b| b.1.iter().any(|l| l.mode == *m))).collect();
     bands.extend(extra);
     let mut frame = Frame::begin(spec.title, data);
-    frame.mode_legend(modes);
+    frame.mode_legend(&present);
     frame.absent_modes(data);
     frame.y += 28.0;
     let left = label_column(bands.iter().map(|b| b.0));

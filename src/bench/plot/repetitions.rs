@@ -24,9 +24,10 @@ pub(super) fn repetitions(data: &Dataset, nature: Nature) -> Option<Scene> {
         Nature::Nano => "How far repetitions scatter: nano operations",
         Nature::Task => "How far repetitions scatter: tasks",
     };
-    let modes = shown_modes(data);
     let measures: Vec<&Measure> =
         data.of(nature).filter(|m| m.cells.values().any(|c| c.samples.len() > 1)).collect();
+    let modes: Vec<&str> =
+        shown_modes(data).into_iter().filter(|mode| measures.iter().any(|m| has_samples(m, mode))).collect();
     let all: Vec<f64> = measures
         .iter()
         .flat_map(|m| m.cells.values())

@@ -1,7 +1,7 @@
 //! The words and tables of the page.
 
 use super::html::{escape, inline_svg, table};
-use crate::bench::dataset::{Cell, Dataset, Nature};
+use crate::bench::dataset::{Cell, Dataset, Nature, UNMEASURED};
 use crate::bench::fingerprint::SideFile;
 use crate::bench::plot::Figure;
 use crate::bench::{NATIVE, quantity};
@@ -215,7 +215,7 @@ fn gaps(out: &mut String, data: &Dataset) {
     for measure in &data.measures {
         for (mode, cell) in &measure.cells {
             if let Some(note) =
-                cell.note.as_ref().filter(|n| *n != "not measured" && !data.absent.contains_key(mode))
+                cell.note.as_ref().filter(|n| *n != UNMEASURED && !data.absent.contains_key(mode))
             {
                 rows.push(vec![mode.clone(), measure.label.clone(), note.clone()]);
             }

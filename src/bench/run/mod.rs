@@ -26,6 +26,9 @@ use std::time::{Duration, Instant};
 /// Failures in a row after which a cell is given up.
 const PATIENCE: u32 = 2;
 
+/// Timeouts after which a column that never gave a figure is closed: each costs seconds that the others need.
+const TIMEOUTS: u32 = 3;
+
 /// Everything that a run depends on.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -65,7 +68,7 @@ impl Options {
             repetitions: 10,
             seed: 1,
             budget_us: 20_000,
-            timeout: Duration::from_secs(20),
+            timeout: Duration::from_secs(10),
             deadline: Some(Duration::from_secs(270)),
             kvm_label: "none".to_owned(),
             devices: String::new(),
@@ -146,6 +149,8 @@ struct Session<'a> {
     fingerprints: Vec<Vec<String>>,
     /// Columns that refused.
     closed: Vec<bool>,
+    /// Timeouts by column; none once it has given a figure.
+    timeouts: Vec<Option<u32>>,
     /// Failures in a row by workload and column.
     failures: BTreeMap<(usize, usize), u32>,
     summary: Summary,
@@ -194,6 +199,7 @@ impl<'a> Session<'a> {
             ballots: Ballots::default(),
             fingerprints,
             closed: columns.iter().map(|c| c.absent.is_some()).collect(),
+            timeouts: vec![Some(0); columns.len()],
             failures: BTreeMap::new(),
             summary: Summary { run, csv, measured: 0, failed: 0, rounds: 0, cut_short: None },
         })
@@ -239,10 +245,10 @@ impl<'a> Session<'a> {
                     self.maker.observed(workload, column, step, &fingerprint, &observation, &mut self.ballots)
                 }
                 Err(error) => {
-                    if let RunError::Unavailable(reason) = &error {
+                    if let Some(reason) = self.closes(step.column, &error) {
                         self.closed[step.column] = true;
                         progress.note(&format!("{}: {reason}", column.mode));
-                        self.writer.append(&[self.maker.absent(column, reason)])?;
+                        self.writer.append(&[self.maker.absent(column, &reason)])?;
                         continue;
                     }
                     if matches!(error, RunError::Unsupported(_)) {
@@ -258,6 +264,20 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// The reason to close a column for good, if this error is one.
+    fn closes(&mut self, column: usize, error: &RunError) -> Option<String> {
+        match error {
+            RunError::Unavailable(reason) => Some(reason.clone()),
+            RunError::Timeout(_) => {
+                let timeouts = self.timeouts[column].as_mut()?;
+                *timeouts += 1;
+                (*timeouts >= TIMEOUTS)
+                    .then(|| format!("given up: no figure, and {TIMEOUTS} runs with {error}"))
+            }
+            _ => None,
+        }
+    }
+
     /// Counts a run that has been written, and notes the first failure of a cell.
     fn settle(&mut self, step: &Step, made: &[record::Row], progress: &mut dyn Progress) {
         // A warm-up's figures are never valid, so it counts by whether it has any.
@@ -265,6 +285,7 @@ impl<'a> Session<'a> {
         let cell = (step.workload, step.column);
         if well {
             self.summary.measured += 1;
+            self.timeouts[step.column] = None;
             self.failures.remove(&cell);
             return;
         }

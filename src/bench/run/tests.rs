@@ -190,6 +190,17 @@ fn an_unavailable_column_is_closed_at_once() {
 }
 
 #[test]
+fn a_column_that_only_times_out_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let late = || Err(RunError::Timeout(Duration::from_secs(10)));
+    let (summary, data, actor) =
+        run(&options(&dir), move |w, c, _| if c.mode == "pv" { late() } else { Ok(said(w, 1, 7)) });
+    assert_eq!(actor.calls.iter().filter(|((_, m), _)| m == "pv").map(|(_, n)| n).sum::<u32>(), TIMEOUTS);
+    assert_eq!(data.absent["pv"], "given up: no figure, and 3 runs with no end after 10s");
+    assert_eq!(summary.measured, 20);
+}
+
+#[test]
 fn a_guest_that_lies_gives_no_figures() {
     let lies: [&[u8]; 4] = [
         b"@trivisor result workload=other metric=a ring=3 iterations=1 cycles=1 checksum=1\n@trivisor end status=ok\n",
