@@ -15,7 +15,10 @@ fn segments(workload: &Workload) -> Vec<(u32, u32, u64, u64)> {
     let header = FileHeader64::<Endianness>::parse(workload.image).unwrap();
     let endian = header.endian().unwrap();
     let headers = header.program_headers(endian, workload.image).unwrap();
-    headers.iter().map(|h| (h.p_type(endian), h.p_flags(endian), h.p_paddr(endian), h.p_memsz(endian))).collect()
+    headers
+        .iter()
+        .map(|h| (h.p_type(endian), h.p_flags(endian), h.p_paddr(endian), h.p_memsz(endian)))
+        .collect()
 }
 
 #[test]
@@ -28,7 +31,10 @@ fn images_lie_low_and_keep_code_apart_from_data() {
         let mut pages = BTreeSet::new();
         for &&(_, flags, start, length) in &loads {
             assert!(start >= BIG_PAGE && start + length <= 3 * BIG_PAGE, "{name}: {start:#x}+{length:#x}");
-            assert!(flags & PF_W == 0 || flags & PF_X == 0, "{name} has a segment both writable and executable");
+            assert!(
+                flags & PF_W == 0 || flags & PF_X == 0,
+                "{name} has a segment both writable and executable"
+            );
             assert!(pages.insert(start / BIG_PAGE), "{name}: two segments in one 2 MiB page");
         }
         assert_eq!(loads.len(), 2, "{name}");
@@ -46,7 +52,9 @@ fn ring_0_functions<'a>(file: &ElfFile64<'a, Endianness>, name: &str) -> Vec<(&'
     let mangled = |part: &str| format!("{}{part}", part.len());
     let (library, own) = (mangled("guest"), mangled(name));
     file.symbols()
-        .filter(|symbol| matches!(symbol.flags(), SymbolFlags::Elf { st_info, .. } if st_info & 15 == STT_FUNC))
+        .filter(
+            |symbol| matches!(symbol.flags(), SymbolFlags::Elf { st_info, .. } if st_info & 15 == STT_FUNC),
+        )
         .map(|symbol| (symbol.name().unwrap(), symbol.address(), symbol.size()))
         .filter(|(symbol, _, _)| symbol.contains(&library) || symbol.contains(&own))
         .filter(|(symbol, _, _)| !symbol.contains("7kernels"))
@@ -70,7 +78,8 @@ fn ring_0_uses_no_vector_arithmetic() {
         let functions = ring_0_functions(&file, workload.name);
         assert!(functions.len() > 5, "{}: symbols are missing", workload.name);
         for (symbol, address, size) in functions {
-            let text = file.segments().find(|s| s.address() <= address && address < s.address() + s.size()).unwrap();
+            let text =
+                file.segments().find(|s| s.address() <= address && address < s.address() + s.size()).unwrap();
             let start = (address - text.address()) as usize;
             let code = &text.data().unwrap()[start..start + size as usize];
             for instruction in Decoder::with_ip(64, code, address, DecoderOptions::NONE) {
@@ -87,7 +96,10 @@ fn ring_0_uses_no_vector_arithmetic() {
                     instruction.ip()
                 );
                 assert!(
-                    !matches!(instruction.mnemonic(), Mnemonic::Cmpxchg16b | Mnemonic::Lfence | Mnemonic::Mfence),
+                    !matches!(
+                        instruction.mnemonic(),
+                        Mnemonic::Cmpxchg16b | Mnemonic::Lfence | Mnemonic::Mfence
+                    ),
                     "{} {symbol}: {instruction}",
                     workload.name
                 );

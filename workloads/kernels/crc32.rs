@@ -1,9 +1,9 @@
 //! CRC-32 (IEEE 802.3, reflected) with one table of 256 entries: table look-ups in a chain of dependences.
 
-use super::{Kernel, Sequence};
+use super::{Kernel, Sequence, always};
 
 /// 192 KiB of pseudo-random bytes.
-pub const KERNEL: Kernel = Kernel { name: "crc32", scratch: 192 * 1024, prepare, unit };
+pub const KERNEL: Kernel = Kernel { name: "crc32", scratch: 192 * 1024, prepare, available: always, unit };
 
 const POLYNOMIAL: u32 = 0xedb8_8320;
 

@@ -4,10 +4,11 @@
 //! (3 to 130) whose distance follows in two bytes, low first.
 
 use super::scratch::as_numbers;
-use super::{Kernel, Sequence, fold};
+use super::{Kernel, Sequence, always, fold};
 
 /// Text, output, and table.
-pub const KERNEL: Kernel = Kernel { name: "lz", scratch: TABLE * 4 + TEXT + OUTPUT, prepare, unit };
+pub const KERNEL: Kernel =
+    Kernel { name: "lz", scratch: TABLE * 4 + TEXT + OUTPUT, prepare, available: always, unit };
 
 /// Entries of the hash table, each a position plus one.
 pub const TABLE: usize = 4096;

@@ -3,9 +3,11 @@
 //! A kernel touches nothing but its scratch memory, so it needs no system and gives the same checksum everywhere. A
 //! unit of work is a few hundred microseconds natively and at most about two million instructions.
 
+pub mod avx2_stream;
 pub mod crc32;
 pub mod lz;
 pub mod matmul;
+pub mod memory_stream;
 pub mod nbody;
 pub mod pointer_chase;
 pub mod quicksort;
@@ -28,6 +30,8 @@ pub struct Kernel {
     pub scratch: usize,
     /// Writes the input into the scratch memory, whatever it held. Once before any number of units.
     pub prepare: fn(&mut [u8]),
+    /// Whether this CPU, as the system set it up, has the instructions for it.
+    pub available: fn() -> bool,
     /// Does one unit of work and gives its checksum, the same each time.
     pub unit: fn(&mut [u8]) -> u64,
 }
@@ -42,11 +46,18 @@ pub static ALL: &[Kernel] = &[
     pointer_chase::IN_MEMORY,
     matmul::KERNEL,
     sse2_stream::KERNEL,
+    avx2_stream::KERNEL,
+    memory_stream::KERNEL,
     lz::KERNEL,
     recursion::KERNEL,
     virtual_dispatch::KERNEL,
     nbody::KERNEL,
 ];
+
+/// For kernels that need no more than x86-64.
+const fn always() -> bool {
+    true
+}
 
 /// A reproducible sequence of numbers (xorshift64*, Vigna 2016).
 #[derive(Clone, Debug)]

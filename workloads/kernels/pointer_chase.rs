@@ -4,17 +4,23 @@
 //! 1962: odd increment, multiplier ≡ 1 mod 4), so it visits every node once a round and no prefetcher follows it.
 
 use super::scratch::as_numbers;
-use super::{Kernel, fold};
+use super::{Kernel, always, fold};
 
 /// 16 KiB.
-pub const IN_CACHE: Kernel =
-    Kernel { name: "pointer_chase_l1", scratch: 16 * 1024, prepare, unit: |scratch| unit(scratch, 200_000) };
+pub const IN_CACHE: Kernel = Kernel {
+    name: "pointer_chase_l1",
+    scratch: 16 * 1024,
+    prepare,
+    available: always,
+    unit: |scratch| unit(scratch, 200_000),
+};
 
 /// 16 MiB: beyond most second-level caches, and beyond the reach of any TLB with small pages.
 pub const IN_MEMORY: Kernel = Kernel {
     name: "pointer_chase_memory",
     scratch: 16 << 20,
     prepare,
+    available: always,
     unit: |scratch| unit(scratch, 20_000),
 };
 

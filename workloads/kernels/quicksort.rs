@@ -1,10 +1,11 @@
 //! Quicksort of 32-bit numbers: data-dependent branches and recursion.
 
 use super::scratch::as_numbers;
-use super::{Kernel, Sequence, fold};
+use super::{Kernel, Sequence, always, fold};
 
 /// 8192 pseudo-random numbers, copied and sorted.
-pub const KERNEL: Kernel = Kernel { name: "quicksort", scratch: 2 * 4 * COUNT, prepare, unit };
+pub const KERNEL: Kernel =
+    Kernel { name: "quicksort", scratch: 2 * 4 * COUNT, prepare, available: always, unit };
 
 const COUNT: usize = 8192;
 

@@ -1,7 +1,7 @@
 //! Scratch memory seen as numbers.
 #![expect(unsafe_code, reason = "bytes are viewed as plain numbers, for which every bit pattern is a value")]
 
-use core::arch::x86_64::__m128i;
+use core::arch::x86_64::{__m128i, __m256i};
 
 mod sealed {
     pub trait Plain: Copy {}
@@ -9,6 +9,7 @@ mod sealed {
     impl Plain for u64 {}
     impl Plain for f64 {}
     impl Plain for super::__m128i {}
+    impl Plain for super::__m256i {}
 }
 
 /// The bytes as numbers of type `T`; what does not fill a number, or is not aligned, is left out.

@@ -1,9 +1,9 @@
 //! SHA-256: 32-bit rotations and additions. Source: FIPS 180-4.
 
-use super::{Kernel, Sequence};
+use super::{Kernel, Sequence, always};
 
 /// 32 KiB of pseudo-random bytes.
-pub const KERNEL: Kernel = Kernel { name: "sha256", scratch: 32 * 1024, prepare, unit };
+pub const KERNEL: Kernel = Kernel { name: "sha256", scratch: 32 * 1024, prepare, available: always, unit };
 
 #[rustfmt::skip]
 const INITIAL: [u32; 8] = [

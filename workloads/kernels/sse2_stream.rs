@@ -4,10 +4,11 @@
 use core::arch::x86_64::{__m128i, _mm_add_epi32, _mm_set1_epi32, _mm_slli_epi32, _mm_xor_si128};
 
 use super::scratch::as_numbers;
-use super::{Kernel, Sequence, fold};
+use super::{Kernel, Sequence, always, fold};
 
 /// Three arrays.
-pub const KERNEL: Kernel = Kernel { name: "sse2_stream", scratch: 3 * 16 * VECTORS, prepare, unit };
+pub const KERNEL: Kernel =
+    Kernel { name: "sse2_stream", scratch: 3 * 16 * VECTORS, prepare, available: always, unit };
 
 const VECTORS: usize = 2048;
 const PASSES: i32 = 8;

@@ -1,10 +1,11 @@
 //! Calls through a table of methods, in an order that a predictor cannot learn wholly: indirect branches.
 
 use super::scratch::as_numbers;
-use super::{Kernel, Sequence};
+use super::{Kernel, Sequence, always};
 
 /// 65,536 calls.
-pub const KERNEL: Kernel = Kernel { name: "virtual_dispatch", scratch: 4 * CALLS, prepare, unit };
+pub const KERNEL: Kernel =
+    Kernel { name: "virtual_dispatch", scratch: 4 * CALLS, prepare, available: always, unit };
 
 const CALLS: usize = 65_536;
 

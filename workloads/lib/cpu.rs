@@ -70,8 +70,29 @@ pub unsafe fn wrmsr(register: u32, value: u64) {
 /// Result registers of CPUID: EAX, EBX, ECX, EDX. Any ring.
 #[inline(always)]
 pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
-    let result = core::arch::x86_64::__cpuid_count(leaf, subleaf);
-    [result.eax, result.ebx, result.ecx, result.edx]
+    let (eax, ebx, ecx, edx): (u32, u64, u32, u32);
+    // SAFETY: RBX, which the compiler keeps for itself, is put back.
+    unsafe {
+        asm!("mov {kept}, rbx", "cpuid", "xchg {kept}, rbx", kept = out(reg) ebx, inout("eax") leaf => eax,
+            inout("ecx") subleaf => ecx, out("edx") edx, options(nomem, nostack, preserves_flags))
+    };
+    [eax, ebx as u32, ecx, edx]
+}
+
+/// Lets programs use AVX, if the CPU has it: CR4.OSXSAVE, and x87, SSE and AVX state in XCR0. (SDM volume 1, 13.5.)
+pub fn enable_avx() -> bool {
+    const XSAVE: u32 = 1 << 26;
+    const AVX: u32 = 1 << 28;
+    const CR4_OSXSAVE: u64 = 1 << 18;
+    if cpuid(1, 0)[2] & (XSAVE | AVX) != XSAVE | AVX {
+        return false;
+    }
+    // SAFETY: the CPU has XSAVE and AVX. Handlers save the SSE state only; they use no AVX.
+    unsafe {
+        set_cr4(cr4() | CR4_OSXSAVE);
+        asm!("xsetbv", in("ecx") 0, in("eax") 7, in("edx") 0, options(nomem, nostack, preserves_flags));
+    }
+    true
 }
 
 /// Reads CR3.
