@@ -12,6 +12,7 @@
 //! | [`device`] | the models of the chips, written once for all modes |
 //! | [`host`] | the other end of devices: consoles |
 //! | [`engine`] | the contract that every mode fulfils |
+//! | [`hwassist`] | the `kvm` mode |
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
 pub mod abi;
 pub mod arch;
@@ -22,6 +23,7 @@ pub mod device;
 pub mod emulator;
 pub mod engine;
 pub mod host;
+pub mod hwassist;
 pub mod loader;
 pub mod mem;
 pub mod sys;

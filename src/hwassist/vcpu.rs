@@ -1,0 +1,320 @@
+//! One vCPU: the loop around KVM_RUN.
+//!
+//! **Kicks.** Before each entry `immediate_exit` is cleared first and the kick cell looked at afterwards. A signal
+//! before the clearing has set the cell, which the look finds; one after it sets `immediate_exit` again, so that
+//! KVM_RUN returns at once; one within KVM_RUN interrupts it. So none is lost.
+//!
+//! **Unfinished accesses.** After an exit for a port, device memory or an MSR, the instruction is finished by the next
+//! KVM_RUN. `run` goes on with that; only when it leaves does it finish the access with `immediate_exit` set
+//! ([`KvmVcpu::settle`]), so that the state that others see is at an instruction boundary.
+//!
+//! **Interrupts.** Without an in-kernel chip KVM takes a vector when the window is open and asks for attention when a
+//! window opens. HLT comes out, and KVM does not remember it: [`Activity`] is kept here.
+#![expect(unsafe_code, reason = "the kick cell learns the address of kvm_run.immediate_exit")]
+use super::exit::{self, KvmExit};
+use super::tsc::TscOffset;
+use super::vm::Shared;
+use super::{cpuid, host, ioctl, is_pvm, regs};
+use crate::arch::{Activity, CpuState, Gpa, Port, Width};
+use crate::engine::{
+    Attention, Cause, Counters, EngineError, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId,
+};
+use crate::sys::deadline::DeadlineTimer;
+use kvm_ioctls::VcpuFd;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an interrupt may wait after the guest has lowered CR8 on kvm_pvm.
+const CR8_POLL: Duration = Duration::from_micros(500);
+
+/// A vCPU of KVM.
+#[derive(Debug)]
+pub(super) struct KvmVcpu {
+    pub(super) fd: VcpuFd,
+    id: VcpuId,
+    run_size: usize,
+    /// IA32_APIC_BASE as KVM knows it: it only steers CPUID's APIC bit; guests read the platform's.
+    apic_base: u64,
+    activity: Activity,
+    /// KVM can take a vector now (no shadow, nothing in flight, IF set).
+    window_open: bool,
+    /// The next KVM_RUN finishes an access first.
+    unfinished: bool,
+    /// A vector was handed over since the last settling; it may not have been delivered yet.
+    queued: bool,
+    /// CR8 as KVM reported it last.
+    cr8: u64,
+    tsc: TscOffset,
+    /// Keeps the machine, and the RAM below it, alive.
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What one KVM_RUN led to.
+enum Next {
+    /// Look around and enter again.
+    Enter,
+    /// HLT.
+    Halt,
+    /// A triple fault.
+    Shutdown,
+    /// `single` has to execute an instruction.
+    Rescue,
+    /// A debug event at this address.
+    Debug { dr6: u64, pc: u64 },
+    /// KVM_RUN was interrupted, or kept from entering.
+    Interrupted,
+}
+
+/// Takes `kvm_run.immediate_exit` back from the kick cell.
+struct Registered<'a>(&'a KickCell);
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        // SAFETY: null forgets the address; this is the thread that `run` was called on.
+        unsafe { self.0.set_immediate_exit(std::ptr::null_mut()) };
+    }
+}
+
+impl KvmVcpu {
+    pub(super) fn new(id: VcpuId, shared: Arc<Shared>) -> Result<Self, EngineError> {
+        let fd = shared.vm.create_vcpu(id.0.into()).map_err(host("cannot create a vCPU with KVM"))?;
+        cpuid::set(&fd, &shared.cpuid)?;
+        let apic_base = fd.get_sregs().map_err(host("cannot read the registers of a vCPU"))?.apic_base;
+        let tsc = TscOffset::probe(&fd)?;
+        Ok(Self {
+            fd,
+            id,
+            run_size: shared.vm.run_size(),
+            apic_base,
+            activity: Activity::Running,
+            window_open: false,
+            unfinished: false,
+            queued: false,
+            cr8: 0,
+            tsc,
+            shared,
+        })
+    }
+
+    /// The state; nothing is unfinished.
+    pub(super) fn save_state(&self) -> Result<CpuState, EngineError> {
+        regs::save(&self.fd, &self.tsc, self.activity)
+    }
+
+    /// Replaces the state; nothing is unfinished.
+    pub(super) fn load_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        regs::load(&self.fd, &mut self.tsc, state, self.apic_base, self.cr8 as u8)?;
+        self.activity = state.activity;
+        self.window_open = state.can_take_interrupt();
+        Ok(())
+    }
+
+    /// Enters the guest until KVM comes back, and serves what it came back for.
+    fn enter(&mut self, platform: &Platform, counters: &Counters) -> Result<Next, EngineError> {
+        let cr8 = u64::from(platform.cr8(self.id));
+        self.fd.get_kvm_run().cr8 = cr8;
+        let failed = self.fd.run().err();
+        counters.count(Cause::HostExit);
+        self.unfinished = false;
+        let run = self.fd.get_kvm_run();
+        self.window_open = run.ready_for_interrupt_injection != 0 && run.if_flag != 0;
+        self.cr8 = run.cr8 & 15;
+        if self.cr8 != cr8 {
+            platform.set_cr8(self.id, self.cr8 as u8);
+        }
+        match failed.map(|e| e.errno()) {
+            None => self.serve(platform),
+            Some(libc::EINTR | libc::EAGAIN) => Ok(Next::Interrupted),
+            Some(errno) => Err(EngineError::Host {
+                what: "KVM cannot run the guest",
+                source: io::Error::from_raw_os_error(errno),
+            }),
+        }
+    }
+
+    /// Serves the exit in `kvm_run`.
+    fn serve(&mut self, platform: &Platform) -> Result<Next, EngineError> {
+        let id = self.id;
+        Ok(match exit::read(self.fd.get_kvm_run(), self.run_size) {
+            KvmExit::Port { port, size, read, data } => {
+                let width = Width::from_bytes(size).unwrap_or(Width::B1);
+                for item in data.chunks_exact_mut(size) {
+                    let mut value = [0; 4];
+                    if read {
+                        value = platform.pio_read(id, Port(port), width).to_le_bytes();
+                        item.copy_from_slice(&value[..size]);
+                    } else {
+                        value[..size].copy_from_slice(item);
+                        platform.pio_write(id, Port(port), width, u32::from_le_bytes(value));
+                    }
+                }
+                self.unfinished = true;
+                Next::Enter
+            }
+            KvmExit::Mmio { at, read, data } => {
+                serve_mmio(platform, id, at, read, data);
+                self.unfinished = true;
+                Next::Enter
+            }
+            KvmExit::ReadMsr { index, value, fault } => {
+                match platform.msr_read(id, index) {
+                    Some(read) => (*value, *fault) = (read, 0),
+                    None => *fault = 1,
+                }
+                self.unfinished = true;
+                Next::Enter
+            }
+            KvmExit::WriteMsr { index, value, fault } => {
+                *fault = platform.msr_write(id, index, value).is_none().into();
+                self.unfinished = true;
+                Next::Enter
+            }
+            KvmExit::WindowOpen | KvmExit::LookAround => Next::Enter,
+            KvmExit::Halt => Next::Halt,
+            KvmExit::Shutdown => Next::Shutdown,
+            KvmExit::NotEmulated => Next::Rescue,
+            KvmExit::Debug { dr6, pc } => Next::Debug { dr6, pc },
+            KvmExit::Failed(why) => {
+                return Err(EngineError::Host {
+                    what: "KVM cannot run the guest",
+                    source: io::Error::other(why),
+                });
+            }
+        })
+    }
+
+    /// Brings the vCPU to an instruction boundary: finishes the access of the last exit, and sees to it that a vector
+    /// that was handed over has been delivered. What comes out meanwhile is returned.
+    fn settle(&mut self, platform: &Platform, counters: &Counters) -> Result<Option<Exit>, EngineError> {
+        let mut ended = None;
+        while self.unfinished && ended.is_none() {
+            self.fd.set_kvm_immediate_exit(1);
+            let next = self.enter(platform, counters)?;
+            ended = self.follow(next, platform, counters)?;
+        }
+        Ok(ended)
+    }
+
+    /// What `run` does about a [`Next`]; an exit ends it.
+    fn follow(
+        &mut self,
+        next: Next,
+        platform: &Platform,
+        counters: &Counters,
+    ) -> Result<Option<Exit>, EngineError> {
+        match next {
+            Next::Enter | Next::Interrupted => Ok(None),
+            Next::Halt => {
+                platform.trace().record(EventKind::Halt, 0, 0, 0);
+                counters.count(Cause::Idle);
+                self.activity = Activity::Halted;
+                Ok(None)
+            }
+            Next::Shutdown => {
+                self.activity = Activity::Shutdown;
+                Ok(Some(Exit::TripleFault))
+            }
+            Next::Rescue => self.rescue(platform),
+            Next::Debug { .. } => Ok(None),
+        }
+    }
+
+    fn run_inner(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+        let counters = Arc::clone(platform.counters(self.id));
+        let kick = Arc::clone(platform.kick(self.id));
+        // SAFETY: the byte is in the mapping that `fd` holds; `Registered` takes it back on this thread, before `run`
+        // returns and so before the mapping can go.
+        unsafe { kick.set_immediate_exit(&raw mut self.fd.get_kvm_run().immediate_exit) };
+        let _registered = Registered(&kick);
+        let mut poll = None;
+        loop {
+            self.fd.set_kvm_immediate_exit(0);
+            // The signal handler writes that byte too: it must be clear before the cell is looked at.
+            std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+            if kick.is_raised() {
+                match platform.attend(self.id) {
+                    Attention::Leave(exit) => return Ok(self.settle(platform, &counters)?.unwrap_or(exit)),
+                    Attention::Resume => continue,
+                }
+            }
+            if self.activity == Activity::Shutdown {
+                return Ok(Exit::TripleFault);
+            }
+            let pending = platform.interrupt_pending(self.id);
+            if pending && self.window_open {
+                if let Some(vector) = platform.acknowledge_interrupt(self.id) {
+                    self.queue(vector)?;
+                }
+                self.activity = Activity::Running;
+            } else if self.activity == Activity::Halted {
+                return Ok(Exit::Halted);
+            }
+            if self.cr8 != 0 && is_pvm() {
+                self.look_again_soon(&mut poll)?;
+            }
+            self.fd.get_kvm_run().request_interrupt_window = (pending && !self.window_open).into();
+            let next = self.enter(platform, &counters)?;
+            if let Some(exit) = self.follow(next, platform, &counters)? {
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// Has the kick signal come after a while. kvm_pvm lets the guest lower CR8 without an exit, so that an interrupt
+    /// that CR8 held back would wait for the next exit, however far that is.
+    fn look_again_soon(&self, poll: &mut Option<DeadlineTimer>) -> Result<(), EngineError> {
+        let timer = match poll {
+            Some(timer) => timer,
+            None => poll.insert(
+                DeadlineTimer::for_current_thread()
+                    .map_err(|source| EngineError::Host { what: "cannot make a timer for CR8", source })?,
+            ),
+        };
+        timer.arm(Some(CR8_POLL));
+        Ok(())
+    }
+
+    fn queue(&mut self, vector: u8) -> Result<(), EngineError> {
+        ioctl::queue_interrupt(&self.fd, vector)
+            .map_err(|source| EngineError::Host { what: "KVM refuses an interrupt", source })?;
+        self.queued = true;
+        self.window_open = false;
+        Ok(())
+    }
+}
+
+/// Serves an access of 1 to 8 bytes; one of an odd size is cut into pieces that a device can answer.
+fn serve_mmio(platform: &Platform, id: VcpuId, at: u64, read: bool, data: &mut [u8]) {
+    let mut done = 0;
+    while done < data.len() {
+        let left = data.len() - done;
+        let bytes = 1 << left.ilog2().min(3);
+        let width = Width::from_bytes(bytes).unwrap_or(Width::B1);
+        let place = Gpa(at.wrapping_add(done as u64));
+        let piece = &mut data[done..done + bytes];
+        if read {
+            let value = platform.mmio_read(id, place, width).to_le_bytes();
+            piece.copy_from_slice(&value[..bytes]);
+        } else {
+            let mut value = [0; 8];
+            value[..bytes].copy_from_slice(piece);
+            platform.mmio_write(id, place, width, u64::from_le_bytes(value));
+        }
+        done += bytes;
+    }
+}
+
+impl Vcpu for KvmVcpu {
+    fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+        self.run_inner(platform)
+    }
+
+    fn save(&mut self) -> Result<CpuState, EngineError> {
+        self.save_state()
+    }
+
+    fn load(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        self.load_state(state)
+    }
+}
