@@ -12,18 +12,18 @@
 //! | [`device`] | the models of the chips, written once for all modes |
 //! | [`host`] | the other end of devices: consoles |
 //! | [`engine`] | the contract that every mode fulfils |
-//! | [`hwassist`] | the `kvm` mode |
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
 pub mod abi;
 pub mod arch;
 pub mod bench;
 pub mod bus;
+pub mod cli;
 pub mod clock;
 pub mod device;
 pub mod emulator;
 pub mod engine;
 pub mod host;
-pub mod hwassist;
 pub mod loader;
+pub mod machine;
 pub mod mem;
 pub mod sys;

@@ -169,14 +169,24 @@ impl Drop for Bound {
     }
 }
 
-static INTERRUPTED: AtomicU32 = AtomicU32::new(0);
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+static TIMES_INTERRUPTED: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn on_interrupt(_: i32) {
-    let times = INTERRUPTED.fetch_add(1, Ordering::SeqCst);
-    if times >= 2 {
+    // Reading an initialised OnceLock is one atomic load.
+    if let Some(flag) = INTERRUPTED.get() {
+        flag.store(true, Ordering::SeqCst);
+    }
+    if TIMES_INTERRUPTED.fetch_add(1, Ordering::SeqCst) >= 2 {
         // The third Ctrl-C means it. SAFETY: _exit is async-signal-safe.
         unsafe { libc::_exit(130) };
     }
+}
+
+/// The mark that Ctrl-C and SIGTERM set once they are caught.
+#[must_use]
+pub fn interrupt_flag() -> Arc<AtomicBool> {
+    Arc::clone(INTERRUPTED.get_or_init(Arc::default))
 }
 
 /// From now on Ctrl-C and SIGTERM only set a mark (see [`interrupted`]); the third one ends the process.
@@ -184,6 +194,7 @@ extern "C" fn on_interrupt(_: i32) {
 /// # Errors
 /// What `sigaction` reports.
 pub fn catch_interrupts() -> io::Result<()> {
+    let _exists_before_the_handler = interrupt_flag();
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // SAFETY: as in `install_handler`.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -199,12 +210,13 @@ pub fn catch_interrupts() -> io::Result<()> {
 /// Whether Ctrl-C or SIGTERM came since [`catch_interrupts`].
 #[must_use]
 pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst) != 0
+    INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::SeqCst))
 }
 
 /// Takes the mark down, so that a prompt can go on.
 pub fn clear_interrupted() {
-    INTERRUPTED.store(0, Ordering::SeqCst);
+    TIMES_INTERRUPTED.store(0, Ordering::SeqCst);
+    interrupt_flag().store(false, Ordering::SeqCst);
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 //!
 //! A [`Runner`] gives back what the guest printed and what was counted; it judges nothing. The host's own kernels
 //! ([`NativeRunner`]) and QEMU ([`QemuRunner`]) are runners too and print the same console records, so that every figure
-//! takes the same way. The runner of our machine is handed in from outside; [`Dispatch`] joins the three.
+//! takes the same way. [`Dispatch`] joins them with [`MachineRunner`], or with a mock.
 
+mod machine;
 mod native;
 mod qemu;
 
+pub use machine::MachineRunner;
 pub use native::NativeRunner;
 pub use qemu::{QEMU, QemuRunner};
 

@@ -1,0 +1,76 @@
+//! Runs a workload in one of our own modes: a machine is built, run to its end and taken down for each repetition.
+
+use super::native::Pinned;
+use super::{Column, Observation, Request, RunError, Runner};
+use crate::abi;
+use crate::bench::workload::{Kind, Workload};
+use crate::engine::{Cause, EngineError, Mode};
+use crate::loader::Image;
+use crate::machine::{BOOT_CPU, Capture, Limits, Machine, MachineError, MachineSpec, Stop};
+use std::time::Instant;
+
+/// Bytes of console output that are kept: more than any workload prints, and a bound for one that goes wild.
+const CONSOLE_MOST: usize = 1 << 20;
+
+/// Runs `emu`, `pv` and `kvm`.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct MachineRunner;
+
+impl Runner for MachineRunner {
+    fn suits(&self, workload: &Workload, _: &Column) -> bool {
+        matches!(workload.kind, Kind::Nano | Kind::Task)
+    }
+
+    fn run(
+        &mut self,
+        workload: &Workload,
+        column: &Column,
+        request: &Request<'_>,
+    ) -> Result<Observation, RunError> {
+        let mode = Mode::ALL
+            .into_iter()
+            .find(|mode| mode.name() == column.mode)
+            .ok_or_else(|| RunError::Unavailable(format!("there is no mode {}", column.mode)))?;
+        let image = Image::parse(workload.image).map_err(|error| RunError::Unsupported(error.to_string()))?;
+        let console = Capture::new(CONSOLE_MOST);
+        let mut spec = MachineSpec::new(mode);
+        let tsc_khz = crate::sys::tsc::frequency() / 1000;
+        spec.command_line = request.command_line(tsc_khz);
+        let begun = Instant::now();
+        let mut machine = Machine::build(&spec, &image, Box::new(console.clone())).map_err(refused)?;
+        // After building: what a backend starts beside the vCPU's thread keeps all CPUs.
+        let pinned = Pinned::to(request.cpu);
+        let limits = Limits { timeout: Some(request.timeout), interruptible: true };
+        let stop = machine.run(&limits);
+        drop(pinned);
+        let misfortune = match stop.map_err(refused)? {
+            Stop::PowerOff(status) if status >> 1 == u32::from(abi::EXIT_OK) => None,
+            Stop::PowerOff(status) => Some(format!("exit status {}", status >> 1)),
+            Stop::Reset => Some("reset".to_owned()),
+            Stop::TripleFault => Some("triple fault".to_owned()),
+            Stop::Timeout => return Err(RunError::Timeout(request.timeout)),
+            Stop::Interrupted => return Err(RunError::Interrupted),
+            Stop::Breakpoint(_) | Stop::Stepped => Some("stopped for a debugger".to_owned()),
+        };
+        let counters = machine.platform().counters(BOOT_CPU);
+        let counters =
+            Cause::ALL.into_iter().map(|cause| (cause.name().to_owned(), counters.get(cause))).collect();
+        drop(machine);
+        let wall = begun.elapsed();
+        let console = console.text().into_bytes();
+        Ok(Observation { console, misfortune, counters, wall, tsc_khz })
+    }
+}
+
+/// Tells a mode that cannot run here, or cannot run this guest, from one that failed.
+fn refused(error: MachineError) -> RunError {
+    match error {
+        MachineError::Engine(error @ EngineError::Unavailable { .. }) => {
+            RunError::Unavailable(error.to_string())
+        }
+        MachineError::Engine(error @ (EngineError::Unfit { .. } | EngineError::Unsupported { .. })) => {
+            RunError::Unsupported(error.to_string())
+        }
+        error => RunError::Failed(error.to_string()),
+    }
+}

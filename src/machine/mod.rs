@@ -1,0 +1,167 @@
+//! Puts a whole machine together — RAM, buses, chips, clock, one backend — and runs it.
+//!
+//! The only room that names both devices and backends. [`spec`] is what is wanted, as plain data; `pc` says which chip
+//! sits where; `backends` makes the engine of a mode; `run` is the loop around a vCPU.
+mod backends;
+mod pc;
+mod run;
+mod spec;
+
+pub use crate::device::uart16550::ConsoleSink;
+pub use crate::host::console::{Capture, Stream};
+pub use backends::availability;
+pub use run::{Limits, Stop};
+pub use spec::MachineSpec;
+
+use crate::arch::{CpuState, Gva};
+use crate::bus::ClaimConflict;
+use crate::engine::{Backend, Caps, DebugEvent, EngineError, Exit, Mode, Platform, Vcpu, VcpuId};
+use crate::loader::{Image, LoadError};
+use crate::mem::MemoryError;
+pub use pc::{DEVICES, Pc};
+use std::io;
+use std::sync::Arc;
+
+/// Why a machine could not be built or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Guest RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The image.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Two devices in one place: our fault.
+    #[error(transparent)]
+    Claim(#[from] ClaimConflict),
+    /// The host refused a timer or a signal handler.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was being done.
+        what: &'static str,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A breakpoint or step was asked of a mode without that ability.
+    #[error("mode {0} cannot step or stop at breakpoints on this host")]
+    NoDebug(Mode),
+}
+
+/// The boot CPU, which so far is the only one.
+pub const BOOT_CPU: VcpuId = VcpuId(0);
+
+/// A machine that is ready to run.
+pub struct Machine {
+    // Fields are dropped in this order: the vCPU before what it runs on.
+    vcpu: Box<dyn Vcpu>,
+    backend: Box<dyn Backend>,
+    platform: Arc<Platform>,
+    pc: Pc,
+    host_timer: run::HostTimer,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine").field("mode", &self.backend.mode()).finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// Builds a machine, loads `image` and stands before its first instruction.
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing stays behind.
+    pub fn build(
+        spec: &MachineSpec,
+        image: &Image,
+        console: Box<dyn ConsoleSink>,
+    ) -> Result<Self, MachineError> {
+        let pc = Pc::assemble(spec, console)?;
+        let state = image.load(pc.platform().ram(), &spec.command_line)?;
+        let platform = Arc::clone(pc.platform());
+        let backend = backends::create(spec.mode, &platform, image)?;
+        for slot in platform.ram().slots() {
+            backend.map_ram(slot)?;
+        }
+        let vcpu = backend.create_vcpu(BOOT_CPU, &state)?;
+        let host_timer = run::HostTimer::observe(&platform);
+        Ok(Self { vcpu, backend, platform, pc, host_timer })
+    }
+
+    /// What the engine truly is on this host.
+    #[must_use]
+    pub fn caps(&self) -> &Caps {
+        self.backend.caps()
+    }
+
+    /// Which mode runs.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.backend.mode()
+    }
+
+    /// The machine without its CPU: RAM, counters, trace.
+    #[must_use]
+    pub fn platform(&self) -> &Arc<Platform> {
+        &self.platform
+    }
+
+    /// The chips.
+    #[must_use]
+    pub fn pc(&self) -> &Pc {
+        &self.pc
+    }
+
+    /// Runs until something ends it.
+    ///
+    /// # Errors
+    /// [`MachineError`]: the machine cannot go on.
+    pub fn run(&mut self, limits: &Limits) -> Result<Stop, MachineError> {
+        run::run(self.vcpu.as_mut(), &self.platform, &self.host_timer, limits)
+    }
+
+    /// Executes one instruction.
+    ///
+    /// # Errors
+    /// [`MachineError`], also if the mode cannot step.
+    pub fn step(&mut self) -> Result<Stop, MachineError> {
+        let mode = self.mode();
+        let debug = self.vcpu.as_debug().ok_or(MachineError::NoDebug(mode))?;
+        let _bound = run::bind(&self.platform, BOOT_CPU)?;
+        Ok(match debug.step(&self.platform)? {
+            Exit::Debug(DebugEvent::Step) | Exit::Kicked | Exit::Halted => Stop::Stepped,
+            Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
+            Exit::PowerOff(status) => Stop::PowerOff(status),
+            Exit::Reset => Stop::Reset,
+            Exit::TripleFault => Stop::TripleFault,
+        })
+    }
+
+    /// Replaces the set of breakpoints.
+    ///
+    /// # Errors
+    /// [`MachineError`], also if the mode has none.
+    pub fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), MachineError> {
+        let mode = self.mode();
+        Ok(self.vcpu.as_debug().ok_or(MachineError::NoDebug(mode))?.set_breakpoints(at)?)
+    }
+
+    /// The CPU's architectural state.
+    ///
+    /// # Errors
+    /// When the host does not hand it out.
+    pub fn state(&mut self) -> Result<CpuState, MachineError> {
+        Ok(self.vcpu.save()?)
+    }
+
+    /// Replaces the CPU's architectural state.
+    ///
+    /// # Errors
+    /// When the host refuses it.
+    pub fn set_state(&mut self, state: &CpuState) -> Result<(), MachineError> {
+        Ok(self.vcpu.load(state)?)
+    }
+}

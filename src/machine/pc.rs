@@ -1,0 +1,118 @@
+//! Which chip sits where: a PC, wired by the map of [`crate::arch::layout`].
+use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec};
+use crate::arch::cpuid::CpuidTable;
+use crate::arch::layout;
+use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, PowerSwitch};
+use crate::clock::{Clock, TimerClient, TimerQueue};
+use crate::device::bench_port::{BenchPort, Marks};
+use crate::device::debug_exit::DebugExit;
+use crate::device::interrupts::{InterruptComplex, IoApicPage, LapicPage, PicPorts};
+use crate::device::pit8254::Pit8254;
+use crate::device::post::Post;
+use crate::device::uart16550::Uart16550;
+use crate::engine::{KickCell, Platform, PlatformParts};
+use crate::mem::GuestRam;
+use crate::sys::host_cpuid;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The devices of every machine, for the record of a measurement.
+pub const DEVICES: [&str; 10] = [
+    "uart16550",
+    "pic8259",
+    "pit8254",
+    "lapic",
+    "ioapic",
+    "cmos",
+    "i8042",
+    "isa-debug-exit",
+    "bench-port",
+    "post",
+];
+
+/// The chips of one machine that someone outside the bus holds on to.
+pub struct Pc {
+    platform: Arc<Platform>,
+    interrupts: Arc<InterruptComplex>,
+    uart: Arc<Mutex<Uart16550>>,
+    marks: Arc<Mutex<Marks>>,
+}
+
+impl Pc {
+    /// Builds the chips and claims their places.
+    pub(super) fn assemble(spec: &MachineSpec, console: Box<dyn ConsoleSink>) -> Result<Self, MachineError> {
+        let ram = Arc::new(GuestRam::new(spec.memory)?);
+        let clock = Arc::new(Clock::new(spec.clock));
+        let timers = TimerQueue::new();
+        let power = Arc::new(PowerSwitch::default());
+        let kick = KickCell::new();
+        let poked = Arc::clone(&kick);
+        let interrupts = InterruptComplex::new(1, &clock, &timers, Box::new(move |_| poked.poke()));
+        let sink: Arc<dyn IrqSink> = interrupts.clone();
+        let line = |number| IrqLine::new(Arc::clone(&sink), number);
+
+        let uart = Uart16550::new(*layout::COM1.start(), line(layout::IRQ_COM1), console);
+        let uart = Arc::new(Mutex::new(uart));
+        let marks = Arc::new(Mutex::new(Marks::default()));
+        let pit_timer = timers.add();
+        let pit = Pit8254::new(line(layout::IRQ_PIT), Arc::clone(&clock), pit_timer.clone());
+        let pit = Arc::new(Mutex::new(pit));
+        pit_timer.connect(&(Arc::clone(&pit) as Arc<Mutex<dyn TimerClient>>));
+
+        let mut bus = Bus::default();
+        let pics = Arc::new(Mutex::new(PicPorts(Arc::clone(&interrupts))));
+        bus.claim_ports("pic8259", layout::PIC_MASTER, pics.clone())?;
+        bus.claim_ports("pic8259", layout::PIC_SLAVE, pics.clone())?;
+        bus.claim_ports("pic8259", layout::PIC_ELCR, pics)?;
+        bus.claim_ports("pit8254", layout::PIT, pit.clone())?;
+        bus.claim_ports("pit8254", layout::SYSTEM_CONTROL, pit)?;
+        bus.claim_ports("uart16550", layout::COM1, uart.clone())?;
+        let debug_exit = DebugExit::new(Arc::clone(&power));
+        bus.claim_ports("isa-debug-exit", layout::DEBUG_EXIT, Arc::new(Mutex::new(debug_exit)))?;
+        let bench_port = BenchPort::new(Arc::clone(&clock), Arc::clone(&marks));
+        bus.claim_ports("bench-port", layout::BENCH, Arc::new(Mutex::new(bench_port)))?;
+        bus.claim_ports("post", layout::POST, Arc::new(Mutex::new(Post::default())))?;
+        let lapic = Arc::new(Mutex::new(LapicPage(Arc::clone(&interrupts))));
+        bus.claim_mmio("lapic", layout::LAPIC, layout::LAPIC_SIZE, lapic)?;
+        let ioapic = Arc::new(Mutex::new(IoApicPage(Arc::clone(&interrupts))));
+        bus.claim_mmio("ioapic", layout::IOAPIC, layout::LAPIC_SIZE, ioapic)?;
+
+        let controller: Arc<dyn InterruptController> = interrupts.clone();
+        let platform = Arc::new(Platform::new(PlatformParts {
+            ram,
+            bus,
+            interrupts: controller,
+            clock,
+            timers,
+            power,
+            cpuid: CpuidTable::from_host(host_cpuid::query),
+            kicks: vec![kick],
+        }));
+        Ok(Self { platform, interrupts, uart, marks })
+    }
+
+    /// The platform that the chips form.
+    #[must_use]
+    pub fn platform(&self) -> &Arc<Platform> {
+        &self.platform
+    }
+
+    /// The interrupt chips.
+    #[must_use]
+    pub fn interrupts(&self) -> &Arc<InterruptComplex> {
+        &self.interrupts
+    }
+
+    /// The console's UART, for input and for looking at it.
+    #[must_use]
+    pub fn uart(&self) -> &Arc<Mutex<Uart16550>> {
+        &self.uart
+    }
+
+    /// Phases that the guest marked on the bench port.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+const _: () = assert!(BOOT_CPU.0 == 0, "one kick cell is made, for vCPU 0");

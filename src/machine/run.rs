@@ -1,0 +1,179 @@
+//! The loop around a vCPU: run, wait while it halts, stop for a person, a deadline or the guest itself.
+//!
+//! The vCPU's thread is the caller's. Device deadlines reach it by a host timer that raises its kick cell; a second
+//! thread watches for time-out and Ctrl-C and kicks.
+use super::{BOOT_CPU, MachineError};
+use crate::arch::Gva;
+use crate::clock::{ClockSource, Nanos};
+use crate::engine::{Cause, DebugEvent, EventKind, Exit, Platform, Vcpu, VcpuId};
+use crate::sys::deadline::DeadlineTimer;
+use crate::sys::signal::{self, Bound};
+use crossbeam_channel::{RecvTimeoutError, bounded};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// What ends a run beside the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// At most so long, host time.
+    pub timeout: Option<Duration>,
+    /// Ctrl-C and SIGTERM stop the run (see [`signal::catch_interrupts`]).
+    pub interruptible: bool,
+}
+
+/// Why a run stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// The guest switched off, with this status.
+    PowerOff(u32),
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest could not take an exception.
+    TripleFault,
+    /// [`Limits::timeout`] was over.
+    Timeout,
+    /// Ctrl-C.
+    Interrupted,
+    /// At a breakpoint.
+    Breakpoint(Gva),
+    /// One instruction was executed.
+    Stepped,
+}
+
+/// How often the watcher looks for Ctrl-C: a person does not notice, and it costs nothing.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+const GOING: u8 = 0;
+const TIMED_OUT: u8 = 1;
+const INTERRUPTED: u8 = 2;
+
+/// The host timer that stands at the devices' next deadline, while a run lasts.
+pub(super) struct HostTimer(Arc<Mutex<Option<DeadlineTimer>>>);
+
+impl HostTimer {
+    /// Lets the platform's timer queue set the host timer. With a counted clock the engine itself stops at deadlines.
+    pub(super) fn observe(platform: &Arc<Platform>) -> Self {
+        let slot = Arc::new(Mutex::new(None));
+        if platform.clock().source() == ClockSource::Real {
+            let timer = Arc::clone(&slot);
+            let weak: Weak<Platform> = Arc::downgrade(platform);
+            platform.timers().observe(move |deadline| {
+                if let Some(platform) = weak.upgrade() {
+                    arm(&timer, &platform, deadline);
+                }
+            });
+        }
+        Self(slot)
+    }
+
+    /// Makes the timer for the calling thread and sets it to what is due next.
+    fn start(&self, platform: &Platform) -> Result<(), MachineError> {
+        if platform.clock().source() != ClockSource::Real {
+            return Ok(());
+        }
+        let timer = DeadlineTimer::for_current_thread()
+            .map_err(|source| MachineError::Host { what: "cannot create a timer", source })?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(timer);
+        if let Some(deadline) = platform.timers().next_deadline() {
+            arm(&self.0, platform, deadline);
+        }
+        Ok(())
+    }
+
+    fn stop(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn arm(timer: &Mutex<Option<DeadlineTimer>>, platform: &Platform, deadline: Nanos) {
+    if let Some(timer) = timer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        timer.arm(Some(Duration::from_nanos(deadline.since(platform.clock().now()))));
+    }
+}
+
+pub(super) fn bind(platform: &Platform, vcpu: VcpuId) -> Result<Bound, MachineError> {
+    platform
+        .kick(vcpu)
+        .bind()
+        .map_err(|source| MachineError::Host { what: "cannot install the kick signal's handler", source })
+}
+
+pub(super) fn run(
+    vcpu: &mut dyn Vcpu,
+    platform: &Platform,
+    host_timer: &HostTimer,
+    limits: &Limits,
+) -> Result<Stop, MachineError> {
+    let _bound = bind(platform, BOOT_CPU)?;
+    host_timer.start(platform)?;
+    let verdict = AtomicU8::new(GOING);
+    let result = std::thread::scope(|scope| {
+        // Dropping the sender ends the watcher.
+        let (_running, ended) = bounded::<()>(0);
+        if limits.timeout.is_some() || limits.interruptible {
+            let verdict = &verdict;
+            scope.spawn(move || watch(platform, limits, &ended, verdict));
+        }
+        drive(vcpu, platform, &verdict)
+    });
+    host_timer.stop();
+    // A kick that came too late for this run must not end the next one.
+    platform.kick(BOOT_CPU).take_leave();
+    result
+}
+
+fn watch(platform: &Platform, limits: &Limits, ended: &crossbeam_channel::Receiver<()>, verdict: &AtomicU8) {
+    let start = Instant::now();
+    loop {
+        let left = limits.timeout.map(|t| t.saturating_sub(start.elapsed()));
+        let pause = left.map_or(WATCH_INTERVAL, |l| l.min(WATCH_INTERVAL));
+        if ended.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+        let reason = if limits.interruptible && signal::interrupted() {
+            INTERRUPTED
+        } else if limits.timeout.is_some_and(|t| start.elapsed() >= t) {
+            TIMED_OUT
+        } else {
+            continue;
+        };
+        verdict.store(reason, Ordering::SeqCst);
+        platform.kick(BOOT_CPU).kick();
+        return;
+    }
+}
+
+fn drive(vcpu: &mut dyn Vcpu, platform: &Platform, verdict: &AtomicU8) -> Result<Stop, MachineError> {
+    // Deadlines may have passed while the machine stood still.
+    platform.kick(BOOT_CPU).poke();
+    loop {
+        match vcpu.run(platform)? {
+            Exit::Halted => wait_for_interrupt(platform),
+            Exit::Kicked => match verdict.load(Ordering::SeqCst) {
+                TIMED_OUT => return Ok(Stop::Timeout),
+                INTERRUPTED => return Ok(Stop::Interrupted),
+                _ => {}
+            },
+            Exit::Debug(DebugEvent::Step) => return Ok(Stop::Stepped),
+            Exit::Debug(DebugEvent::Breakpoint(at)) => return Ok(Stop::Breakpoint(at)),
+            Exit::PowerOff(status) => return Ok(Stop::PowerOff(status)),
+            Exit::Reset => return Ok(Stop::Reset),
+            Exit::TripleFault => return Ok(Stop::TripleFault),
+        }
+    }
+}
+
+/// The CPU has halted: sleep until its kick cell is raised, or, with a counted clock, go to the next deadline at once.
+fn wait_for_interrupt(platform: &Platform) {
+    let kick = platform.kick(BOOT_CPU);
+    platform.counters(BOOT_CPU).count(Cause::Idle);
+    platform.trace().record(EventKind::Halt, 0, 0, 0);
+    match (platform.clock().source(), platform.timers().next_deadline()) {
+        (ClockSource::Counted { .. }, Some(deadline)) if !kick.is_raised() => {
+            platform.clock().skip_to(deadline);
+            kick.poke();
+        }
+        _ => kick.wait(None),
+    }
+}

@@ -1,0 +1,27 @@
+//! What machine is wanted: plain data.
+use crate::clock::ClockSource;
+use crate::engine::Mode;
+
+/// What machine is wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MachineSpec {
+    /// Who executes instructions.
+    pub mode: Mode,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// Where time comes from. A counted clock needs a mode that counts instructions: emu.
+    pub clock: ClockSource,
+    /// The guest's command line.
+    pub command_line: String,
+}
+
+impl MachineSpec {
+    /// Bytes of RAM where nobody says otherwise.
+    pub const DEFAULT_MEMORY: u64 = 128 << 20;
+
+    /// A machine of the default shape.
+    #[must_use]
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, memory: Self::DEFAULT_MEMORY, clock: ClockSource::Real, command_line: String::new() }
+    }
+}
