@@ -1,2 +1,6 @@
 //! The `trivisor` command: a thin shell around the library.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    trivisor::cli::main()
+}

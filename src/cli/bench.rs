@@ -1,0 +1,151 @@
+//! `trivisor bench`: the workloads in every mode, to a table, CSV, plots and the page.
+use super::error::CliError;
+use super::units;
+use crate::bench::dataset::Dataset;
+use crate::bench::measure::{Column, Dispatch, MachineRunner};
+use crate::bench::plan::Filter;
+use crate::bench::progress::Bar;
+use crate::bench::run::{self, CutShort, Options};
+use crate::bench::{report, table, workload};
+use crate::engine::Mode;
+use crate::machine;
+use crate::sys::signal;
+use clap::Args;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    trivisor bench                          everything, in every mode the host has\n  \
+    trivisor bench crc32 'c*' --mode emu    some workloads in one mode\n  \
+    trivisor bench --peers                  QEMU in the same run, if it is installed\n  \
+    trivisor bench --quick --out /tmp/run   fewer repetitions, elsewhere\n\n\
+    Each measurement is written to DIR/data/RUN.csv at once: Ctrl-C leaves what was measured, and the page of it.")]
+pub(super) struct BenchArguments {
+    /// Workloads by name, with * and ? (default: all that measure)
+    workloads: Vec<String>,
+    /// Only these modes (native, emu, pv, kvm, and with --peers qemu-tcg, qemu-kvm)
+    #[arg(long = "mode", value_name = "MODE", value_delimiter = ',')]
+    modes: Vec<String>,
+    /// Where CSV, plots and the page go
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    out: PathBuf,
+    /// Measured repetitions of each workload and mode, after one warm-up
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repetitions: u32,
+    /// How long one calibrated measurement takes
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "20ms")]
+    budget: Duration,
+    /// Begin no further run after so long
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "270s")]
+    deadline: Duration,
+    /// Give one run up after so long
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "20s")]
+    timeout: Duration,
+    /// Three repetitions of 5 ms, to see that everything works
+    #[arg(long, conflicts_with_all = ["repetitions", "budget"])]
+    quick: bool,
+    /// Measure QEMU (TCG, and KVM if permitted) in the same run
+    #[arg(long)]
+    peers: bool,
+    /// Seed of the random order of runs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Do not draw plots and the page
+    #[arg(long)]
+    no_report: bool,
+}
+
+pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
+    let (columns, kvm_label) = columns(arguments.peers);
+    for mode in &arguments.modes {
+        if !columns.iter().any(|c| crate::bench::plan::matches(mode, &c.mode)) {
+            let known: Vec<_> = columns.iter().map(|c| c.mode.as_str()).collect();
+            return Err(CliError::Usage(format!(
+                "there is no mode '{mode}' here; choose from {}",
+                known.join(", ")
+            )));
+        }
+    }
+    for pattern in &arguments.workloads {
+        if !workload::all().iter().any(|w| crate::bench::plan::matches(pattern, w.name)) {
+            return Err(CliError::Usage(format!("no workload fits '{pattern}'; 'trivisor list' shows them")));
+        }
+    }
+    signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
+    let mut options = Options::new(arguments.out.clone(), columns);
+    options.filter = Filter {
+        workloads: arguments.workloads.clone(),
+        modes: arguments.modes.clone(),
+        ..Filter::default()
+    };
+    options.repetitions = if arguments.quick { 3 } else { arguments.repetitions };
+    options.budget_us = if arguments.quick {
+        5_000
+    } else {
+        u64::try_from(arguments.budget.as_micros()).unwrap_or(u64::MAX).max(1)
+    };
+    options.timeout = arguments.timeout;
+    options.deadline = Some(arguments.deadline);
+    options.seed = arguments.seed;
+    options.kvm_label = kvm_label;
+    options.devices = machine::DEVICES.join(" ");
+    options.stop = signal::interrupt_flag();
+
+    let mut runner = Dispatch::new(Box::new(MachineRunner));
+    let summary = run::execute(&options, &mut runner, &mut Bar::on_stderr())?;
+
+    let data = Dataset::load(&summary.csv)?;
+    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let mut out = io::stdout().lock();
+    write!(out, "{}", table::render(&data, table::Style { colour, ascii: false }))
+        .map_err(CliError::Output)?;
+    writeln!(out, "\nmeasurements: {}", summary.csv.display()).map_err(CliError::Output)?;
+    if !arguments.no_report {
+        let made = report::generate_from(&summary.csv, &arguments.out)?;
+        writeln!(out, "page:         {}", made.page.display()).map_err(CliError::Output)?;
+    }
+    match summary.cut_short {
+        Some(CutShort::Interrupted) => {
+            eprintln!("trivisor: stopped by Ctrl-C; what was measured until then is kept");
+            Ok(ExitCode::from(130))
+        }
+        Some(CutShort::Deadline) => {
+            eprintln!(
+                "trivisor: stopped after {} rounds, because --deadline was over; give it more time for more",
+                summary.rounds
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The columns of a run, and KVM's label: native, our modes (absent ones with the reason), and the peers if wanted.
+fn columns(peers: bool) -> (Vec<Column>, String) {
+    let mut columns = vec![Column::native()];
+    let mut kvm_label = "none".to_owned();
+    for mode in Mode::ALL {
+        let mut column = match machine::availability(mode) {
+            Ok(caps) => {
+                if mode == Mode::Kvm {
+                    kvm_label.clone_from(&caps.label);
+                }
+                Column::new(mode.name(), caps.engine, caps.interface)
+            }
+            Err(error) => {
+                let mut column = Column::new(mode.name(), mode.name(), "");
+                column.absent = Some(error.to_string());
+                column
+            }
+        };
+        column.options = String::new();
+        columns.push(column);
+    }
+    if peers {
+        columns.extend(Column::peers());
+    }
+    (columns, kvm_label)
+}

@@ -1,0 +1,86 @@
+//! The command line: parses, calls the other rooms, prints. The only place that knows clap.
+//!
+//! Exit status: 0 for success, 1 for a failure (also a guest's), 2 for wrong usage. Messages go to standard error in one
+//! sentence; results go to standard output.
+mod bench;
+mod doctor;
+mod error;
+mod image;
+mod list;
+mod report;
+mod run;
+mod units;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "trivisor",
+    version,
+    about = "Runs one x86-64 guest by emulation (emu), by paravirtualization (pv) and with hardware help (kvm), and \
+             measures the difference.",
+    after_help = "Examples:\n  \
+        trivisor doctor                      what this host can do\n  \
+        trivisor run hello                   a built-in guest, emulated\n  \
+        trivisor run --mode kvm kernel.elf   your own image (ELF64 with a PVH note)\n  \
+        trivisor bench                       all workloads in all modes, then reports/index.html"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a guest; its console is standard input and output
+    Run(run::RunArguments),
+    /// Measure the workloads in every mode; table, CSV, plots and a page
+    Bench(bench::BenchArguments),
+    /// Make plots and the page again from a CSV file
+    Report(report::ReportArguments),
+    /// List the built-in workloads
+    List(list::ListArguments),
+    /// Say what this host can do, and why not
+    Doctor(doctor::DoctorArguments),
+}
+
+/// A mode, as clap knows it.
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    /// full emulation
+    Emu,
+    /// the guest patched and run natively at ring 3
+    Pv,
+    /// hardware-assisted, through /dev/kvm
+    Kvm,
+}
+
+impl From<Mode> for crate::engine::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Emu => Self::Emu,
+            Mode::Pv => Self::Pv,
+            Mode::Kvm => Self::Kvm,
+        }
+    }
+}
+
+/// Parses the process's arguments and does what they say.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Run(arguments) => run::main(&arguments),
+        Command::Bench(arguments) => bench::main(&arguments),
+        Command::Report(arguments) => report::main(&arguments),
+        Command::List(arguments) => list::main(&arguments),
+        Command::Doctor(arguments) => doctor::main(&arguments),
+    };
+    result.unwrap_or_else(|error| {
+        if !error.is_closed_pipe() {
+            eprintln!("trivisor: {error}");
+        }
+        error.exit_code()
+    })
+}

@@ -1,0 +1,28 @@
+//! `trivisor report`: plots and the page, from a CSV file alone.
+use super::error::CliError;
+use crate::bench::report;
+use clap::Args;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    trivisor report                      the newest run in reports/data\n  \
+    trivisor report --csv run.csv --out page")]
+pub(super) struct ReportArguments {
+    /// The measurements; default: the newest file in DIR/data
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Where the page and the plots go
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    out: PathBuf,
+}
+
+pub(super) fn main(arguments: &ReportArguments) -> Result<ExitCode, CliError> {
+    let made = match &arguments.csv {
+        Some(csv) => report::generate_from(csv, &arguments.out)?,
+        None => report::generate(&arguments.out)?,
+    };
+    println!("{}", made.page.display());
+    Ok(ExitCode::SUCCESS)
+}
