@@ -92,6 +92,12 @@ fn build() -> Result<(), String> {
     fs::write(&list, listing(&guests)).map_err(|error| format!("cannot write {}: {error}", list.display()))
 }
 
+/// The name of a folder; other files are no workloads.
+fn folder_name(entry: std::io::Result<fs::DirEntry>) -> Option<String> {
+    let entry = entry.ok()?;
+    if entry.file_type().ok()?.is_dir() { entry.file_name().into_string().ok() } else { None }
+}
+
 /// All guests in the order of [`KINDS`], by name within a kind.
 fn find_guests(folder: &Path) -> Result<Vec<Guest>, String> {
     let mut guests: Vec<Guest> = Vec::new();
@@ -99,8 +105,7 @@ fn find_guests(folder: &Path) -> Result<Vec<Guest>, String> {
         let folder = folder.join(part);
         let entries =
             fs::read_dir(&folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
-        let mut names: Vec<String> =
-            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> = entries.filter_map(folder_name).collect();
         names.sort();
         for name in names {
             let source = folder.join(&name).join("main.rs");

@@ -79,9 +79,9 @@ fn records<'a>(output: &'a str, record: &str) -> Vec<BTreeMap<&'a str, &'a str>>
         .collect()
 }
 
-fn native_checksum(metric: &str) -> Option<u64> {
-    let kernel: &kernels::Kernel = native::find(metric)?;
-    Some((kernel.unit)(native::Scratch::prepared(kernel).bytes()))
+/// What the native kernel gives, where this CPU can run it.
+fn native_checksum(kernel: &kernels::Kernel) -> Option<u64> {
+    (kernel.available)().then(|| (kernel.unit)(native::Scratch::prepared(kernel).bytes()))
 }
 
 fn check(workload: &Workload) {
@@ -99,12 +99,17 @@ fn check(workload: &Workload) {
         assert!(matches!(number("ring"), 0 | 3), "{name}:\n{output}");
         let checksum = u64::from_str_radix(result["checksum"], 16).unwrap();
         assert_eq!(result["checksum"].len(), 16);
-        if let Some(native) = native_checksum(result["metric"]) {
-            assert_eq!(checksum, native, "{name}: metric {} differs from native", result["metric"]);
-        } else {
+        match native::find(result["metric"]) {
+            Some(kernel) => {
+                let native = native_checksum(kernel).unwrap_or(checksum);
+                assert_eq!(checksum, native, "{name}: metric {} differs from native", result["metric"]);
+            }
             // What only a guest can do has no native column.
-            let guest_only = workload.kind != Kind::Task || matches!(name, "console" | "forkwait");
-            assert!(guest_only, "{name}: metric {} has no native kernel", result["metric"]);
+            None => assert!(
+                workload.kind != Kind::Task || matches!(name, "console" | "forkwait"),
+                "{name}: metric {} has no native kernel",
+                result["metric"]
+            ),
         }
         println!("{name} {} ring {}: {checksum:016x}", result["metric"], result["ring"]);
     }
