@@ -62,7 +62,6 @@ pub(super) fn lay_out(ram: &GuestRam) -> Result<(), NotRam> {
 }
 
 /// Points vector `vector` to `handler`: an interrupt gate that ring 3 may call.
-#[cfg(test)]
 pub(super) fn set_gate(ram: &GuestRam, vector: u8, handler: u64) -> Result<(), NotRam> {
     let at = IDT + 16 * u64::from(vector);
     let low = handler & 0xffff | u64::from(KERNEL_CODE) << 16 | 0xee00 << 32 | (handler >> 16 & 0xffff) << 48;

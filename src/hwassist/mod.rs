@@ -4,9 +4,9 @@
 //! interrupt goes through the [`crate::engine::Platform`], as in the other modes. What the host's KVM cannot execute is
 //! executed by [`crate::emulator::single`] and counted as [`crate::engine::Cause::Rescue`]. [`calibrate()`] finds out
 //! what /dev/kvm truly is on this host, because the word "KVM" alone says little: see its label.
+mod calibrate;
 mod cpuid;
 mod exit;
-#[cfg(test)]
 mod flat;
 mod ioctl;
 mod msr;
@@ -19,6 +19,7 @@ mod vm;
 #[cfg(test)]
 mod tests;
 
+pub use calibrate::{Calibration, KvmKind, calibrate};
 pub use vm::KvmBackend;
 
 use crate::engine::EngineError;

@@ -3,6 +3,7 @@
 //! Invariant: the RAM that the kernel maps into the guest outlives the machine, because [`Shared`] holds both and drops
 //! the machine first.
 #![expect(unsafe_code, reason = "KVM keeps addresses of this process")]
+use super::calibrate::calibrated;
 use super::vcpu::KvmVcpu;
 use super::{host, msr};
 use crate::arch::CpuState;
@@ -18,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-const DEVICE: &str = "/dev/kvm";
+pub(super) const DEVICE: &str = "/dev/kvm";
 /// Three pages for a task segment and one for an identity map, which VMX without "unrestricted guest" needs in real
 /// mode: in the device hole, where no slot of RAM and no device is.
 const TSS_ADDRESS: usize = 0xfffb_d000;
@@ -111,7 +112,14 @@ impl KvmBackend {
     /// # Errors
     /// [`EngineError::Unavailable`] with what to do about it; [`EngineError::Host`] if KVM refuses a step.
     pub fn new(platform: &Platform) -> Result<Self, EngineError> {
-        Self::with_parts(Path::new(DEVICE), platform.ram(), platform.cpuid_table())
+        let mut backend = Self::with_parts(Path::new(DEVICE), platform.ram(), platform.cpuid_table())?;
+        backend.caps.label = calibrated().to_string();
+        Ok(backend)
+    }
+
+    /// A vCPU in KVM's own initial state.
+    pub(super) fn new_vcpu(&self, id: VcpuId) -> Result<KvmVcpu, EngineError> {
+        KvmVcpu::new(id, Arc::clone(&self.shared))
     }
 
     pub(super) fn with_parts(
@@ -163,7 +171,7 @@ impl Backend for KvmBackend {
     }
 
     fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError> {
-        let mut vcpu = KvmVcpu::new(id, Arc::clone(&self.shared))?;
+        let mut vcpu = self.new_vcpu(id)?;
         vcpu.load(reset)?;
         Ok(Box::new(vcpu))
     }
