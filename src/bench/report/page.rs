@@ -117,9 +117,9 @@ fn how_to_read(out: &mut String, data: &Dataset) {
         out.push_str(&format!("<li><strong>{}</strong>: {words}</li>\n", escape(mode)));
     }
     out.push_str(
-        "</ul>\n<p>Every mode runs the same guest image on the same device models; modes are interleaved in random order \
-         within a run, after a warm-up. A figure is the median of the repetitions with a 95 % bootstrap interval. Outliers \
-         are marked and kept. A mode whose checksum differs is called diverged and has no figure; a mode that cannot run \
+        "</ul>\n<p>Every mode runs the same guest image; emu, pv and kvm also share their device models, peers bring their \
+         own. Within a round the modes of a workload run directly after one another, in random order; a first round only \
+         warms up. A figure is the median of the repetitions with a 95 % bootstrap interval. Outliers are marked and kept. A mode whose checksum differs is called diverged and has no figure; a mode that cannot run \
          is left empty, with the reason.</p>\n",
     );
 }

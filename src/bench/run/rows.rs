@@ -131,6 +131,9 @@ fn trouble(workload: &Workload, observation: &Observation, transcript: &Transcri
     if transcript.end.is_none() {
         return Some("the guest ended without saying how".to_owned());
     }
+    if observation.tsc_khz == 0 {
+        return Some("the frequency of the guest's TSC is unknown".to_owned());
+    }
     if transcript.results.iter().any(|m| m.workload != workload.name) {
         return Some("the guest reported under another workload's name".to_owned());
     }
