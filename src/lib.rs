@@ -13,6 +13,7 @@
 //! | [`host`] | the other end of devices: consoles |
 //! | [`engine`] | the contract that every mode fulfils |
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
+//! | [`emulator`] | the interpreter and the emu backend on it |
 pub mod abi;
 pub mod arch;
 pub mod bench;

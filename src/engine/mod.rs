@@ -10,6 +10,8 @@
 //! 3. Execute until the cell is raised or an access needs the platform; go to 1.
 mod counters;
 mod exit;
+#[cfg(test)]
+pub(crate) mod fake;
 mod platform;
 mod trace;
 

@@ -4,6 +4,10 @@
 //! what is not RAM gives `None` or an error and is the bus's business. Several threads and processes may touch the same
 //! bytes at once, as the guest's CPUs do: accesses are raw copies and atomics, never references into RAM.
 #![expect(unsafe_code, reason = "guest RAM is raw shared memory")]
+mod code_map;
+
+pub use code_map::{CodeChanges, CodeMap};
+
 use crate::arch::paging::PageMemory;
 use crate::arch::{Gpa, address::PAGE_SIZE, layout};
 use crate::sys::memfd;
@@ -58,6 +62,7 @@ pub struct GuestRam {
     map: MmapRaw,
     slots: Vec<RamSlot>,
     size: u64,
+    code: CodeMap,
 }
 
 impl GuestRam {
@@ -87,7 +92,7 @@ impl GuestRam {
                 host: base + low as usize,
             });
         }
-        Ok(Self { file, map, slots, size })
+        Ok(Self { file, map, slots, size, code: CodeMap::new(size) })
     }
 
     /// The memory object, for mapping it elsewhere. Slot offsets refer to it.
@@ -108,6 +113,13 @@ impl GuestRam {
         self.size
     }
 
+    /// Where decoded code lies. [`Self::write`] tells it; who writes through [`Self::host`] tells it himself.
+    #[inline]
+    #[must_use]
+    pub fn code(&self) -> &CodeMap {
+        &self.code
+    }
+
     /// Offset in the memory object of `length` bytes at `at`, if all of them are RAM.
     #[inline]
     #[must_use]
@@ -119,6 +131,13 @@ impl GuestRam {
         let high = self.slots.get(1)?;
         let into = at.0.checked_sub(high.gpa.0)?;
         (into < high.size && length <= high.size - into).then(|| high.offset + into)
+    }
+
+    /// The guest-physical address of an offset in the memory object.
+    #[must_use]
+    pub fn gpa_of(&self, offset: u64) -> Option<Gpa> {
+        let slot = self.slots.iter().find(|s| (s.offset..s.offset + s.size).contains(&offset))?;
+        Some(slot.gpa.offset(offset - slot.offset))
     }
 
     /// Host address of `length` bytes at `at`, if all of them are RAM. Valid as long as `self`.
@@ -152,6 +171,9 @@ impl GuestRam {
         let into = self.checked(at, from.len())?;
         // SAFETY: as in `read`, with the sides exchanged.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
+        if let Some(offset) = self.offset(at, from.len() as u64) {
+            self.code.note_write(offset, from.len() as u64);
+        }
         Ok(())
     }
 }

@@ -1,6 +1,145 @@
-//! Executes one instruction on [`crate::arch::CpuState`].
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "called by the interpreter, which comes next")
-)]
+//! The interpreter of one vCPU: executes prepared instructions on [`CpuState`].
+//!
+//! Mechanism: [`Single`] finds the block at RIP (`super::front`), copies the general registers and status flags into a
+//! [`cx::Cx`], calls one handler after the other and copies them back when it comes out. A handler that cannot finish
+//! returns [`super::mmu::Fault`]; nothing architectural has changed then, and the exception is delivered with RIP at
+//! the instruction. Kicks are looked at between blocks.
+//!
+//! Instruction families, each a file: [`alu`], [`moves`], [`stack`], [`branch`], [`atomic`] and so on; [`lower`] asks
+//! them in turn for a handler when code is decoded.
+pub(crate) mod address;
+mod alu;
+mod atomic;
+mod branch;
+mod control;
+pub(crate) mod cx;
+pub(crate) mod flags;
 mod host_fpu;
+pub(crate) mod int;
+pub(crate) mod lower;
+mod moves;
+mod msr;
+pub(crate) mod op;
+mod operand;
+mod run;
+pub(crate) mod segment;
+pub(crate) mod stack;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+use super::front::cache::CodeCache;
+use super::front::features::Features;
+use super::mmu::Tlb;
+use crate::arch::paging::PagingMode;
+use crate::arch::{CpuState, Exception, Vector};
+use crate::engine::{EngineError, Platform, VcpuId};
+use crate::mem::GuestRam;
+use cx::Handler;
+use host_fpu::HostFpu;
+use iced_x86::Instruction;
+pub(crate) use run::Ended;
+use std::sync::Arc;
+
+/// What became of one step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The instruction was executed; a repeated string instruction may have done only a part, with RIP still at it.
+    Retired,
+    /// An exception was delivered: the handler's first instruction is next. (An interrupt counts as retired.)
+    Exception(Vector),
+    /// HLT was executed; `state.activity` says so.
+    Halted,
+    /// An exception could not be delivered, nor the double fault; `state.activity` is shutdown.
+    TripleFault,
+}
+
+/// The interpreter of one vCPU: what it remembers of translations and code. The architectural state is the caller's.
+pub struct Single {
+    vcpu: VcpuId,
+    ram: Arc<GuestRam>,
+    tlb: Tlb,
+    cache: CodeCache,
+    features: Option<Features>,
+    fpu: Option<HostFpu>,
+    /// The paging registers that the TLB belongs to.
+    paging: Option<PagingMode>,
+}
+
+impl std::fmt::Debug for Single {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Single").field("vcpu", &self.vcpu).finish_non_exhaustive()
+    }
+}
+
+impl Single {
+    /// An interpreter that knows nothing yet.
+    #[must_use]
+    pub fn new(vcpu: VcpuId, ram: Arc<GuestRam>) -> Self {
+        let cursor = ram.code().cursor();
+        Self {
+            vcpu,
+            ram,
+            tlb: Tlb::default(),
+            cache: CodeCache::new(cursor),
+            features: None,
+            fpu: None,
+            paging: None,
+        }
+    }
+
+    /// Executes exactly one instruction, or delivers the exception that is pending in `state`. Exceptions that the
+    /// instruction raises are delivered into the guest: frame pushed, RIP at the handler.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] for a valid instruction that we lack; `state` is as before then.
+    pub fn step(&mut self, state: &mut CpuState, platform: &Platform) -> Result<Outcome, EngineError> {
+        self.step_one(state, platform)
+    }
+
+    /// Enters the guest's handler for an external interrupt. The caller has seen that the state allows it; a halted
+    /// CPU wakes.
+    ///
+    /// # Errors
+    /// None today; the signature is that of [`Self::step`].
+    pub fn deliver_interrupt(
+        &mut self,
+        state: &mut CpuState,
+        platform: &Platform,
+        vector: u8,
+    ) -> Result<Outcome, EngineError> {
+        Ok(self.deliver(state, platform, super::interrupt::Event::External(vector)))
+    }
+
+    /// Delivers an exception, with the escalation to #DF and triple fault.
+    ///
+    /// # Errors
+    /// None today; the signature is that of [`Self::step`].
+    pub fn deliver_exception(
+        &mut self,
+        state: &mut CpuState,
+        platform: &Platform,
+        exception: Exception,
+    ) -> Result<Outcome, EngineError> {
+        Ok(self.deliver(state, platform, super::interrupt::Event::Exception(exception)))
+    }
+
+    /// Forgets cached translations and decoded code: page tables, code or state were changed from outside.
+    pub fn flush(&mut self) {
+        self.tlb.flush_all();
+        self.cache.clear();
+    }
+}
+
+/// The handler of an instruction outside the fast families.
+fn rare(instruction: &Instruction) -> Option<Handler> {
+    stack::lower_rare(instruction)
+        .or_else(|| segment::lower(instruction))
+        .or_else(|| control::lower(instruction))
+        .or_else(|| msr::lower(instruction))
+}
+
+/// Whether the instruction, though not a branch, must end its block.
+fn changes_state(instruction: &Instruction) -> bool {
+    control::changes_state(instruction)
+}

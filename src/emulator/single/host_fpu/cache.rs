@@ -26,10 +26,8 @@ pub(super) struct Cache {
 
 impl Cache {
     pub(super) fn new() -> Result<Self, EngineError> {
-        let memory = ExecMemory::new(SIZE).map_err(|source| EngineError::Host {
-            what: "cannot map memory for code",
-            source,
-        })?;
+        let memory = ExecMemory::new(SIZE)
+            .map_err(|source| EngineError::Host { what: "cannot map memory for code", source })?;
         Ok(Self {
             memory,
             used: 0,
@@ -62,11 +60,7 @@ impl Cache {
         let fits = self.memory.write(self.used, &code.bytes);
         debug_assert!(fits, "a thunk is far smaller than the memory");
         let address = self.memory.address(self.used);
-        let place = Place {
-            generation: self.generation,
-            address,
-            resume: address + code.resume,
-        };
+        let place = Place { generation: self.generation, address, resume: address + code.resume };
         self.used = (self.used + code.bytes.len()).next_multiple_of(16);
         self.known.insert(code.bytes, place);
         place

@@ -287,10 +287,7 @@ pub(super) fn classify(instruction: &Instruction, cpuid: &CpuidTable) -> (Unit, 
 }
 
 fn is_fisttp(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.code(),
-        Code::Fisttp_m16int | Code::Fisttp_m32int | Code::Fisttp_m64int
-    )
+    matches!(instruction.code(), Code::Fisttp_m16int | Code::Fisttp_m32int | Code::Fisttp_m64int)
 }
 
 fn masked(instruction: &Instruction, element: usize) -> Work {
@@ -345,8 +342,5 @@ pub(super) fn alignment(instruction: &Instruction, bytes: usize) -> u64 {
 /// Whether an x87 instruction leaves the instruction and data pointers alone (SDM vol. 1, 8.1.8) or sets them itself.
 pub(super) fn is_x87_control(instruction: &Instruction) -> bool {
     use Mnemonic as M;
-    matches!(
-        instruction.mnemonic(),
-        M::Fnstenv | M::Fldenv | M::Fnsave | M::Frstor
-    )
+    matches!(instruction.mnemonic(), M::Fnstenv | M::Fldenv | M::Fnsave | M::Frstor)
 }

@@ -47,11 +47,7 @@ pub(super) fn masked_load<M: OperandMemory + ?Sized>(
     let mut value = [0; 32];
     for i in (0..into.size() / element).filter(|&i| selected(i)) {
         let offset = i * element;
-        memory.read(
-            state,
-            at.offset(offset as u64),
-            &mut value[offset..offset + element],
-        )?;
+        memory.read(state, at.offset(offset as u64), &mut value[offset..offset + element])?;
     }
     set_ymm(&mut state.xsave, into.number(), &value);
     Ok(())
@@ -101,12 +97,9 @@ fn gather_sizes(mnemonic: Mnemonic) -> (usize, usize) {
 
 /// Whether the three registers of a gather differ, as they must.
 pub(super) fn gather_is_valid(instruction: &Instruction) -> bool {
-    let [into, index, mask] = [
-        instruction.op0_register(),
-        instruction.memory_index(),
-        instruction.op2_register(),
-    ]
-    .map(Register::number);
+    let [into, index, mask] =
+        [instruction.op0_register(), instruction.memory_index(), instruction.op2_register()]
+            .map(Register::number);
     instruction.encoding() == EncodingKind::VEX && into != index && into != mask && index != mask
 }
 

@@ -121,10 +121,8 @@ impl HostFpu {
     /// # Errors
     /// When the host refuses either.
     pub(crate) fn new() -> Result<Self, EngineError> {
-        fp_trap::install().map_err(|source| EngineError::Host {
-            what: "cannot catch floating-point exceptions",
-            source,
-        })?;
+        fp_trap::install()
+            .map_err(|source| EngineError::Host { what: "cannot catch floating-point exceptions", source })?;
         Ok(Self {
             cache: Cache::new()?,
             scratch: Box::new(Scratch::new()),

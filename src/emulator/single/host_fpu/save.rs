@@ -42,11 +42,7 @@ pub(super) fn run<M: OperandMemory + ?Sized>(
 
 /// End of the XMM registers that exist in this mode.
 fn xmm_end(state: &CpuState) -> usize {
-    if state.is_64bit_code() {
-        LEGACY_END
-    } else {
-        LEGACY_END - 128
-    }
+    if state.is_64bit_code() { LEGACY_END } else { LEGACY_END - 128 }
 }
 
 /// The legacy area as it is stored: pointers cut to 32 bits without REX.W.
@@ -94,11 +90,7 @@ fn fxsave<M: OperandMemory + ?Sized>(
 fn mxcsr_of(image: &[u8]) -> Result<u32, Exception> {
     let at = XsaveArea::MXCSR;
     let value = u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]]);
-    if value & !MXCSR_MASK == 0 {
-        Ok(value)
-    } else {
-        Err(Exception::GP0)
-    }
+    if value & !MXCSR_MASK == 0 { Ok(value) } else { Err(Exception::GP0) }
 }
 
 fn fxrstor<M: OperandMemory + ?Sized>(
@@ -170,11 +162,7 @@ fn xsave<M: OperandMemory + ?Sized>(
             high.copy_from_slice(&state.xsave.0[XsaveArea::YMM_HIGH..XsaveArea::SIZE]);
             high
         };
-        memory.write(
-            state,
-            part(XsaveArea::YMM_HIGH),
-            &high[..high_end - XsaveArea::YMM_HIGH],
-        )?;
+        memory.write(state, part(XsaveArea::YMM_HIGH), &high[..high_end - XsaveArea::YMM_HIGH])?;
     }
     let bits = u64::from_le_bytes(header) & !requested | in_use & requested;
     memory.write(state, part(HEADER), &bits.to_le_bytes())

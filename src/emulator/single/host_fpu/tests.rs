@@ -146,23 +146,16 @@ fn registers_memory_and_general_registers_go_in_and_out() {
     let add = decode(&[0x66, 0x44, 0x0f, 0xd4, 0x7c, 0x24, 0x10]);
     fpu.execute(&add, &mut state, &mut page).unwrap();
     assert_eq!(xmm(&state, 15), 12);
-    assert_eq!(
-        state.xsave.0[XsaveArea::YMM_HIGH + 240],
-        9,
-        "legacy SSE keeps the upper half"
-    );
+    assert_eq!(state.xsave.0[XsaveArea::YMM_HIGH + 240], 9, "legacy SSE keeps the upper half");
     // movq rsp, xmm15
-    fpu.execute(&decode(&[0x66, 0x4c, 0x0f, 0x7e, 0xfc]), &mut state, &mut page)
-        .unwrap();
+    fpu.execute(&decode(&[0x66, 0x4c, 0x0f, 0x7e, 0xfc]), &mut state, &mut page).unwrap();
     assert_eq!(state.gpr[4], 12);
     // vmovdqa xmm15, xmm15 clears it.
-    fpu.execute(&decode(&[0xc4, 0x41, 0x79, 0x6f, 0xff]), &mut state, &mut page)
-        .unwrap();
+    fpu.execute(&decode(&[0xc4, 0x41, 0x79, 0x6f, 0xff]), &mut state, &mut page).unwrap();
     assert_eq!(state.xsave.0[XsaveArea::YMM_HIGH + 240], 0);
     // ucomisd xmm15, xmm15 with a denormal: equal.
     state.rflags = crate::arch::Rflags::all();
-    fpu.execute(&decode(&[0x66, 0x45, 0x0f, 0x2e, 0xff]), &mut state, &mut page)
-        .unwrap();
+    fpu.execute(&decode(&[0x66, 0x45, 0x0f, 0x2e, 0xff]), &mut state, &mut page).unwrap();
     let status = crate::arch::Rflags::STATUS;
     assert_eq!(state.rflags & status, crate::arch::Rflags::ZF);
     assert_eq!(state.rflags | status, crate::arch::Rflags::all());
@@ -227,13 +220,9 @@ fn x87_keeps_its_stack_and_shows_no_host_address() {
     assert_eq!(state.xsave.0[16..24], (PAGE + 8).to_le_bytes());
     // A pop whose store faults does not happen.
     state.gpr[0] = 0x10_0000;
-    fpu.execute(&decode(&[0xd9, 0xe8]), &mut state, &mut page)
-        .unwrap();
+    fpu.execute(&decode(&[0xd9, 0xe8]), &mut state, &mut page).unwrap();
     let before = state.clone();
-    assert!(
-        fpu.execute(&decode(&[0xdd, 0x18]), &mut state, &mut page)
-            .is_err()
-    );
+    assert!(fpu.execute(&decode(&[0xdd, 0x18]), &mut state, &mut page).is_err());
     assert_eq!(state, before);
 }
 
@@ -244,11 +233,7 @@ fn aligned_forms_refuse_other_addresses() {
     let run = |fpu: &mut HostFpu, state: &mut CpuState, page: &mut Page, bytes: &[u8]| {
         fpu.execute(&decode(bytes), state, page)
     };
-    let aligned = [
-        &[0x0f, 0x28, 0x00][..],
-        &[0x0f, 0x58, 0x00],
-        &[0xc5, 0xf8, 0x28, 0x00],
-    ];
+    let aligned = [&[0x0f, 0x28, 0x00][..], &[0x0f, 0x58, 0x00], &[0xc5, 0xf8, 0x28, 0x00]];
     for bytes in aligned {
         assert_eq!(run(&mut fpu, &mut state, &mut page, bytes), Err(Exception::GP0));
     }

@@ -31,12 +31,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) const fn new() -> Self {
-        Self {
-            bounce: [0; 128],
-            found_mxcsr: 0,
-            plain_mxcsr: PLAIN_MXCSR,
-            plain_fcw: 0x037f,
-        }
+        Self { bounce: [0; 128], found_mxcsr: 0, plain_mxcsr: PLAIN_MXCSR, plain_fcw: 0x037f }
     }
 }
 
@@ -70,10 +65,7 @@ struct Plan {
 }
 
 fn writes(access: OpAccess) -> bool {
-    matches!(
-        access,
-        OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
-    )
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
 
 fn compares_strings(mnemonic: Mnemonic) -> bool {
@@ -169,11 +161,7 @@ struct Emitter {
 
 impl Emitter {
     fn new() -> Result<Self, IcedError> {
-        Ok(Self {
-            encoder: Encoder::try_new(64)?,
-            length: 0,
-            jumps: Vec::new(),
-        })
+        Ok(Self { encoder: Encoder::try_new(64)?, length: 0, jumps: Vec::new() })
     }
 
     fn finish(mut self, resume: usize) -> HostCode {
@@ -207,22 +195,9 @@ impl Emitter {
 
     /// Makes the host's MXCSR fit for code outside; returns where a fault is resumed. Clobbers R10 and the flags.
     fn leave_mxcsr(&mut self) -> Result<usize, IcedError> {
-        self.load(
-            Code::Mov_r32_rm32,
-            Register::R10D,
-            STATE,
-            XSAVE + XsaveArea::MXCSR,
-        )?;
-        self.put(&Instruction::with2(
-            Code::And_rm32_imm32,
-            Register::R10D,
-            MXCSR_CONTROL,
-        )?)?;
-        self.put(&Instruction::with2(
-            Code::Cmp_rm32_imm32,
-            Register::R10D,
-            PLAIN_MXCSR,
-        )?)?;
+        self.load(Code::Mov_r32_rm32, Register::R10D, STATE, XSAVE + XsaveArea::MXCSR)?;
+        self.put(&Instruction::with2(Code::And_rm32_imm32, Register::R10D, MXCSR_CONTROL)?)?;
+        self.put(&Instruction::with2(Code::Cmp_rm32_imm32, Register::R10D, PLAIN_MXCSR)?)?;
         let plain = operand(SCRATCH, offset_of!(Scratch, plain_mxcsr));
         self.unless_equal(&Instruction::with1(Code::Ldmxcsr_m32, plain)?)?;
         Ok(self.jumps.last().map_or(self.length, |jump| jump.0 + 1))
@@ -268,17 +243,8 @@ impl Emitter {
 
     /// Brings the guest's status flags into the host's.
     fn load_flags(&mut self) -> Result<(), IcedError> {
-        self.load(
-            Code::Mov_r64_rm64,
-            Register::R10,
-            STATE,
-            offset_of!(CpuState, rflags),
-        )?;
-        self.put(&Instruction::with2(
-            Code::And_rm32_imm32,
-            Register::R10D,
-            STATUS_FLAGS,
-        )?)?;
+        self.load(Code::Mov_r64_rm64, Register::R10, STATE, offset_of!(CpuState, rflags))?;
+        self.put(&Instruction::with2(Code::And_rm32_imm32, Register::R10D, STATUS_FLAGS)?)?;
         self.put(&Instruction::with1(Code::Push_r64, Register::R10)?)?;
         self.plain(Code::Popfq)
     }
@@ -287,33 +253,11 @@ impl Emitter {
     fn store_flags(&mut self) -> Result<(), IcedError> {
         self.plain(Code::Pushfq)?;
         self.put(&Instruction::with1(Code::Pop_r64, Register::R10)?)?;
-        self.put(&Instruction::with2(
-            Code::And_rm32_imm32,
-            Register::R10D,
-            STATUS_FLAGS,
-        )?)?;
-        self.load(
-            Code::Mov_r64_rm64,
-            Register::R11,
-            STATE,
-            offset_of!(CpuState, rflags),
-        )?;
-        self.put(&Instruction::with2(
-            Code::And_rm64_imm32,
-            Register::R11,
-            !STATUS_FLAGS,
-        )?)?;
-        self.put(&Instruction::with2(
-            Code::Or_r64_rm64,
-            Register::R11,
-            Register::R10,
-        )?)?;
-        self.store(
-            Code::Mov_rm64_r64,
-            STATE,
-            offset_of!(CpuState, rflags),
-            Register::R11,
-        )
+        self.put(&Instruction::with2(Code::And_rm32_imm32, Register::R10D, STATUS_FLAGS)?)?;
+        self.load(Code::Mov_r64_rm64, Register::R11, STATE, offset_of!(CpuState, rflags))?;
+        self.put(&Instruction::with2(Code::And_rm64_imm32, Register::R11, !STATUS_FLAGS)?)?;
+        self.put(&Instruction::with2(Code::Or_r64_rm64, Register::R11, Register::R10)?)?;
+        self.store(Code::Mov_rm64_r64, STATE, offset_of!(CpuState, rflags), Register::R11)
     }
 }
 

@@ -1,0 +1,153 @@
+//! The `emu` mode: vCPUs that the interpreter runs.
+use super::single::{Ended, Outcome, Single};
+use crate::arch::{Activity, CpuState, Gva};
+use crate::engine::{
+    Attention, Backend, Caps, Cause, DebugEvent, DebugVcpu, EngineError, EventKind, Exit, Mode, Platform,
+    Vcpu, VcpuId,
+};
+use crate::mem::{GuestRam, RamSlot};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Makes vCPUs that interpret.
+#[derive(Debug)]
+pub struct Emulator {
+    ram: Arc<GuestRam>,
+    caps: Caps,
+}
+
+impl Emulator {
+    /// An emulator over `ram`.
+    #[must_use]
+    pub fn new(ram: Arc<GuestRam>) -> Self {
+        Self { ram, caps: Caps { engine: "single", interface: "bare", label: "interpreter".to_owned() } }
+    }
+}
+
+impl Backend for Emulator {
+    fn mode(&self) -> Mode {
+        Mode::Emu
+    }
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn map_ram(&self, _: &RamSlot) -> Result<(), EngineError> {
+        // RAM is reached through `GuestRam`'s own mapping.
+        Ok(())
+    }
+
+    fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError> {
+        Ok(Box::new(EmuVcpu {
+            id,
+            state: reset.clone(),
+            single: Single::new(id, Arc::clone(&self.ram)),
+            breakpoints: HashSet::new(),
+        }))
+    }
+}
+
+struct EmuVcpu {
+    id: VcpuId,
+    state: CpuState,
+    single: Single,
+    breakpoints: HashSet<u64>,
+}
+
+impl EmuVcpu {
+    /// Looks at the surroundings: timers, requests to leave, interrupts. `None` means that the CPU can go on.
+    fn attend(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
+        if platform.kick(self.id).is_raised()
+            && let Attention::Leave(exit) = platform.attend(self.id)
+        {
+            return Ok(Some(exit));
+        }
+        if self.state.activity == Activity::Shutdown {
+            return Ok(Some(Exit::TripleFault));
+        }
+        if self.state.can_take_interrupt()
+            && platform.interrupt_pending(self.id)
+            && let Some(vector) = platform.acknowledge_interrupt(self.id)
+            && self.single.deliver_interrupt(&mut self.state, platform, vector)? == Outcome::TripleFault
+        {
+            return Ok(Some(Exit::TripleFault));
+        }
+        Ok((self.state.activity == Activity::Halted).then_some(Exit::Halted))
+    }
+
+    fn halt(&self, platform: &Platform) {
+        platform.counters(self.id).count(Cause::Idle);
+        platform.trace().record(EventKind::Halt, self.state.rip, 0, 0);
+    }
+}
+
+impl Vcpu for EmuVcpu {
+    fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+        loop {
+            if let Some(exit) = self.attend(platform)? {
+                return Ok(exit);
+            }
+            match self.single.run(&mut self.state, platform, &self.breakpoints)? {
+                Ended::Attention => {}
+                Ended::Halted => self.halt(platform),
+                Ended::TripleFault => return Ok(Exit::TripleFault),
+                Ended::Breakpoint => {
+                    return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
+                }
+            }
+        }
+    }
+
+    fn save(&mut self) -> Result<CpuState, EngineError> {
+        Ok(self.state.clone())
+    }
+
+    fn load(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        self.state = state.clone();
+        self.single.flush();
+        Ok(())
+    }
+
+    fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {
+        Some(self)
+    }
+}
+
+impl DebugVcpu for EmuVcpu {
+    fn step(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+        if platform.kick(self.id).is_raised()
+            && let Attention::Leave(exit) = platform.attend(self.id)
+        {
+            return Ok(exit);
+        }
+        if self.state.activity == Activity::Shutdown {
+            return Ok(Exit::TripleFault);
+        }
+        if self.state.can_take_interrupt()
+            && platform.interrupt_pending(self.id)
+            && let Some(vector) = platform.acknowledge_interrupt(self.id)
+        {
+            return Ok(match self.single.deliver_interrupt(&mut self.state, platform, vector)? {
+                Outcome::TripleFault => Exit::TripleFault,
+                _ => Exit::Debug(DebugEvent::Step),
+            });
+        }
+        if self.state.activity == Activity::Halted {
+            return Ok(Exit::Halted);
+        }
+        Ok(match self.single.step(&mut self.state, platform)? {
+            Outcome::Halted => {
+                self.halt(platform);
+                Exit::Halted
+            }
+            Outcome::TripleFault => Exit::TripleFault,
+            Outcome::Retired | Outcome::Exception(_) => Exit::Debug(DebugEvent::Step),
+        })
+    }
+
+    fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError> {
+        self.breakpoints = at.iter().map(|gva| gva.0).collect();
+        Ok(())
+    }
+}

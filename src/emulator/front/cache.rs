@@ -1,0 +1,158 @@
+//! Decoded blocks, found by guest-physical address, guest-virtual address and mode.
+//!
+//! The virtual address is part of the key because branch targets and RIP-relative addresses are resolved in a block;
+//! the same physical page at two addresses has two sets of blocks, and a write to it drops both. Links between blocks
+//! and the jump table skip the translation of RIP and hold for one generation, which ends when translations are
+//! forgotten or blocks dropped.
+use super::block::{Block, Link};
+use crate::arch::address::PAGE_SIZE;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Blocks that are kept at most; then all are dropped.
+const MOST: usize = 1 << 16;
+const JUMPS: usize = 4096;
+
+/// Multiplies and folds: keys are addresses, which an attacker can only use to slow himself down.
+#[derive(Default)]
+pub(crate) struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(byte.into());
+        }
+    }
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 29;
+    }
+}
+
+type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+
+/// All blocks of one vCPU.
+pub(crate) struct CodeCache {
+    blocks: Vec<Option<Block>>,
+    free: Vec<u32>,
+    /// (guest-physical address, [`super::block::CodeMode::key`]) → block.
+    starts: AddressMap<(u64, u64), u32>,
+    /// Guest-physical page → blocks with code in it.
+    pages: AddressMap<u64, Vec<u32>>,
+    jumps: Box<[Link; JUMPS]>,
+    /// Half of the generation; the other one is the TLB's.
+    drops: u32,
+    /// How much of the code map's log was read.
+    pub cursor: u64,
+}
+
+impl CodeCache {
+    /// An empty cache that has seen the code map's log up to `cursor`.
+    pub(crate) fn new(cursor: u64) -> Self {
+        Self {
+            blocks: Vec::new(),
+            free: Vec::new(),
+            starts: AddressMap::default(),
+            pages: AddressMap::default(),
+            jumps: Box::new([Link::default(); JUMPS]),
+            drops: 1,
+            cursor,
+        }
+    }
+}
+
+fn jump_slot(key: u64) -> usize {
+    (key ^ key >> 12) as usize & (JUMPS - 1)
+}
+
+impl CodeCache {
+    /// The generation in which links made now hold, given the TLB's.
+    #[inline(always)]
+    pub(crate) fn generation(&self, tlb: u32) -> u64 {
+        u64::from(self.drops) << 32 | u64::from(tlb)
+    }
+
+    /// A block by its number.
+    #[inline(always)]
+    pub(crate) fn get(&self, block: u32) -> Option<&Block> {
+        self.blocks.get(block as usize)?.as_ref()
+    }
+
+    /// The block that `key` led to in this generation.
+    #[inline(always)]
+    pub(crate) fn jump(&self, key: u64, generation: u64) -> Option<u32> {
+        let link = &self.jumps[jump_slot(key)];
+        (link.key == key && link.generation == generation).then_some(link.block)
+    }
+
+    /// Remembers where `key` leads.
+    pub(crate) fn note_jump(&mut self, link: Link) {
+        self.jumps[jump_slot(link.key)] = link;
+    }
+
+    /// The block at a guest-physical address.
+    pub(crate) fn find(&self, gpa: u64, key: u64) -> Option<u32> {
+        self.starts.get(&(gpa, key)).copied()
+    }
+
+    /// Keeps a block.
+    pub(crate) fn insert(&mut self, block: Block) -> u32 {
+        if self.starts.len() >= MOST {
+            self.clear();
+        }
+        let key = block.mode.key(block.rip);
+        let (gpa, second) = (block.gpa, block.second_page);
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                self.blocks.push(None);
+                (self.blocks.len() - 1) as u32
+            }
+        };
+        self.blocks[number as usize] = Some(block);
+        if let Some(old) = self.starts.insert((gpa, key), number) {
+            self.release(old);
+        }
+        for page in [Some(gpa & !(PAGE_SIZE - 1)), second].into_iter().flatten() {
+            self.pages.entry(page).or_default().push(number);
+        }
+        number
+    }
+
+    /// Frees a block's place once nothing finds it. Its number may remain in page lists, which is harmless: dropping
+    /// another block too often costs only its decoding.
+    fn release(&mut self, number: u32) {
+        if let Some(slot) = self.blocks.get_mut(number as usize)
+            && slot.take().is_some()
+        {
+            self.free.push(number);
+            self.drops = self.drops.wrapping_add(1);
+        }
+    }
+
+    /// Drops all blocks with code in a guest-physical page.
+    pub(crate) fn drop_page(&mut self, page: u64) {
+        for number in self.pages.remove(&page).unwrap_or_default() {
+            if let Some(block) = self.get(number) {
+                let key = (block.gpa, block.mode.key(block.rip));
+                self.starts.remove(&key);
+                self.release(number);
+            }
+        }
+    }
+
+    /// Drops all blocks.
+    pub(crate) fn clear(&mut self) {
+        if self.blocks.is_empty() {
+            return;
+        }
+        self.blocks.clear();
+        self.free.clear();
+        self.starts.clear();
+        self.pages.clear();
+        self.drops = self.drops.wrapping_add(1);
+    }
+}

@@ -1,0 +1,168 @@
+//! Fetch and decode: the bytes at RIP, through the guest's MMU, become a [`Block`] of prepared operations.
+//!
+//! A block lies in one page. Only an instruction that itself crosses into the next page makes a block of two pages,
+//! alone; such a block is entered only after the second page was translated anew. Code is marked in RAM's code map
+//! before its bytes are read, so that a write is either seen or logged. Code outside RAM is decoded each time.
+pub(crate) mod block;
+pub(crate) mod cache;
+pub(crate) mod features;
+
+use super::mmu::slow::Place;
+use super::mmu::{Fault, Mmu};
+use super::single::{lower, op::Op};
+use crate::arch::address::PAGE_SIZE;
+use crate::arch::{Exception, Width};
+use crate::engine::Cause;
+use block::{Block, CodeMode};
+use cache::CodeCache;
+use features::Features;
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+use std::cell::Cell;
+
+/// Instructions in a block at most.
+const MOST_OPS: usize = 64;
+/// Bytes that an instruction has at most (SDM vol. 2A, 2.3.11).
+const MOST_BYTES: usize = 15;
+/// Bytes that are fetched for one block at most.
+const WINDOW: usize = 320;
+
+/// A block for RIP.
+pub(crate) enum Found {
+    /// It is kept under this number.
+    Kept(u32),
+    /// It lies outside RAM and is used once.
+    Once(Box<Block>),
+}
+
+/// The block at `rip`, decoded now if need be.
+pub(crate) fn find(
+    cache: &mut CodeCache,
+    mmu: &mut Mmu,
+    features: &Features,
+    mode: CodeMode,
+    rip: u64,
+) -> Result<Found, Fault> {
+    let place = mmu.fetch_place(rip)?;
+    let key = mode.key(rip);
+    if place.host.is_some()
+        && let Some(number) = cache.find(place.gpa.0, key)
+    {
+        let second = cache.get(number).and_then(|block| block.second_page);
+        if second.is_none() {
+            return Ok(Found::Kept(number));
+        }
+        let next = next_page(mmu, rip);
+        if second == Some(mmu.fetch_place(next)?.gpa.0) {
+            return Ok(Found::Kept(number));
+        }
+    }
+    let block = decode(mmu, features, mode, rip, place)?;
+    let in_ram = place.host.is_some()
+        && block.second_page.is_none_or(|page| mmu.ram.offset(crate::arch::Gpa(page), PAGE_SIZE).is_some());
+    mmu.platform.counters(mmu.vcpu).add(Cause::Translate, u64::from(block.count));
+    Ok(if in_ram { Found::Kept(cache.insert(block)) } else { Found::Once(Box::new(block)) })
+}
+
+fn next_page(mmu: &Mmu, rip: u64) -> u64 {
+    let next = (rip & !(PAGE_SIZE - 1)).wrapping_add(PAGE_SIZE);
+    if mmu.mode.efer.contains(crate::arch::Efer::LMA) { next } else { next & 0xffff_ffff }
+}
+
+/// Marks code at `place` and copies its bytes.
+fn fetch(mmu: &mut Mmu, place: Place, into: &mut [u8]) {
+    if place.host.is_some()
+        && let Some(offset) = mmu.ram.offset(place.gpa, into.len() as u64)
+    {
+        if mmu.ram.code().mark(offset, into.len() as u64) {
+            mmu.tlb.protect(place.gpa.page().0);
+        }
+        if mmu.ram.read(place.gpa, into).is_ok() {
+            return;
+        }
+    }
+    for (i, byte) in into.iter_mut().enumerate() {
+        let at = place.gpa.offset(i as u64);
+        *byte = mmu.platform.mmio_read(mmu.vcpu, at, Width::B1) as u8;
+    }
+}
+
+fn decode(
+    mmu: &mut Mmu,
+    features: &Features,
+    mode: CodeMode,
+    rip: u64,
+    place: Place,
+) -> Result<Block, Fault> {
+    let in_page = (PAGE_SIZE - rip % PAGE_SIZE) as usize;
+    let most = match (place.host, mode.is_single()) {
+        (Some(_), false) => WINDOW,
+        _ => MOST_BYTES,
+    };
+    let mut window = [0; WINDOW + MOST_BYTES];
+    let length = in_page.min(most);
+    fetch(mmu, place, &mut window[..length]);
+
+    let mut ops = Vec::with_capacity(16);
+    let mut at = 0;
+    let mut next = rip;
+    while at < length && ops.len() < MOST_OPS {
+        let (instruction, complete) = decode_one(&window[at..length], mode, next);
+        if !complete && length - at < MOST_BYTES {
+            // Cut off: by the page's end, or by the window's, after which the next block begins.
+            break;
+        }
+        let lowered = lower::lower(&instruction, features, mode, rip, complete);
+        ops.push(lowered.op);
+        at += instruction.len().max(1);
+        next = instruction.next_ip();
+        if lowered.ends || mode.is_single() {
+            return Ok(finish(ops, rip, place, None, mode, (!lowered.branches).then_some(next)));
+        }
+    }
+    if !ops.is_empty() {
+        return Ok(finish(ops, rip, place, None, mode, Some(next)));
+    }
+
+    // The first instruction does not fit: it crosses into the next page.
+    let following = next_page(mmu, rip);
+    let second = mmu.fetch_place(following)?;
+    fetch(mmu, second, &mut window[length..length + MOST_BYTES]);
+    let (instruction, complete) = decode_one(&window[..length + MOST_BYTES], mode, rip);
+    let lowered = lower::lower(&instruction, features, mode, rip, complete);
+    let after = (!lowered.branches).then_some(instruction.next_ip());
+    Ok(finish(vec![lowered.op], rip, place, Some(second.gpa.page().0), mode, after))
+}
+
+/// Decodes one instruction; false if the bytes end before it does.
+fn decode_one(bytes: &[u8], mode: CodeMode, rip: u64) -> (Instruction, bool) {
+    let bytes = &bytes[..bytes.len().min(MOST_BYTES)];
+    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
+    let instruction = decoder.decode();
+    (instruction, decoder.last_error() != DecoderError::NoMoreBytes)
+}
+
+fn finish(
+    mut ops: Vec<Op>,
+    rip: u64,
+    place: Place,
+    second_page: Option<u64>,
+    mode: CodeMode,
+    falls_to: Option<u64>,
+) -> Block {
+    let count = ops.len() as u32;
+    if let Some(next) = falls_to {
+        ops.push(lower::fall_through(next, rip));
+    }
+    Block {
+        rip,
+        gpa: place.gpa.0,
+        second_page,
+        mode,
+        ops: ops.into_boxed_slice(),
+        count,
+        links: [const { Cell::new(block::Link { key: 0, generation: 0, block: 0 }) }; 2],
+    }
+}
+
+/// What an instruction that does not end within 15 bytes raises.
+pub(crate) const TOO_LONG: Exception = Exception::GP0;

@@ -1,0 +1,294 @@
+//! Delivery of exceptions and interrupts through the IDT (SDM 6.12, 6.14), and what happens when it fails.
+//!
+//! A delivery checks the gate, the code segment and the stack, pushes the frame and only then changes registers; if it
+//! raises an exception itself, [`combine`] decides between that one, #DF and shutdown.
+use super::mmu::{Bank, Fault};
+use super::single::Outcome;
+use super::single::cx::Cx;
+use crate::arch::exception::{Combined, combine};
+use crate::arch::state::gpr::RSP;
+use crate::arch::{Activity, Exception, Gva, Rflags, Segment, SegmentRegister, Vector};
+use crate::engine::{Cause, EventKind};
+
+/// What is to be delivered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Event {
+    /// An interrupt from the interrupt complex.
+    External(u8),
+    /// An exception of an instruction; RIP is what the frame shall hold.
+    Exception(Exception),
+}
+
+/// Selector error codes: the event did not come from the program itself.
+const EXT: u32 = 1;
+/// The selector error code names the IDT.
+const IDT: u32 = 2;
+
+/// Delivers `event`, or what its delivery turns into.
+pub(crate) fn deliver(cx: &mut Cx, event: Event) -> Outcome {
+    cx.state.activity = Activity::Running;
+    cx.state.interrupt_shadow = false;
+    let mut now = event;
+    loop {
+        let (vector, code) = match now {
+            Event::External(vector) => (vector, None),
+            Event::Exception(e) => (e.vector as u8, e.error_code),
+        };
+        if let Event::Exception(e) = now {
+            if let Some(at) = e.cr2 {
+                cx.state.cr2 = at.0;
+            }
+            cx.platform.counters(cx.mmu.vcpu).count(Cause::GuestException);
+            cx.platform.trace().record(EventKind::Exception, vector.into(), code.unwrap_or(0).into(), 0);
+        }
+        match enter(cx, vector, code, true, is_fault(now)) {
+            Ok(()) => {
+                return match now {
+                    Event::Exception(e) => Outcome::Exception(e.vector),
+                    Event::External(_) => Outcome::Retired,
+                };
+            }
+            Err(Fault) => {
+                let second = cx.mmu.exception;
+                let combined = match now {
+                    Event::Exception(first) => combine(first.vector, second.vector),
+                    Event::External(_) => Combined::Serial,
+                };
+                now = match combined {
+                    Combined::Serial => Event::Exception(second),
+                    Combined::Double => {
+                        if let Some(at) = second.cr2 {
+                            cx.state.cr2 = at.0;
+                        }
+                        Event::Exception(Exception::with_code(Vector::DoubleFault, 0))
+                    }
+                    Combined::Triple => {
+                        cx.state.activity = Activity::Shutdown;
+                        return Outcome::TripleFault;
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// INT n, INT3, INTO, with RIP at the next instruction already: the gate's privilege is checked, and a failure is the
+/// instruction's own fault.
+pub(crate) fn software(cx: &mut Cx, vector: u8) -> Result<(), Fault> {
+    enter(cx, vector, None, false, false)
+}
+
+/// Whether the frame gets RF set: the instruction is to be restarted (SDM 17.3.1.1).
+fn is_fault(event: Event) -> bool {
+    match event {
+        Event::Exception(e) => !matches!(e.vector, Vector::Debug | Vector::Breakpoint | Vector::Overflow),
+        Event::External(_) => false,
+    }
+}
+
+/// A gate of the IDT.
+struct Gate {
+    selector: u16,
+    offset: u64,
+    ist: u8,
+    kind: u8,
+}
+
+fn gate(cx: &mut Cx, vector: u8, external: bool) -> Result<Gate, Fault> {
+    let ext = if external { EXT } else { 0 };
+    let code = u32::from(vector) << 3 | IDT | ext;
+    let general = Exception::with_code(Vector::GeneralProtection, code);
+    let long = cx.state.is_long_mode();
+    let size = if long { 16 } else { 8 };
+    let offset = u64::from(vector) * size;
+    if offset + size - 1 > u64::from(cx.state.idtr.limit) {
+        return Err(cx.raise(general));
+    }
+    let at = cx.state.idtr.base.wrapping_add(offset);
+    let low = cx.mmu.read_as::<u64>(Bank::Supervisor, at)?;
+    let high = if long { cx.mmu.read_as::<u64>(Bank::Supervisor, at.wrapping_add(8))? } else { 0 };
+    let kind = (low >> 40 & 0x1f) as u8;
+    let valid = if long { matches!(kind, 0xe | 0xf) } else { matches!(kind, 0x6 | 0x7 | 0xe | 0xf) };
+    let dpl = (low >> 45 & 3) as u8;
+    if !valid || !external && dpl < cx.state.cpl() {
+        return Err(cx.raise(general));
+    }
+    if low >> 47 & 1 == 0 {
+        return Err(cx.raise(Exception::with_code(Vector::SegmentNotPresent, code)));
+    }
+    let mut target = low & 0xffff | (low >> 32 & 0xffff_0000) | high << 32;
+    if kind & 8 == 0 {
+        target &= 0xffff;
+    }
+    Ok(Gate {
+        selector: (low >> 16) as u16,
+        offset: target,
+        ist: if long { (low >> 32 & 7) as u8 } else { 0 },
+        kind,
+    })
+}
+
+fn enter(cx: &mut Cx, vector: u8, code: Option<u32>, external: bool, restart: bool) -> Result<(), Fault> {
+    if !cx.is_protected() {
+        return real_mode(cx, vector);
+    }
+    let gate = gate(cx, vector, external)?;
+    let ext = if external { EXT } else { 0 };
+    if gate.selector & !3 == 0 {
+        return Err(cx.raise(Exception::with_code(Vector::GeneralProtection, ext)));
+    }
+    let selector_code = u32::from(gate.selector & !3) | ext;
+    let general = Exception::with_code(Vector::GeneralProtection, selector_code);
+    let descriptor = match super::single::segment::descriptor(cx, gate.selector) {
+        Ok(Some(descriptor)) => descriptor,
+        Ok(None) => return Err(cx.raise(general)),
+        Err(fault) => return Err(fault),
+    };
+    let mut code_segment = Segment::from_descriptor(gate.selector, descriptor);
+    let cpl = cx.state.cpl();
+    let long = cx.state.is_long_mode();
+    let wrong_size = long && (!code_segment.is_long() || code_segment.is_big());
+    if !code_segment.is_code() || code_segment.dpl() > cpl || wrong_size {
+        return Err(cx.raise(general));
+    }
+    if !code_segment.is_present() {
+        return Err(cx.raise(Exception::with_code(Vector::SegmentNotPresent, selector_code)));
+    }
+    let conforming = code_segment.kind() & 4 != 0;
+    let new_cpl = if conforming { cpl } else { code_segment.dpl() };
+    code_segment.selector = code_segment.selector & !3 | u16::from(new_cpl);
+    let mut image = cx.rflags();
+    if restart {
+        image |= Rflags::RF;
+    }
+    if long {
+        long_frame(cx, &gate, code, new_cpl, image)?;
+    } else {
+        legacy_frame(cx, &gate, code, new_cpl, image)?;
+    }
+    super::single::segment::mark_accessed(cx, gate.selector, descriptor)?;
+    *cx.state.segment_mut(SegmentRegister::Cs) = code_segment;
+    cx.state.rip = gate.offset;
+    let mut cleared = Rflags::TF | Rflags::NT | Rflags::RF | Rflags::VM;
+    if gate.kind & 1 == 0 {
+        cleared |= Rflags::IF;
+    }
+    cx.state.rflags.remove(cleared);
+    cx.refresh();
+    Ok(())
+}
+
+/// Picks the stack of a 64-bit delivery, pushes the frame and switches to the stack.
+fn long_frame(cx: &mut Cx, gate: &Gate, code: Option<u32>, new_cpl: u8, image: Rflags) -> Result<(), Fault> {
+    let inner = new_cpl < cx.state.cpl();
+    let mut sp = match (gate.ist, inner) {
+        (0, false) => cx.regs[RSP],
+        (0, true) => stack_from_tss(cx, 4 + 8 * u64::from(new_cpl))?,
+        (ist, _) => stack_from_tss(cx, 0x24 + 8 * u64::from(ist - 1))?,
+    };
+    if !Gva(cx.state.rip).is_canonical() && !Gva(gate.offset).is_canonical() {
+        return Err(cx.raise(Exception::GP0));
+    }
+    sp &= !15;
+    let bank = if new_cpl == 3 { Bank::User } else { cx.mmu.supervisor_bank() };
+    let words = [
+        Some(u64::from(cx.state.segment(SegmentRegister::Ss).selector)),
+        Some(cx.regs[RSP]),
+        Some(image.bits()),
+        Some(u64::from(cx.state.segment(SegmentRegister::Cs).selector)),
+        Some(cx.state.rip),
+        code.map(u64::from),
+    ];
+    for word in words.into_iter().flatten() {
+        sp = sp.wrapping_sub(8);
+        cx.mmu.write_as(bank, sp, word, true)?;
+    }
+    if !Gva(gate.offset).is_canonical() {
+        return Err(cx.raise(Exception::GP0));
+    }
+    cx.regs[RSP] = sp;
+    if inner {
+        *cx.state.segment_mut(SegmentRegister::Ss) = null_stack(new_cpl);
+    }
+    Ok(())
+}
+
+/// SS after a switch to an inner ring of 64-bit mode: a null selector that holds the privilege level.
+pub(crate) fn null_stack(cpl: u8) -> Segment {
+    Segment { selector: cpl.into(), base: 0, limit: u32::MAX, attributes: 0xc093 | u16::from(cpl) << 5 }
+}
+
+fn stack_from_tss(cx: &mut Cx, offset: u64) -> Result<u64, Fault> {
+    let tr = cx.state.tr;
+    if offset + 7 > u64::from(tr.limit) {
+        let code = u32::from(tr.selector & !3);
+        return Err(cx.raise(Exception::with_code(Vector::InvalidTss, code)));
+    }
+    let at = tr.base.wrapping_add(offset);
+    let sp = cx.mmu.read_as::<u64>(Bank::Supervisor, at)?;
+    if Gva(sp).is_canonical() { Ok(sp) } else { Err(cx.raise(Exception::SS0)) }
+}
+
+/// The frame of a 16- or 32-bit gate, on the current stack or on that of an inner ring.
+fn legacy_frame(
+    cx: &mut Cx,
+    gate: &Gate,
+    code: Option<u32>,
+    new_cpl: u8,
+    image: Rflags,
+) -> Result<(), Fault> {
+    let size = if gate.kind & 8 != 0 { 4 } else { 2 };
+    let (old_ss, old_sp) = (*cx.state.segment(SegmentRegister::Ss), cx.regs[RSP]);
+    let cs = cx.state.segment(SegmentRegister::Cs).selector;
+    let rip = cx.state.rip;
+    let inner = new_cpl < cx.state.cpl();
+    let mut words = Vec::with_capacity(6);
+    if inner {
+        let at = cx.state.tr.base.wrapping_add(4 + 8 * u64::from(new_cpl));
+        let sp = cx.mmu.read_as::<u32>(Bank::Supervisor, at)?;
+        let selector = cx.mmu.read_as::<u16>(Bank::Supervisor, at.wrapping_add(4))?;
+        let ss = super::single::segment::stack_segment(cx, selector, new_cpl)?;
+        *cx.state.segment_mut(SegmentRegister::Ss) = ss;
+        cx.regs[RSP] = sp.into();
+        cx.refresh();
+        words.extend([u64::from(old_ss.selector), old_sp]);
+    }
+    words.extend([image.bits(), u64::from(cs), rip]);
+    words.extend(code.map(u64::from));
+    for word in words {
+        if let Err(fault) = super::single::stack::push(cx, size, word) {
+            *cx.state.segment_mut(SegmentRegister::Ss) = old_ss;
+            cx.regs[RSP] = old_sp;
+            cx.refresh();
+            return Err(fault);
+        }
+    }
+    Ok(())
+}
+
+/// Real-mode delivery: a table of far pointers.
+fn real_mode(cx: &mut Cx, vector: u8) -> Result<(), Fault> {
+    let offset = u64::from(vector) * 4;
+    if offset + 3 > u64::from(cx.state.idtr.limit) {
+        return Err(cx.raise(Exception::plain(Vector::DoubleFault)));
+    }
+    let at = cx.state.idtr.base.wrapping_add(offset);
+    let pointer = cx.mmu.read_as::<u32>(Bank::Supervisor, at)?;
+    let cs = cx.state.segment(SegmentRegister::Cs).selector;
+    let before = cx.regs[RSP];
+    let words = [cx.rflags().bits(), cs.into(), cx.state.rip];
+    for word in words {
+        if let Err(fault) = super::single::stack::push(cx, 2, word) {
+            cx.regs[RSP] = before;
+            return Err(fault);
+        }
+    }
+    let selector = (pointer >> 16) as u16;
+    let segment = cx.state.segment_mut(SegmentRegister::Cs);
+    segment.selector = selector;
+    segment.base = u64::from(selector) << 4;
+    cx.state.rip = u64::from(pointer & 0xffff);
+    cx.state.rflags.remove(Rflags::IF | Rflags::TF | Rflags::AC | Rflags::RF);
+    cx.refresh();
+    Ok(())
+}

@@ -1,0 +1,311 @@
+//! The soft TLB: where a guest-virtual page lies in this process, by what it may be used for.
+//!
+//! Direct-mapped, one bank for each kind of access right ([`Bank`]). An entry has a tag for reads and one for writes;
+//! a tag that matches the page of an access's last byte proves that the access is allowed and does not leave the page.
+//! Only RAM is entered. A write tag with [`CODE`] set never matches: stores to pages that hold decoded code take the
+//! slow path. Instruction pages have a small table of their own that gives guest-physical addresses.
+use crate::arch::address::PAGE_SIZE;
+
+/// Entries in a bank.
+const ENTRIES: usize = 1024;
+/// Entries of the instruction table in a bank.
+const CODE_ENTRIES: usize = 256;
+/// A tag that matches nothing: not page-aligned.
+const NONE: u64 = u64::MAX;
+/// In a write tag: the page is writable but holds code.
+const CODE: u64 = 1;
+const PAGE_MASK: u64 = !(PAGE_SIZE - 1);
+
+/// With which rights an access is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Bank {
+    /// Rings 0–2 with RFLAGS.AC clear, and the processor's own accesses.
+    Supervisor = 0,
+    /// Ring 3.
+    User = 1,
+    /// Rings 0–2 with RFLAGS.AC set and SMAP on.
+    SupervisorAc = 2,
+    /// Ring 3 with alignment checks: never filled, so that each access takes the slow path.
+    UserAligned = 3,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    read: u64,
+    write: u64,
+    /// What to add to a guest-virtual address to get a host address, wrapping.
+    addend: usize,
+    /// Guest-physical page, bit 0 set if the translation is global.
+    gpa: u64,
+}
+
+const EMPTY: Entry = Entry { read: NONE, write: NONE, addend: 0, gpa: NONE };
+
+#[derive(Clone, Copy)]
+struct CodeEntry {
+    tag: u64,
+    gpa: u64,
+}
+
+const NO_CODE: CodeEntry = CodeEntry { tag: NONE, gpa: NONE };
+
+/// What is entered for one page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fill {
+    /// Guest-virtual page.
+    pub page: u64,
+    /// Guest-physical page.
+    pub gpa: u64,
+    /// Host address of the page.
+    pub host: usize,
+    /// Writes are allowed, and the dirty bit is set.
+    pub write: bool,
+    /// The page holds decoded code.
+    pub code: bool,
+    /// The translation survives a write of CR3.
+    pub global: bool,
+    /// Bytes of the leaf.
+    pub size: u64,
+}
+
+/// The translations that one vCPU remembers.
+pub(crate) struct Tlb {
+    entries: Box<[Entry; 4 * ENTRIES]>,
+    code: Box<[CodeEntry; 4 * CODE_ENTRIES]>,
+    /// Indices of entries that may be in use and are not global; every index once at most since the last flush.
+    local: Vec<u16>,
+    /// As `local`, for global ones.
+    global: Vec<u16>,
+    /// The span of addresses for which an entry of a large page was made: INVLPG there flushes everything.
+    large: (u64, u64),
+    /// Changes whenever translations are forgotten: links between blocks hold only for one generation.
+    pub generation: u32,
+}
+
+impl Default for Tlb {
+    fn default() -> Self {
+        Self {
+            entries: Box::new([EMPTY; 4 * ENTRIES]),
+            code: Box::new([NO_CODE; 4 * CODE_ENTRIES]),
+            local: Vec::new(),
+            global: Vec::new(),
+            large: (u64::MAX, 0),
+            generation: 1,
+        }
+    }
+}
+
+#[inline(always)]
+fn index(bank: Bank, at: u64) -> usize {
+    (bank as usize * ENTRIES | (at >> 12) as usize & (ENTRIES - 1)) & (4 * ENTRIES - 1)
+}
+
+fn code_index(bank: Bank, at: u64) -> usize {
+    (bank as usize * CODE_ENTRIES | (at >> 12) as usize & (CODE_ENTRIES - 1)) & (4 * CODE_ENTRIES - 1)
+}
+
+impl Tlb {
+    /// Host address for reading `length` bytes at `at`, if it is known and they lie in one page.
+    #[inline(always)]
+    pub(crate) fn read(&self, bank: Bank, at: u64, length: usize) -> Option<usize> {
+        let entry = &self.entries[index(bank, at)];
+        // If the access leaves the page, its last byte lies in the next page, whose tag cannot be in this slot.
+        let last = at.wrapping_add(length as u64 - 1);
+        (last & PAGE_MASK == entry.read).then(|| entry.addend.wrapping_add(at as usize))
+    }
+
+    /// As [`Self::read`], for writing (which includes reading).
+    #[inline(always)]
+    pub(crate) fn write(&self, bank: Bank, at: u64, length: usize) -> Option<usize> {
+        let entry = &self.entries[index(bank, at)];
+        let last = at.wrapping_add(length as u64 - 1);
+        (last & PAGE_MASK == entry.write).then(|| entry.addend.wrapping_add(at as usize))
+    }
+
+    /// Host and guest-physical address of a page that is writable but holds code, if that is known.
+    pub(crate) fn code_write(&self, bank: Bank, at: u64) -> Option<(usize, u64)> {
+        let entry = &self.entries[index(bank, at)];
+        (at & PAGE_MASK | CODE == entry.write)
+            .then(|| (entry.addend.wrapping_add(at as usize), (entry.gpa & PAGE_MASK) | at & !PAGE_MASK))
+    }
+
+    /// Enters a page.
+    pub(crate) fn fill(&mut self, bank: Bank, fill: &Fill) {
+        if bank == Bank::UserAligned {
+            return;
+        }
+        let at = index(bank, fill.page);
+        let entry = &mut self.entries[at];
+        *entry = Entry {
+            read: fill.page,
+            write: match (fill.write, fill.code) {
+                (false, _) => NONE,
+                (true, false) => fill.page,
+                (true, true) => fill.page | CODE,
+            },
+            addend: fill.host.wrapping_sub(fill.page as usize),
+            gpa: fill.gpa | u64::from(fill.global),
+        };
+        self.note_large(fill.page, fill.size);
+        let list = if fill.global { &mut self.global } else { &mut self.local };
+        if list.len() < 4 * ENTRIES {
+            list.push(at as u16);
+        }
+    }
+
+    fn note_large(&mut self, page: u64, size: u64) {
+        if size > PAGE_SIZE {
+            let start = page & !(size - 1);
+            self.large.0 = self.large.0.min(start);
+            self.large.1 = self.large.1.max(start.saturating_add(size - 1));
+        }
+    }
+
+    /// Guest-physical address of code at `at`, if that page was entered.
+    #[inline]
+    pub(crate) fn fetch(&self, bank: Bank, at: u64) -> Option<u64> {
+        let entry = &self.code[code_index(bank, at)];
+        (entry.tag == at & PAGE_MASK).then_some(entry.gpa | at & !PAGE_MASK)
+    }
+
+    /// Enters an instruction page.
+    pub(crate) fn fill_code(&mut self, bank: Bank, page: u64, gpa: u64, size: u64) {
+        self.code[code_index(bank, page)] = CodeEntry { tag: page, gpa };
+        self.note_large(page, size);
+    }
+
+    /// From now on stores to the guest-physical page `gpa` take the slow path.
+    pub(crate) fn protect(&mut self, gpa: u64) {
+        for entry in self.entries.iter_mut() {
+            if entry.gpa & PAGE_MASK == gpa && entry.write != NONE {
+                entry.write |= CODE;
+            }
+        }
+    }
+
+    /// Stores through `at` need no slow path any more.
+    pub(crate) fn unprotect(&mut self, bank: Bank, at: u64) {
+        let entry = &mut self.entries[index(bank, at)];
+        if entry.write == at & PAGE_MASK | CODE {
+            entry.write = at & PAGE_MASK;
+        }
+    }
+
+    fn forget_code(&mut self) {
+        self.code.fill(NO_CODE);
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Forgets everything but global translations.
+    pub(crate) fn flush_local(&mut self) {
+        let all = self.local.len() == 4 * ENTRIES;
+        for at in self.local.drain(..) {
+            let entry = &mut self.entries[usize::from(at)];
+            if entry.gpa & 1 == 0 {
+                *entry = EMPTY;
+            }
+        }
+        if all {
+            for entry in self.entries.iter_mut().filter(|e| e.gpa & 1 == 0) {
+                *entry = EMPTY;
+            }
+        }
+        self.forget_code();
+    }
+
+    /// Forgets everything.
+    pub(crate) fn flush_all(&mut self) {
+        if self.local.len() + self.global.len() > 2 * ENTRIES {
+            self.entries.fill(EMPTY);
+            self.local.clear();
+            self.global.clear();
+        }
+        for at in self.local.drain(..).chain(self.global.drain(..)) {
+            self.entries[usize::from(at)] = EMPTY;
+        }
+        self.large = (u64::MAX, 0);
+        self.forget_code();
+    }
+
+    /// Forgets the page of `at`, as INVLPG does.
+    pub(crate) fn flush_page(&mut self, at: u64) {
+        if (self.large.0..=self.large.1).contains(&at) {
+            self.flush_all();
+            return;
+        }
+        for bank in [Bank::Supervisor, Bank::User, Bank::SupervisorAc] {
+            let entry = &mut self.entries[index(bank, at)];
+            if entry.read == at & PAGE_MASK {
+                *entry = EMPTY;
+            }
+        }
+        self.forget_code();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(page: u64, gpa: u64) -> Fill {
+        Fill {
+            page,
+            gpa,
+            host: 0x7000_0000_0000 + gpa as usize,
+            write: true,
+            code: false,
+            global: false,
+            size: PAGE_SIZE,
+        }
+    }
+
+    #[test]
+    fn a_hit_needs_the_bank_the_right_and_one_page() {
+        let mut tlb = Tlb::default();
+        tlb.fill(Bank::User, &Fill { write: false, ..page(0x5000, 0x9000) });
+        assert_eq!(tlb.read(Bank::User, 0x5ff8, 8), Some(0x7000_0000_9ff8));
+        assert_eq!(tlb.read(Bank::User, 0x5ff9, 8), None, "leaves the page");
+        assert_eq!(tlb.read(Bank::Supervisor, 0x5000, 1), None);
+        assert_eq!(tlb.write(Bank::User, 0x5000, 1), None);
+        assert_eq!(tlb.read(Bank::User, 0x5000 + 1024 * PAGE_SIZE, 1), None);
+        assert_eq!(tlb.read(Bank::User, u64::MAX, 8), None);
+        tlb.fill(Bank::UserAligned, &page(0x5000, 0x9000));
+        assert_eq!(tlb.read(Bank::UserAligned, 0x5000, 1), None);
+    }
+
+    #[test]
+    fn pages_with_code_are_written_the_slow_way() {
+        let mut tlb = Tlb::default();
+        tlb.fill(Bank::Supervisor, &page(0x5000, 0x9000));
+        tlb.fill(Bank::User, &page(0x6000, 0x9000));
+        tlb.protect(0x9000);
+        assert_eq!(tlb.write(Bank::Supervisor, 0x5010, 4), None);
+        assert_eq!(tlb.write(Bank::User, 0x6010, 4), None, "by any alias");
+        assert_eq!(tlb.code_write(Bank::User, 0x6010), Some((0x7000_0000_9010, 0x9010)));
+        tlb.unprotect(Bank::User, 0x6010);
+        assert!(tlb.write(Bank::User, 0x6010, 4).is_some());
+    }
+
+    #[test]
+    fn flushes_keep_what_they_should() {
+        let mut tlb = Tlb::default();
+        tlb.fill(Bank::User, &page(0x5000, 0x9000));
+        tlb.fill(Bank::User, &Fill { global: true, ..page(0x6000, 0xa000) });
+        let generation = tlb.generation;
+        tlb.flush_local();
+        assert_ne!(tlb.generation, generation);
+        assert_eq!(tlb.read(Bank::User, 0x5000, 1), None);
+        assert!(tlb.read(Bank::User, 0x6000, 1).is_some());
+        tlb.fill(Bank::User, &page(0x5000, 0x9000));
+        tlb.flush_page(0x6fff);
+        assert_eq!(tlb.read(Bank::User, 0x6000, 1), None);
+        assert!(tlb.read(Bank::User, 0x5000, 1).is_some());
+        tlb.fill(Bank::User, &Fill { size: 2 << 20, ..page(0x20_5000, 0x9000) });
+        tlb.flush_page(0x3f_f000);
+        assert_eq!(tlb.read(Bank::User, 0x20_5000, 1), None, "the same large page");
+        tlb.fill(Bank::User, &page(0x5000, 0x9000));
+        tlb.flush_all();
+        assert_eq!(tlb.read(Bank::User, 0x5000, 1), None);
+    }
+}

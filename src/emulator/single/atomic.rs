@@ -1,0 +1,198 @@
+//! Locked read-modify-write on guest memory, XCHG, XADD and the compare-and-exchange family.
+//!
+//! On RAM they are atomic operations of the host, so that other vCPUs and devices see them whole. An operand that is
+//! not aligned to its size, lies in a page with decoded code or in device memory is read and written in two steps.
+#![expect(unsafe_code, reason = "atomic operations on guest RAM by host address")]
+use super::cx::{Cx, Flow, Handler, Step};
+use super::flags::{self, ZF};
+use super::int::Int;
+use super::lower::{operand_size, sized};
+use super::op::Op;
+use crate::arch::Exception;
+use crate::arch::state::gpr;
+use crate::emulator::mmu::Fault;
+use iced_x86::{Instruction, Mnemonic, OpKind};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// Compare-and-exchange at a host address that is aligned to the size of `T`.
+///
+/// # Safety
+/// `host` is valid for reads and writes of `T` and aligned to its size.
+unsafe fn exchange_if<T: Int>(host: usize, old: T, new: T) -> Result<T, T> {
+    macro_rules! one {
+        ($atomic:ident, $t:ty) => {{
+            // SAFETY: the caller's promise; guest RAM is accessed atomically or by raw copies only.
+            let cell = unsafe { $atomic::from_ptr(host as *mut $t) };
+            cell.compare_exchange(old.zx() as $t, new.zx() as $t, Ordering::SeqCst, Ordering::SeqCst)
+                .map(|v| T::of(u64::from(v)))
+                .map_err(|v| T::of(u64::from(v)))
+        }};
+    }
+    match T::BYTES {
+        1 => one!(AtomicU8, u8),
+        2 => one!(AtomicU16, u16),
+        4 => one!(AtomicU32, u32),
+        _ => one!(AtomicU64, u64),
+    }
+}
+
+/// Changes the memory operand atomically; `change` may be called several times. Returns the old value.
+pub(super) fn update_locked<T: Int>(
+    cx: &mut Cx,
+    op: &Op,
+    mut change: impl FnMut(T) -> T,
+) -> Result<T, Fault> {
+    let at = cx.address(op, T::BYTES, true)?;
+    if at % T::BYTES as u64 == 0 {
+        // The first attempt may only be missing from the TLB.
+        if cx.mmu.tlb.write(cx.mmu.bank, at, T::BYTES).is_none() {
+            cx.mmu.check_write(at, T::BYTES, op.has(Op::STACK_SEGMENT))?;
+        }
+        if let Some(host) = cx.mmu.tlb.write(cx.mmu.bank, at, T::BYTES) {
+            // SAFETY: a TLB hit proves that the operand lies in mapped RAM.
+            let mut old = unsafe { (host as *const T).read_volatile() };
+            loop {
+                // SAFETY: as above; `at`, and so `host` (pages are aligned), is aligned.
+                match unsafe { exchange_if(host, old, change(old)) } {
+                    Ok(_) => return Ok(old),
+                    Err(seen) => old = seen,
+                }
+            }
+        }
+    }
+    let mut before = T::default();
+    cx.mmu.update::<T>(at, op.has(Op::STACK_SEGMENT), |old| {
+        before = old;
+        change(old)
+    })?;
+    Ok(before)
+}
+
+fn xchg_reg<T: Int>(cx: &mut Cx, op: &Op) -> Step {
+    let (a, b) = (cx.reg::<T>(op.dst), cx.reg::<T>(op.src));
+    cx.set_reg(op.dst, b);
+    cx.set_reg(op.src, a);
+    Ok(Flow::Next)
+}
+
+fn xchg_mem<T: Int>(cx: &mut Cx, op: &Op) -> Step {
+    // One of the two is the register, whichever way round the decoder names them.
+    let register = if op.src == super::cx::ZERO { op.dst } else { op.src };
+    let new = cx.reg::<T>(register);
+    let old = update_locked::<T>(cx, op, |_| new)?;
+    cx.set_reg(register, old);
+    cx.stored()
+}
+
+fn xadd_reg<T: Int>(cx: &mut Cx, op: &Op) -> Step {
+    let (a, b) = (cx.reg::<T>(op.dst), cx.reg::<T>(op.src));
+    let (sum, flags) = T::add(a, b, cx.flags);
+    cx.set_reg(op.src, a);
+    cx.set_reg(op.dst, sum);
+    cx.flags = flags;
+    Ok(Flow::Next)
+}
+
+fn xadd_mem<T: Int>(cx: &mut Cx, op: &Op) -> Step {
+    let b = cx.reg::<T>(op.src);
+    let old = update_locked::<T>(cx, op, |a| T::add(a, b, 0).0)?;
+    cx.flags = T::add(old, b, 0).1;
+    cx.set_reg(op.src, old);
+    cx.stored()
+}
+
+fn cmpxchg_reg<T: Int>(cx: &mut Cx, op: &Op) -> Step {
+    let (accumulator, old) = (cx.reg::<T>(0), cx.reg::<T>(op.dst));
+    cx.flags = T::sub(accumulator, old, 0).1;
+    if accumulator == old {
+        let new = cx.reg::<T>(op.src);
+        cx.set_reg(op.dst, new);
+    } else {
+        cx.set_reg(0, old);
+    }
+    Ok(Flow::Next)
+}
+
+fn cmpxchg_mem<T: Int>(cx: &mut Cx, op: &Op) -> Step {
+    let (accumulator, new) = (cx.reg::<T>(0), cx.reg::<T>(op.src));
+    // The destination is written in any case, with its old value if they differ.
+    let old = update_locked::<T>(cx, op, |old| if old == accumulator { new } else { old })?;
+    cx.flags = T::sub(accumulator, old, 0).1;
+    if accumulator != old {
+        cx.set_reg(0, old);
+    }
+    cx.stored()
+}
+
+fn cmpxchg8b(cx: &mut Cx, op: &Op) -> Step {
+    let pair = |cx: &Cx, high, low| cx.regs[high] << 32 | cx.regs[low] & 0xffff_ffff;
+    let expected = pair(cx, gpr::RDX, gpr::RAX);
+    let new = pair(cx, gpr::RCX, gpr::RBX);
+    let old = update_locked::<u64>(cx, op, |old| if old == expected { new } else { old })?;
+    cx.flags = flags::with(cx.flags, ZF, old == expected);
+    if old != expected {
+        cx.set_reg::<u32>(gpr::RAX as u8, old as u32);
+        cx.set_reg::<u32>(gpr::RDX as u8, (old >> 32) as u32);
+    }
+    cx.stored()
+}
+
+/// `lock cmpxchg16b` at a host address; returns the old value.
+///
+/// # Safety
+/// `host` is valid for 16 bytes and aligned to 16; the host has the instruction (it is offered to guests only then).
+unsafe fn exchange16(host: usize, expected: (u64, u64), new: (u64, u64)) -> (u64, u64) {
+    let (low, high): (u64, u64);
+    // SAFETY: the caller's promise. RBX is reserved by the compiler and put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg {b}, rbx", "lock cmpxchg16b [{p}]", "mov rbx, {b}",
+            p = in(reg) host, b = inout(reg) new.0 => _, in("rcx") new.1,
+            inout("rax") expected.0 => low, inout("rdx") expected.1 => high, options(nostack));
+    }
+    (low, high)
+}
+
+fn cmpxchg16b(cx: &mut Cx, op: &Op) -> Step {
+    let at = cx.address(op, 16, true)?;
+    let stack = op.has(Op::STACK_SEGMENT);
+    if at % 16 != 0 {
+        return Err(cx.raise(Exception::GP0));
+    }
+    let expected = (cx.regs[gpr::RAX], cx.regs[gpr::RDX]);
+    let new = (cx.regs[gpr::RBX], cx.regs[gpr::RCX]);
+    cx.mmu.check_write(at, 16, stack)?;
+    let old = if let Some(host) = cx.mmu.tlb.write(cx.mmu.bank, at, 16) {
+        // SAFETY: a TLB hit proves that the 16 aligned bytes are mapped RAM.
+        unsafe { exchange16(host, expected, new) }
+    } else {
+        let old = (cx.mmu.read::<u64>(at, stack)?, cx.mmu.read::<u64>(at.wrapping_add(8), stack)?);
+        let value = if old == expected { new } else { old };
+        cx.mmu.write(at, value.0, stack)?;
+        cx.mmu.write(at.wrapping_add(8), value.1, stack)?;
+        old
+    };
+    cx.flags = flags::with(cx.flags, ZF, old == expected);
+    if old != expected {
+        (cx.regs[gpr::RAX], cx.regs[gpr::RDX]) = old;
+    }
+    cx.stored()
+}
+
+/// The handler of an instruction of this family.
+pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
+    let size = operand_size(instruction, 0);
+    let registers = instruction.op_kind(0) == OpKind::Register
+        && (instruction.op_count() < 2 || instruction.op_kind(1) == OpKind::Register);
+    Some(match instruction.mnemonic() {
+        Mnemonic::Xchg if registers => sized!(size, xchg_reg),
+        Mnemonic::Xchg => sized!(size, xchg_mem),
+        Mnemonic::Xadd if registers => sized!(size, xadd_reg),
+        Mnemonic::Xadd => sized!(size, xadd_mem),
+        Mnemonic::Cmpxchg if registers => sized!(size, cmpxchg_reg),
+        Mnemonic::Cmpxchg => sized!(size, cmpxchg_mem),
+        Mnemonic::Cmpxchg8b => cmpxchg8b,
+        Mnemonic::Cmpxchg16b => cmpxchg16b,
+        _ => return None,
+    })
+}

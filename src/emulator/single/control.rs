@@ -1,0 +1,341 @@
+//! Control and debug registers, XCR0, TLB and cache maintenance, HLT and the interrupt flag (SDM 2.5, 2.8, 17.2).
+use super::cx::{Cx, Flow, Handler, Step};
+use super::op::Op;
+use super::operand;
+use crate::arch::state::gpr::{RAX, RCX, RDX};
+use crate::arch::{Cr0, Cr4, Efer, Exception, Rflags, Segment, SegmentRegister, Vector, Xcr0};
+use crate::emulator::mmu::Fault;
+use iced_x86::{Instruction, Mnemonic, OpKind};
+
+/// Physical address bits of CR3, and its PCD and PWT bits.
+const CR3_VALID: u64 = 0x000f_ffff_ffff_f000 | 0x18;
+
+/// Ends a handler after which code must be looked at anew.
+pub(super) fn renew(cx: &mut Cx, op: &Op) -> Step {
+    cx.state.rip = operand::instruction(op).next_ip();
+    cx.refresh();
+    Ok(Flow::Renew)
+}
+
+/// Sets CR0 with its checks and effects.
+fn set_cr0(cx: &mut Cx, value: u64) -> Result<(), Fault> {
+    let old = cx.state.cr0;
+    if value >> 32 != 0 {
+        return Err(cx.raise(Exception::GP0));
+    }
+    let new = Cr0::from_bits_truncate(value) | Cr0::ET;
+    let paging_unprotected = new.contains(Cr0::PG) && !new.contains(Cr0::PE);
+    let bad_cache = new.contains(Cr0::NW) && !new.contains(Cr0::CD);
+    if paging_unprotected || bad_cache {
+        return Err(cx.raise(Exception::GP0));
+    }
+    let enables = new.contains(Cr0::PG) && !old.contains(Cr0::PG);
+    let disables = !new.contains(Cr0::PG) && old.contains(Cr0::PG);
+    let cs_long = cx.state.segment(SegmentRegister::Cs).is_long();
+    if enables && cx.state.efer.contains(Efer::LME) {
+        let busy_16bit_task = cx.state.tr.kind() & 8 == 0 && cx.state.tr.selector != 0;
+        if !cx.state.cr4.contains(Cr4::PAE) || cs_long || busy_16bit_task {
+            return Err(cx.raise(Exception::GP0));
+        }
+        cx.state.efer |= Efer::LMA;
+    }
+    if disables && cx.state.is_long_mode() {
+        if cx.state.is_64bit_code() {
+            return Err(cx.raise(Exception::GP0));
+        }
+        cx.state.efer -= Efer::LMA;
+    }
+    cx.state.cr0 = new;
+    let watched = Cr0::PG | Cr0::WP | Cr0::PE;
+    if (old ^ new).intersects(watched) {
+        cx.mmu.tlb.flush_all();
+    }
+    if (old ^ new).contains(Cr0::PE) && !new.contains(Cr0::PE) {
+        cx.state.rflags.remove(Rflags::VM);
+    }
+    Ok(())
+}
+
+fn set_cr3(cx: &mut Cx, value: u64) -> Result<(), Fault> {
+    if cx.state.is_long_mode() && value & !CR3_VALID & !0xfe7 != 0 {
+        return Err(cx.raise(Exception::GP0));
+    }
+    cx.state.cr3 = value;
+    cx.mmu.tlb.flush_local();
+    Ok(())
+}
+
+fn set_cr4(cx: &mut Cx, value: u64) -> Result<(), Fault> {
+    let old = cx.state.cr4;
+    let new = Cr4::from_bits_retain(value);
+    let drops_pae = old.contains(Cr4::PAE) && !new.contains(Cr4::PAE) && cx.state.is_long_mode();
+    if !Cr4::SUPPORTED.contains(new) || drops_pae {
+        return Err(cx.raise(Exception::GP0));
+    }
+    cx.state.cr4 = new;
+    let watched = Cr4::PAE | Cr4::PSE | Cr4::PGE | Cr4::SMEP | Cr4::SMAP;
+    if (old ^ new).intersects(watched) {
+        cx.mmu.tlb.flush_all();
+    }
+    Ok(())
+}
+
+/// The number of the control or debug register of one operand.
+fn number(instruction: &Instruction, operand: u32) -> usize {
+    instruction.op_register(operand).number()
+}
+
+fn mov_to_control(cx: &mut Cx, op: &Op) -> Step {
+    cx.need_ring0()?;
+    let instruction = operand::instruction(op);
+    let value = operand::read_register(cx, instruction.op1_register());
+    match number(&instruction, 0) {
+        0 => set_cr0(cx, value)?,
+        2 => cx.state.cr2 = value,
+        3 => set_cr3(cx, value)?,
+        4 => set_cr4(cx, value)?,
+        8 if value < 16 => cx.platform.set_cr8(cx.mmu.vcpu, value as u8),
+        8 => return Err(cx.raise(Exception::GP0)),
+        _ => return Err(cx.raise(Exception::UD)),
+    }
+    renew(cx, op)
+}
+
+fn mov_from_control(cx: &mut Cx, op: &Op) -> Step {
+    cx.need_ring0()?;
+    let instruction = operand::instruction(op);
+    let value = match number(&instruction, 1) {
+        0 => cx.state.cr0.bits(),
+        2 => cx.state.cr2,
+        3 => cx.state.cr3,
+        4 => cx.state.cr4.bits(),
+        8 => cx.platform.cr8(cx.mmu.vcpu).into(),
+        _ => return Err(cx.raise(Exception::UD)),
+    };
+    operand::write_register(cx, instruction.op0_register(), value);
+    Ok(Flow::Next)
+}
+
+/// Debug registers: 4 and 5 are 6 and 7 unless CR4.DE forbids them; DR7.GD traps every access.
+fn debug_number(cx: &mut Cx, number: usize) -> Result<usize, Fault> {
+    const GENERAL_DETECT: u64 = 1 << 13;
+    let number = match number {
+        4 | 5 if cx.state.cr4.contains(Cr4::DE) => return Err(cx.raise(Exception::UD)),
+        4 | 5 => number + 2,
+        8.. => return Err(cx.raise(Exception::UD)),
+        _ => number,
+    };
+    cx.need_ring0()?;
+    if cx.state.dr[7] & GENERAL_DETECT != 0 {
+        cx.state.dr[7] &= !GENERAL_DETECT;
+        cx.state.dr[6] |= GENERAL_DETECT;
+        return Err(cx.raise(Exception::plain(Vector::Debug)));
+    }
+    Ok(number)
+}
+
+fn mov_to_debug(cx: &mut Cx, op: &Op) -> Step {
+    let instruction = operand::instruction(op);
+    let register = debug_number(cx, number(&instruction, 0))?;
+    let value = operand::read_register(cx, instruction.op1_register());
+    if register >= 6 && value >> 32 != 0 {
+        return Err(cx.raise(Exception::GP0));
+    }
+    cx.state.dr[register] = match register {
+        6 => value & 0xe00f | 0xffff_0ff0,
+        7 => value & 0xffff_2bff | 0x400,
+        _ => value,
+    };
+    Ok(Flow::Next)
+}
+
+fn mov_from_debug(cx: &mut Cx, op: &Op) -> Step {
+    let instruction = operand::instruction(op);
+    let register = debug_number(cx, number(&instruction, 1))?;
+    let value = cx.state.dr[register];
+    operand::write_register(cx, instruction.op0_register(), value);
+    Ok(Flow::Next)
+}
+
+fn clts(cx: &mut Cx, op: &Op) -> Step {
+    cx.need_ring0()?;
+    cx.state.cr0 -= Cr0::TS;
+    renew(cx, op)
+}
+
+fn lmsw(cx: &mut Cx, op: &Op) -> Step {
+    cx.need_ring0()?;
+    let instruction = operand::instruction(op);
+    let word = match instruction.op0_kind() {
+        OpKind::Memory => cx.load::<u16>(op)?.into(),
+        _ => operand::read_register(cx, instruction.op0_register()),
+    };
+    // PE can be set but not cleared.
+    let old = cx.state.cr0.bits();
+    let value = old & !0xe | word & 0xf;
+    set_cr0(cx, value)?;
+    renew(cx, op)
+}
+
+fn invlpg(cx: &mut Cx, op: &Op) -> Step {
+    cx.need_ring0()?;
+    let instruction = operand::instruction(op);
+    let offset = cx.offset(op) & super::address::mask(&instruction);
+    let segment = super::address::segment_of(instruction.memory_segment());
+    let at = super::address::linear(cx.state, segment, offset);
+    cx.mmu.tlb.flush_page(at);
+    renew(cx, op)
+}
+
+/// INVD, WBINVD: memory is coherent here.
+fn flush_caches(cx: &mut Cx, _: &Op) -> Step {
+    cx.need_ring0()?;
+    Ok(Flow::Next)
+}
+
+fn hlt(cx: &mut Cx, op: &Op) -> Step {
+    cx.need_ring0()?;
+    cx.state.rip = operand::instruction(op).next_ip();
+    Ok(Flow::Halt)
+}
+
+/// CLI and STI need CPL ≤ IOPL.
+fn need_iopl(cx: &mut Cx) -> Result<(), Fault> {
+    if cx.is_protected() && cx.state.cpl() > cx.state.rflags.iopl() {
+        return Err(cx.raise(Exception::GP0));
+    }
+    Ok(())
+}
+
+fn cli(cx: &mut Cx, _: &Op) -> Step {
+    need_iopl(cx)?;
+    cx.state.rflags.remove(Rflags::IF);
+    Ok(Flow::Next)
+}
+
+fn sti(cx: &mut Cx, op: &Op) -> Step {
+    need_iopl(cx)?;
+    if !cx.state.rflags.contains(Rflags::IF) {
+        cx.state.rflags.insert(Rflags::IF);
+        cx.state.interrupt_shadow = true;
+    }
+    cx.state.rip = operand::instruction(op).next_ip();
+    Ok(Flow::Renew)
+}
+
+/// CLAC and STAC.
+fn set_ac<const ON: bool>(cx: &mut Cx, op: &Op) -> Step {
+    if cx.state.cpl() > 0 || !cx.is_protected() {
+        return Err(cx.raise(Exception::UD));
+    }
+    cx.state.rflags.set(Rflags::AC, ON);
+    renew(cx, op)
+}
+
+fn xgetbv(cx: &mut Cx, _: &Op) -> Step {
+    if !cx.state.cr4.contains(Cr4::OSXSAVE) {
+        return Err(cx.raise(Exception::UD));
+    }
+    if cx.reg::<u32>(RCX as u8) != 0 {
+        return Err(cx.raise(Exception::GP0));
+    }
+    cx.regs[RAX] = cx.state.xcr0.bits();
+    cx.regs[RDX] = 0;
+    Ok(Flow::Next)
+}
+
+fn xsetbv(cx: &mut Cx, op: &Op) -> Step {
+    if !cx.state.cr4.contains(Cr4::OSXSAVE) {
+        return Err(cx.raise(Exception::UD));
+    }
+    cx.need_ring0()?;
+    let value = u64::from(cx.reg::<u32>(RDX as u8)) << 32 | u64::from(cx.reg::<u32>(RAX as u8));
+    let wanted = Xcr0::from_bits(value)
+        .filter(|x| x.contains(Xcr0::X87) && (x.contains(Xcr0::SSE) || !x.contains(Xcr0::AVX)));
+    match wanted {
+        Some(xcr0) if cx.reg::<u32>(RCX as u8) == 0 => cx.state.xcr0 = xcr0,
+        _ => return Err(cx.raise(Exception::GP0)),
+    }
+    renew(cx, op)
+}
+
+fn swapgs(cx: &mut Cx, _: &Op) -> Step {
+    cx.need_ring0()?;
+    let kernel = cx.state.msrs.kernel_gs_base;
+    let gs = cx.state.segment_mut(SegmentRegister::Gs);
+    let old = std::mem::replace(&mut gs.base, kernel);
+    cx.state.msrs.kernel_gs_base = old;
+    cx.regs[usize::from(super::cx::GS_BASE)] = kernel;
+    Ok(Flow::Next)
+}
+
+/// RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE.
+fn segment_base(cx: &mut Cx, op: &Op) -> Step {
+    if !cx.state.cr4.contains(Cr4::FSGSBASE) {
+        return Err(cx.raise(Exception::UD));
+    }
+    let instruction = operand::instruction(op);
+    let register = match instruction.mnemonic() {
+        Mnemonic::Rdfsbase | Mnemonic::Wrfsbase => SegmentRegister::Fs,
+        _ => SegmentRegister::Gs,
+    };
+    if matches!(instruction.mnemonic(), Mnemonic::Rdfsbase | Mnemonic::Rdgsbase) {
+        let base = cx.state.segment(register).base;
+        operand::write_register(cx, instruction.op0_register(), base);
+        return Ok(Flow::Next);
+    }
+    let base = operand::read_register(cx, instruction.op0_register());
+    if !crate::arch::Gva(base).is_canonical() {
+        return Err(cx.raise(Exception::GP0));
+    }
+    let segment: &mut Segment = cx.state.segment_mut(register);
+    segment.base = base;
+    cx.refresh();
+    Ok(Flow::Next)
+}
+
+/// The handler of an instruction of this family.
+pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
+    let register = |i: u32, is: fn(iced_x86::Register) -> bool| {
+        instruction.op_count() > i
+            && instruction.op_kind(i) == OpKind::Register
+            && is(instruction.op_register(i))
+    };
+    Some(match instruction.mnemonic() {
+        Mnemonic::Mov if register(0, iced_x86::Register::is_cr) => mov_to_control,
+        Mnemonic::Mov if register(1, iced_x86::Register::is_cr) => mov_from_control,
+        Mnemonic::Mov if register(0, iced_x86::Register::is_dr) => mov_to_debug,
+        Mnemonic::Mov if register(1, iced_x86::Register::is_dr) => mov_from_debug,
+        Mnemonic::Clts => clts,
+        Mnemonic::Lmsw => lmsw,
+        Mnemonic::Invlpg => invlpg,
+        Mnemonic::Invd | Mnemonic::Wbinvd => flush_caches,
+        Mnemonic::Hlt => hlt,
+        Mnemonic::Cli => cli,
+        Mnemonic::Sti => sti,
+        Mnemonic::Clac => set_ac::<false>,
+        Mnemonic::Stac => set_ac::<true>,
+        Mnemonic::Xgetbv => xgetbv,
+        Mnemonic::Xsetbv => xsetbv,
+        Mnemonic::Swapgs => swapgs,
+        Mnemonic::Rdfsbase | Mnemonic::Rdgsbase | Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => segment_base,
+        _ => return None,
+    })
+}
+
+/// Whether code after the instruction must be looked at anew.
+pub(super) fn changes_state(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Clts
+            | Mnemonic::Lmsw
+            | Mnemonic::Invlpg
+            | Mnemonic::Hlt
+            | Mnemonic::Sti
+            | Mnemonic::Clac
+            | Mnemonic::Stac
+            | Mnemonic::Xsetbv
+    ) || instruction.mnemonic() == Mnemonic::Mov
+        && instruction.op0_kind() == OpKind::Register
+        && (instruction.op0_register().is_cr() || instruction.op0_register().is_segment_register())
+}

@@ -1,0 +1,385 @@
+//! The loop: block after block until something needs attention.
+use super::cx::{Cx, Flow};
+use super::{Outcome, Single};
+use crate::arch::{Activity, CpuState, Exception, Rflags};
+use crate::clock::ClockSource;
+use crate::emulator::front::block::{Block, CodeMode, Link};
+use crate::emulator::front::cache::CodeCache;
+use crate::emulator::front::features::Features;
+use crate::emulator::front::{self, Found};
+use crate::emulator::interrupt::{self, Event};
+use crate::emulator::mmu::{Bank, Fault, Mmu};
+use crate::engine::{Cause, EngineError, Platform};
+use crate::mem::CodeChanges;
+use std::collections::HashSet;
+
+/// DR6: the exception is a single step.
+const DR6_BS: u64 = 1 << 14;
+
+/// Why the loop came out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ended {
+    /// The kick cell is raised, an interrupt can be taken, or a deadline of the counted clock is reached.
+    Attention,
+    /// HLT.
+    Halted,
+    /// Shut down.
+    TripleFault,
+    /// The next instruction is at a breakpoint.
+    Breakpoint,
+}
+
+/// How the operations of one block ended.
+struct Part {
+    /// Instructions that were completed.
+    retired: u32,
+    flow: Result<Flow, Fault>,
+}
+
+/// Executes operations of a block until one leaves, or `limit` instructions are done. Sets RIP.
+#[inline(always)]
+fn execute(cx: &mut Cx, block: &Block, limit: usize) -> Part {
+    let mut result = Ok(Flow::Next);
+    let mut left = block.ops.len();
+    let ops = &block.ops[..limit.min(left)];
+    for (i, op) in ops.iter().enumerate() {
+        result = (op.run)(cx, op);
+        if result != Ok(Flow::Next) {
+            left = i;
+            break;
+        }
+    }
+    let done = left as u32;
+    match result {
+        Ok(Flow::Jump) => Part { retired: (done + 1).min(block.count), flow: result },
+        Ok(Flow::Renew | Flow::Halt) => Part { retired: done + 1, flow: result },
+        _ => execute_rest(cx, block, limit, left, result),
+    }
+}
+
+#[cold]
+fn execute_rest(cx: &mut Cx, block: &Block, limit: usize, left: usize, result: Result<Flow, Fault>) -> Part {
+    let (at, retired, past) = match result {
+        // The limit was reached.
+        Ok(Flow::Next) => (limit.min(block.ops.len()).saturating_sub(1), limit, true),
+        Ok(Flow::Stop) => (left, left + 1, true),
+        _ => (left, left, false),
+    };
+    if let Some(op) = block.ops.get(at) {
+        let length = if past { u64::from(op.length) } else { 0 };
+        cx.state.rip = block.rip.wrapping_add(u64::from(op.offset)).wrapping_add(length);
+    }
+    Part { retired: retired as u32, flow: result }
+}
+
+/// Drops blocks whose code was written since the last look.
+#[cold]
+fn drop_written(cache: &mut CodeCache, cx: &mut Cx) {
+    let (changes, cursor) = cx.mmu.ram.code().changes_since(cache.cursor);
+    cache.cursor = cursor;
+    match changes {
+        CodeChanges::Everything => cache.clear(),
+        CodeChanges::Pages(pages) => {
+            for page in pages {
+                if let Some(gpa) = cx.mmu.ram.gpa_of(page * crate::arch::address::PAGE_SIZE) {
+                    cache.drop_page(gpa.0);
+                }
+            }
+        }
+    }
+}
+
+impl Single {
+    /// Runs `work` with the state taken over into a [`Cx`].
+    fn with<R>(
+        &mut self,
+        state: &mut CpuState,
+        platform: &Platform,
+        work: impl FnOnce(&mut Cx, &mut CodeCache, &Features) -> R,
+    ) -> R {
+        let features = self.features.get_or_insert_with(|| Features::of(platform.cpuid_table()));
+        let paging = crate::arch::paging::PagingMode::of(state);
+        // Someone else changed the paging registers since the last run.
+        let ac =
+            |mode: crate::arch::paging::PagingMode| crate::arch::paging::PagingMode { ac: false, ..mode };
+        if self.paging.is_some_and(|before| ac(before) != ac(paging)) {
+            self.tlb.flush_all();
+        }
+        let mut cx = Cx {
+            regs: [0; 32],
+            flags: 0,
+            mmu: Mmu {
+                tlb: &mut self.tlb,
+                bank: Bank::Supervisor,
+                exception: Exception::UD,
+                stop: false,
+                mode: paging,
+                ram: &self.ram,
+                platform,
+                vcpu: self.vcpu,
+            },
+            state,
+            platform,
+            fpu: &mut self.fpu,
+            error: None,
+            no_trap: false,
+        };
+        cx.enter();
+        if self.cache.cursor != cx.mmu.ram.code().cursor() {
+            drop_written(&mut self.cache, &mut cx);
+        }
+        let result = work(&mut cx, &mut self.cache, features);
+        cx.leave();
+        self.paging = Some(cx.mmu.mode);
+        result
+    }
+
+    pub(super) fn deliver(&mut self, state: &mut CpuState, platform: &Platform, event: Event) -> Outcome {
+        self.with(state, platform, |cx, _, _| interrupt::deliver(cx, event))
+    }
+
+    pub(super) fn step_one(
+        &mut self,
+        state: &mut CpuState,
+        platform: &Platform,
+    ) -> Result<Outcome, EngineError> {
+        if let Some(exception) = state.pending_exception.take() {
+            return Ok(self.deliver(state, platform, Event::Exception(exception)));
+        }
+        self.with(state, platform, |cx, cache, features| {
+            let mode = CodeMode::new(cx.state.code_bits(), cx.state.cpl() == 3).single();
+            let found = match front::find(cache, &mut cx.mmu, features, mode, cx.state.rip) {
+                Ok(found) => found,
+                Err(Fault) => return Ok(interrupt::deliver(cx, Event::Exception(cx.mmu.exception))),
+            };
+            let outcome = match &found {
+                Found::Once(block) => one(cx, block),
+                Found::Kept(number) => match cache.get(*number) {
+                    Some(block) => one(cx, block),
+                    None => Ok((Outcome::Retired, 0)),
+                },
+            };
+            if cx.mmu.stop {
+                drop_written(cache, cx);
+                cx.mmu.stop = false;
+            }
+            let (outcome, retired) = outcome?;
+            cx.platform.clock().retire(retired.into());
+            cx.platform.counters(cx.mmu.vcpu).add(Cause::Instruction, retired.into());
+            Ok(outcome)
+        })
+    }
+
+    /// Executes until something needs attention. With `breakpoints`, stops before an instruction at one, except the
+    /// first.
+    pub(crate) fn run(
+        &mut self,
+        state: &mut CpuState,
+        platform: &Platform,
+        breakpoints: &HashSet<u64>,
+    ) -> Result<Ended, EngineError> {
+        if let Some(exception) = state.pending_exception.take()
+            && self.deliver(state, platform, Event::Exception(exception)) == Outcome::TripleFault
+        {
+            return Ok(Ended::TripleFault);
+        }
+        self.with(state, platform, |cx, cache, features| {
+            let mut retired = 0_u64;
+            let ended = run_blocks(cx, cache, features, breakpoints, &mut retired);
+            cx.platform.counters(cx.mmu.vcpu).add(Cause::Instruction, retired);
+            ended
+        })
+    }
+}
+
+/// One instruction, with its interrupt shadow and single-step trap.
+fn one(cx: &mut Cx, block: &Block) -> Result<(Outcome, u32), EngineError> {
+    cx.state.interrupt_shadow = false;
+    cx.no_trap = false;
+    let trap = cx.state.rflags.contains(Rflags::TF);
+    let part = execute(cx, block, 1);
+    cx.state.rflags.remove(Rflags::RF);
+    let outcome = settle(cx, &part)?;
+    if trap && outcome == Outcome::Retired && part.flow != Ok(Flow::Again) && !cx.no_trap {
+        cx.state.dr[6] |= DR6_BS;
+        let event = Event::Exception(Exception::plain(crate::arch::Vector::Debug));
+        return Ok((interrupt::deliver(cx, event), part.retired));
+    }
+    Ok((outcome, part.retired))
+}
+
+/// Brings the way in which a block ended to its end: exceptions are delivered.
+fn settle(cx: &mut Cx, part: &Part) -> Result<Outcome, EngineError> {
+    match part.flow {
+        Ok(Flow::Halt) => {
+            cx.state.activity = Activity::Halted;
+            Ok(Outcome::Halted)
+        }
+        Ok(Flow::Broken) => {
+            Err(cx.error.take().unwrap_or(EngineError::Unsupported { rip: cx.state.rip, bytes: Vec::new() }))
+        }
+        Ok(_) => Ok(Outcome::Retired),
+        Err(Fault) => Ok(interrupt::deliver(cx, Event::Exception(cx.mmu.exception))),
+    }
+}
+
+/// Whether an interrupt waits that the state lets through.
+fn interruptible(cx: &Cx) -> bool {
+    cx.state.can_take_interrupt() && cx.platform.interrupt_pending(cx.mmu.vcpu)
+}
+
+/// How many instructions may run before the counted clock reaches a deadline.
+fn budget(cx: &Cx) -> u64 {
+    cx.platform
+        .timers()
+        .next_deadline()
+        .map_or(u64::MAX, |deadline| cx.platform.clock().instructions_until(deadline).unwrap_or(u64::MAX))
+}
+
+#[inline(never)]
+fn run_blocks(
+    cx: &mut Cx,
+    cache: &mut CodeCache,
+    features: &Features,
+    breakpoints: &HashSet<u64>,
+    total: &mut u64,
+) -> Result<Ended, EngineError> {
+    let kick = cx.platform.kick(cx.mmu.vcpu);
+    let clock = cx.platform.clock();
+    let counted = clock.source() != ClockSource::Real;
+    let mut first = true;
+    // Everything that decides about code is looked at anew when this loop turns.
+    loop {
+        let mode = CodeMode::new(cx.state.code_bits(), cx.state.cpl() == 3);
+        let careful = cx.state.interrupt_shadow
+            || cx.state.rflags.intersects(Rflags::TF | Rflags::RF)
+            || !breakpoints.is_empty();
+        let mut previous: Option<u32> = None;
+        // Block after block of the same mode.
+        loop {
+            if kick.is_raised() || interruptible_after_shadow(cx, careful) {
+                return Ok(Ended::Attention);
+            }
+            let rip = cx.state.rip;
+            if careful && !first && breakpoints.contains(&rip) {
+                return Ok(Ended::Breakpoint);
+            }
+            first = false;
+            let mut limit = usize::MAX;
+            if counted {
+                let left = budget(cx);
+                limit = usize::try_from(left).unwrap_or(usize::MAX);
+            }
+            let generation = cache.generation(cx.mmu.tlb.generation);
+            let key = mode.key(rip);
+            let known =
+                previous.and_then(|p| cache.get(p)).and_then(|block| block.successor(key, generation));
+            let found = match known {
+                Some(number) => Found::Kept(number),
+                None => match locate(cx, cache, features, mode, previous, careful) {
+                    Ok(found) => found,
+                    Err(Fault) => {
+                        let event = Event::Exception(cx.mmu.exception);
+                        if interrupt::deliver(cx, event) == Outcome::TripleFault {
+                            return Ok(Ended::TripleFault);
+                        }
+                        break;
+                    }
+                },
+            };
+            let (number, block) = match &found {
+                Found::Kept(number) => match cache.get(*number) {
+                    Some(block) => (Some(*number), block),
+                    None => break,
+                },
+                Found::Once(block) => (None, &**block),
+            };
+            if careful {
+                let (outcome, retired) = one(cx, block)?;
+                *total += u64::from(retired);
+                clock.retire(retired.into());
+                if let Some(ended) = end_of(outcome) {
+                    return Ok(ended);
+                }
+                if cx.mmu.stop {
+                    cx.mmu.stop = false;
+                    drop_written(cache, cx);
+                }
+                break;
+            }
+            let part = execute(cx, block, limit);
+            *total += u64::from(part.retired);
+            if counted {
+                clock.retire(part.retired.into());
+                if u64::from(part.retired) >= limit as u64 {
+                    // The deadline is reached: timers are due before the next instruction.
+                    kick.poke();
+                }
+            }
+            previous = number;
+            if part.flow == Ok(Flow::Jump) && !cx.mmu.stop {
+                if cache.cursor != cx.mmu.ram.code().cursor() {
+                    drop_written(cache, cx);
+                    previous = None;
+                }
+                continue;
+            }
+            if cx.mmu.stop || cache.cursor != cx.mmu.ram.code().cursor() {
+                cx.mmu.stop = false;
+                drop_written(cache, cx);
+            }
+            let outcome = settle(cx, &part)?;
+            if let Some(ended) = end_of(outcome) {
+                return Ok(ended);
+            }
+            if interruptible(cx) {
+                return Ok(Ended::Attention);
+            }
+            break;
+        }
+    }
+}
+
+/// In the careful mode interrupts may have become possible after any instruction.
+fn interruptible_after_shadow(cx: &Cx, careful: bool) -> bool {
+    careful && interruptible(cx)
+}
+
+fn end_of(outcome: Outcome) -> Option<Ended> {
+    match outcome {
+        Outcome::Halted => Some(Ended::Halted),
+        Outcome::TripleFault => Some(Ended::TripleFault),
+        Outcome::Retired | Outcome::Exception(_) => None,
+    }
+}
+
+/// Finds the block at RIP without help from the block before, and remembers the way.
+fn locate(
+    cx: &mut Cx,
+    cache: &mut CodeCache,
+    features: &Features,
+    mode: CodeMode,
+    previous: Option<u32>,
+    careful: bool,
+) -> Result<Found, Fault> {
+    let rip = cx.state.rip;
+    if careful {
+        return front::find(cache, &mut cx.mmu, features, mode.single(), rip);
+    }
+    let key = mode.key(rip);
+    let generation = cache.generation(cx.mmu.tlb.generation);
+    let number = match cache.jump(key, generation) {
+        Some(number) => number,
+        None => match front::find(cache, &mut cx.mmu, features, mode, rip)? {
+            Found::Kept(number) => number,
+            once @ Found::Once(_) => return Ok(once),
+        },
+    };
+    // Decoding may have dropped blocks, and with them the generation.
+    let link = Link { key, generation: cache.generation(cx.mmu.tlb.generation), block: number };
+    cache.note_jump(link);
+    if let Some(block) = previous.and_then(|p| cache.get(p)) {
+        block.link(link);
+    }
+    Ok(Found::Kept(number))
+}

@@ -1,0 +1,104 @@
+//! x87, MMX, SSE and AVX instructions: the bridge to [`super::host_fpu`].
+use super::address;
+use super::cx::{Cx, Handler, Step};
+use super::flags;
+use super::host_fpu::{HostFpu, OperandMemory};
+use super::op::Op;
+use crate::arch::{CpuState, Exception, Gva, SegmentRegister};
+use crate::emulator::mmu::{Fault, Mmu};
+use iced_x86::{Instruction, InstructionInfoFactory};
+
+/// The guest's memory, as the host FPU's instructions reach it.
+struct Memory<'m, 'a> {
+    mmu: &'m mut Mmu<'a>,
+    regs: &'m [u64; 32],
+    op: &'m Op,
+}
+
+impl Memory<'_, '_> {
+    fn stack(&self) -> bool {
+        self.op.has(Op::STACK_SEGMENT)
+    }
+}
+
+impl OperandMemory for Memory<'_, '_> {
+    fn effective(
+        &mut self,
+        state: &CpuState,
+        instruction: &Instruction,
+        index: Option<u64>,
+        bytes: usize,
+    ) -> Result<Gva, Exception> {
+        let offset = address::offset(instruction, self.regs, index);
+        let segment = address::segment_of(instruction.memory_segment());
+        let at = address::segmented(state, segment, offset, bytes, false)?;
+        let stack = segment == SegmentRegister::Ss;
+        match self.mmu.check_canonical(at, bytes.max(1), stack) {
+            Ok(()) => Ok(Gva(at)),
+            Err(Fault) => Err(self.mmu.exception),
+        }
+    }
+
+    fn read(&mut self, _: &mut CpuState, at: Gva, into: &mut [u8]) -> Result<(), Exception> {
+        let stack = self.stack();
+        self.mmu.read_into(at.0, into, stack).map_err(|Fault| self.mmu.exception)
+    }
+
+    fn write(&mut self, _: &mut CpuState, at: Gva, from: &[u8]) -> Result<(), Exception> {
+        let stack = self.stack();
+        self.mmu.write_from(at.0, from, stack).map_err(|Fault| self.mmu.exception)
+    }
+
+    fn probe_write(&mut self, _: &mut CpuState, at: Gva, bytes: usize) -> Result<(), Exception> {
+        let stack = self.stack();
+        self.mmu.check_write(at.0, bytes, stack).map_err(|Fault| self.mmu.exception)
+    }
+}
+
+fn execute<const GENERAL: bool>(cx: &mut Cx, op: &Op) -> Step {
+    let Some(instruction) = op.instruction.as_deref() else {
+        return Err(cx.raise(Exception::UD));
+    };
+    if cx.fpu.is_none() {
+        match HostFpu::new() {
+            Ok(fpu) => *cx.fpu = Some(fpu),
+            Err(error) => return cx.broken(error),
+        }
+    }
+    if GENERAL {
+        cx.leave();
+    }
+    let Some(fpu) = cx.fpu.as_mut() else {
+        return Err(cx.raise(Exception::UD));
+    };
+    let prepared = op.vector.get_or_init(|| Box::new(fpu.prepare(instruction)));
+    cx.state.rip = instruction.ip();
+    let mut memory = Memory { mmu: &mut cx.mmu, regs: &cx.regs, op };
+    if let Err(exception) = fpu.run(prepared, cx.state, &mut memory) {
+        return Err(cx.raise(exception));
+    }
+    if GENERAL {
+        cx.regs[..16].copy_from_slice(&cx.state.gpr);
+        cx.flags = flags::from_rflags(cx.state.rflags);
+    }
+    cx.stored()
+}
+
+/// Whether general registers (beyond addresses) or flags take part.
+fn uses_general(instruction: &Instruction) -> bool {
+    if instruction.rflags_read() != 0 || instruction.rflags_modified() != 0 {
+        return true;
+    }
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(instruction);
+    let address = [instruction.memory_base(), instruction.memory_index()];
+    info.used_registers().iter().any(|used| used.register().is_gpr() && !address.contains(&used.register()))
+}
+
+/// The handler of an instruction of this family.
+pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
+    if !HostFpu::handles(instruction) {
+        return None;
+    }
+    Some(if uses_general(instruction) { execute::<true> } else { execute::<false> })
+}
