@@ -12,8 +12,11 @@
 //! | [`device`] | the models of the chips, written once for all modes |
 //! | [`host`] | the other end of devices: consoles |
 //! | [`engine`] | the contract that every mode fulfils |
+//! | [`hwassist`] | the `kvm` mode |
+//! | [`loader`], [`machine`] | an image into RAM, and a whole machine around it |
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
 //! | [`emulator`] | the interpreter and the emu backend on it |
+//! | [`cli`] | the command line |
 pub mod abi;
 pub mod arch;
 pub mod bench;
@@ -24,6 +27,7 @@ pub mod device;
 pub mod emulator;
 pub mod engine;
 pub mod host;
+pub mod hwassist;
 pub mod loader;
 pub mod machine;
 pub mod mem;

@@ -33,6 +33,12 @@ impl Runner for NativeRunner {
         let budget = request.budget_us.saturating_mul(tsc_khz) / 1000;
         let mut console = String::new();
         for kernel in kernels_of(workload.name) {
+            if !(kernel.available)() {
+                return Err(RunError::Unsupported(format!(
+                    "this CPU lacks instructions that {} needs",
+                    kernel.name
+                )));
+            }
             let (iterations, cycles, checksum) = time(kernel, budget, request)?;
             console.push_str(&format!(
                 "{}{} workload={} metric={} ring=3 iterations={iterations} cycles={cycles} checksum={checksum:016x}\n",
