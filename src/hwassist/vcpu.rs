@@ -16,9 +16,7 @@ use super::tsc::TscOffset;
 use super::vm::Shared;
 use super::{cpuid, host, ioctl, is_pvm, regs};
 use crate::arch::{Activity, CpuState, Gpa, Port, Width};
-use crate::engine::{
-    Attention, Cause, Counters, EngineError, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId,
-};
+use crate::engine::{Attention, Cause, Counters, EngineError, Exit, KickCell, Platform, Vcpu, VcpuId};
 use crate::sys::deadline::DeadlineTimer;
 use kvm_ioctls::VcpuFd;
 use std::io;
@@ -206,8 +204,6 @@ impl KvmVcpu {
         match next {
             Next::Enter | Next::Interrupted => Ok(None),
             Next::Halt => {
-                platform.trace().record(EventKind::Halt, 0, 0, 0);
-                counters.count(Cause::Idle);
                 self.activity = Activity::Halted;
                 Ok(None)
             }

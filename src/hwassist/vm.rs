@@ -41,6 +41,10 @@ pub struct KvmBackend {
     slots: AtomicU32,
 }
 
+fn caps(label: String) -> Caps {
+    Caps { engine: "kvm", interface: "bare", label }
+}
+
 fn unavailable(reason: impl Into<String>) -> EngineError {
     EngineError::Unavailable { mode: Mode::Kvm, reason: reason.into() }
 }
@@ -115,6 +119,18 @@ impl KvmBackend {
         let mut backend = Self::with_parts(Path::new(DEVICE), platform.ram(), platform.cpuid_table())?;
         backend.caps.label = calibrated().to_string();
         Ok(backend)
+    }
+
+    /// What the mode is on this host.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] with the reason and what to do about it.
+    pub fn availability() -> Result<Caps, EngineError> {
+        let calibration = calibrated();
+        match &calibration.reason {
+            Some(reason) => Err(unavailable(reason.clone())),
+            None => Ok(caps(calibration.to_string())),
+        }
     }
 
     /// A vCPU in KVM's own initial state.

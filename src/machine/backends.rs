@@ -1,5 +1,6 @@
 //! Makes the engine of a mode, and says which modes this host has.
 use crate::engine::{Backend, Caps, EngineError, Mode, Platform};
+use crate::hwassist::KvmBackend;
 use crate::loader::Image;
 use std::sync::Arc;
 
@@ -9,8 +10,15 @@ pub(super) fn create(
     platform: &Arc<Platform>,
     image: &Image,
 ) -> Result<Box<dyn Backend>, EngineError> {
-    let _ = (platform, image);
-    Err(EngineError::Unavailable { mode, reason: "its engine is not built yet".into() })
+    let _ = image;
+    match mode {
+        Mode::Kvm => Ok(Box::new(KvmBackend::new(platform)?)),
+        Mode::Emu | Mode::Pv => Err(unbuilt(mode)),
+    }
+}
+
+fn unbuilt(mode: Mode) -> EngineError {
+    EngineError::Unavailable { mode, reason: "its engine is not built yet".into() }
 }
 
 /// Why `mode` cannot run on this host, or what it truly is here.
@@ -18,5 +26,8 @@ pub(super) fn create(
 /// # Errors
 /// [`EngineError::Unavailable`] with the reason.
 pub fn availability(mode: Mode) -> Result<Caps, EngineError> {
-    Err(EngineError::Unavailable { mode, reason: "its engine is not built yet".into() })
+    match mode {
+        Mode::Kvm => KvmBackend::availability(),
+        Mode::Emu | Mode::Pv => Err(unbuilt(mode)),
+    }
 }
