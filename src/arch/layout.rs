@@ -46,6 +46,8 @@ pub const POST: RangeInclusive<Port> = Port(0x80)..=Port(0x80);
 
 /// Interrupt line of PIT counter 0.
 pub const IRQ_PIT: u8 = 0;
+/// Interrupt line of the i8042 keyboard controller.
+pub const IRQ_KEYBOARD: u8 = 1;
 /// Line that joins the slave 8259 to the master.
 pub const IRQ_CASCADE: u8 = 2;
 /// Interrupt line of [`COM1`].

@@ -8,7 +8,9 @@
 //! Lock order: device, then interrupt complex, then kick. Guest input is hostile: any sequence of accesses of any width
 //! leaves a device in a state from which it goes on, with bounded memory.
 pub mod bench_port;
+pub mod cmos;
 pub mod debug_exit;
+pub mod i8042;
 pub mod interrupts;
 pub mod ioapic;
 pub mod lapic;
