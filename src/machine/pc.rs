@@ -3,9 +3,11 @@ use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec};
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::layout;
 use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, PowerSwitch};
-use crate::clock::{Clock, TimerClient, TimerQueue};
+use crate::clock::{Clock, ClockSource, TimerClient, TimerQueue};
 use crate::device::bench_port::{BenchPort, Marks};
+use crate::device::cmos::Cmos;
 use crate::device::debug_exit::DebugExit;
+use crate::device::i8042::I8042;
 use crate::device::interrupts::{InterruptComplex, IoApicPage, LapicPage, PicPorts};
 use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
@@ -14,6 +16,7 @@ use crate::engine::{KickCell, Platform, PlatformParts};
 use crate::mem::GuestRam;
 use crate::sys::host_cpuid;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The devices of every machine, for the record of a measurement.
 pub const DEVICES: [&str; 10] = [
@@ -58,6 +61,14 @@ impl Pc {
         let pit = Arc::new(Mutex::new(pit));
         pit_timer.connect(&(Arc::clone(&pit) as Arc<Mutex<dyn TimerClient>>));
 
+        let rtc_timer = timers.add();
+        let date = date_at_start(spec.clock);
+        let rtc = Cmos::new(line(layout::IRQ_RTC), Arc::clone(&clock), rtc_timer.clone(), date, spec.memory);
+        let rtc = Arc::new(Mutex::new(rtc));
+        rtc_timer.connect(&(Arc::clone(&rtc) as Arc<Mutex<dyn TimerClient>>));
+        let i8042 = I8042::new(line(layout::IRQ_KEYBOARD), Arc::clone(&power));
+        let i8042 = Arc::new(Mutex::new(i8042));
+
         let mut bus = Bus::default();
         let pics = Arc::new(Mutex::new(PicPorts(Arc::clone(&interrupts))));
         bus.claim_ports("pic8259", layout::PIC_MASTER, pics.clone())?;
@@ -66,6 +77,9 @@ impl Pc {
         bus.claim_ports("pit8254", layout::PIT, pit.clone())?;
         bus.claim_ports("pit8254", layout::SYSTEM_CONTROL, pit)?;
         bus.claim_ports("uart16550", layout::COM1, uart.clone())?;
+        bus.claim_ports("cmos", layout::CMOS, rtc)?;
+        bus.claim_ports("i8042", layout::I8042_DATA, i8042.clone())?;
+        bus.claim_ports("i8042", layout::I8042_COMMAND, i8042)?;
         let debug_exit = DebugExit::new(Arc::clone(&power));
         bus.claim_ports("isa-debug-exit", layout::DEBUG_EXIT, Arc::new(Mutex::new(debug_exit)))?;
         let bench_port = BenchPort::new(Arc::clone(&clock), Arc::clone(&marks));
@@ -112,6 +126,19 @@ impl Pc {
     #[must_use]
     pub fn marks(&self) -> Marks {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Seconds since 1970 that the real-time clock shows first: now, or a fixed date where runs must repeat exactly.
+fn date_at_start(clock: ClockSource) -> i64 {
+    const FIXED: i64 = 946_684_800; // 2000-01-01
+    match clock {
+        ClockSource::Counted { .. } => FIXED,
+        ClockSource::Real => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|since| i64::try_from(since.as_secs()).ok())
+            .unwrap_or(FIXED),
     }
 }
 
