@@ -2,8 +2,7 @@
 use super::single::{Ended, Outcome, Single};
 use crate::arch::{Activity, CpuState, Gva};
 use crate::engine::{
-    Attention, Backend, Caps, Cause, DebugEvent, DebugVcpu, EngineError, EventKind, Exit, Mode, Platform,
-    Vcpu, VcpuId,
+    Attention, Backend, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Mode, Platform, Vcpu, VcpuId,
 };
 use crate::mem::{GuestRam, RamSlot};
 use std::collections::HashSet;
@@ -20,7 +19,13 @@ impl Emulator {
     /// An emulator over `ram`.
     #[must_use]
     pub fn new(ram: Arc<GuestRam>) -> Self {
-        Self { ram, caps: Caps { engine: "single", interface: "bare", label: "interpreter".to_owned() } }
+        Self { ram, caps: Self::capabilities() }
+    }
+
+    /// What emulation is, the same on every host.
+    #[must_use]
+    pub fn capabilities() -> Caps {
+        Caps { engine: "single", interface: "bare", label: "interpreter".to_owned() }
     }
 }
 
@@ -75,11 +80,6 @@ impl EmuVcpu {
         }
         Ok((self.state.activity == Activity::Halted).then_some(Exit::Halted))
     }
-
-    fn halt(&self, platform: &Platform) {
-        platform.counters(self.id).count(Cause::Idle);
-        platform.trace().record(EventKind::Halt, self.state.rip, 0, 0);
-    }
 }
 
 impl Vcpu for EmuVcpu {
@@ -89,8 +89,7 @@ impl Vcpu for EmuVcpu {
                 return Ok(exit);
             }
             match self.single.run(&mut self.state, platform, &self.breakpoints)? {
-                Ended::Attention => {}
-                Ended::Halted => self.halt(platform),
+                Ended::Attention | Ended::Halted => {}
                 Ended::TripleFault => return Ok(Exit::TripleFault),
                 Ended::Breakpoint => {
                     return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
@@ -137,10 +136,7 @@ impl DebugVcpu for EmuVcpu {
             return Ok(Exit::Halted);
         }
         Ok(match self.single.step(&mut self.state, platform)? {
-            Outcome::Halted => {
-                self.halt(platform);
-                Exit::Halted
-            }
+            Outcome::Halted => Exit::Halted,
             Outcome::TripleFault => Exit::TripleFault,
             Outcome::Retired | Outcome::Exception(_) => Exit::Debug(DebugEvent::Step),
         })

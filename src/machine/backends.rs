@@ -1,4 +1,5 @@
 //! Makes the engine of a mode, and says which modes this host has.
+use crate::emulator::Emulator;
 use crate::engine::{Backend, Caps, EngineError, Mode, Platform};
 use crate::hwassist::KvmBackend;
 use crate::loader::Image;
@@ -13,7 +14,8 @@ pub(super) fn create(
     let _ = image;
     match mode {
         Mode::Kvm => Ok(Box::new(KvmBackend::new(platform)?)),
-        Mode::Emu | Mode::Pv => Err(unbuilt(mode)),
+        Mode::Emu => Ok(Box::new(Emulator::new(Arc::clone(platform.ram())))),
+        Mode::Pv => Err(unbuilt(mode)),
     }
 }
 
@@ -27,7 +29,8 @@ fn unbuilt(mode: Mode) -> EngineError {
 /// [`EngineError::Unavailable`] with the reason.
 pub fn availability(mode: Mode) -> Result<Caps, EngineError> {
     match mode {
+        Mode::Emu => Ok(Emulator::capabilities()),
         Mode::Kvm => KvmBackend::availability(),
-        Mode::Emu | Mode::Pv => Err(unbuilt(mode)),
+        Mode::Pv => Err(unbuilt(mode)),
     }
 }
