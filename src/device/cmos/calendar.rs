@@ -72,7 +72,7 @@ impl Date {
 /// A number below 100 in the form that register B asks for.
 pub(super) fn encode(value: i64, form: B) -> u8 {
     let value = value.rem_euclid(100) as u8;
-    if form.contains(B::DM) { value } else { value / 10 << 4 | value % 10 }
+    if form.contains(B::DM) { value } else { ((value / 10) << 4) | (value % 10) }
 }
 
 /// The number that a register holds.
