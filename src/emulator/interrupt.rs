@@ -78,6 +78,11 @@ pub(crate) fn software(cx: &mut Cx, vector: u8) -> Result<(), Fault> {
     enter(cx, vector, None, false, false)
 }
 
+/// INT1: as INT n, but like an exception it ignores the privilege of the gate.
+pub(crate) fn trap(cx: &mut Cx, vector: Vector) -> Result<(), Fault> {
+    enter(cx, vector as u8, None, true, false)
+}
+
 /// Whether the frame gets RF set: the instruction is to be restarted (SDM 17.3.1.1).
 fn is_fault(event: Event) -> bool {
     match event {

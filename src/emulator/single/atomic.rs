@@ -37,16 +37,22 @@ unsafe fn exchange_if<T: Int>(host: usize, old: T, new: T) -> Result<T, T> {
 }
 
 /// Changes the memory operand atomically; `change` may be called several times. Returns the old value.
-pub(super) fn update_locked<T: Int>(
+pub(super) fn update_locked<T: Int>(cx: &mut Cx, op: &Op, change: impl FnMut(T) -> T) -> Result<T, Fault> {
+    let at = cx.address(op, T::BYTES, true)?;
+    update_locked_at(cx, at, op.has(Op::STACK_SEGMENT), change)
+}
+
+/// As [`update_locked`], at a linear address.
+pub(super) fn update_locked_at<T: Int>(
     cx: &mut Cx,
-    op: &Op,
+    at: u64,
+    stack: bool,
     mut change: impl FnMut(T) -> T,
 ) -> Result<T, Fault> {
-    let at = cx.address(op, T::BYTES, true)?;
     if at % T::BYTES as u64 == 0 {
-        // The first attempt may only be missing from the TLB.
+        // The page may only be missing from the TLB.
         if cx.mmu.tlb.write(cx.mmu.bank, at, T::BYTES).is_none() {
-            cx.mmu.check_write(at, T::BYTES, op.has(Op::STACK_SEGMENT))?;
+            cx.mmu.check_write(at, T::BYTES, stack)?;
         }
         if let Some(host) = cx.mmu.tlb.write(cx.mmu.bank, at, T::BYTES) {
             // SAFETY: a TLB hit proves that the operand lies in mapped RAM.
@@ -61,7 +67,7 @@ pub(super) fn update_locked<T: Int>(
         }
     }
     let mut before = T::default();
-    cx.mmu.update::<T>(at, op.has(Op::STACK_SEGMENT), |old| {
+    cx.mmu.update::<T>(at, stack, |old| {
         before = old;
         change(old)
     })?;

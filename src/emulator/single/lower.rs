@@ -1,7 +1,7 @@
 //! From a decoded instruction to a handler: each family is asked in turn, at decode time only.
 use super::cx::{Cx, Flow, Handler, Step};
 use super::op::Op;
-use super::{alu, atomic, branch, moves, stack, vector};
+use super::{alu, atomic, branch, moves, muldiv, stack, vector};
 use crate::arch::Exception;
 use crate::emulator::front::TOO_LONG;
 use crate::emulator::front::block::CodeMode;
@@ -142,7 +142,8 @@ pub(crate) fn lower(
     let fast = moves::lower(instruction, slow_address)
         .or_else(|| alu::lower(instruction))
         .or_else(|| branch::lower(instruction, bits, &mut op))
-        .or_else(|| stack::lower(instruction, bits));
+        .or_else(|| stack::lower(instruction, bits))
+        .or_else(|| muldiv::lower(instruction));
     // Handlers outside the fast families, and addresses that need more than a sum, look at the instruction.
     if fast.is_none() || slow_address || bits != 64 {
         op.instruction = Some(Box::new(*instruction));

@@ -10,20 +10,26 @@
 pub(crate) mod address;
 mod alu;
 mod atomic;
+mod bits;
 mod branch;
 mod control;
 pub(crate) mod cx;
+mod far;
 pub(crate) mod flags;
 mod host_fpu;
 pub(crate) mod int;
+mod io;
 pub(crate) mod lower;
+mod misc;
 mod moves;
 mod msr;
+mod muldiv;
 pub(crate) mod op;
 mod operand;
 mod run;
 pub(crate) mod segment;
 pub(crate) mod stack;
+mod string;
 #[cfg(test)]
 mod tests;
 mod vector;
@@ -133,10 +139,16 @@ impl Single {
 
 /// The handler of an instruction outside the fast families.
 fn rare(instruction: &Instruction) -> Option<Handler> {
-    stack::lower_rare(instruction)
-        .or_else(|| segment::lower(instruction))
+    bits::lower(instruction)
+        .or_else(|| misc::lower(instruction))
+        .or_else(|| string::lower(instruction))
+        .or_else(|| stack::lower_rare(instruction))
         .or_else(|| control::lower(instruction))
         .or_else(|| msr::lower(instruction))
+        .or_else(|| io::lower(instruction))
+        .or_else(|| far::lower(instruction))
+        .or_else(|| segment::lower(instruction))
+        .or_else(|| muldiv::lower_rare(instruction))
 }
 
 /// Whether the instruction, though not a branch, must end its block.

@@ -1,0 +1,336 @@
+//! Far transfers: far JMP, CALL and RET, IRET, INT n, SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM 5.8; vol. 2).
+//!
+//! Call gates and task gates are refused with #GP, as an operating system without them would set them up.
+use super::cx::{Cx, Flow, Handler, Step};
+use super::flags::OF;
+use super::lower::operand_size;
+use super::op::Op;
+use super::{branch, operand, segment, stack};
+use crate::arch::state::gpr::{R11, RCX, RDX, RSP};
+use crate::arch::{Cr0, Efer, Exception, Gva, Rflags, Segment, SegmentRegister, Vector};
+use crate::emulator::interrupt;
+use crate::emulator::mmu::Fault;
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+
+/// A flat code segment as SYSCALL and its kin load it, without looking at a descriptor.
+fn flat_code(selector: u16, cpl: u8, long: bool) -> Segment {
+    let size = if long { Segment::LONG } else { Segment::DEFAULT_BIG };
+    let attributes = Segment::PRESENT | Segment::CODE_OR_DATA | Segment::GRANULARITY | size | 0xb;
+    Segment { selector, base: 0, limit: u32::MAX, attributes: attributes | u16::from(cpl) << 5 }
+}
+
+fn flat_data(selector: u16, cpl: u8) -> Segment {
+    let mut segment = Segment::flat32(selector, 3);
+    segment.attributes |= u16::from(cpl) << 5;
+    segment
+}
+
+/// Sets CS and SS to flat segments of a new privilege level.
+fn switch(cx: &mut Cx, code: u16, data: u16, cpl: u8, long: bool) {
+    *cx.state.segment_mut(SegmentRegister::Cs) = flat_code(code & !3 | u16::from(cpl), cpl, long);
+    *cx.state.segment_mut(SegmentRegister::Ss) = flat_data(data & !3 | u16::from(cpl), cpl);
+}
+
+fn done(cx: &mut Cx) -> Step {
+    cx.refresh();
+    cx.no_trap = true;
+    Ok(Flow::Renew)
+}
+
+fn syscall(cx: &mut Cx, op: &Op) -> Step {
+    if !cx.state.efer.contains(Efer::SCE) || !cx.state.is_64bit_code() {
+        return Err(cx.raise(Exception::UD));
+    }
+    cx.regs[RCX] = operand::instruction(op).next_ip();
+    let flags = cx.rflags();
+    cx.regs[R11] = (flags - Rflags::RF).bits();
+    let msrs = cx.state.msrs;
+    let kept = Rflags::from_bits_retain(flags.bits() & !msrs.sfmask) - Rflags::RF;
+    cx.set_rflags(kept | Rflags::FIXED);
+    let selector = (msrs.star >> 32) as u16;
+    switch(cx, selector, selector.wrapping_add(8), 0, true);
+    cx.state.rip = msrs.lstar;
+    done(cx)
+}
+
+fn sysret(cx: &mut Cx, op: &Op) -> Step {
+    if !cx.state.efer.contains(Efer::SCE) || !cx.state.is_64bit_code() {
+        return Err(cx.raise(Exception::UD));
+    }
+    cx.need_ring0()?;
+    let long = operand::instruction(op).code() == Code::Sysretq;
+    let target = if long { cx.regs[RCX] } else { cx.regs[RCX] & 0xffff_ffff };
+    if !Gva(target).is_canonical() {
+        return Err(cx.raise(Exception::GP0));
+    }
+    // Bits of R11 that SYSRET loads: all but RF, VM and the reserved ones.
+    let loaded = Rflags::from_bits_retain(cx.regs[R11] & 0x3c_7fd7) | Rflags::FIXED;
+    cx.set_rflags(loaded);
+    let selector = (cx.state.msrs.star >> 48) as u16;
+    switch(cx, selector.wrapping_add(if long { 16 } else { 0 }), selector.wrapping_add(8), 3, long);
+    cx.state.rip = target;
+    done(cx)
+}
+
+fn sysenter(cx: &mut Cx, _: &Op) -> Step {
+    let msrs = cx.state.msrs;
+    if !cx.is_protected() || msrs.sysenter_cs & 0xfffc == 0 {
+        return Err(cx.raise(Exception::GP0));
+    }
+    let long = cx.state.is_long_mode();
+    let mask = if long { u64::MAX } else { 0xffff_ffff };
+    cx.state.rflags.remove(Rflags::IF | Rflags::VM | Rflags::RF);
+    let selector = msrs.sysenter_cs as u16;
+    switch(cx, selector, selector.wrapping_add(8), 0, long);
+    cx.regs[RSP] = msrs.sysenter_esp & mask;
+    cx.state.rip = msrs.sysenter_eip & mask;
+    done(cx)
+}
+
+fn sysexit(cx: &mut Cx, op: &Op) -> Step {
+    let selector = cx.state.msrs.sysenter_cs as u16;
+    if !cx.is_protected() || selector & !3 == 0 {
+        return Err(cx.raise(Exception::GP0));
+    }
+    cx.need_ring0()?;
+    let long = operand::instruction(op).code() == Code::Sysexitq;
+    let mask = if long { u64::MAX } else { 0xffff_ffff };
+    let (rip, rsp) = (cx.regs[RDX] & mask, cx.regs[RCX] & mask);
+    if !Gva(rip).is_canonical() || !Gva(rsp).is_canonical() {
+        return Err(cx.raise(Exception::GP0));
+    }
+    let code = selector.wrapping_add(if long { 32 } else { 16 });
+    switch(cx, code, code.wrapping_add(8), 3, long);
+    cx.regs[RSP] = rsp;
+    cx.state.rip = rip;
+    done(cx)
+}
+
+fn int(cx: &mut Cx, op: &Op) -> Step {
+    let instruction = operand::instruction(op);
+    let vector = match instruction.mnemonic() {
+        Mnemonic::Int3 => Vector::Breakpoint as u8,
+        Mnemonic::Into if cx.flags & OF == 0 => {
+            cx.state.rip = instruction.next_ip();
+            return Ok(Flow::Jump);
+        }
+        Mnemonic::Into => Vector::Overflow as u8,
+        _ => instruction.immediate8(),
+    };
+    cx.state.rip = instruction.next_ip();
+    interrupt::software(cx, vector)?;
+    done(cx)
+}
+
+/// INT1: a #DB that ignores the gate's privilege.
+fn int1(cx: &mut Cx, op: &Op) -> Step {
+    cx.state.rip = operand::instruction(op).next_ip();
+    interrupt::trap(cx, Vector::Debug)?;
+    done(cx)
+}
+
+/// Checks a code segment for a transfer; `returning_to` is the RPL of a return, which may lie outwards.
+fn code_segment(cx: &mut Cx, selector: u16, returning_to: Option<u8>) -> Result<Segment, Fault> {
+    if selector & !3 == 0 {
+        return Err(cx.raise(Exception::GP0));
+    }
+    let Some(raw) = segment::descriptor(cx, selector)? else {
+        return Err(segment::fault(cx, Vector::GeneralProtection, selector));
+    };
+    let mut loaded = Segment::from_descriptor(selector, raw);
+    let cpl = cx.state.cpl();
+    let rpl = (selector & 3) as u8;
+    let conforming = loaded.kind() & 4 != 0;
+    let level = returning_to.unwrap_or(cpl);
+    let allowed = match (returning_to, conforming) {
+        (Some(rpl), true) => loaded.dpl() <= rpl,
+        (Some(rpl), false) => loaded.dpl() == rpl,
+        (None, true) => loaded.dpl() <= cpl,
+        (None, false) => loaded.dpl() == cpl && rpl <= cpl,
+    };
+    let sizes_clash = cx.state.is_long_mode() && loaded.is_long() && loaded.is_big();
+    if !loaded.is_code() || !allowed || sizes_clash || level < cpl {
+        return Err(segment::fault(cx, Vector::GeneralProtection, selector));
+    }
+    if !loaded.is_present() {
+        return Err(segment::fault(cx, Vector::SegmentNotPresent, selector));
+    }
+    segment::mark_accessed(cx, selector, raw)?;
+    loaded.attributes |= 1;
+    loaded.selector = selector & !3 | u16::from(level);
+    Ok(loaded)
+}
+
+/// #GP(0) if `rip` cannot be executed in `code`.
+fn check_target(cx: &mut Cx, code: &Segment, rip: u64) -> Result<(), Fault> {
+    let long = cx.state.is_long_mode() && code.is_long();
+    let fine = if long { Gva(rip).is_canonical() } else { rip <= u64::from(code.limit) };
+    if fine { Ok(()) } else { Err(cx.raise(Exception::GP0)) }
+}
+
+fn real_code(cx: &Cx, selector: u16) -> Segment {
+    Segment { selector, base: u64::from(selector) << 4, ..*cx.state.segment(SegmentRegister::Cs) }
+}
+
+/// Far JMP and CALL.
+fn far(cx: &mut Cx, op: &Op) -> Step {
+    let instruction = operand::instruction(op);
+    let (rip, selector, size) = match instruction.op0_kind() {
+        OpKind::FarBranch16 => (u64::from(instruction.far_branch16()), instruction.far_branch_selector(), 2),
+        OpKind::FarBranch32 => (u64::from(instruction.far_branch32()), instruction.far_branch_selector(), 4),
+        _ => {
+            let size = operand_size(&instruction, 0) - 2;
+            let (rip, selector) = segment::far_pointer(cx, op, size)?;
+            (rip, selector, size)
+        }
+    };
+    let code = if cx.is_protected() { code_segment(cx, selector, None)? } else { real_code(cx, selector) };
+    check_target(cx, &code, rip)?;
+    if instruction.mnemonic() == Mnemonic::Call {
+        let old = cx.state.segment(SegmentRegister::Cs).selector;
+        let bytes = size as u64;
+        stack::poke(cx, bytes.wrapping_neg(), size, old.into())?;
+        stack::poke(cx, (2 * bytes).wrapping_neg(), size, instruction.next_ip())?;
+        stack::advance(cx, (2 * bytes).wrapping_neg());
+    }
+    *cx.state.segment_mut(SegmentRegister::Cs) = code;
+    cx.state.rip = rip;
+    cx.refresh();
+    Ok(Flow::Renew)
+}
+
+/// Data segments that the outer ring may not see become null.
+fn drop_inner_segments(cx: &mut Cx, cpl: u8) {
+    for register in [SegmentRegister::Es, SegmentRegister::Ds, SegmentRegister::Fs, SegmentRegister::Gs] {
+        let segment = cx.state.segment_mut(register);
+        let conforming = segment.is_code() && segment.kind() & 4 != 0;
+        if segment.is_present() && segment.dpl() < cpl && !conforming {
+            // In 64-bit mode the bases of FS and GS stay.
+            *segment = Segment { base: segment.base, ..Segment::default() };
+        }
+    }
+}
+
+/// What RET far and IRET do after CS, and SS with an outer ring, were read from the stack.
+struct Return {
+    rip: u64,
+    code: Segment,
+    /// New stack pointer and SS, if they were popped too.
+    stack: Option<(u64, Segment)>,
+}
+
+fn commit(cx: &mut Cx, to: Return, popped: u64) {
+    let cpl = (to.code.selector & 3) as u8;
+    let outer = cpl > cx.state.cpl();
+    match to.stack {
+        Some((sp, ss)) => {
+            *cx.state.segment_mut(SegmentRegister::Ss) = ss;
+            *cx.state.segment_mut(SegmentRegister::Cs) = to.code;
+            // The size of the new stack decides how much of the stack pointer is loaded.
+            stack::set_pointer(cx, sp);
+        }
+        None => {
+            stack::advance(cx, popped);
+            *cx.state.segment_mut(SegmentRegister::Cs) = to.code;
+        }
+    }
+    if outer {
+        drop_inner_segments(cx, cpl);
+    }
+    cx.state.rip = to.rip;
+}
+
+fn far_return(cx: &mut Cx, op: &Op) -> Step {
+    let instruction = operand::instruction(op);
+    let size = (instruction.code().op_code().operand_size() as usize / 8).clamp(2, 8);
+    let bytes = size as u64;
+    let release = if instruction.op_count() > 0 { u64::from(instruction.immediate16()) } else { 0 };
+    let rip = stack::peek(cx, 0, size)?;
+    let selector = stack::peek(cx, bytes, size)? as u16;
+    if !cx.is_protected() {
+        let code = real_code(cx, selector);
+        check_target(cx, &code, rip)?;
+        commit(cx, Return { rip, code, stack: None }, 2 * bytes + release);
+        cx.refresh();
+        return Ok(Flow::Renew);
+    }
+    let cpl = (selector & 3) as u8;
+    let code = code_segment(cx, selector, Some(cpl))?;
+    check_target(cx, &code, rip)?;
+    let stack = if cpl > cx.state.cpl() {
+        let sp = stack::peek(cx, 2 * bytes + release, size)?;
+        let ss = stack::peek(cx, 3 * bytes + release, size)? as u16;
+        let to_64bit = cx.state.is_long_mode() && code.is_long();
+        let ss = segment::checked_stack(cx, ss, cpl, to_64bit)?;
+        Some((sp.wrapping_add(release), ss))
+    } else {
+        None
+    };
+    commit(cx, Return { rip, code, stack }, 2 * bytes + release);
+    cx.refresh();
+    Ok(Flow::Renew)
+}
+
+fn iret(cx: &mut Cx, op: &Op) -> Step {
+    let instruction = operand::instruction(op);
+    let size = match instruction.code() {
+        Code::Iretw => 2,
+        Code::Iretd => 4,
+        _ => 8,
+    };
+    let bytes = size as u64;
+    if cx.state.rflags.contains(Rflags::NT) && cx.is_protected() {
+        return Err(cx.raise(Exception::GP0));
+    }
+    let rip = stack::peek(cx, 0, size)?;
+    let selector = stack::peek(cx, bytes, size)? as u16;
+    let image = stack::peek(cx, 2 * bytes, size)?;
+    let mut writable = stack::writable_flags(cx, size);
+    if size > 2 {
+        writable |= Rflags::RF;
+    }
+    let long = cx.state.is_64bit_code();
+    if cx.state.cr0.contains(Cr0::PE) {
+        let cpl = (selector & 3) as u8;
+        let code = code_segment(cx, selector, Some(cpl))?;
+        check_target(cx, &code, rip)?;
+        let stack = if long || cpl > cx.state.cpl() {
+            let sp = stack::peek(cx, 3 * bytes, size)?;
+            let ss = stack::peek(cx, 4 * bytes, size)? as u16;
+            let to_64bit = cx.state.is_long_mode() && code.is_long();
+            Some((sp, segment::checked_stack(cx, ss, cpl, to_64bit)?))
+        } else {
+            None
+        };
+        commit(cx, Return { rip, code, stack }, 3 * bytes);
+    } else {
+        let code = real_code(cx, selector);
+        check_target(cx, &code, rip)?;
+        commit(cx, Return { rip, code, stack: None }, 3 * bytes);
+    }
+    let kept = cx.rflags() - writable;
+    cx.set_rflags(kept | Rflags::from_bits_retain(image) & writable | Rflags::FIXED);
+    cx.state.nmi_blocked = false;
+    cx.refresh();
+    Ok(Flow::Renew)
+}
+
+/// The handler of an instruction of this family.
+pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
+    let is_far = || {
+        matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32)
+            || branch::is_far_pointer(instruction)
+    };
+    Some(match instruction.mnemonic() {
+        Mnemonic::Syscall => syscall,
+        Mnemonic::Sysret | Mnemonic::Sysretq => sysret,
+        Mnemonic::Sysenter => sysenter,
+        Mnemonic::Sysexit | Mnemonic::Sysexitq => sysexit,
+        Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into => int,
+        Mnemonic::Int1 => int1,
+        Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => iret,
+        Mnemonic::Retf => far_return,
+        Mnemonic::Jmp | Mnemonic::Call if is_far() => far,
+        _ => return None,
+    })
+}
