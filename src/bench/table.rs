@@ -118,9 +118,14 @@ fn cell_text(cell: &Cell, mode: &str, notes: &mut Vec<String>) -> Text {
         let word = if reason.starts_with("diverged") { "diverged" } else { "n/a" };
         return Text { plain: format!("{word} [{}]", footnote(notes, mode, reason)), colour: Some(colour) };
     };
+    // With one or two repetitions an interval would only pretend.
     let spread = time.relative_half_width() * 100.0;
-    let spread = if spread < 10.0 { format!("{spread:.1}") } else { format!("{spread:.0}") };
-    let mut plain = format!("{} ±{spread:>3}%", quantity::time(time.mid));
+    let spread = match cell.samples.len() {
+        n @ ..3 => format!("n={n}"),
+        _ if spread < 10.0 => format!("±{spread:.1}%"),
+        _ => format!("±{spread:>3.0}%"),
+    };
+    let mut plain = format!("{} {spread:>5}", quantity::time(time.mid));
     let mut colour = None;
     if let Some(slowdown) = cell.slowdown.filter(|_| mode != NATIVE) {
         plain.push_str(&format!(" {:>7}", quantity::ratio(slowdown.mid)));
@@ -191,6 +196,13 @@ mod tests {
         assert!(text.contains("pv: unsupported: 0f 01 ca"), "{text}");
         assert!(text.contains("geometric mean (18 tasks)"), "{text}");
         assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn too_few_repetitions_show_their_number_instead_of_an_interval() {
+        let rows: Vec<_> = synthetic(2).into_iter().filter(|r| r.repetition <= 2).collect();
+        let text = render(&Dataset::from_rows(&rows).unwrap(), Style::default());
+        assert!(text.contains(" n=2") && !text.contains('±'), "{text}");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! Nothing that was measured is lost: rows are with the kernel before the next run starts, whatever ends this process. A
 //! column that cannot run is closed at its first refusal; a cell that failed twice in a row is given up, so that one bad
-//! guest does not spend the time of all. Nothing here runs beside a timed region: this thread waits for the runner.
+//! guest does not spend the time of all; and cells that are too slow for the deadline get fewer repetitions. Nothing here runs beside a timed region: this thread waits for the runner.
 
 mod rows;
+mod trim;
 
 use super::checksum::Ballots;
 use super::error::BenchError;
@@ -151,6 +152,10 @@ struct Session<'a> {
     closed: Vec<bool>,
     /// Timeouts by column; none once it has given a figure.
     timeouts: Vec<Option<u32>>,
+    /// What the last run of each cell cost.
+    cost: BTreeMap<trim::Cell, Duration>,
+    /// Repetitions of each cell, once the warm-up has shown what they cost.
+    allowed: Option<BTreeMap<trim::Cell, u32>>,
     /// Failures in a row by workload and column.
     failures: BTreeMap<(usize, usize), u32>,
     summary: Summary,
@@ -200,6 +205,8 @@ impl<'a> Session<'a> {
             fingerprints,
             closed: columns.iter().map(|c| c.absent.is_some()).collect(),
             timeouts: vec![Some(0); columns.len()],
+            cost: BTreeMap::new(),
+            allowed: None,
             failures: BTreeMap::new(),
             summary: Summary { run, csv, measured: 0, failed: 0, rounds: 0, cut_short: None },
         })
@@ -219,7 +226,14 @@ impl<'a> Session<'a> {
                 self.summary.cut_short = Some(CutShort::Deadline);
                 return Ok(());
             }
+            if step.repetition == 1 && self.allowed.is_none() {
+                self.fit(begun.elapsed(), progress)?;
+            }
             let (workload, column) = (self.workloads[step.workload], self.columns[step.column]);
+            let allowed = self.allowed.as_ref().and_then(|a| a.get(&(step.workload, step.column)));
+            if allowed.is_some_and(|most| step.repetition > *most) {
+                continue;
+            }
             let given_up = self.failures.get(&(step.workload, step.column)).is_some_and(|n| *n >= PATIENCE);
             if self.closed[step.column] || given_up {
                 continue;
@@ -235,6 +249,9 @@ impl<'a> Session<'a> {
             let stopped = self.options.stop.load(Ordering::Relaxed);
             let result =
                 if stopped { Err(RunError::Interrupted) } else { runner.run(workload, column, &request) };
+            if let Ok(observation) = &result {
+                self.cost.insert((step.workload, step.column), observation.wall);
+            }
             let fingerprint = self.fingerprints[step.workload][step.column].clone();
             let made = match result {
                 Err(RunError::Interrupted) => {
@@ -261,6 +278,34 @@ impl<'a> Session<'a> {
             self.settle(step, &made, progress);
         }
         self.summary.rounds = self.options.repetitions;
+        Ok(())
+    }
+
+    /// Cuts repetitions of slow cells so that the rest of the plan fits the deadline, and writes that down.
+    fn fit(&mut self, elapsed: Duration, progress: &mut dyn Progress) -> Result<(), BenchError> {
+        let open: BTreeMap<trim::Cell, Duration> = self
+            .cost
+            .iter()
+            .filter(|(cell, _)| !self.closed[cell.1] && self.failures.get(cell).is_none_or(|n| *n < PATIENCE))
+            .map(|(cell, cost)| (*cell, *cost))
+            .collect();
+        let Some(deadline) = self.options.deadline else { return Ok(()) };
+        // A tenth is kept back: costs vary, and the rows themselves take time.
+        let available = deadline.saturating_sub(elapsed).mul_f64(0.9);
+        let allowed = trim::repetitions(&open, self.options.repetitions, available);
+        let cut = allowed.values().filter(|n| **n < self.options.repetitions).count();
+        if cut > 0 {
+            let least = allowed.values().min().copied().unwrap_or_default();
+            let words = format!(
+                "{cut} of {} combinations of workload and mode, the slowest, get fewer than {} repetitions (at least \
+                 {least}) to meet the deadline of {deadline:?}",
+                allowed.len(),
+                self.options.repetitions
+            );
+            progress.note(&words);
+            self.writer.append(&[self.maker.fact("repetitions", &words)])?;
+        }
+        self.allowed = Some(allowed);
         Ok(())
     }
 

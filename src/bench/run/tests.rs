@@ -137,6 +137,24 @@ fn a_deadline_stops_at_once_with_the_rest_written() {
 }
 
 #[test]
+fn slow_cells_give_way_to_the_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    // 54 of the 60 seconds may be planned, and one run of the slow cell is said to take ten.
+    let options = Options { repetitions: 40, deadline: Some(Duration::from_secs(60)), ..options(&dir) };
+    let (summary, data, actor) = run(&options, |w, c, _| {
+        let slow = c.mode == "pv" && w.name == "crc32";
+        Ok(Observation {
+            wall: if slow { Duration::from_secs(10) } else { Duration::from_micros(1) },
+            ..said(w, cost(&c.mode), 7)
+        })
+    });
+    let calls = |w: &str, m: &str| actor.calls[&(w.to_owned(), m.to_owned())];
+    assert_eq!((calls("crc32", "emu"), calls("sha256", "pv"), calls("crc32", "pv")), (41, 41, 1 + 5));
+    assert_eq!(summary.rounds, 40);
+    assert!(data.fact("repetitions").unwrap().starts_with("1 of 6 "));
+}
+
+#[test]
 fn another_checksum_is_diverged_and_has_no_figure() {
     let dir = tempfile::tempdir().unwrap();
     let (_, data, _) =
