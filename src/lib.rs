@@ -17,12 +17,14 @@
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
 //! | [`emulator`] | the interpreter and the emu backend on it |
 //! | [`cli`] | the command line |
+//! | [`debugger`] | stops a guest and shows what it is made of |
 pub mod abi;
 pub mod arch;
 pub mod bench;
 pub mod bus;
 pub mod cli;
 pub mod clock;
+pub mod debugger;
 pub mod device;
 pub mod emulator;
 pub mod engine;

@@ -1,0 +1,183 @@
+//! The commands by name: abbreviations, syntax, what each does, an example. Parser and help both read this table.
+
+/// What a word at the start of a line means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verb {
+    Step,
+    Next,
+    Continue,
+    Until,
+    Finish,
+    Break,
+    Delete,
+    Info,
+    Registers,
+    Set,
+    Print,
+    Examine,
+    Memory,
+    Disassemble,
+    Walk,
+    Trace,
+    Stats,
+    Gdt,
+    Idt,
+    Backtrace,
+    Symbols,
+    Mode,
+    Restart,
+    Help,
+    Quit,
+}
+
+/// One row of the catalogue.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) verb: Verb,
+    pub(super) name: &'static str,
+    /// Abbreviations beside every prefix that is not ambiguous.
+    pub(super) aliases: &'static [&'static str],
+    pub(super) syntax: &'static str,
+    pub(super) about: &'static str,
+    pub(super) example: &'static str,
+}
+
+macro_rules! rows {
+    ($($verb:ident $name:literal [$($alias:literal),*] $syntax:literal, $about:literal, $example:literal;)*) => {
+        &[$(Row {
+            verb: Verb::$verb,
+            name: $name,
+            aliases: &[$($alias),*],
+            syntax: $syntax,
+            about: $about,
+            example: $example,
+        }),*]
+    };
+}
+
+pub(super) const ROWS: &[Row] = rows! {
+    Step "step" ["s", "si", "stepi"] "step [N]",
+        "Execute one instruction, or N. An interrupt that is delivered counts as one.", "step 3";
+    Next "next" ["n", "ni", "nexti"] "next [N]",
+        "Like step, but calls, system calls, repeated string instructions and HLT run to the instruction after them.",
+        "next";
+    Continue "continue" ["c", "cont"] "continue",
+        "Run until a breakpoint, Ctrl-C, --timeout or the guest's end.", "continue";
+    Until "until" ["u", "advance"] "until ADDR", "Run until ADDR, or until something else stops the guest.",
+        "until guest_start+0x20";
+    Finish "finish" ["fin"] "finish", "Run until this function returns to its caller, and show RAX.", "finish";
+    Break "break" ["b", "br"] "break ADDR", "Stop before the instruction at ADDR. Alone it lists the breakpoints.",
+        "break workload_main";
+    Delete "delete" ["d", "del"] "delete [NUMBER]", "Delete a breakpoint, or all.", "delete 1";
+    Info "info" ["i"] "info break|registers", "List the breakpoints, or show the registers.", "info break";
+    Registers "registers" ["r", "regs"] "registers [all|segments|control|debug|msr|xmm|NAME]",
+        "Show the registers; a * marks what changed since the guest was last resumed.", "registers control";
+    Set "set" [] "set $REGISTER = VALUE", "Change a general register, RIP or RFLAGS.", "set $rax = 5";
+    Print "print" ["p"] "print EXPRESSION", "Show a value: hexadecimal, decimal, and the symbol it lies in.",
+        "print $rsp + 8";
+    Examine "x" [] "x/[COUNT][FORMAT][SIZE] [phys] ADDR",
+        "Examine memory. FORMAT: x hex, d signed, u unsigned, o octal, t binary, a address, c character, s string, \
+         i instruction. SIZE: b 1, h 2, w 4, g 8 bytes. ?? is what is not mapped or belongs to a device.",
+        "x/8xg $rsp";
+    Memory "memory" ["mem", "m"] "memory [phys] ADDR [LENGTH]", "Dump memory as bytes and text.",
+        "memory phys 0x6000 64";
+    Disassemble "disassemble" ["dis", "disas"] "disassemble [ADDR] [COUNT]",
+        "Show instructions, from RIP unless said otherwise. => is the next one, * a breakpoint.",
+        "disassemble guest_start 12";
+    Walk "walk" ["w"] "walk ADDR", "Translate a virtual address and draw each level of the page tables.", "walk $rsp";
+    Trace "trace" ["t"] "trace [on|off|show [N]]",
+        "Record what leaves the guest (ports, device memory, MSRs, CPUID, interrupts), and show the last N events.",
+        "trace show 10";
+    Stats "stats" [] "stats", "Count what the engine did, by cause, in all and since the last time.", "stats";
+    Gdt "gdt" [] "gdt", "Decode the global descriptor table.", "gdt";
+    Idt "idt" [] "idt", "Decode the interrupt descriptor table.", "idt";
+    Backtrace "backtrace" ["bt", "where"] "backtrace",
+        "Show the callers, as far as prologues, frame pointers and return addresses tell.", "backtrace";
+    Symbols "symbols" ["sym"] "symbols [PATTERN]", "List symbols whose name holds PATTERN.", "symbols console";
+    Mode "mode" [] "mode", "Say who executes the guest, and what this mode can do here.", "mode";
+    Restart "restart" [] "restart", "Start the guest anew; breakpoints stay.", "restart";
+    Help "help" ["h", "?"] "help [COMMAND]", "List the commands, or explain one.", "help x";
+    Quit "quit" ["q", "exit"] "quit", "End the session and the guest.", "quit";
+};
+
+/// The rows that `word` may mean: one if it is a name, an abbreviation or an unambiguous prefix.
+pub(super) fn find(word: &str) -> Vec<&'static Row> {
+    let exact = ROWS.iter().find(|row| row.name == word || row.aliases.contains(&word));
+    match exact {
+        Some(row) => vec![row],
+        None => ROWS.iter().filter(|row| row.name.starts_with(word)).collect(),
+    }
+}
+
+/// The list of all commands.
+pub(super) fn overview() -> String {
+    let width = ROWS.iter().map(|row| row.syntax.len().min(34)).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in ROWS {
+        let first = row.about.split_inclusive(". ").next().unwrap_or(row.about).trim_end();
+        if row.syntax.len() > width {
+            text.push_str(&format!("{}\n{:width$}  {first}\n", row.syntax, ""));
+        } else {
+            text.push_str(&format!("{:width$}  {first}\n", row.syntax));
+        }
+    }
+    text.push_str(
+        "An ADDR is a sum of numbers (0x… or decimal), symbols and registers, as guest_start+8 or $rsp-0x10.\n\
+         Commands may be shortened. An empty line repeats step, next or x. 'help COMMAND' says more.",
+    );
+    text
+}
+
+/// What one command does, with an example.
+pub(super) fn explain(row: &Row) -> String {
+    let mut text = format!("{}\n{}\n", row.syntax, row.about);
+    if !row.aliases.is_empty() {
+        text.push_str(&format!("short: {}\n", row.aliases.join(", ")));
+    }
+    text.push_str(&format!("example: {}", row.example));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::command;
+    use super::*;
+
+    #[test]
+    fn gdbs_abbreviations_mean_what_they_do_there() {
+        for (word, verb) in [
+            ("s", Verb::Step),
+            ("n", Verb::Next),
+            ("c", Verb::Continue),
+            ("b", Verb::Break),
+            ("r", Verb::Registers),
+            ("x", Verb::Examine),
+            ("bt", Verb::Backtrace),
+            ("q", Verb::Quit),
+            ("disas", Verb::Disassemble),
+            ("fini", Verb::Finish),
+        ] {
+            let found = find(word);
+            assert!(found.len() == 1 && found[0].verb == verb, "{word}: {found:?}");
+        }
+        assert!(find("st").len() > 1);
+        assert!(find("nonsense").is_empty());
+    }
+
+    #[test]
+    fn no_name_or_abbreviation_means_two_commands() {
+        let mut words: Vec<_> = ROWS.iter().flat_map(|r| r.aliases.iter().copied().chain([r.name])).collect();
+        words.sort_unstable();
+        for pair in words.windows(2) {
+            assert_ne!(pair[0], pair[1]);
+        }
+    }
+
+    #[test]
+    fn every_example_is_a_command() {
+        for row in ROWS {
+            let parsed = command::parse(row.example);
+            assert!(matches!(parsed, Ok(Some(_))), "{}: {parsed:?}", row.example);
+        }
+    }
+}

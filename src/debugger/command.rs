@@ -1,0 +1,418 @@
+//! A line of text becomes a typed command.
+use super::catalogue::{self, Verb};
+use super::expression::{Expression, ExpressionError, parse_number};
+use super::memory::Space;
+use super::view::memory::{Format, Shape, Unit};
+use super::view::registers::Group;
+
+/// An address and what kind it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Virtual or physical.
+    pub space: Space,
+    /// Where.
+    pub address: Expression,
+}
+
+/// What `trace` is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TraceRequest {
+    /// Begin to record.
+    On,
+    /// Stop recording.
+    Off,
+    /// Show the last so many events.
+    Show(u64),
+}
+
+/// What is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Execute so many instructions.
+    Step(u64),
+    /// The same, over calls.
+    Next(u64),
+    /// Run.
+    Continue,
+    /// Run to an address.
+    Until(Expression),
+    /// Run to the caller.
+    Finish,
+    /// Set a breakpoint.
+    Break(Expression),
+    /// Delete one breakpoint or all.
+    Delete(Option<u32>),
+    /// List breakpoints.
+    Breakpoints,
+    /// Show registers.
+    Registers(Group),
+    /// Show one register.
+    Register(String),
+    /// Change a register.
+    Set {
+        /// Its name without `$`.
+        register: String,
+        /// What it is to hold.
+        value: Expression,
+    },
+    /// Show a value.
+    Print(Expression),
+    /// Examine memory; without a place, go on after what was examined last.
+    Examine {
+        /// How; without one, as last time.
+        shape: Option<Shape>,
+        /// Where.
+        place: Option<Place>,
+    },
+    /// Dump memory.
+    Memory {
+        /// Where.
+        place: Place,
+        /// Bytes.
+        length: Expression,
+    },
+    /// Show instructions.
+    Disassemble {
+        /// Where; without one, at RIP.
+        at: Option<Expression>,
+        /// How many.
+        count: u64,
+    },
+    /// Draw a page walk.
+    Walk(Expression),
+    /// The exit trace.
+    Trace(TraceRequest),
+    /// Counters.
+    Stats,
+    /// Global descriptor table.
+    Gdt,
+    /// Interrupt descriptor table.
+    Idt,
+    /// Callers.
+    Backtrace,
+    /// Symbols.
+    Symbols(String),
+    /// What mode it is.
+    Mode,
+    /// Start anew.
+    Restart,
+    /// Explain commands.
+    Help(Option<String>),
+    /// End.
+    Quit,
+}
+
+/// Why a line is no command.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ParseError {
+    /// No command has this name.
+    #[error("there is no command '{0}'; 'help' lists them")]
+    Unknown(String),
+    /// Several have it.
+    #[error("'{word}' may be {candidates}; write more of it")]
+    Ambiguous {
+        /// What was written.
+        word: String,
+        /// What it may mean.
+        candidates: String,
+    },
+    /// The arguments do not fit.
+    #[error("{problem}; the syntax is '{syntax}', for instance '{example}'")]
+    Arguments {
+        /// What is wrong.
+        problem: String,
+        /// What would be right.
+        syntax: &'static str,
+        /// One that is right.
+        example: &'static str,
+    },
+}
+
+/// Instructions that `disassemble` shows.
+const LINES: u64 = 10;
+/// Events that `trace` shows.
+const EVENTS: u64 = 20;
+/// Bytes that `memory` dumps.
+const DUMP: u64 = 128;
+
+/// Parses a line. `None` for an empty line and for one that begins with `#`.
+///
+/// # Errors
+/// [`ParseError`].
+pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let end = line.find(|c: char| c.is_whitespace() || c == '/').unwrap_or(line.len());
+    let (word, rest) = line.split_at(end);
+    let found = catalogue::find(&word.to_ascii_lowercase());
+    let row = match found.as_slice() {
+        [row] => *row,
+        [] => return Err(ParseError::Unknown(word.to_owned())),
+        several => {
+            let candidates = several.iter().map(|r| r.name).collect::<Vec<_>>().join(" or ");
+            return Err(ParseError::Ambiguous { word: word.to_owned(), candidates });
+        }
+    };
+    arguments(row.verb, rest.trim()).map(Some).map_err(|problem| ParseError::Arguments {
+        problem,
+        syntax: row.syntax,
+        example: row.example,
+    })
+}
+
+fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
+    Ok(match verb {
+        Verb::Step => Command::Step(count(rest)?),
+        Verb::Next => Command::Next(count(rest)?),
+        Verb::Continue => none(rest, Command::Continue)?,
+        Verb::Until => Command::Until(address(rest)?),
+        Verb::Finish => none(rest, Command::Finish)?,
+        Verb::Break if rest.is_empty() => Command::Breakpoints,
+        // GDB marks addresses by an asterisk.
+        Verb::Break => Command::Break(address(rest.strip_prefix('*').unwrap_or(rest))?),
+        Verb::Delete if rest.is_empty() => Command::Delete(None),
+        Verb::Delete => Command::Delete(Some(
+            rest.parse().map_err(|_| format!("'{rest}' is not the number of a breakpoint"))?,
+        )),
+        Verb::Info => return info(rest),
+        Verb::Registers => registers(rest),
+        Verb::Set => return set(rest),
+        Verb::Print => Command::Print(address(rest)?),
+        Verb::Examine => return examine(rest),
+        Verb::Memory => return memory(rest),
+        Verb::Disassemble => return disassemble(rest),
+        Verb::Walk => Command::Walk(address(rest)?),
+        Verb::Trace => Command::Trace(trace(rest)?),
+        Verb::Stats => none(rest, Command::Stats)?,
+        Verb::Gdt => none(rest, Command::Gdt)?,
+        Verb::Idt => none(rest, Command::Idt)?,
+        Verb::Backtrace => none(rest, Command::Backtrace)?,
+        Verb::Symbols => Command::Symbols(rest.to_owned()),
+        Verb::Mode => none(rest, Command::Mode)?,
+        Verb::Restart => none(rest, Command::Restart)?,
+        Verb::Help => Command::Help((!rest.is_empty()).then(|| rest.to_owned())),
+        Verb::Quit => none(rest, Command::Quit)?,
+    })
+}
+
+fn none(rest: &str, command: Command) -> Result<Command, String> {
+    if rest.is_empty() { Ok(command) } else { Err(format!("'{rest}' is too much")) }
+}
+
+fn count(rest: &str) -> Result<u64, String> {
+    if rest.is_empty() {
+        return Ok(1);
+    }
+    parse_number(rest).ok().filter(|&n| n > 0).ok_or_else(|| format!("'{rest}' is not a count"))
+}
+
+/// A whole expression and nothing more.
+fn address(text: &str) -> Result<Expression, String> {
+    let (expression, rest) = front(text)?;
+    if rest.is_empty() { Ok(expression) } else { Err(format!("'{rest}' is too much")) }
+}
+
+fn front(text: &str) -> Result<(Expression, &str), String> {
+    Expression::parse_front(text).map_err(|error: ExpressionError| error.to_string())
+}
+
+fn info(rest: &str) -> Result<Command, String> {
+    let (topic, more) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    match topic {
+        "b" | "br" | "break" | "breakpoint" | "breakpoints" => none(more, Command::Breakpoints),
+        "r" | "reg" | "registers" => Ok(registers(more.trim())),
+        _ => Err("info is about breakpoints or registers".to_owned()),
+    }
+}
+
+fn registers(rest: &str) -> Command {
+    let name = rest.trim_start_matches('$').to_ascii_lowercase();
+    match Group::named(&name) {
+        Some(group) => Command::Registers(group),
+        None => Command::Register(name),
+    }
+}
+
+fn set(rest: &str) -> Result<Command, String> {
+    let rest = rest.strip_prefix('$').unwrap_or(rest);
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+    let (register, value) = rest.split_at(end);
+    if register.is_empty() {
+        return Err("a register's name is missing".to_owned());
+    }
+    let value = value.trim_start();
+    let value = value.strip_prefix('=').unwrap_or(value);
+    Ok(Command::Set { register: register.to_ascii_lowercase(), value: address(value)? })
+}
+
+/// `phys` in front makes an address physical.
+fn space(text: &str) -> (Space, &str) {
+    let text = text.trim_start();
+    for word in ["physical", "phys"] {
+        if let Some(rest) = text.strip_prefix(word)
+            && rest.starts_with(char::is_whitespace)
+        {
+            return (Space::Physical, rest.trim_start());
+        }
+    }
+    (Space::Virtual, text)
+}
+
+fn examine(rest: &str) -> Result<Command, String> {
+    let (shape, rest) = match rest.strip_prefix('/') {
+        Some(after) => {
+            let end = after.find(char::is_whitespace).unwrap_or(after.len());
+            (Some(shape(&after[..end])?), &after[end..])
+        }
+        None => (None, rest),
+    };
+    let (space, rest) = space(rest);
+    let place = if rest.is_empty() { None } else { Some(Place { space, address: address(rest)? }) };
+    Ok(Command::Examine { shape, place })
+}
+
+fn shape(letters: &str) -> Result<Shape, String> {
+    let digits = letters.find(|c: char| !c.is_ascii_digit()).unwrap_or(letters.len());
+    let mut shape = Shape::default();
+    if digits > 0 {
+        shape.count = count(&letters[..digits])?;
+    }
+    let mut sized = false;
+    for letter in letters[digits..].chars() {
+        if let Some(format) = Format::lettered(letter) {
+            shape.format = format;
+        } else if let Some(unit) = Unit::lettered(letter) {
+            shape.unit = unit;
+            sized = true;
+        } else {
+            return Err(format!("'{letter}' is neither a format nor a size"));
+        }
+    }
+    if !sized {
+        shape.unit = shape.format.natural_unit();
+    }
+    Ok(shape)
+}
+
+fn memory(rest: &str) -> Result<Command, String> {
+    let (space, rest) = space(rest);
+    let (address, rest) = front(rest)?;
+    let length = if rest.is_empty() { Expression::number(DUMP) } else { self::address(rest)? };
+    Ok(Command::Memory { place: Place { space, address }, length })
+}
+
+fn disassemble(rest: &str) -> Result<Command, String> {
+    // Also in GDB's form, disassemble/N.
+    let rest = rest.strip_prefix('/').unwrap_or(rest);
+    if rest.is_empty() {
+        return Ok(Command::Disassemble { at: None, count: LINES });
+    }
+    // A small number alone is a count: nobody disassembles the first page, which is the real-mode vector table.
+    if let Ok(count @ 1..4096) = parse_number(rest) {
+        return Ok(Command::Disassemble { at: None, count });
+    }
+    let (at, rest) = front(rest)?;
+    let count = if rest.is_empty() { LINES } else { count(rest)? };
+    Ok(Command::Disassemble { at: Some(at), count })
+}
+
+fn trace(rest: &str) -> Result<TraceRequest, String> {
+    let (word, more) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    match word {
+        "on" if more.is_empty() => Ok(TraceRequest::On),
+        "off" if more.is_empty() => Ok(TraceRequest::Off),
+        "" => Ok(TraceRequest::Show(EVENTS)),
+        "show" if more.is_empty() => Ok(TraceRequest::Show(EVENTS)),
+        "show" => Ok(TraceRequest::Show(count(more.trim())?)),
+        _ => Err(format!("'{rest}' is neither on, off nor show")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one(line: &str) -> Command {
+        parse(line).unwrap().unwrap()
+    }
+
+    fn number(n: u64) -> Expression {
+        Expression::number(n)
+    }
+
+    #[test]
+    fn abbreviations_and_counts() {
+        assert_eq!(one("s"), Command::Step(1));
+        assert_eq!(one("step 0x10"), Command::Step(16));
+        assert_eq!(one("  N   2 "), Command::Next(2));
+        assert_eq!(one("b *0x1000"), Command::Break(number(0x1000)));
+        assert_eq!(one("b"), Command::Breakpoints);
+        assert_eq!(one("info b"), Command::Breakpoints);
+        assert_eq!(one("i r all"), Command::Registers(Group::All));
+        assert_eq!(one("r"), Command::Registers(Group::General));
+        assert_eq!(one("r $RAX"), Command::Register("rax".into()));
+        assert_eq!(one("delete 3"), Command::Delete(Some(3)));
+        assert_eq!(parse(""), Ok(None));
+        assert_eq!(parse("# a comment"), Ok(None));
+    }
+
+    #[test]
+    fn examine_takes_gdbs_letters_in_any_order() {
+        let shape = |line| match one(line) {
+            Command::Examine { shape, place } => (shape, place),
+            other => panic!("{other:?}"),
+        };
+        let place = |space| Some(Place { space, address: number(0x1000) });
+        let expected = Shape { count: 16, format: Format::Hex, unit: Unit::Byte };
+        assert_eq!(shape("x/16xb 0x1000"), (Some(expected), place(Space::Virtual)));
+        assert_eq!(shape("x /16bx phys 0x1000"), (Some(expected), place(Space::Physical)));
+        assert_eq!(shape("x/i 0x1000").0.unwrap().format, Format::Instruction);
+        assert_eq!(shape("x/2a 0x1000").0.unwrap().unit, Unit::Giant);
+        assert_eq!(shape("x"), (None, None));
+        assert_eq!(shape("x 0x1000"), (None, place(Space::Virtual)));
+    }
+
+    #[test]
+    fn memory_disassemble_and_set() {
+        assert_eq!(
+            one("memory phys 0x6000 64"),
+            Command::Memory {
+                place: Place { space: Space::Physical, address: number(0x6000) },
+                length: number(64)
+            }
+        );
+        assert_eq!(one("dis 5"), Command::Disassemble { at: None, count: 5 });
+        assert_eq!(one("dis 0x1000 5"), Command::Disassemble { at: Some(number(0x1000)), count: 5 });
+        assert_eq!(one("set $rax = 5"), Command::Set { register: "rax".into(), value: number(5) });
+        assert_eq!(one("set RAX 5"), Command::Set { register: "rax".into(), value: number(5) });
+        assert_eq!(one("trace show 5"), Command::Trace(TraceRequest::Show(5)));
+    }
+
+    #[test]
+    fn mistakes_are_answered_with_the_syntax() {
+        let error = |line| parse(line).unwrap_err().to_string();
+        assert_eq!(error("frobnicate"), "there is no command 'frobnicate'; 'help' lists them");
+        assert!(error("st").contains("step or stats"), "{}", error("st"));
+        assert_eq!(error("step 0"), "'0' is not a count; the syntax is 'step [N]', for instance 'step 3'");
+        assert!(error("break 1 2").starts_with("'2' is too much"));
+        assert!(error("x/4z 0").starts_with("'z' is neither a format nor a size"));
+        assert!(error("walk").starts_with("an address is missing"));
+        assert!(error("trace perhaps").starts_with("'perhaps' is neither"));
+        assert!(error("set = 4").starts_with("a register's name"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_panics(line in "\\PC{0,60}") {
+            let _either = parse(&line);
+        }
+
+        #[test]
+        fn no_arguments_panic(verb in 0..catalogue::ROWS.len(), rest in "[ /$*'=a-z0-9é+-]{0,24}") {
+            let _either = parse(&format!("{}{rest}", catalogue::ROWS[verb].name));
+        }
+    }
+}

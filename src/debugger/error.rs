@@ -1,0 +1,40 @@
+//! What a person is told when a command cannot be done: one sentence; the session goes on.
+use super::command::ParseError;
+use super::expression::EvaluateError;
+use crate::machine::MachineError;
+
+/// Why a command was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum DebuggerError {
+    /// The line is no command.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// An address cannot be computed.
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
+    /// The machine refused, or cannot go on.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The guest does not run any more.
+    #[error("{0}; 'restart' starts it again")]
+    Ended(String),
+    /// No breakpoint has this number.
+    #[error("there is no breakpoint {0}; 'info break' lists them")]
+    NoBreakpoint(u32),
+    /// More was asked for than a person can read.
+    #[error("{what} {asked} is more than one command shows; at most {most}")]
+    TooMuch {
+        /// Of what.
+        what: &'static str,
+        /// How much was asked for.
+        asked: u64,
+        /// How much is possible.
+        most: u64,
+    },
+    /// `finish` without a caller.
+    #[error("the return address of this function cannot be found; 'until ADDR' runs to an address")]
+    NoCaller,
+    /// `x` without an address and nothing examined before.
+    #[error("an address is missing, as in 'x/8xb $rsp'")]
+    NoAddress,
+}

@@ -1,0 +1,22 @@
+//! Stops a guest, shows what it is made of, and moves it on by instructions: the same commands in every mode.
+//!
+//! A [`Session`] takes commands and gives text (and the same as data); it knows no terminal, so that a prompt, a
+//! screen and a remote protocol can all stand before it. Commands are parsed into types ([`command`]), addresses are
+//! expressions ([`expression`]), and what is shown is made by [`view`]s: plain data that can be printed or serialised.
+//! Looking changes nothing: page tables are walked without setting bits, and device memory is never read.
+pub mod breakpoints;
+mod catalogue;
+pub mod command;
+mod error;
+pub mod events;
+pub mod expression;
+pub mod memory;
+mod motion;
+pub mod registers;
+pub mod session;
+pub mod symbols;
+pub mod unwind;
+pub mod view;
+
+pub use error::DebuggerError;
+pub use session::{Reply, Session, SessionParts};

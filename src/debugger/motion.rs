@@ -1,0 +1,269 @@
+//! Commands that let the guest go on: step, next, continue, until, finish.
+//!
+//! Guest time runs only while one of these lasts. What is built from breakpoints (next, until, finish) uses temporary
+//! ones, and tells its own from a deeper call's by RSP: a call that is left has RSP at or above where it was.
+use super::error::DebuggerError;
+use super::expression::Expression;
+use super::memory::{linear_rip, linear_rsp};
+use super::session::{Reply, Session};
+use super::unwind;
+use super::view::Hex;
+use super::view::disassembly::decode;
+use crate::arch::state::gpr;
+use crate::arch::{Activity, CpuState, Gva};
+use crate::machine::{BOOT_CPU, Stop};
+use iced_x86::{FlowControl, Instruction, Mnemonic};
+use serde_json::json;
+
+/// Why a command came back to the prompt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Outcome {
+    /// It did what it should.
+    Done,
+    /// It met breakpoints.
+    Breakpoints(Vec<u32>),
+    /// Ctrl-C.
+    Interrupted,
+    /// The time limit.
+    Timeout,
+    /// The guest ended; one sentence.
+    Ended(String),
+}
+
+impl Session {
+    pub(super) fn step(&mut self, count: u64) -> Result<Reply, DebuggerError> {
+        self.move_on(|session| {
+            for turn in 0..count {
+                if turn > 0
+                    && let Some(outcome) = session.between_steps()?
+                {
+                    return Ok(outcome);
+                }
+                match session.one_step()? {
+                    Outcome::Done => {}
+                    outcome => return Ok(outcome),
+                }
+            }
+            Ok(Outcome::Done)
+        })
+    }
+
+    pub(super) fn next(&mut self, count: u64) -> Result<Reply, DebuggerError> {
+        self.move_on(|session| {
+            for turn in 0..count {
+                if turn > 0
+                    && let Some(outcome) = session.between_steps()?
+                {
+                    return Ok(outcome);
+                }
+                let state = session.machine.state()?;
+                let at = linear_rip(&state);
+                let instruction = decode(&session.memory(&state), state.code_bits(), at);
+                let outcome = match instruction.filter(comes_back) {
+                    Some(call) => session.run_to(Gva(call.next_ip()), Some(linear_rsp(&state)))?,
+                    None => session.one_step()?,
+                };
+                if outcome != Outcome::Done {
+                    return Ok(outcome);
+                }
+            }
+            Ok(Outcome::Done)
+        })
+    }
+
+    pub(super) fn go_on(&mut self) -> Result<Reply, DebuggerError> {
+        self.move_on(|session| {
+            if !session.breakpoints.list().is_empty() {
+                session.tell_breakpoints(&[])?;
+            }
+            session.run()
+        })
+    }
+
+    pub(super) fn until(&mut self, at: &Expression) -> Result<Reply, DebuggerError> {
+        let at = Gva(self.evaluate(at)?);
+        self.move_on(|session| session.run_to(at, None))
+    }
+
+    pub(super) fn finish(&mut self) -> Result<Reply, DebuggerError> {
+        let state = self.machine.state()?;
+        let frame = unwind::innermost(&state);
+        let known = state.is_64bit_code();
+        let caller = known.then(|| unwind::caller(&self.memory(&state), &self.symbols, &frame)).flatten();
+        let caller = caller.ok_or(DebuggerError::NoCaller)?;
+        let mut done = false;
+        let mut reply = self.move_on(|session| {
+            let outcome = session.run_to(Gva(caller.rip), Some(caller.rsp))?;
+            done = outcome == Outcome::Done;
+            Ok(outcome)
+        })?;
+        if done {
+            let rax = self.machine.state()?.gpr[gpr::RAX];
+            reply.text.push_str(&format!("\nrax = {rax:#x}"));
+            reply.data["rax"] = json!(Hex(rax));
+        }
+        Ok(reply)
+    }
+
+    /// Lets the guest go on by `motion`, guest time running, and says where it stands then.
+    fn move_on(
+        &mut self,
+        motion: impl FnOnce(&mut Self) -> Result<Outcome, DebuggerError>,
+    ) -> Result<Reply, DebuggerError> {
+        if let Some(why) = &self.ended {
+            return Err(DebuggerError::Ended(why.clone()));
+        }
+        self.before = Some(self.machine.state()?);
+        self.machine.platform().clock().resume();
+        let outcome = motion(self);
+        self.machine.platform().clock().pause();
+        self.machine.flush_console();
+        self.events.collect(self.machine.platform().trace(), None);
+        let outcome = outcome?;
+        let (reason, head) = match &outcome {
+            Outcome::Done => ("done", String::new()),
+            Outcome::Breakpoints(numbers) => {
+                let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
+                ("breakpoint", format!("breakpoint {}\n", list.join(", ")))
+            }
+            Outcome::Interrupted => ("interrupted", "stopped by Ctrl-C\n".to_owned()),
+            Outcome::Timeout => ("timeout", "stopped, because --timeout was over\n".to_owned()),
+            Outcome::Ended(why) => {
+                self.ended = Some(why.clone());
+                let data = json!({"stopped": "ended", "why": why});
+                return Ok(Reply { data, ..Reply::said(why.clone()) });
+            }
+        };
+        let place = self.location()?;
+        let mut reply = Reply::view(&place);
+        reply.text = format!("{head}{place}");
+        reply.data["stopped"] = json!(reason);
+        if let Outcome::Breakpoints(numbers) = outcome {
+            reply.data["breakpoints"] = json!(numbers);
+        }
+        Ok(reply)
+    }
+
+    /// Tells the engine all breakpoints, and `temporary` ones; nothing if it already knows these.
+    pub(super) fn tell_breakpoints(&mut self, temporary: &[Gva]) -> Result<(), DebuggerError> {
+        let wanted = self.breakpoints.addresses(temporary);
+        if wanted.is_empty() && self.told.is_empty() && temporary.is_empty() {
+            // An engine without the ability need not be asked for nothing, except to learn that.
+            return Ok(self.machine.set_breakpoints(&[])?);
+        }
+        if wanted != self.told {
+            self.machine.set_breakpoints(&wanted)?;
+            self.told = wanted;
+        }
+        Ok(())
+    }
+
+    /// Whether a sequence of steps ends before the next one.
+    fn between_steps(&mut self) -> Result<Option<Outcome>, DebuggerError> {
+        if (self.interrupted)() {
+            return Ok(Some(Outcome::Interrupted));
+        }
+        let state = self.machine.state()?;
+        let met = self.breakpoints.hit(Gva(linear_rip(&state)));
+        Ok((!met.is_empty()).then_some(Outcome::Breakpoints(met)))
+    }
+
+    fn one_step(&mut self) -> Result<Outcome, DebuggerError> {
+        let state = self.machine.state()?;
+        let rip = linear_rip(&state);
+        // Deadlines are looked at when the kick cell is raised; no host timer raises it between steps.
+        self.machine.platform().kick(BOOT_CPU).poke();
+        let stop = self.machine.step()?;
+        let tracing = self.machine.platform().trace();
+        let waits = state.activity == Activity::Halted;
+        self.events.collect(tracing, (!waits).then_some(rip));
+        Ok(self.outcome(stop))
+    }
+
+    fn run(&mut self) -> Result<Outcome, DebuggerError> {
+        let limits = self.limits;
+        let stop = self.machine.run(&limits)?;
+        Ok(self.outcome(stop))
+    }
+
+    /// Runs to `target`; with `above`, only when RSP is at least that there.
+    fn run_to(&mut self, target: Gva, above: Option<u64>) -> Result<Outcome, DebuggerError> {
+        self.tell_breakpoints(&[target])?;
+        let outcome = self.run_to_told(target, above);
+        let cleared = self.tell_breakpoints(&[]);
+        let outcome = outcome?;
+        cleared?;
+        Ok(outcome)
+    }
+
+    fn run_to_told(&mut self, target: Gva, above: Option<u64>) -> Result<Outcome, DebuggerError> {
+        loop {
+            let limits = self.limits;
+            let stop = self.machine.run(&limits)?;
+            if stop != Stop::Breakpoint(target) {
+                return Ok(self.outcome(stop));
+            }
+            let state: CpuState = self.machine.state()?;
+            if above.is_none_or(|rsp| linear_rsp(&state) >= rsp) {
+                return Ok(Outcome::Done);
+            }
+            if self.breakpoints.contains(target) {
+                return Ok(self.outcome(stop));
+            }
+        }
+    }
+
+    fn outcome(&mut self, stop: Stop) -> Outcome {
+        match stop {
+            Stop::Stepped => Outcome::Done,
+            Stop::Breakpoint(at) => Outcome::Breakpoints(self.breakpoints.hit(at)),
+            Stop::Interrupted => Outcome::Interrupted,
+            Stop::Timeout => Outcome::Timeout,
+            // isa-debug-exit makes (value << 1) | 1 of what the guest wrote.
+            Stop::PowerOff(status) => {
+                Outcome::Ended(format!("the guest switched off with status {}", status >> 1))
+            }
+            Stop::Reset => Outcome::Ended("the guest asked for a reset".to_owned()),
+            Stop::TripleFault => Outcome::Ended(
+                "the guest crashed: an exception could not be delivered, nor the double fault after it (triple fault)"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// Whether an instruction goes elsewhere and usually comes back to the one after it, or takes its time.
+fn comes_back(instruction: &Instruction) -> bool {
+    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+    let control = instruction.flow_control();
+    matches!(control, FlowControl::Call | FlowControl::IndirectCall)
+        || control == FlowControl::Interrupt && instruction.mnemonic() != Mnemonic::Ud2
+        || matches!(instruction.mnemonic(), Mnemonic::Hlt | Mnemonic::Syscall | Mnemonic::Sysenter)
+        || repeated && instruction.is_string_instruction()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions};
+
+    #[test]
+    fn what_next_steps_over() {
+        for (bytes, over) in [
+            (&[0xe8, 0, 0, 0, 0][..], true), // call
+            (&[0xff, 0xd0], true),           // call rax
+            (&[0xcd, 0x80], true),           // int 0x80
+            (&[0x0f, 0x05], true),           // syscall
+            (&[0xf4], true),                 // hlt
+            (&[0xf3, 0xa4], true),           // rep movsb
+            (&[0xa4], false),                // movsb
+            (&[0xf3, 0x90], false),          // pause
+            (&[0xc3], false),                // ret
+            (&[0xeb, 0], false),             // jmp
+            (&[0x0f, 0x0b], false),          // ud2
+        ] {
+            let instruction = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
+            assert_eq!(comes_back(&instruction), over, "{instruction:?}");
+        }
+    }
+}
