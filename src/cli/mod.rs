@@ -3,8 +3,10 @@
 //! Exit status: 0 for success, 1 for a failure (also a guest's), 2 for wrong usage. Messages go to standard error in one
 //! sentence; results go to standard output.
 mod bench;
+mod debug;
 mod doctor;
 mod error;
+mod guest;
 mod image;
 mod list;
 mod report;
@@ -24,6 +26,7 @@ use std::process::ExitCode;
         trivisor doctor                      what this host can do\n  \
         trivisor run hello                   a built-in guest, emulated\n  \
         trivisor run --mode kvm kernel.elf   your own image (ELF64 with a PVH note)\n  \
+        trivisor debug --mode pv hello       step through it, look inside\n  \
         trivisor bench                       all workloads in all modes, then reports/index.html"
 )]
 struct Arguments {
@@ -35,6 +38,8 @@ struct Arguments {
 enum Command {
     /// Run a guest; its console is standard input and output
     Run(run::RunArguments),
+    /// Step through a guest and look inside, at a prompt or by a script
+    Debug(debug::DebugArguments),
     /// Measure the workloads in every mode; table, CSV, plots and a page
     Bench(bench::BenchArguments),
     /// Make plots and the page again from a CSV file
@@ -72,6 +77,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Run(arguments) => run::main(&arguments),
+        Command::Debug(arguments) => debug::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Report(arguments) => report::main(&arguments),
         Command::List(arguments) => list::main(&arguments),

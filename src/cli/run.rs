@@ -1,13 +1,13 @@
 //! `trivisor run`: one guest, its console on standard input and output.
 use super::error::CliError;
-use super::{image, units};
+use super::guest::GuestArguments;
+use super::units;
 use crate::abi;
-use crate::clock::ClockSource;
 use crate::device::uart16550::Uart16550;
 use crate::engine::Cause;
 use crate::host::console;
-use crate::machine::{BOOT_CPU, Limits, Machine, MachineSpec, Stop, Stream};
-use crate::sys::{signal, tsc};
+use crate::machine::{BOOT_CPU, Limits, Machine, Stop, Stream};
+use crate::sys::signal;
 use clap::Args;
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,26 +21,11 @@ use std::time::{Duration, Instant};
     trivisor run --mode pv --stats crc32\n\n\
     Ctrl-C ends the guest. The exit status is 0 if the guest switched off with status 0.")]
 pub(super) struct RunArguments {
-    /// ELF64 image with a PVH note, or the name of a built-in workload
-    image: String,
-    /// Who executes the guest
-    #[arg(long, value_enum, default_value = "emu")]
-    mode: super::Mode,
-    /// Guest RAM
-    #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M")]
-    memory: u64,
-    /// The guest's command line
-    #[arg(long, value_name = "STRING", default_value = "")]
-    append: String,
+    #[command(flatten)]
+    guest: GuestArguments,
     /// Stop after so long (10s, 500ms, 2m)
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     timeout: Option<Duration>,
-    /// The image is raw code, loaded and entered at 2 MiB in 32-bit protected mode
-    #[arg(long)]
-    flat: bool,
-    /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
-    #[arg(long)]
-    deterministic: bool,
     /// End when the guest asks for a reset, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
@@ -50,19 +35,7 @@ pub(super) struct RunArguments {
 }
 
 pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
-    let image = image::open(&arguments.image, arguments.flat)?;
-    let mode = arguments.mode.into();
-    if arguments.deterministic && mode != crate::engine::Mode::Emu {
-        return Err(CliError::Usage(format!(
-            "--deterministic counts instructions, which {mode} cannot; use it with --mode emu"
-        )));
-    }
-    let mut spec = MachineSpec::new(mode);
-    spec.memory = arguments.memory;
-    spec.command_line = with_tsc_frequency(&arguments.append, arguments.deterministic);
-    if arguments.deterministic {
-        spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
-    }
+    let (image, spec) = arguments.guest.prepare()?;
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     let input = Input::from_stdin()?;
     let start = Instant::now();
@@ -82,7 +55,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         drop(machine);
         match stop {
             Stop::Reset if !arguments.no_reboot => {}
-            stop => return Ok(verdict(stop, &arguments.image)),
+            stop => return Ok(verdict(stop, &arguments.guest.image)),
         }
     }
 }
@@ -110,15 +83,6 @@ impl Input {
     fn connect(&self, machine: &Machine) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(machine.pc().uart());
     }
-}
-
-/// Tells the guest its TSC's frequency, unless the person already did.
-fn with_tsc_frequency(append: &str, deterministic: bool) -> String {
-    if append.contains(abi::ARG_TSC_KHZ) {
-        return append.to_owned();
-    }
-    let khz = if deterministic { 1_000_000 } else { tsc::frequency() / 1000 };
-    format!("{append} {}={khz}", abi::ARG_TSC_KHZ).trim_start().to_owned()
 }
 
 fn verdict(stop: Stop, name: &str) -> ExitCode {

@@ -34,7 +34,7 @@ impl EventLog {
 
     /// Events that are kept.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn kept(&self) -> usize {
         self.0.len()
     }
 
@@ -60,7 +60,7 @@ mod tests {
             }
             log.collect(&trace, Some(turn));
         }
-        assert_eq!(log.len(), Trace::CAPACITY);
+        assert_eq!(log.kept(), Trace::CAPACITY);
         assert_eq!(log.last(1).next().and_then(|t| t.rip), Some(2));
         assert_eq!(log.last(usize::MAX).next().and_then(|t| t.rip), Some(1));
     }

@@ -117,7 +117,6 @@ impl Session {
         self.machine.platform().clock().resume();
         let outcome = motion(self);
         self.machine.platform().clock().pause();
-        self.machine.flush_console();
         self.events.collect(self.machine.platform().trace(), None);
         let outcome = outcome?;
         let (reason, head) = match &outcome {

@@ -389,7 +389,7 @@ impl Session {
                 let recording = trace.is_enabled();
                 let count = usize::try_from(count).unwrap_or(usize::MAX);
                 let lines = trace::lines(self.events.last(count), &self.symbols);
-                Reply::view(&trace::Trace { recording, kept: self.events.len(), lines })
+                Reply::view(&trace::Trace { recording, kept: self.events.kept(), lines })
             }
         }
     }

@@ -180,7 +180,8 @@ fn symbols(header: &Header, endian: LittleEndian, bytes: &[u8]) -> Vec<Symbol> {
     let mut found: Vec<Symbol> = table
         .iter()
         .filter(|s| matches!(s.st_type(), elf::STT_FUNC | elf::STT_OBJECT | elf::STT_NOTYPE))
-        .filter(|s| s.st_shndx(endian) != elf::SHN_UNDEF && s.st_value(endian) != 0)
+        // Absolute symbols are an assembler's constants, not addresses.
+        .filter(|s| !matches!(s.st_shndx(endian), elf::SHN_UNDEF | elf::SHN_ABS) && s.st_value(endian) != 0)
         .filter_map(|s| {
             let name = s.name(endian, table.strings()).ok()?;
             (!name.is_empty()).then(|| Symbol {

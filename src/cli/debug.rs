@@ -1,0 +1,307 @@
+//! `trivisor debug`: a prompt, or a script, before a debugging session.
+//!
+//! Scripts come first, then single commands, then standard input. Answers go to standard output between the lines that
+//! the guest prints; a command that cannot be done is answered in one sentence and the session goes on.
+use super::error::CliError;
+use super::guest::GuestArguments;
+use super::units;
+use crate::debugger::{DebuggerError, Reply, Session, SessionParts, symbols::Symbols};
+use crate::machine::{ConsoleSink, Limits, Machine};
+use crate::sys::signal;
+use clap::Args;
+use serde_json::json;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    trivisor debug hello\n  \
+    trivisor debug --mode kvm hello --command 'break workload_main' --command continue --command backtrace\n  \
+    trivisor debug --batch --json -x script hello\n\n\
+    'help' at the prompt lists the commands. Ctrl-C stops the guest. The exit status is 0 whatever the guest does.")]
+pub(super) struct DebugArguments {
+    #[command(flatten)]
+    guest: GuestArguments,
+    /// Stop each continue, next, until or finish after so long (10s, 500ms, 2m)
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    timeout: Option<Duration>,
+    /// Take commands from this file, one a line; # begins a comment
+    #[arg(short = 'x', value_name = "SCRIPT")]
+    script: Vec<PathBuf>,
+    /// Do this command, after the scripts
+    #[arg(long, value_name = "CMD")]
+    command: Vec<String>,
+    /// End after scripts and commands instead of reading standard input
+    #[arg(long)]
+    batch: bool,
+    /// Answer each command with one JSON object on a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shown before the guest's lines on a terminal, to tell them from the debugger's.
+const MARKER: &str = "│ ";
+const PROMPT: &str = "(trivisor) ";
+
+pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
+    let (image, spec) = arguments.guest.prepare()?;
+    let mut lines = Vec::new();
+    for path in &arguments.script {
+        let read = std::fs::read_to_string(path);
+        let text = read.map_err(|source| CliError::Read { path: path.clone(), source })?;
+        lines.extend(text.lines().map(str::to_owned));
+    }
+    lines.extend(arguments.command.iter().cloned());
+    signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
+
+    let console = Console::new(arguments.json);
+    let sink = console.clone();
+    let symbols = Symbols::new(image.symbols().iter().map(|s| (s.address, s.size, s.name.as_str())));
+    let session = Session::new(SessionParts {
+        builder: Box::new(move || Machine::build(&spec, &image, Box::new(sink.clone()))),
+        symbols,
+        limits: Limits { timeout: arguments.timeout, interruptible: true },
+        interrupted: signal::interrupted,
+    })?;
+    let mut face = Face { session, console, json: arguments.json };
+    if !arguments.json {
+        face.welcome(&arguments.guest.image)?;
+    }
+    for line in lines {
+        if face.answer(&line)? == After::Quit {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if signal::interrupted() {
+            // The person wants the prompt, not the rest of the script.
+            break;
+        }
+    }
+    if !arguments.batch {
+        face.converse()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(PartialEq, Eq)]
+enum After {
+    Go,
+    Quit,
+}
+
+struct Face {
+    session: Session,
+    console: Console,
+    json: bool,
+}
+
+impl Face {
+    fn welcome(&mut self, name: &str) -> Result<(), CliError> {
+        if io::stdin().is_terminal() {
+            let mode = self.session.machine().mode();
+            say(&format!("{name} in mode {mode}, before its first instruction; 'help' lists the commands"))?;
+        }
+        match self.session.location() {
+            Ok(place) => say(&place.to_string()),
+            Err(error) => say(&error.to_string()),
+        }
+    }
+
+    /// Reads commands from standard input until it ends.
+    fn converse(&mut self) -> Result<(), CliError> {
+        let mut input = io::stdin().lock();
+        let terminal = input.is_terminal();
+        let mut warned = false;
+        loop {
+            signal::clear_interrupted();
+            if terminal && !self.json {
+                print!("{PROMPT}");
+                io::stdout().flush().map_err(CliError::Output)?;
+            }
+            let line = match read_line(&mut input) {
+                Ok(Some(line)) => line,
+                Ok(None) => {
+                    if terminal && !self.json {
+                        say("")?;
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    if warned {
+                        return Ok(());
+                    }
+                    warned = true;
+                    say("\nnothing runs; Ctrl-C once more, or 'quit', ends the session")?;
+                    continue;
+                }
+                Err(source) => return Err(CliError::Read { path: "standard input".into(), source }),
+            };
+            warned = false;
+            if self.answer(&line)? == After::Quit {
+                return Ok(());
+            }
+        }
+    }
+
+    fn answer(&mut self, line: &str) -> Result<After, CliError> {
+        let result = self.session.line(line);
+        let quit = result.as_ref().is_ok_and(|reply| reply.quit);
+        if self.json {
+            if !line.trim().is_empty() {
+                say(&self.object(line, &result))?;
+            }
+        } else {
+            // Single characters that steps print are held until their line is whole.
+            let whole = !result.as_ref().is_ok_and(|reply| reply.data["stopped"] == "done");
+            self.console.show(whole || quit).map_err(CliError::Output)?;
+            match result {
+                Ok(reply) if reply.text.is_empty() => {}
+                Ok(reply) => say(&reply.text)?,
+                Err(error) => say(&error.to_string())?,
+            }
+        }
+        Ok(if quit { After::Quit } else { After::Go })
+    }
+
+    fn object(&self, line: &str, result: &Result<Reply, DebuggerError>) -> String {
+        let mut object = match result {
+            Ok(reply) => json!({"command": line.trim(), "ok": true, "text": reply.text, "data": reply.data}),
+            Err(error) => json!({"command": line.trim(), "ok": false, "text": error.to_string()}),
+        };
+        let printed = self.console.take();
+        if !printed.is_empty() {
+            object["console"] = json!(printed);
+        }
+        object.to_string()
+    }
+}
+
+fn say(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(CliError::Output)
+}
+
+/// A line without its end; `None` at the end of input. A signal ends the wait with [`io::ErrorKind::Interrupted`].
+fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    loop {
+        let available = input.fill_buf()?;
+        if available.is_empty() {
+            return Ok((!line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned()));
+        }
+        let end = available.iter().position(|&b| b == b'\n');
+        let used = end.map_or(available.len(), |end| end + 1);
+        line.extend(&available[..end.unwrap_or(used)]);
+        input.consume(used);
+        if end.is_some() {
+            return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+        }
+    }
+}
+
+/// What the guest prints: passed on by whole lines, or kept for the next JSON object.
+#[derive(Clone)]
+struct Console(Arc<Mutex<Printed>>);
+
+struct Printed {
+    /// Kept for [`Console::take`] instead of passed on.
+    keep: bool,
+    marker: &'static str,
+    /// Not yet passed on.
+    bytes: Vec<u8>,
+    dropped: u64,
+}
+
+impl Console {
+    /// Bytes of a line, or for a JSON object, that are kept at most.
+    const MOST: usize = 1 << 20;
+
+    fn new(keep: bool) -> Self {
+        let marker = if io::stdout().is_terminal() { MARKER } else { "" };
+        Self(Arc::new(Mutex::new(Printed { keep, marker, bytes: Vec::new(), dropped: 0 })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Printed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes on what is left, an unfinished line only if `whole`.
+    fn show(&self, whole: bool) -> io::Result<()> {
+        self.lock().pass_on(whole)
+    }
+
+    /// Takes what was kept.
+    fn take(&self) -> String {
+        let mut printed = self.lock();
+        let mut text = String::from_utf8_lossy(&std::mem::take(&mut printed.bytes)).into_owned();
+        let dropped = std::mem::take(&mut printed.dropped);
+        if dropped > 0 {
+            text.push_str(&format!("\n[{dropped} bytes dropped]\n"));
+        }
+        text
+    }
+}
+
+impl Printed {
+    fn pass_on(&mut self, whole: bool) -> io::Result<()> {
+        let last = self.bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+        let length = if whole { self.bytes.len() } else { last };
+        // Taken out first: what cannot be written is lost, and must not pile up.
+        let taken: Vec<u8> = self.bytes.drain(..length).collect();
+        let mut out = io::stdout().lock();
+        for line in taken.split_inclusive(|&b| b == b'\n') {
+            out.write_all(self.marker.as_bytes())?;
+            out.write_all(line)?;
+            if !line.ends_with(b"\n") {
+                out.write_all(b"\n")?;
+            }
+        }
+        out.flush()
+    }
+}
+
+impl ConsoleSink for Console {
+    fn transmit(&mut self, bytes: &[u8]) {
+        let mut printed = self.lock();
+        if printed.keep {
+            let room = Self::MOST.saturating_sub(printed.bytes.len()).min(bytes.len());
+            printed.bytes.extend(&bytes[..room]);
+            printed.dropped += (bytes.len() - room) as u64;
+            return;
+        }
+        printed.bytes.extend(bytes);
+        if bytes.contains(&b'\n') || printed.bytes.len() >= Self::MOST {
+            let all = printed.bytes.len() >= Self::MOST;
+            // A closed pipe shows when the next answer is printed; the guest does not care.
+            let _lost = printed.pass_on(all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_whatever_their_end() {
+        let mut input = io::Cursor::new(b"step\n\nquit".to_vec());
+        let mut lines = Vec::new();
+        while let Some(line) = read_line(&mut input).unwrap() {
+            lines.push(line);
+        }
+        assert_eq!(lines, ["step", "", "quit"]);
+    }
+
+    #[test]
+    fn kept_output_is_bounded_and_says_what_it_lost() {
+        let mut console = Console::new(true);
+        console.transmit(b"abc");
+        assert_eq!(console.take(), "abc");
+        console.transmit(&vec![b'x'; Console::MOST + 5]);
+        let text = console.take();
+        assert!(text.ends_with("x\n[5 bytes dropped]\n"));
+        assert_eq!(console.take(), "");
+    }
+}

@@ -1,0 +1,60 @@
+//! Which guest, on what machine: the arguments that all commands with one guest share.
+use super::error::CliError;
+use super::{image, units};
+use crate::abi;
+use crate::clock::ClockSource;
+use crate::engine;
+use crate::loader::Image;
+use crate::machine::MachineSpec;
+use crate::sys::tsc;
+use clap::Args;
+
+#[derive(Args)]
+pub(super) struct GuestArguments {
+    /// ELF64 image with a PVH note, or the name of a built-in workload
+    pub(super) image: String,
+    /// Who executes the guest
+    #[arg(long, value_enum, default_value = "emu")]
+    mode: super::Mode,
+    /// Guest RAM
+    #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M")]
+    memory: u64,
+    /// The guest's command line
+    #[arg(long, value_name = "STRING", default_value = "")]
+    append: String,
+    /// The image is raw code, loaded and entered at 2 MiB in 32-bit protected mode
+    #[arg(long)]
+    flat: bool,
+    /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
+    #[arg(long)]
+    deterministic: bool,
+}
+
+impl GuestArguments {
+    /// The image and the machine for it.
+    pub(super) fn prepare(&self) -> Result<(Image, MachineSpec), CliError> {
+        let image = image::open(&self.image, self.flat)?;
+        let mode = self.mode.into();
+        if self.deterministic && mode != engine::Mode::Emu {
+            return Err(CliError::Usage(format!(
+                "--deterministic counts instructions, which {mode} cannot; use it with --mode emu"
+            )));
+        }
+        let mut spec = MachineSpec::new(mode);
+        spec.memory = self.memory;
+        spec.command_line = self.command_line();
+        if self.deterministic {
+            spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
+        }
+        Ok((image, spec))
+    }
+
+    /// Tells the guest its TSC's frequency, unless the person already did.
+    fn command_line(&self) -> String {
+        if self.append.contains(abi::ARG_TSC_KHZ) {
+            return self.append.clone();
+        }
+        let khz = if self.deterministic { 1_000_000 } else { tsc::frequency() / 1000 };
+        format!("{} {}={khz}", self.append, abi::ARG_TSC_KHZ).trim_start().to_owned()
+    }
+}
