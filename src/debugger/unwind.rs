@@ -5,7 +5,7 @@
 //! moved and whether RBP became the frame pointer; else RBP is taken for a frame pointer. The result must be an address
 //! after a `call`. For the innermost frame only, the stack is then searched for such an address.
 use super::memory::{GuestMemory, Space, linear_rip};
-use super::symbols::Symbols;
+use super::symbols::{Label, Symbols};
 use super::view::Hex;
 use super::view::disassembly::decode;
 use crate::arch::CpuState;
@@ -223,6 +223,14 @@ pub struct Backtrace {
     pub frames: Vec<Row>,
 }
 
+/// The function of a frame. A call that never returns may be the last instruction of its function, so that what
+/// follows it belongs to the next one: callers are looked up by the call.
+fn name(symbols: &Symbols, frame: &Frame) -> Option<String> {
+    let back = u64::from(frame.evidence != Evidence::Here);
+    let label = symbols.at(frame.rip.checked_sub(back)?)?;
+    Some(Label { offset: label.offset + back, ..label }.to_string())
+}
+
 /// The callers of where `state` is.
 #[must_use]
 pub fn backtrace(memory: &GuestMemory<'_>, symbols: &Symbols, state: &CpuState) -> Backtrace {
@@ -234,7 +242,7 @@ pub fn backtrace(memory: &GuestMemory<'_>, symbols: &Symbols, state: &CpuState) 
         .map(|(number, f)| Row {
             number,
             rip: Hex(f.rip),
-            symbol: symbols.label(f.rip),
+            symbol: name(symbols, &f),
             rsp: Hex(f.rsp),
             evidence: f.evidence,
         })
@@ -296,7 +304,8 @@ mod tests {
         // inner: push r12; sub rsp, 8; nop; add rsp, 8; pop r12; ret
         let inner = [0x41, 0x54, 0x48, 0x83, 0xec, 0x08, 0x90, 0x48, 0x83, 0xc4, 0x08, 0x41, 0x5c, 0xc3];
         let tail = [0x20_000a, 1, 2, 3, 4, 5, 0x20_0045];
-        let whole = "#0  0x000000200026  inner+0x6\n#1  0x00000020000a  outer+0xa\n#2  0x000000200045  ??";
+        let whole =
+            "#0  0x000000200026  inner+0x6\n#1  0x00000020000a  outer+0xa\n#2  0x000000200045  start+0x5";
         for (rip, pushed) in [(0x26, 2), (0x20, 0), (0x22, 1), (0x27, 2), (0x2b, 1), (0x2d, 0)] {
             let stack: Vec<u64> = std::iter::repeat_n(7, pushed).chain(tail).collect();
             let (ram, mut state, symbols) = machine(&inner, &stack);

@@ -114,6 +114,7 @@ fn formatter(symbols: &Arc<Symbols>) -> IntelFormatter {
     options.set_hex_suffix("");
     options.set_space_after_operand_separator(true);
     options.set_branch_leading_zeros(false);
+    options.set_show_branch_size(false);
     options.set_first_operand_char_index(8);
     formatter
 }
