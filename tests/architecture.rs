@@ -65,8 +65,7 @@ const MAY_BE_UNSAFE: &[&str] = &["sys", "mem", "emulator", "pv", "hwassist"];
 const MOST_LINES: usize = 600;
 
 /// Names of modules that say nothing.
-const EMPTY_NAMES: &[&str] =
-    &["util", "utils", "common", "helper", "helpers", "manager", "managers", "misc", "stuff"];
+const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "manager", "managers"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
