@@ -147,11 +147,7 @@ fn scan<O: Operation, T: Wide>(cx: &mut Cx, op: &Op) -> Step {
 /// SHLD and SHRD; LEFT says which.
 fn double_shift<const LEFT: bool, T: Wide>(cx: &mut Cx, op: &Op) -> Step {
     let instruction = operand::instruction(op);
-    let count = if instruction.op_kind(2) == OpKind::Register {
-        cx.regs[RCX] as u8
-    } else {
-        op.imm as u8
-    };
+    let count = if instruction.op_kind(2) == OpKind::Register { cx.regs[RCX] as u8 } else { op.imm as u8 };
     let b = cx.reg::<T>(op.src);
     let before = cx.flags;
     let shift = |a: T| if LEFT { T::shld(a, b, count, before) } else { T::shrd(a, b, count, before) };

@@ -294,6 +294,19 @@ fn segment_base(cx: &mut Cx, op: &Op) -> Step {
     Ok(Flow::Next)
 }
 
+/// INVPCID, without PCIDs: the types that exist flush everything.
+fn invpcid(cx: &mut Cx, op: &Op) -> Step {
+    cx.need_ring0()?;
+    let kind = cx.reg::<u64>(op.dst);
+    let at = cx.address(op, 16, false)?;
+    let pcid = cx.mmu.read::<u64>(at, op.has(Op::STACK_SEGMENT))?;
+    if kind > 3 || pcid >> 12 != 0 || pcid != 0 && !cx.state.cr4.contains(Cr4::PCIDE) {
+        return Err(cx.raise(Exception::GP0));
+    }
+    cx.mmu.tlb.flush_all();
+    renew(cx, op)
+}
+
 /// The handler of an instruction of this family.
 pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
     let register = |i: u32, is: fn(iced_x86::Register) -> bool| {
@@ -309,6 +322,7 @@ pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Clts => clts,
         Mnemonic::Lmsw => lmsw,
         Mnemonic::Invlpg => invlpg,
+        Mnemonic::Invpcid => invpcid,
         Mnemonic::Invd | Mnemonic::Wbinvd => flush_caches,
         Mnemonic::Hlt => hlt,
         Mnemonic::Cli => cli,

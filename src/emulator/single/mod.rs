@@ -16,11 +16,12 @@ mod control;
 pub(crate) mod cx;
 mod far;
 pub(crate) mod flags;
+mod hints;
 mod host_fpu;
 pub(crate) mod int;
 mod io;
+mod legacy;
 pub(crate) mod lower;
-mod misc;
 mod moves;
 mod msr;
 mod muldiv;
@@ -29,6 +30,7 @@ mod operand;
 mod run;
 pub(crate) mod segment;
 pub(crate) mod stack;
+mod status;
 mod string;
 #[cfg(test)]
 mod tests;
@@ -140,7 +142,8 @@ impl Single {
 /// The handler of an instruction outside the fast families.
 fn rare(instruction: &Instruction) -> Option<Handler> {
     bits::lower(instruction)
-        .or_else(|| misc::lower(instruction))
+        .or_else(|| status::lower(instruction))
+        .or_else(|| hints::lower(instruction))
         .or_else(|| string::lower(instruction))
         .or_else(|| stack::lower_rare(instruction))
         .or_else(|| control::lower(instruction))
@@ -148,7 +151,7 @@ fn rare(instruction: &Instruction) -> Option<Handler> {
         .or_else(|| io::lower(instruction))
         .or_else(|| far::lower(instruction))
         .or_else(|| segment::lower(instruction))
-        .or_else(|| muldiv::lower_rare(instruction))
+        .or_else(|| legacy::lower(instruction))
 }
 
 /// Whether the instruction, though not a branch, must end its block.

@@ -1,10 +1,9 @@
-//! MUL, IMUL, DIV, IDIV, MULX and the decimal adjustments of 16- and 32-bit code.
+//! MUL, IMUL, DIV, IDIV, MULX.
 use super::cx::{Cx, Flow, Handler, Step, ZERO};
-use super::flags::{self, AF, CF, Flags, OF, PF, SF, ZF};
+use super::flags::{self, CF, Flags, OF, PF, SF};
 use super::int::{Int, Wide};
 use super::lower::{operand_size, sized, wide};
 use super::op::Op;
-use super::operand;
 use crate::arch::Exception;
 use crate::arch::state::gpr::{RAX, RDX};
 use crate::emulator::mmu::Fault;
@@ -164,59 +163,6 @@ fn mulx<T: Int>(cx: &mut Cx, op: &Op) -> Step {
     Ok(Flow::Next)
 }
 
-fn status(value: u8) -> Flags {
-    u8::and(value, value, 0).1 & (SF | ZF | PF)
-}
-
-/// DAA, DAS, AAA, AAS, AAM, AAD (SDM vol. 2A).
-fn decimal(cx: &mut Cx, op: &Op) -> Step {
-    let instruction = operand::instruction(op);
-    let ax = cx.reg::<u16>(AX);
-    let (al, ah) = (ax as u8, (ax >> 8) as u8);
-    let low_digit = al & 0xf > 9 || cx.flags & AF != 0;
-    match instruction.mnemonic() {
-        name @ (Mnemonic::Daa | Mnemonic::Das) => {
-            let subtract = name == Mnemonic::Das;
-            let step = |value: u8, by: u8| if subtract { value.wrapping_sub(by) } else { value.wrapping_add(by) };
-            let carry = al > 0x99 || cx.flags & CF != 0;
-            let mut value = al;
-            let mut borrow = false;
-            if low_digit {
-                borrow = if subtract { al < 6 } else { al > 0xf9 };
-                value = step(value, 6);
-            }
-            if carry {
-                value = step(value, 0x60);
-            }
-            cx.set_reg(AX, value);
-            let carry = carry || borrow;
-            cx.flags = flags::with(flags::with(status(value), AF, low_digit), CF, carry);
-        }
-        name @ (Mnemonic::Aaa | Mnemonic::Aas) => {
-            let mut value = ax;
-            if low_digit {
-                value = if name == Mnemonic::Aaa { ax.wrapping_add(0x106) } else { ax.wrapping_sub(0x106) };
-            }
-            cx.set_reg::<u16>(AX, value & 0xff0f);
-            cx.flags = flags::with(cx.flags & (SF | ZF | PF | OF), AF | CF, low_digit);
-        }
-        Mnemonic::Aam => {
-            let base = instruction.immediate8();
-            let (Some(tens), Some(ones)) = (al.checked_div(base), al.checked_rem(base)) else {
-                return Err(cx.raise(Exception::DE));
-            };
-            cx.set_reg::<u16>(AX, u16::from(tens) << 8 | u16::from(ones));
-            cx.flags = status(ones);
-        }
-        _ => {
-            let value = al.wrapping_add(ah.wrapping_mul(instruction.immediate8()));
-            cx.set_reg::<u16>(AX, value.into());
-            cx.flags = status(value);
-        }
-    }
-    Ok(Flow::Next)
-}
-
 /// The handler of an instruction of this family.
 pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
     let size = operand_size(instruction, 0);
@@ -228,13 +174,4 @@ pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Mulx => wide!(size, mulx),
         _ => return None,
     })
-}
-
-/// The handler of a decimal adjustment.
-pub(super) fn lower_rare(instruction: &Instruction) -> Option<Handler> {
-    matches!(
-        instruction.mnemonic(),
-        Mnemonic::Daa | Mnemonic::Das | Mnemonic::Aaa | Mnemonic::Aas | Mnemonic::Aam | Mnemonic::Aad
-    )
-    .then_some(decimal as Handler)
 }

@@ -45,12 +45,8 @@ struct Walk {
 
 impl Walk {
     fn of(cx: &Cx, instruction: &Instruction, kind: Kind, bytes: usize) -> Self {
-        let wide = |k: OpKind| {
-            matches!(k, OpKind::MemorySegRSI | OpKind::MemoryESRDI)
-        };
-        let middle = |k: OpKind| {
-            matches!(k, OpKind::MemorySegESI | OpKind::MemoryESEDI)
-        };
+        let wide = |k: OpKind| matches!(k, OpKind::MemorySegRSI | OpKind::MemoryESRDI);
+        let middle = |k: OpKind| matches!(k, OpKind::MemorySegESI | OpKind::MemoryESEDI);
         let kinds = [instruction.op0_kind(), instruction.op1_kind()];
         let mask = if kinds.into_iter().any(wide) {
             u64::MAX
@@ -173,7 +169,8 @@ impl Walk {
         if bytes == 0 {
             return 0;
         }
-        let (Some(source), Some(host)) = (cx.mmu.tlb.read(bank, from, bytes), cx.mmu.tlb.write(bank, to, bytes))
+        let (Some(source), Some(host)) =
+            (cx.mmu.tlb.read(bank, from, bytes), cx.mmu.tlb.write(bank, to, bytes))
         else {
             return 0;
         };
@@ -291,6 +288,7 @@ pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
         return Some(xlat);
     }
     let is_string = instruction.is_string_instruction()
-        && (implicit(instruction.op0_kind()) || instruction.op_count() > 1 && implicit(instruction.op1_kind()));
+        && (implicit(instruction.op0_kind())
+            || instruction.op_count() > 1 && implicit(instruction.op1_kind()));
     is_string.then(|| sized!(instruction.memory_size().size(), string))
 }
