@@ -1,0 +1,149 @@
+//! How many guest instructions a second the interpreter executes, on loops of known length.
+//!
+//! `cargo bench --bench single`: best of several runs for each loop, in millions of instructions a second.
+use iced_x86::code_asm::*;
+use std::sync::Arc;
+use std::time::Instant;
+use trivisor::arch::cpuid::CpuidTable;
+use trivisor::arch::state::gpr;
+use trivisor::arch::{Cr0, Cr4, CpuState, Efer, Gpa, Segment};
+use trivisor::bus::{Bus, InterruptController, PowerSwitch};
+use trivisor::clock::{Clock, ClockSource, TimerQueue};
+use trivisor::emulator::Emulator;
+use trivisor::engine::{Backend, Cause, Exit, KickCell, Platform, PlatformParts, VcpuId};
+use trivisor::mem::GuestRam;
+use trivisor::sys::host_cpuid;
+
+const CODE: u64 = 0x1_0000;
+const DATA: u64 = 0x10_0000;
+const RUNS: usize = 5;
+
+/// A machine without interrupts.
+struct Quiet;
+
+impl InterruptController for Quiet {
+    fn pending(&self, _: VcpuId) -> bool {
+        false
+    }
+    fn acknowledge(&self, _: VcpuId) -> Option<u8> {
+        None
+    }
+    fn cr8(&self, _: VcpuId) -> u8 {
+        0
+    }
+    fn set_cr8(&self, _: VcpuId, _: u8) {}
+    fn read_msr(&self, _: VcpuId, _: u32) -> Option<u64> {
+        None
+    }
+    fn write_msr(&self, _: VcpuId, _: u32, _: u64) -> Option<()> {
+        None
+    }
+}
+
+fn machine() -> Platform {
+    let ram = Arc::new(GuestRam::new(16 << 20).expect("guest memory"));
+    let put = |at: u64, value: u64| ram.write(Gpa(at), &value.to_le_bytes()).expect("in RAM");
+    put(0x1000, 0x2007);
+    put(0x2000, 0x3007);
+    for i in 0..8 {
+        put(0x3000 + 8 * i, i << 21 | 0x87);
+    }
+    Platform::new(PlatformParts {
+        ram,
+        bus: Bus::default(),
+        interrupts: Arc::new(Quiet),
+        clock: Arc::new(Clock::new(ClockSource::Real)),
+        timers: TimerQueue::new(),
+        power: Arc::new(PowerSwitch::default()),
+        cpuid: CpuidTable::from_host(host_cpuid::query),
+        kicks: vec![KickCell::new()],
+    })
+}
+
+fn long_mode() -> CpuState {
+    let mut state = CpuState::reset();
+    state.cr0 = Cr0::PE | Cr0::PG | Cr0::ET | Cr0::NE | Cr0::WP;
+    state.cr3 = 0x1000;
+    state.cr4 = Cr4::PAE | Cr4::OSFXSR;
+    state.efer = Efer::LME | Efer::LMA;
+    state.segments = [Segment::flat32(0x10, 3); 6];
+    state.segments[1] = Segment { attributes: 0xa09b, ..Segment::flat32(8, 0xb) };
+    state.rip = CODE;
+    state.gpr[gpr::RSP] = 0x9000;
+    state
+}
+
+fn measure(name: &str, program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) {
+    let platform = machine();
+    let mut a = CodeAssembler::new(64).expect("an assembler");
+    program(&mut a).expect("a valid program");
+    a.hlt().expect("HLT");
+    let code = a.assemble(CODE).expect("assembles");
+    platform.ram().write(Gpa(CODE), &code).expect("in RAM");
+    let best = (0..RUNS)
+        .map(|_| {
+            let emulator = Emulator::new(Arc::clone(platform.ram()));
+            let mut vcpu = emulator.create_vcpu(VcpuId(0), &long_mode()).expect("a vCPU");
+            let before = platform.counters(VcpuId(0)).get(Cause::Instruction);
+            let start = Instant::now();
+            let exit = vcpu.run(&platform).expect("runs");
+            let elapsed = start.elapsed();
+            assert_eq!(exit, Exit::Halted);
+            let count = platform.counters(VcpuId(0)).get(Cause::Instruction) - before;
+            count as f64 / elapsed.as_secs_f64() / 1e6
+        })
+        .fold(0.0, f64::max);
+    println!("{name:<12} {best:8.1} million instructions/s");
+}
+
+type IcedError = iced_x86::IcedError;
+
+fn main() {
+    measure("alu", |a| {
+        let mut again = a.create_label();
+        a.mov(ecx, 4_000_000)?;
+        a.set_label(&mut again)?;
+        a.add(rax, rcx)?;
+        a.xor(rdx, rax)?;
+        a.shl(rdx, 3)?;
+        a.sub(rbx, rdx)?;
+        a.lea(rsi, ptr(rax + rbx * 4 + 8))?;
+        a.and(esi, 0xffff)?;
+        a.dec(ecx)?;
+        a.jnz(again)
+    });
+    measure("memory", |a| {
+        let mut again = a.create_label();
+        a.mov(ecx, 4_000_000)?;
+        a.mov(rdi, DATA)?;
+        a.set_label(&mut again)?;
+        a.movzx(eax, cl)?;
+        a.mov(edx, dword_ptr(rdi + rax * 4))?;
+        a.add(edx, ecx)?;
+        a.mov(dword_ptr(rdi + rax * 4), edx)?;
+        a.add(qword_ptr(rdi + 4096), 1)?;
+        a.cmp(edx, dword_ptr(rdi + 8))?;
+        a.dec(ecx)?;
+        a.jnz(again)
+    });
+    measure("calls", |a| {
+        let mut again = a.create_label();
+        let mut function = a.create_label();
+        let mut over = a.create_label();
+        a.mov(ecx, 2_000_000)?;
+        a.set_label(&mut again)?;
+        a.call(function)?;
+        a.dec(ecx)?;
+        a.jnz(again)?;
+        a.jmp(over)?;
+        a.set_label(&mut function)?;
+        a.push(rbx)?;
+        a.mov(ebx, ecx)?;
+        a.test(ebx, 1)?;
+        a.cmovne(eax, ebx)?;
+        a.pop(rbx)?;
+        a.ret()?;
+        a.set_label(&mut over)?;
+        a.nop()
+    });
+}
