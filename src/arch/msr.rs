@@ -42,6 +42,22 @@ pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 /// Value that RDTSCP and RDPID return.
 pub const TSC_AUX: u32 = 0xc000_0103;
 
+/// The value of an MSR that never changes: virtualization is locked off, no microcode, no MTRRs.
+#[must_use]
+pub const fn constant(index: u32) -> Option<u64> {
+    match index {
+        FEATURE_CONTROL => Some(1),
+        BIOS_SIGN_ID | MTRR_CAP => Some(0),
+        _ => None,
+    }
+}
+
+/// Whether a write to this MSR is accepted and changes nothing.
+#[must_use]
+pub const fn ignores_writes(index: u32) -> bool {
+    index == BIOS_SIGN_ID
+}
+
 /// The CPU's MSRs that are not held elsewhere in [`super::CpuState`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Msrs {

@@ -6,6 +6,7 @@
 //! what /dev/kvm truly is on this host, because the word "KVM" alone says little: see its label.
 mod calibrate;
 mod cpuid;
+mod debug;
 mod exit;
 mod flat;
 mod ioctl;

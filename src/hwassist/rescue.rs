@@ -1,14 +1,62 @@
-//! Executes one instruction that the host's KVM cannot, and goes on.
+//! Executes with [`Single`] what the host's KVM cannot, and goes on.
 //!
 //! KVM gives up on an instruction when its own emulator has no code for it and the CPU cannot run it either: on
 //! emulated-supervisor hosts that is every less common instruction of ring 0 (`lock cmpxchg16b`, SSE arithmetic).
+//! `Single` remembers nothing between two rescues: the guest ran in between and may have changed page tables and code.
+use super::host;
 use super::vcpu::KvmVcpu;
-use crate::engine::{EngineError, Exit, Platform};
+use crate::arch::Vector;
+use crate::emulator::single::{Outcome, Single};
+use crate::engine::{Cause, EngineError, EventKind, Exit, Platform};
+use std::sync::Arc;
 
 impl KvmVcpu {
-    /// Executes the instruction at RIP with `single`. KVM has stopped before it.
-    pub(super) fn rescue(&mut self, _platform: &Platform) -> Result<Option<Exit>, EngineError> {
-        let state = self.save_state()?;
-        Err(EngineError::Unsupported { rip: state.rip, bytes: Vec::new() })
+    /// The interpreter, with what it remembers.
+    pub(super) fn single(&mut self) -> &mut Single {
+        let (id, ram) = (self.id, &self.shared.ram);
+        self.single.get_or_insert_with(|| Box::new(Single::new(id, Arc::clone(ram))))
+    }
+
+    /// The guest ran outside of `single`: what it remembers may be wrong now.
+    pub(super) fn forget_single(&mut self) {
+        self.single().flush();
+    }
+
+    /// Executes the instruction at RIP. KVM has stopped before it.
+    pub(super) fn rescue(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
+        self.forget_single();
+        if let Some(outcome) = self.deliver_queued(platform)? {
+            // The handler comes first; the instruction is met again after it.
+            return Ok((outcome == Outcome::TripleFault).then_some(Exit::TripleFault));
+        }
+        let mut state = self.save_state()?;
+        // Without KVM_CAP_EXIT_ON_EMULATION_FAILURE KVM has also queued the #UD that the guest would get from it.
+        if state.pending_exception.is_some_and(|e| e.vector == Vector::InvalidOpcode) {
+            state.pending_exception = None;
+        }
+        platform.counters(self.id).count(Cause::Rescue);
+        platform.trace().record(EventKind::Rescue, state.rip, 0, 0);
+        let outcome = self.single().step(&mut state, platform)?;
+        self.load_state(&state)?;
+        Ok((outcome == Outcome::TripleFault).then_some(Exit::TripleFault))
+    }
+
+    /// Enters the guest's handler for the vector that KVM was given and has not delivered, if there is one. Else a
+    /// state that is saved now would have lost it: the interrupt chips count it as taken.
+    pub(super) fn deliver_queued(&mut self, platform: &Platform) -> Result<Option<Outcome>, EngineError> {
+        if !std::mem::take(&mut self.queued) {
+            return Ok(None);
+        }
+        let mut events = self.fd.get_vcpu_events().map_err(host("cannot read the events of a vCPU"))?;
+        if events.interrupt.injected == 0 {
+            return Ok(None);
+        }
+        events.interrupt.injected = 0;
+        self.fd.set_vcpu_events(&events).map_err(host("cannot write the events of a vCPU"))?;
+        self.forget_single();
+        let mut state = self.save_state()?;
+        let outcome = self.single().deliver_interrupt(&mut state, platform, events.interrupt.nr)?;
+        self.load_state(&state)?;
+        Ok(Some(outcome))
     }
 }

@@ -11,12 +11,15 @@
 //! **Interrupts.** Without an in-kernel chip KVM takes a vector when the window is open and asks for attention when a
 //! window opens. HLT comes out, and KVM does not remember it: [`Activity`] is kept here.
 #![expect(unsafe_code, reason = "the kick cell learns the address of kvm_run.immediate_exit")]
+use super::debug::Stops;
 use super::exit::{self, KvmExit};
 use super::tsc::TscOffset;
 use super::vm::Shared;
 use super::{cpuid, host, ioctl, is_pvm, regs};
-use crate::arch::{Activity, CpuState, Gpa, Port, Width};
-use crate::engine::{Attention, Cause, Counters, EngineError, Exit, KickCell, Platform, Vcpu, VcpuId};
+use crate::arch::msr;
+use crate::arch::{Activity, CpuState, Gpa, Gva, Port, Width};
+use crate::emulator::single::{Outcome, Single};
+use crate::engine::{Attention, Cause, Counters, DebugEvent, DebugVcpu, EngineError, Exit, KickCell, Platform, Vcpu, VcpuId};
 use crate::sys::deadline::DeadlineTimer;
 use kvm_ioctls::VcpuFd;
 use std::io;
@@ -30,7 +33,7 @@ const CR8_POLL: Duration = Duration::from_micros(500);
 #[derive(Debug)]
 pub(super) struct KvmVcpu {
     pub(super) fd: VcpuFd,
-    id: VcpuId,
+    pub(super) id: VcpuId,
     run_size: usize,
     /// IA32_APIC_BASE as KVM knows it: it only steers CPUID's APIC bit; guests read the platform's.
     apic_base: u64,
@@ -40,10 +43,13 @@ pub(super) struct KvmVcpu {
     /// The next KVM_RUN finishes an access first.
     unfinished: bool,
     /// A vector was handed over since the last settling; it may not have been delivered yet.
-    queued: bool,
+    pub(super) queued: bool,
     /// CR8 as KVM reported it last.
     cr8: u64,
     tsc: TscOffset,
+    pub(super) stops: Stops,
+    /// Made when it is first needed.
+    pub(super) single: Option<Box<Single>>,
     /// Keeps the machine, and the RAM below it, alive.
     pub(super) shared: Arc<Shared>,
 }
@@ -58,8 +64,8 @@ enum Next {
     Shutdown,
     /// `single` has to execute an instruction.
     Rescue,
-    /// A debug event at this address.
-    Debug { dr6: u64, pc: u64 },
+    /// A debug event at `pc`; whether one of the breakpoint registers is the cause.
+    Debug { pc: u64, hit: bool },
     /// KVM_RUN was interrupted, or kept from entering.
     Interrupted,
 }
@@ -91,6 +97,8 @@ impl KvmVcpu {
             queued: false,
             cr8: 0,
             tsc,
+            stops: Stops::None,
+            single: None,
             shared,
         })
     }
@@ -156,7 +164,7 @@ impl KvmVcpu {
                 Next::Enter
             }
             KvmExit::ReadMsr { index, value, fault } => {
-                match platform.msr_read(id, index) {
+                match msr::constant(index).or_else(|| platform.msr_read(id, index)) {
                     Some(read) => (*value, *fault) = (read, 0),
                     None => *fault = 1,
                 }
@@ -164,7 +172,8 @@ impl KvmVcpu {
                 Next::Enter
             }
             KvmExit::WriteMsr { index, value, fault } => {
-                *fault = platform.msr_write(id, index, value).is_none().into();
+                let taken = msr::ignores_writes(index) || platform.msr_write(id, index, value).is_some();
+                *fault = u8::from(!taken);
                 self.unfinished = true;
                 Next::Enter
             }
@@ -172,7 +181,7 @@ impl KvmVcpu {
             KvmExit::Halt => Next::Halt,
             KvmExit::Shutdown => Next::Shutdown,
             KvmExit::NotEmulated => Next::Rescue,
-            KvmExit::Debug { dr6, pc } => Next::Debug { dr6, pc },
+            KvmExit::Debug { dr6, pc } => Next::Debug { pc, hit: dr6 & 15 != 0 },
             KvmExit::Failed(why) => {
                 return Err(EngineError::Host {
                     what: "KVM cannot run the guest",
@@ -189,18 +198,16 @@ impl KvmVcpu {
         while self.unfinished && ended.is_none() {
             self.fd.set_kvm_immediate_exit(1);
             let next = self.enter(platform, counters)?;
-            ended = self.follow(next, platform, counters)?;
+            ended = self.follow(next, platform)?;
+        }
+        if ended.is_none() && self.deliver_queued(platform)? == Some(Outcome::TripleFault) {
+            ended = Some(Exit::TripleFault);
         }
         Ok(ended)
     }
 
     /// What `run` does about a [`Next`]; an exit ends it.
-    fn follow(
-        &mut self,
-        next: Next,
-        platform: &Platform,
-        counters: &Counters,
-    ) -> Result<Option<Exit>, EngineError> {
+    fn follow(&mut self, next: Next, platform: &Platform) -> Result<Option<Exit>, EngineError> {
         match next {
             Next::Enter | Next::Interrupted => Ok(None),
             Next::Halt => {
@@ -212,11 +219,12 @@ impl KvmVcpu {
                 Ok(Some(Exit::TripleFault))
             }
             Next::Rescue => self.rescue(platform),
-            Next::Debug { .. } => Ok(None),
+            Next::Debug { pc, hit } => Ok(hit.then_some(Exit::Debug(DebugEvent::Breakpoint(Gva(pc))))),
         }
     }
 
-    fn run_inner(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+    /// `run`, with breakpoints where the CPU finds them itself.
+    pub(super) fn run_freely(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let counters = Arc::clone(platform.counters(self.id));
         let kick = Arc::clone(platform.kick(self.id));
         // SAFETY: the byte is in the mapping that `fd` holds; `Registered` takes it back on this thread, before `run`
@@ -251,7 +259,7 @@ impl KvmVcpu {
             }
             self.fd.get_kvm_run().request_interrupt_window = (pending && !self.window_open).into();
             let next = self.enter(platform, &counters)?;
-            if let Some(exit) = self.follow(next, platform, &counters)? {
+            if let Some(exit) = self.follow(next, platform)? {
                 return Ok(exit);
             }
         }
@@ -303,7 +311,11 @@ fn serve_mmio(platform: &Platform, id: VcpuId, at: u64, read: bool, data: &mut [
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        self.run_inner(platform)
+        if self.stops == Stops::None {
+            self.run_freely(platform)
+        } else {
+            self.run_to_breakpoint(platform)
+        }
     }
 
     fn save(&mut self) -> Result<CpuState, EngineError> {
@@ -312,5 +324,9 @@ impl Vcpu for KvmVcpu {
 
     fn load(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.load_state(state)
+    }
+
+    fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {
+        Some(self)
     }
 }

@@ -25,8 +25,6 @@ fn read(cx: &Cx, index: u32) -> Option<u64> {
     Some(match index {
         msr::TSC => tsc(cx),
         msr::TSC_ADJUST => m.tsc_adjust,
-        msr::FEATURE_CONTROL => 1,
-        msr::BIOS_SIGN_ID | msr::MTRR_CAP => 0,
         msr::SYSENTER_CS => m.sysenter_cs,
         msr::SYSENTER_ESP => m.sysenter_esp,
         msr::SYSENTER_EIP => m.sysenter_eip,
@@ -41,7 +39,7 @@ fn read(cx: &Cx, index: u32) -> Option<u64> {
         msr::GS_BASE => cx.state.segment(SegmentRegister::Gs).base,
         msr::KERNEL_GS_BASE => m.kernel_gs_base,
         msr::TSC_AUX => m.tsc_aux,
-        _ => return cx.platform.msr_read(cx.mmu.vcpu, index),
+        _ => return msr::constant(index).or_else(|| cx.platform.msr_read(cx.mmu.vcpu, index)),
     })
 }
 
@@ -52,7 +50,6 @@ fn write(cx: &mut Cx, index: u32, value: u64) -> Option<()> {
     match index {
         msr::TSC => cx.state.msrs.tsc_adjust = value.wrapping_sub(cx.platform.clock().tsc()),
         msr::TSC_ADJUST => cx.state.msrs.tsc_adjust = value,
-        msr::BIOS_SIGN_ID => {}
         msr::SYSENTER_CS => cx.state.msrs.sysenter_cs = value & 0xffff_ffff,
         msr::SYSENTER_ESP => cx.state.msrs.sysenter_esp = canonical()?,
         msr::SYSENTER_EIP => cx.state.msrs.sysenter_eip = canonical()?,
@@ -79,6 +76,7 @@ fn write(cx: &mut Cx, index: u32, value: u64) -> Option<()> {
         msr::GS_BASE => cx.state.segment_mut(SegmentRegister::Gs).base = canonical()?,
         msr::KERNEL_GS_BASE => cx.state.msrs.kernel_gs_base = canonical()?,
         msr::TSC_AUX => cx.state.msrs.tsc_aux = word()?,
+        _ if msr::ignores_writes(index) => {}
         _ => return cx.platform.msr_write(cx.mmu.vcpu, index, value),
     }
     Some(())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Generous: it is only there so that a lost kick ends the test instead of hanging it.
 const LOST: Duration = Duration::from_secs(60);
-const KICKS: u32 = 2000;
+const KICKS: u32 = 1000;
 
 fn spin(user: bool) -> Option<Rig> {
     Rig::flat(user, |a| {

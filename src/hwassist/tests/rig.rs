@@ -74,6 +74,11 @@ impl OneInterrupt {
     pub(in super::super) fn raise(&self, vector: u8) {
         self.vector.store(vector, Ordering::SeqCst);
     }
+
+    /// Raises `vector` unless one still waits.
+    pub(in super::super) fn raise_if_idle(&self, vector: u8) -> bool {
+        self.vector.compare_exchange(0, vector, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
 }
 
 impl InterruptController for OneInterrupt {
