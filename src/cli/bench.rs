@@ -42,7 +42,7 @@ pub(super) struct BenchArguments {
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "270s")]
     deadline: Duration,
     /// Give one run up after so long
-    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "20s")]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "10s")]
     timeout: Duration,
     /// Three repetitions of 5 ms, to see that everything works
     #[arg(long, conflicts_with_all = ["repetitions", "budget"])]
