@@ -146,12 +146,12 @@ impl Face {
     }
 
     fn answer(&mut self, line: &str) -> Result<After, CliError> {
-        let result = self.session.line(line);
+        let Some(result) = self.session.line(line).transpose() else {
+            return Ok(After::Go);
+        };
         let quit = result.as_ref().is_ok_and(|reply| reply.quit);
         if self.json {
-            if !line.trim().is_empty() {
-                say(&self.object(line, &result))?;
-            }
+            say(&self.object(line, &result))?;
         } else {
             // Single characters that steps print are held until their line is whole.
             let whole = !result.as_ref().is_ok_and(|reply| reply.data["stopped"] == "done");

@@ -15,6 +15,9 @@ pub enum DebuggerError {
     /// The machine refused, or cannot go on.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// `set` on a register that it does not change.
+    #[error("${0} cannot be set; general registers, $rip and $rflags can")]
+    Fixed(String),
     /// The guest does not run any more.
     #[error("{0}; 'restart' starts it again")]
     Ended(String),

@@ -202,12 +202,12 @@ impl Session {
             if stop != Stop::Breakpoint(target) {
                 return Ok(self.outcome(stop));
             }
+            if self.breakpoints.contains(target) {
+                return Ok(self.outcome(stop));
+            }
             let state: CpuState = self.machine.state()?;
             if above.is_none_or(|rsp| linear_rsp(&state) >= rsp) {
                 return Ok(Outcome::Done);
-            }
-            if self.breakpoints.contains(target) {
-                return Ok(self.outcome(stop));
             }
         }
     }

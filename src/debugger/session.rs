@@ -5,7 +5,7 @@ use super::command::{self, Command, ParseError, Place, TraceRequest};
 use super::error::DebuggerError;
 use super::events::EventLog;
 use super::expression::{Expression, Names};
-use super::memory::{GuestMemory, linear_rip};
+use super::memory::{GuestMemory, Space, linear_rip};
 use super::registers;
 use super::symbols::{SymbolError, Symbols};
 use super::unwind;
@@ -150,11 +150,12 @@ impl Session {
         &self.symbols
     }
 
-    /// Does what a line says. An empty line repeats the last step, next or x (which goes on behind what it showed).
+    /// Does what a line says. An empty line repeats the last step, next or x (which goes on behind what it showed);
+    /// `None` if there is nothing to repeat, and for a comment.
     ///
     /// # Errors
     /// [`DebuggerError`]: the command was not done; the session goes on.
-    pub fn line(&mut self, line: &str) -> Result<Reply, DebuggerError> {
+    pub fn line(&mut self, line: &str) -> Result<Option<Reply>, DebuggerError> {
         let command = match command::parse(line)? {
             Some(command) => {
                 self.repeat = match &command {
@@ -166,10 +167,10 @@ impl Session {
             }
             None => match &self.repeat {
                 Some(command) if line.trim().is_empty() => command.clone(),
-                _ => return Ok(Reply::said("")),
+                _ => return Ok(None),
             },
         };
-        self.execute(&command)
+        self.execute(&command).map(Some)
     }
 
     /// Does a command.
@@ -245,7 +246,8 @@ impl Session {
         disassembly::Source {
             memory: self.memory(state),
             bits: state.code_bits(),
-            next: linear_rip(state),
+            space: Space::Virtual,
+            next: Some(linear_rip(state)),
             symbols: &self.symbols,
             breakpoints,
         }
@@ -272,6 +274,7 @@ impl Session {
             Some(number) => return Err(DebuggerError::NoBreakpoint(number)),
             None => match self.breakpoints.clear() {
                 0 => "there are no breakpoints".to_owned(),
+                1 => "one breakpoint deleted".to_owned(),
                 count => format!("{count} breakpoints deleted"),
             },
         };
@@ -285,7 +288,7 @@ impl Session {
         if !list.is_empty() {
             let lines = list.iter().map(|b| {
                 let label = self.symbols.label(b.at.0).map(|l| format!(" <{l}>")).unwrap_or_default();
-                format!("{:>3}  {}{label}  {}, met {} times", b.number, b.at, b.written, b.hits)
+                format!("{:>3}  {}{label}  {}, hits: {}", b.number, b.at, b.written, b.hits)
             });
             text = lines.collect::<Vec<_>>().join("\n");
         }
@@ -315,8 +318,11 @@ impl Session {
     fn set(&mut self, register: &str, value: &Expression) -> Result<Reply, DebuggerError> {
         let value = self.evaluate(value)?;
         let mut state = self.machine.state()?;
-        if !registers::write(&mut state, register, value) {
+        if registers::read(&state, register).is_none() {
             return Err(no_register(register));
+        }
+        if !registers::write(&mut state, register, value) {
+            return Err(DebuggerError::Fixed(register.to_owned()));
         }
         self.machine.set_state(&state)?;
         self.register(register)
@@ -328,7 +334,7 @@ impl Session {
         let place = label.as_ref().map(|l| format!(" <{l}>")).unwrap_or_default();
         let signed = value.cast_signed();
         let decimal = if signed < 0 { format!("{value} or {signed}") } else { value.to_string() };
-        let text = format!("{expression} = {value:#x}{place} = {decimal}");
+        let text = format!("{value:#x}{place} = {decimal}");
         Ok(Reply { data: json!({"value": Hex(value), "symbol": label}), ..Reply::said(text) })
     }
 
@@ -338,7 +344,7 @@ impl Session {
         let place = place.cloned().or_else(|| self.examining.next.clone()).ok_or(DebuggerError::NoAddress)?;
         let at = self.evaluate(&place.address)?;
         let (reply, end) = if shape.format == Format::Instruction {
-            let shown = self.instructions(at, shape.count)?;
+            let shown = self.instructions(place.space, at, shape.count)?;
             let last = shown.lines.last().map_or(at, |l| l.address.0.wrapping_add(l.bytes.len() as u64 / 2));
             (Reply::view(&shown), last)
         } else {
@@ -364,14 +370,29 @@ impl Session {
             Some(at) => self.evaluate(at)?,
             None => linear_rip(&self.machine.state()?),
         };
-        Ok(Reply::view(&self.instructions(at, count)?))
+        Ok(Reply::view(&self.instructions(Space::Virtual, at, count)?))
     }
 
-    fn instructions(&mut self, at: u64, count: u64) -> Result<disassembly::Disassembly, DebuggerError> {
+    fn instructions(
+        &mut self,
+        space: Space,
+        at: u64,
+        count: u64,
+    ) -> Result<disassembly::Disassembly, DebuggerError> {
         let count = bound("a count of", count, MOST_LINES)?;
         let state = self.machine.state()?;
         let marks: Vec<u64> = self.breakpoints.list().iter().map(|b| b.at.0).collect();
-        Ok(disassembly::lines(&self.code(&state, &marks), at, count))
+        let code = self.code(&state, &marks);
+        Ok(match space {
+            Space::Virtual => disassembly::lines(&code, at, count),
+            Space::Physical => {
+                // Symbols, breakpoints and RIP are virtual addresses.
+                let symbols = Arc::default();
+                let bare =
+                    disassembly::Source { space, next: None, symbols: &symbols, breakpoints: &[], ..code };
+                disassembly::lines(&bare, at, count)
+            }
+        })
     }
 
     fn trace(&mut self, request: TraceRequest) -> Reply {

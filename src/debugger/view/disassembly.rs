@@ -19,8 +19,10 @@ pub struct Source<'a> {
     pub memory: GuestMemory<'a>,
     /// 16, 32 or 64.
     pub bits: u32,
+    /// Which addresses are meant.
+    pub space: Space,
     /// The next instruction to be executed.
-    pub next: u64,
+    pub next: Option<u64>,
     /// Names.
     pub symbols: &'a Arc<Symbols>,
     /// Addresses of breakpoints.
@@ -30,7 +32,7 @@ pub struct Source<'a> {
 /// One instruction.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
-    /// Linear address.
+    /// Its address.
     pub address: Hex,
     /// The symbol that begins here.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +68,7 @@ pub fn decode(memory: &GuestMemory<'_>, bits: u32, address: u64) -> Option<Instr
 /// `count` instructions from `address`. A byte that begins no instruction is a line of its own.
 #[must_use]
 pub fn lines(source: &Source<'_>, address: u64, count: usize) -> Disassembly {
-    let bytes = source.memory.read_prefix(Space::Virtual, address, LONGEST.saturating_mul(count));
+    let bytes = source.memory.read_prefix(source.space, address, LONGEST.saturating_mul(count));
     let mut decoder = Decoder::with_ip(source.bits, &bytes, address, DecoderOptions::NONE);
     let mut formatter = formatter(source.symbols);
     let mut lines = Vec::with_capacity(count);
@@ -78,7 +80,7 @@ pub fn lines(source: &Source<'_>, address: u64, count: usize) -> Disassembly {
             label: source.symbols.exactly(at).map(|s| s.name.clone()),
             bytes: String::new(),
             text: None,
-            next: at == source.next,
+            next: source.next == Some(at),
             breakpoint: source.breakpoints.contains(&at),
         };
         if !decoder.can_decode() {
@@ -188,7 +190,8 @@ mod tests {
         let source = Source {
             memory: GuestMemory::new(&ram, &state),
             bits: 64,
-            next: 0x20_0005,
+            space: Space::Virtual,
+            next: Some(0x20_0005),
             symbols: &symbols,
             breakpoints: &[0x20_000c],
         };
