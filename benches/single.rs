@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use trivisor::arch::cpuid::CpuidTable;
 use trivisor::arch::state::gpr;
-use trivisor::arch::{Cr0, Cr4, CpuState, Efer, Gpa, Segment};
+use trivisor::arch::{CpuState, Cr0, Cr4, Efer, Gpa, Segment};
 use trivisor::bus::{Bus, InterruptController, PowerSwitch};
 use trivisor::clock::{Clock, ClockSource, TimerQueue};
 use trivisor::emulator::Emulator;

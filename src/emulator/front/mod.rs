@@ -133,12 +133,26 @@ fn decode(
     Ok(finish(vec![lowered.op], rip, place, Some(second.gpa.page().0), mode, after))
 }
 
-/// Decodes one instruction; false if the bytes end before it does.
+/// Decodes one instruction; false if the bytes end before it does, or it is longer than an instruction can be.
 fn decode_one(bytes: &[u8], mode: CodeMode, rip: u64) -> (Instruction, bool) {
     let bytes = &bytes[..bytes.len().min(MOST_BYTES)];
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
     let instruction = decoder.decode();
-    (instruction, decoder.last_error() != DecoderError::NoMoreBytes)
+    let cut = decoder.last_error() == DecoderError::NoMoreBytes
+        || instruction.is_invalid() && bytes.len() == MOST_BYTES && is_too_long(bytes, mode);
+    (instruction, !cut)
+}
+
+/// Whether 15 bytes that do not decode are the beginning of something longer: prefixes, and what would be valid without
+/// some of them.
+fn is_too_long(bytes: &[u8], mode: CodeMode) -> bool {
+    let is_prefix = |b: u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let prefixes = bytes.iter().take_while(|&&b| is_prefix(b)).count();
+    let mut rest = [0; 2 * MOST_BYTES];
+    rest[..bytes.len() - prefixes].copy_from_slice(&bytes[prefixes..]);
+    let mut decoder = Decoder::new(mode.bits(), &rest, DecoderOptions::FORCE_RESERVED_NOP);
+    let instruction = decoder.decode();
+    prefixes == bytes.len() || !instruction.is_invalid() && prefixes + instruction.len() > MOST_BYTES
 }
 
 fn finish(

@@ -46,9 +46,11 @@ const EMPTY: Entry = Entry { read: NONE, write: NONE, addend: 0, gpa: NONE };
 struct CodeEntry {
     tag: u64,
     gpa: u64,
+    /// The generation in which it was entered; it holds in no other.
+    generation: u32,
 }
 
-const NO_CODE: CodeEntry = CodeEntry { tag: NONE, gpa: NONE };
+const NO_CODE: CodeEntry = CodeEntry { tag: NONE, gpa: NONE, generation: 0 };
 
 /// What is entered for one page.
 #[derive(Clone, Copy, Debug)]
@@ -166,12 +168,13 @@ impl Tlb {
     #[inline]
     pub(crate) fn fetch(&self, bank: Bank, at: u64) -> Option<u64> {
         let entry = &self.code[code_index(bank, at)];
-        (entry.tag == at & PAGE_MASK).then_some(entry.gpa | at & !PAGE_MASK)
+        (entry.tag == at & PAGE_MASK && entry.generation == self.generation)
+            .then_some(entry.gpa | at & !PAGE_MASK)
     }
 
     /// Enters an instruction page.
     pub(crate) fn fill_code(&mut self, bank: Bank, page: u64, gpa: u64, size: u64) {
-        self.code[code_index(bank, page)] = CodeEntry { tag: page, gpa };
+        self.code[code_index(bank, page)] = CodeEntry { tag: page, gpa, generation: self.generation };
         self.note_large(page, size);
     }
 
@@ -193,8 +196,12 @@ impl Tlb {
     }
 
     fn forget_code(&mut self) {
-        self.code.fill(NO_CODE);
         self.generation = self.generation.wrapping_add(1);
+        if self.generation == 0 {
+            // Entries of 2³² generations ago must not come back to life.
+            self.code.fill(NO_CODE);
+            self.generation = 1;
+        }
     }
 
     /// Forgets everything but global translations.

@@ -73,8 +73,15 @@ fn execute_rest(cx: &mut Cx, block: &Block, limit: usize, left: usize, result: R
 }
 
 /// Drops blocks whose code was written since the last look.
-#[cold]
+#[inline]
 fn drop_written(cache: &mut CodeCache, cx: &mut Cx) {
+    if cache.cursor != cx.mmu.ram.code().cursor() {
+        drop_changes(cache, cx);
+    }
+}
+
+#[cold]
+fn drop_changes(cache: &mut CodeCache, cx: &mut Cx) {
     let (changes, cursor) = cx.mmu.ram.code().changes_since(cache.cursor);
     cache.cursor = cursor;
     match changes {
@@ -125,9 +132,7 @@ impl Single {
             no_trap: false,
         };
         cx.enter();
-        if self.cache.cursor != cx.mmu.ram.code().cursor() {
-            drop_written(&mut self.cache, &mut cx);
-        }
+        drop_written(&mut self.cache, &mut cx);
         let result = work(&mut cx, &mut self.cache, features);
         cx.leave();
         self.paging = Some(cx.mmu.mode);
@@ -250,6 +255,8 @@ fn run_blocks(
     let mut first = true;
     // Everything that decides about code is looked at anew when this loop turns.
     loop {
+        cx.mmu.stop = false;
+        drop_written(cache, cx);
         let mode = CodeMode::new(cx.state.code_bits(), cx.state.cpl() == 3);
         let careful = cx.state.interrupt_shadow
             || cx.state.rflags.intersects(Rflags::TF | Rflags::RF)
@@ -257,7 +264,7 @@ fn run_blocks(
         let mut previous: Option<u32> = None;
         // Block after block of the same mode.
         loop {
-            if kick.is_raised() || interruptible_after_shadow(cx, careful) {
+            if kick.is_raised() {
                 return Ok(Ended::Attention);
             }
             let rip = cx.state.rip;
@@ -301,9 +308,9 @@ fn run_blocks(
                 if let Some(ended) = end_of(outcome) {
                     return Ok(ended);
                 }
-                if cx.mmu.stop {
-                    cx.mmu.stop = false;
-                    drop_written(cache, cx);
+                // The shadow may have gone, or the flag come.
+                if interruptible(cx) {
+                    return Ok(Ended::Attention);
                 }
                 break;
             }
@@ -324,10 +331,6 @@ fn run_blocks(
                 }
                 continue;
             }
-            if cx.mmu.stop || cache.cursor != cx.mmu.ram.code().cursor() {
-                cx.mmu.stop = false;
-                drop_written(cache, cx);
-            }
             let outcome = settle(cx, &part)?;
             if let Some(ended) = end_of(outcome) {
                 return Ok(ended);
@@ -338,11 +341,6 @@ fn run_blocks(
             break;
         }
     }
-}
-
-/// In the careful mode interrupts may have become possible after any instruction.
-fn interruptible_after_shadow(cx: &Cx, careful: bool) -> bool {
-    careful && interruptible(cx)
 }
 
 fn end_of(outcome: Outcome) -> Option<Ended> {

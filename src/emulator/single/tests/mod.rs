@@ -1,11 +1,17 @@
 //! Small assembled programs, a file per subject.
 mod basics;
+mod exceptions;
+mod interrupts;
+mod self_modifying;
+mod strings;
+mod system;
 
 use super::{Outcome, Single};
-use crate::arch::{CpuState, Gpa};
+use crate::arch::{CpuState, Gpa, Segment, SegmentRegister, Vector};
 use crate::clock::ClockSource;
-use crate::engine::VcpuId;
+use crate::emulator::Emulator;
 use crate::engine::fake::FakeMachine;
+use crate::engine::{Backend, Vcpu, VcpuId};
 use iced_x86::code_asm::CodeAssembler;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,6 +22,24 @@ pub(super) const CODE: u64 = 0x1_0000;
 pub(super) const STACK: u64 = 0x9000;
 /// Memory for their data.
 pub(super) const DATA: u64 = 0x2_0000;
+/// The handler of vector `n` is at `HANDLERS + 16 n`: a HLT.
+pub(super) const HANDLERS: u64 = 0x7000;
+/// Stack of ring 0, in the TSS.
+pub(super) const RING0_STACK: u64 = 0xa000;
+/// Stack of IST 1.
+pub(super) const IST1_STACK: u64 = 0xb000;
+/// A page that only [`Bench::map`] maps, and the following ones.
+pub(super) const WINDOW: u64 = 0x4000_0000;
+const GDT: u64 = 0x4000;
+const IDT: u64 = 0x5000;
+const TSS: u64 = 0x6000;
+const PAGE_DIRECTORY: u64 = 0xc000;
+const PAGE_TABLE: u64 = 0xd000;
+
+/// Selectors of [`Bench`]'s GDT.
+pub(super) const KERNEL_CODE: u16 = 0x08;
+pub(super) const USER_DATA: u16 = 0x23;
+pub(super) const USER_CODE: u16 = 0x2b;
 
 /// A machine with a program in it.
 pub(super) struct Bench {
@@ -25,17 +49,74 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// 64-bit code at [`CODE`], ring 0.
+    /// 64-bit code at [`CODE`], ring 0, with a GDT, an IDT whose handlers halt, and a TSS.
     pub(super) fn new(program: impl FnOnce(&mut CodeAssembler)) -> Self {
-        let machine = FakeMachine::new(4 << 20, ClockSource::Real);
+        Self::with_clock(ClockSource::Real, program)
+    }
+
+    pub(super) fn with_clock(source: ClockSource, program: impl FnOnce(&mut CodeAssembler)) -> Self {
+        let machine = FakeMachine::new(4 << 20, source);
         let state = machine.long_mode(CODE, STACK);
         let single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
         let mut bench = Self { machine, state, single };
+        let descriptors = [
+            0,
+            0x00af_9b00_0000_ffff,
+            0x00cf_9300_0000_ffff,
+            0x00cf_fb00_0000_ffff,
+            0x00cf_f300_0000_ffff,
+            0x00af_fb00_0000_ffff,
+            0x0000_8900_0000_0067 | TSS << 16,
+            0,
+        ];
+        for (i, descriptor) in (0..).zip(descriptors) {
+            bench.poke(GDT + 8 * i, descriptor);
+        }
+        bench.state.gdtr.base = GDT;
+        bench.state.gdtr.limit = 0x3f;
+        bench.state.tr = Segment { selector: 0x30, base: TSS, limit: 0x67, attributes: 0x8b };
+        bench.poke(TSS + 4, RING0_STACK);
+        bench.poke(TSS + 0x24, IST1_STACK);
+        bench.state.idtr.base = IDT;
+        bench.state.idtr.limit = 0xfff;
+        for vector in 0..=255 {
+            bench.gate(vector, 0, 0);
+            bench.poke(HANDLERS + 16 * u64::from(vector), 0xf4);
+        }
+        bench.poke(FakeMachine::TABLES.0 + 0x1008, PAGE_DIRECTORY | 7);
+        bench.poke(PAGE_DIRECTORY, PAGE_TABLE | 7);
         bench.assemble(CODE, program);
         bench
     }
 
-    /// Puts code at a physical address, which is also its virtual one.
+    /// An interrupt gate with this privilege and stack.
+    pub(super) fn gate(&self, vector: u8, dpl: u64, ist: u64) {
+        let target = HANDLERS + 16 * u64::from(vector);
+        let low = target & 0xffff | u64::from(KERNEL_CODE) << 16 | ist << 32 | (0x8e | dpl << 5) << 40;
+        self.poke(IDT + 16 * u64::from(vector), low);
+        self.poke(IDT + 16 * u64::from(vector) + 8, 0);
+    }
+
+    /// Takes a gate away: it is not present.
+    pub(super) fn no_gate(&self, vector: u8) {
+        let at = IDT + 16 * u64::from(vector);
+        self.poke(at, self.peek(at) & !(1 << 47));
+    }
+
+    /// Maps page `number` of [`WINDOW`] with this entry.
+    pub(super) fn map(&self, number: u64, entry: u64) {
+        self.poke(PAGE_TABLE + 8 * number, entry);
+    }
+
+    /// Puts the CPU into ring 3.
+    pub(super) fn enter_ring3(&mut self) {
+        let data = Segment { attributes: 0xc0f3, ..Segment::flat32(USER_DATA, 3) };
+        *self.state.segment_mut(SegmentRegister::Ss) = data;
+        *self.state.segment_mut(SegmentRegister::Cs) =
+            Segment { attributes: 0xa0fb, ..Segment::flat32(USER_CODE, 0xb) };
+    }
+
+    /// Puts code at a physical address, which is also its virtual one. Returns its end.
     pub(super) fn assemble(&mut self, at: u64, program: impl FnOnce(&mut CodeAssembler)) -> u64 {
         let mut a = CodeAssembler::new(64).unwrap();
         program(&mut a);
@@ -48,6 +129,14 @@ impl Bench {
         self.single.step(&mut self.state, &self.machine.platform).unwrap()
     }
 
+    /// Steps and expects this exception; returns its frame, error code first if it has one.
+    pub(super) fn faults(&mut self, vector: Vector) -> [u64; 6] {
+        assert_eq!(self.step(), Outcome::Exception(vector));
+        assert_eq!(self.state.rip, HANDLERS + 16 * vector as u64);
+        let sp = self.state.gpr[4];
+        std::array::from_fn(|i| self.peek(sp + 8 * i as u64))
+    }
+
     /// Runs by whole blocks until HLT (or shutdown), as the backend does without interrupts.
     pub(super) fn run(&mut self) -> super::Ended {
         loop {
@@ -57,6 +146,11 @@ impl Bench {
             }
             self.machine.platform.attend(VcpuId(0));
         }
+    }
+
+    /// A vCPU of the backend in this state.
+    pub(super) fn vcpu(&self) -> Box<dyn Vcpu> {
+        Emulator::new(Arc::clone(self.machine.ram())).create_vcpu(VcpuId(0), &self.state).unwrap()
     }
 
     pub(super) fn peek(&self, at: u64) -> u64 {

@@ -1,0 +1,238 @@
+//! Privilege changes, control registers, segments, and the way from a PVH entry to 64-bit code.
+use super::*;
+use crate::arch::state::gpr::{R11, RAX, RBX, RCX, RDX, RSP};
+use crate::arch::{Cr0, Cr4, Efer, Rflags, msr};
+use iced_x86::code_asm::*;
+
+#[test]
+fn syscall_and_sysret_go_there_and_back() {
+    let mut b = Bench::new(|a| a.syscall().unwrap());
+    b.assemble(DATA, |a| a.sysretq().unwrap());
+    b.state.msrs.star = 0x1b_0008 << 32;
+    b.state.msrs.lstar = DATA;
+    b.state.msrs.sfmask = (Rflags::IF | Rflags::DF).bits();
+    b.state.rflags |= Rflags::IF | Rflags::CF;
+    b.enter_ring3();
+    let flags = b.state.rflags;
+    assert_eq!(b.step(), Outcome::Retired);
+    assert_eq!((b.state.rip, b.state.gpr[RCX], b.state.gpr[R11]), (DATA, CODE + 2, flags.bits()));
+    assert_eq!((b.state.cpl(), b.state.gpr[RSP]), (0, STACK));
+    assert!(!b.state.rflags.contains(Rflags::IF));
+    assert_eq!(b.step(), Outcome::Retired);
+    assert_eq!((b.state.rip, b.state.cpl(), b.state.rflags), (CODE + 2, 3, flags));
+    assert_eq!(b.state.segment(SegmentRegister::Cs).selector, 0x2b);
+    assert_eq!(b.state.segment(SegmentRegister::Ss).selector, 0x23);
+}
+
+#[test]
+fn iret_goes_to_ring_3_and_int_comes_back() {
+    let mut b = Bench::new(|a| a.iretq().unwrap());
+    b.assemble(DATA, |a| a.int(0x80).unwrap());
+    b.gate(0x80, 3, 0);
+    for (i, word) in (0..).zip([DATA, u64::from(USER_CODE), 0x202, 0x8800, u64::from(USER_DATA)]) {
+        b.poke(STACK - 40 + 8 * i, word);
+    }
+    b.state.gpr[RSP] = STACK - 40;
+    assert_eq!(b.step(), Outcome::Retired);
+    assert_eq!((b.state.rip, b.state.cpl(), b.state.gpr[RSP]), (DATA, 3, 0x8800));
+    assert!(b.state.rflags.contains(Rflags::IF));
+    assert_eq!(b.step(), Outcome::Retired);
+    assert_eq!((b.state.rip, b.state.cpl()), (HANDLERS + 16 * 0x80, 0));
+    assert_eq!(b.peek(b.state.gpr[RSP]), DATA + 2, "the frame holds the next instruction");
+}
+
+#[test]
+fn iret_refuses_what_it_must_and_changes_nothing() {
+    // A more privileged target, and a stack segment of the wrong level.
+    for (target, stack, code) in [(KERNEL_CODE, 0x10, 0x8), (USER_CODE, 0x13, 0x10)] {
+        let mut b = Bench::new(|a| a.iretq().unwrap());
+        for (i, word) in (0..).zip([DATA, u64::from(target), 0x202, 0x8800, stack]) {
+            b.poke(STACK - 40 + 8 * i, word);
+        }
+        b.state.gpr[RSP] = STACK - 40;
+        if target == KERNEL_CODE {
+            b.enter_ring3();
+        }
+        let frame = b.faults(Vector::GeneralProtection);
+        assert_eq!((frame[0], frame[1], frame[4]), (code, CODE, STACK - 40));
+    }
+}
+
+#[test]
+fn control_registers_refuse_reserved_and_contradictory_bits() {
+    for (program, value) in [
+        ((|a| a.mov(cr0, rax).unwrap()) as fn(&mut CodeAssembler), 0x8000_0000),
+        (|a| a.mov(cr0, rax).unwrap(), 1 << 32 | 0x8000_0011),
+        (|a| a.mov(cr4, rax).unwrap(), 1 << 30),
+        (|a| a.mov(cr4, rax).unwrap(), 0),
+        (|a| a.mov(cr8, rax).unwrap(), 16),
+        (|a| a.mov(cr3, rax).unwrap(), 1 << 60),
+    ] {
+        let mut b = Bench::new(program);
+        b.state.gpr[RAX] = value;
+        let before = (b.state.cr0, b.state.cr3, b.state.cr4);
+        b.faults(Vector::GeneralProtection);
+        assert_eq!((b.state.cr0, b.state.cr3, b.state.cr4), before);
+    }
+    let mut b = Bench::new(|a| a.mov(cr8, rax).unwrap());
+    b.state.gpr[RAX] = 5;
+    b.step();
+    assert_eq!(b.machine.platform.cr8(VcpuId(0)), 5);
+}
+
+#[test]
+fn model_specific_registers_are_checked_and_kept() {
+    let write = |index: u32, value: u64| {
+        let mut b = Bench::new(|a| a.wrmsr().unwrap());
+        (b.state.gpr[RCX], b.state.gpr[RAX], b.state.gpr[RDX]) =
+            (index.into(), value & 0xffff_ffff, value >> 32);
+        let outcome = b.step();
+        (b, outcome)
+    };
+    let general = Outcome::Exception(Vector::GeneralProtection);
+    assert_eq!(write(msr::LSTAR, 0x8000_0000_0000).1, general);
+    assert_eq!(write(msr::PAT, 2).1, general);
+    assert_eq!(write(msr::EFER, 1 << 3).1, general);
+    assert_eq!(write(msr::EFER, 0).1, general, "LME cannot change while paging is on");
+    assert_eq!(write(0x1234_5678, 0).1, general);
+    let (b, outcome) = write(msr::GS_BASE, 0xffff_8000_0000_0000);
+    assert_eq!(outcome, Outcome::Retired);
+    assert_eq!(b.state.segment(SegmentRegister::Gs).base, 0xffff_8000_0000_0000);
+    assert!(write(msr::EFER, 0x501).0.state.efer.contains(Efer::LMA), "LMA is not the guest's to clear");
+    assert_eq!(write(msr::APIC_BASE, 0xfee0_0800).1, Outcome::Retired, "the platform's");
+}
+
+#[test]
+fn gs_is_swapped_and_used() {
+    let mut b = Bench::new(|a| {
+        a.swapgs().unwrap();
+        a.mov(rax, qword_ptr(8).gs()).unwrap();
+        a.hlt().unwrap();
+    });
+    b.state.msrs.kernel_gs_base = DATA;
+    b.poke(DATA + 8, 0x77);
+    b.run();
+    assert_eq!(b.state.gpr[RAX], 0x77);
+}
+
+#[test]
+fn segment_loads_check_descriptors() {
+    let load = |selector: u16| {
+        let mut b = Bench::new(|a| a.mov(ds, ax).unwrap());
+        b.state.gpr[RAX] = selector.into();
+        let outcome = b.step();
+        (outcome, b.peek(b.state.gpr[RSP]))
+    };
+    assert_eq!(load(0x10).0, Outcome::Retired);
+    assert_eq!(load(0).0, Outcome::Retired, "a null selector");
+    assert_eq!(load(0x40), (Outcome::Exception(Vector::GeneralProtection), 0x40), "beyond the table");
+    assert_eq!(load(0x30), (Outcome::Exception(Vector::GeneralProtection), 0x30), "a system descriptor");
+    let mut b = Bench::new(|a| a.mov(ss, ax).unwrap());
+    b.enter_ring3();
+    b.faults(Vector::GeneralProtection);
+    let mut b = Bench::new(|a| {
+        a.mov(ss, ax).unwrap();
+        a.nop().unwrap();
+    });
+    b.state.gpr[RAX] = 0x10;
+    b.step();
+    assert!(b.state.interrupt_shadow);
+    b.step();
+    assert!(!b.state.interrupt_shadow);
+}
+
+#[test]
+fn global_pages_survive_cr3_and_not_cr4() {
+    let check = |program: fn(&mut CodeAssembler), seen: u64| {
+        let mut b = Bench::new(program);
+        b.state.cr4 |= Cr4::PGE;
+        b.map(0, DATA | 0x107);
+        b.poke(DATA, 1);
+        b.poke(DATA + 0x1000, 2);
+        b.state.gpr[RBX] = WINDOW;
+        b.state.gpr[RCX] = PAGE_TABLE;
+        b.state.gpr[RDX] = DATA + 0x1000 | 0x107;
+        b.run();
+        assert_eq!(b.state.gpr[RAX], seen);
+    };
+    check(
+        |a| {
+            a.mov(rax, qword_ptr(rbx)).unwrap();
+            a.mov(qword_ptr(rcx), rdx).unwrap();
+            a.mov(rsi, cr3).unwrap();
+            a.mov(cr3, rsi).unwrap();
+            a.mov(rax, qword_ptr(rbx)).unwrap();
+            a.hlt().unwrap();
+        },
+        1,
+    );
+    check(
+        |a| {
+            a.mov(rax, qword_ptr(rbx)).unwrap();
+            a.mov(qword_ptr(rcx), rdx).unwrap();
+            a.mov(rsi, cr4).unwrap();
+            a.and(sil, 0x7f).unwrap();
+            a.mov(cr4, rsi).unwrap();
+            a.mov(rax, qword_ptr(rbx)).unwrap();
+            a.hlt().unwrap();
+        },
+        2,
+    );
+}
+
+#[test]
+fn a_pvh_stub_reaches_64_bit_code() {
+    let mut b = Bench::new(|a| a.nop().unwrap());
+    let mut a = CodeAssembler::new(32).unwrap();
+    a.mov(eax, DATA as u32).unwrap();
+    a.lgdt(fword_ptr(eax)).unwrap();
+    a.mov(eax, cr4).unwrap();
+    a.or(eax, 0x20).unwrap();
+    a.mov(cr4, eax).unwrap();
+    a.mov(eax, 0x1000).unwrap();
+    a.mov(cr3, eax).unwrap();
+    a.mov(ecx, msr::EFER).unwrap();
+    a.rdmsr().unwrap();
+    a.or(eax, 0x100).unwrap();
+    a.wrmsr().unwrap();
+    a.mov(esp, STACK as u32).unwrap();
+    a.push(ebx).unwrap();
+    a.pop(edi).unwrap();
+    a.mov(eax, cr0).unwrap();
+    a.or(eax, 0x8000_0000_u32).unwrap();
+    a.mov(cr0, eax).unwrap();
+    // JMP FAR 8:DATA + 0x100.
+    let mut far = vec![0xea];
+    far.extend((DATA as u32 + 0x100).to_le_bytes());
+    far.extend([8, 0]);
+    a.db(&far).unwrap();
+    let code = a.assemble(CODE).unwrap();
+    b.machine.ram().write(Gpa(CODE), &code).unwrap();
+    b.assemble(DATA + 0x100, |a| {
+        a.mov(rax, 0x1122_3344_5566_7788_u64).unwrap();
+        a.hlt().unwrap();
+    });
+    b.machine.ram().write(Gpa(DATA), &[0x3f, 0, 0, 0x40, 0, 0]).unwrap();
+    b.state = CpuState::pvh_entry(CODE as u32, 0x6000);
+    assert_eq!(b.run(), crate::emulator::single::Ended::Halted);
+    assert_eq!(b.state.gpr[RAX], 0x1122_3344_5566_7788);
+    assert_eq!(b.state.gpr[7], 0x6000);
+    assert!(b.state.is_64bit_code() && b.state.cr0.contains(Cr0::PG));
+}
+
+#[test]
+fn cpuid_and_the_clock_are_the_platforms() {
+    let mut b = Bench::new(|a| {
+        a.cpuid().unwrap();
+        a.rdtsc().unwrap();
+    });
+    b.state.gpr[RAX] = u64::from(crate::abi::CPUID_HYPERVISOR);
+    b.step();
+    assert_eq!((b.state.gpr[RBX] as u32).to_le_bytes(), *b"TriV");
+    b.state.cr4 |= Cr4::TSD;
+    b.step();
+    assert_eq!(b.state.rip, CODE + 4, "time is ring 0's");
+    b.state.rip = CODE + 2;
+    b.enter_ring3();
+    b.faults(Vector::GeneralProtection);
+}
