@@ -32,47 +32,50 @@ enum Outcome {
 
 impl Session {
     pub(super) fn step(&mut self, count: u64) -> Result<Reply, DebuggerError> {
-        self.move_on(|session| {
-            for turn in 0..count {
-                if turn > 0
-                    && let Some(outcome) = session.between_steps()?
-                {
-                    return Ok(outcome);
-                }
-                match session.one_step()? {
-                    Outcome::Done => {}
-                    outcome => return Ok(outcome),
-                }
-            }
-            Ok(Outcome::Done)
-        })
+        self.move_on(|session, state| session.repeat_steps(count, state, Self::one_step))
     }
 
     pub(super) fn next(&mut self, count: u64) -> Result<Reply, DebuggerError> {
-        self.move_on(|session| {
-            for turn in 0..count {
-                if turn > 0
-                    && let Some(outcome) = session.between_steps()?
-                {
-                    return Ok(outcome);
+        self.move_on(|session, state| {
+            session.repeat_steps(count, state, |session, state| {
+                let at = linear_rip(state);
+                let instruction = decode(&session.memory(state), state.code_bits(), at);
+                match instruction.filter(comes_back) {
+                    Some(call) => session.run_to(Gva(call.next_ip()), Some(linear_rsp(state))),
+                    None => session.one_step(state),
                 }
-                let state = session.machine.state()?;
-                let at = linear_rip(&state);
-                let instruction = decode(&session.memory(&state), state.code_bits(), at);
-                let outcome = match instruction.filter(comes_back) {
-                    Some(call) => session.run_to(Gva(call.next_ip()), Some(linear_rsp(&state)))?,
-                    None => session.one_step()?,
-                };
-                if outcome != Outcome::Done {
-                    return Ok(outcome);
-                }
-            }
-            Ok(Outcome::Done)
+            })
         })
     }
 
+    /// Moves `count` times by `motion` from `state`, unless something stops the guest earlier. The state is asked for
+    /// once each time, because some engines are slow to hand it out.
+    fn repeat_steps(
+        &mut self,
+        count: u64,
+        state: &CpuState,
+        motion: impl Fn(&mut Self, &CpuState) -> Result<Outcome, DebuggerError>,
+    ) -> Result<Outcome, DebuggerError> {
+        let mut outcome = motion(self, state)?;
+        for _ in 1..count {
+            if outcome != Outcome::Done {
+                break;
+            }
+            if (self.interrupted)() {
+                return Ok(Outcome::Interrupted);
+            }
+            let state = self.machine.state()?;
+            let met = self.breakpoints.hit(Gva(linear_rip(&state)));
+            if !met.is_empty() {
+                return Ok(Outcome::Breakpoints(met));
+            }
+            outcome = motion(self, &state)?;
+        }
+        Ok(outcome)
+    }
+
     pub(super) fn go_on(&mut self) -> Result<Reply, DebuggerError> {
-        self.move_on(|session| {
+        self.move_on(|session, _| {
             if !session.breakpoints.list().is_empty() {
                 session.tell_breakpoints(&[])?;
             }
@@ -82,7 +85,7 @@ impl Session {
 
     pub(super) fn until(&mut self, at: &Expression) -> Result<Reply, DebuggerError> {
         let at = Gva(self.evaluate(at)?);
-        self.move_on(|session| session.run_to(at, None))
+        self.move_on(|session, _| session.run_to(at, None))
     }
 
     pub(super) fn finish(&mut self) -> Result<Reply, DebuggerError> {
@@ -92,7 +95,7 @@ impl Session {
         let caller = known.then(|| unwind::caller(&self.memory(&state), &self.symbols, &frame)).flatten();
         let caller = caller.ok_or(DebuggerError::NoCaller)?;
         let mut done = false;
-        let mut reply = self.move_on(|session| {
+        let mut reply = self.move_on(|session, _| {
             let outcome = session.run_to(Gva(caller.rip), Some(caller.rsp))?;
             done = outcome == Outcome::Done;
             Ok(outcome)
@@ -108,14 +111,15 @@ impl Session {
     /// Lets the guest go on by `motion`, guest time running, and says where it stands then.
     fn move_on(
         &mut self,
-        motion: impl FnOnce(&mut Self) -> Result<Outcome, DebuggerError>,
+        motion: impl FnOnce(&mut Self, &CpuState) -> Result<Outcome, DebuggerError>,
     ) -> Result<Reply, DebuggerError> {
         if let Some(why) = &self.ended {
             return Err(DebuggerError::Ended(why.clone()));
         }
-        self.before = Some(self.machine.state()?);
+        let state = self.machine.state()?;
         self.machine.platform().clock().resume();
-        let outcome = motion(self);
+        let outcome = motion(self, &state);
+        self.before = Some(state);
         self.machine.platform().clock().pause();
         self.events.collect(self.machine.platform().trace(), None);
         let outcome = outcome?;
@@ -157,19 +161,9 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a sequence of steps ends before the next one.
-    fn between_steps(&mut self) -> Result<Option<Outcome>, DebuggerError> {
-        if (self.interrupted)() {
-            return Ok(Some(Outcome::Interrupted));
-        }
-        let state = self.machine.state()?;
-        let met = self.breakpoints.hit(Gva(linear_rip(&state)));
-        Ok((!met.is_empty()).then_some(Outcome::Breakpoints(met)))
-    }
-
-    fn one_step(&mut self) -> Result<Outcome, DebuggerError> {
-        let state = self.machine.state()?;
-        let rip = linear_rip(&state);
+    /// Executes the instruction at which `state`, the present one, stands.
+    fn one_step(&mut self, state: &CpuState) -> Result<Outcome, DebuggerError> {
+        let rip = linear_rip(state);
         // Deadlines are looked at when the kick cell is raised; no host timer raises it between steps.
         self.machine.platform().kick(BOOT_CPU).poke();
         let stop = self.machine.step()?;
