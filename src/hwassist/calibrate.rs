@@ -164,7 +164,7 @@ struct Measured {
 /// The guest: the loop, RDI turns of it, then CPUIDs; R8, R9 and R11 are the TSC before, between and after.
 fn program(user: bool) -> Result<Vec<u8>, IcedError> {
     let mut a = CodeAssembler::new(64)?;
-    let mut read = |a: &mut CodeAssembler, into| {
+    let read = |a: &mut CodeAssembler, into| {
         a.rdtsc()?;
         a.shl(rdx, 32)?;
         a.or(rax, rdx)?;

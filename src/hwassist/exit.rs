@@ -3,7 +3,8 @@
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
     KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
-    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION, kvm_run,
+    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
+    kvm_run,
 };
 
 /// One exit, with the places where its answer goes.
@@ -55,7 +56,7 @@ pub(super) enum KvmExit<'a> {
     LookAround,
     /// A triple fault.
     Shutdown,
-    /// KVM has no code for this instruction.
+    /// KVM has no code for this instruction, or cannot enter a handler (its stack is in device memory, say).
     NotEmulated,
     /// A debug event that was asked for, with DR6.
     Debug {
@@ -114,7 +115,7 @@ pub(super) fn read(run: &mut kvm_run, size: usize) -> KvmExit<'_> {
         KVM_EXIT_INTERNAL_ERROR => {
             // SAFETY: this exit selects `internal`.
             let internal = unsafe { run.__bindgen_anon_1.internal };
-            if internal.suberror == KVM_INTERNAL_ERROR_EMULATION {
+            if matches!(internal.suberror, KVM_INTERNAL_ERROR_EMULATION | KVM_INTERNAL_ERROR_DELIVERY_EV) {
                 KvmExit::NotEmulated
             } else {
                 KvmExit::Failed(format!("KVM internal error {}", internal.suberror))

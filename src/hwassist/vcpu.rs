@@ -19,7 +19,9 @@ use super::{cpuid, host, ioctl, is_pvm, regs};
 use crate::arch::msr;
 use crate::arch::{Activity, CpuState, Gpa, Gva, Port, Width};
 use crate::emulator::single::{Outcome, Single};
-use crate::engine::{Attention, Cause, Counters, DebugEvent, DebugVcpu, EngineError, Exit, KickCell, Platform, Vcpu, VcpuId};
+use crate::engine::{
+    Attention, Cause, Counters, DebugEvent, DebugVcpu, EngineError, Exit, KickCell, Platform, Vcpu, VcpuId,
+};
 use crate::sys::deadline::DeadlineTimer;
 use kvm_ioctls::VcpuFd;
 use std::io;
@@ -311,11 +313,7 @@ fn serve_mmio(platform: &Platform, id: VcpuId, at: u64, read: bool, data: &mut [
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        if self.stops == Stops::None {
-            self.run_freely(platform)
-        } else {
-            self.run_to_breakpoint(platform)
-        }
+        if self.stops == Stops::None { self.run_freely(platform) } else { self.run_to_breakpoint(platform) }
     }
 
     fn save(&mut self) -> Result<CpuState, EngineError> {

@@ -135,3 +135,35 @@ fn no_interrupt_is_lost_or_doubled_when_the_state_moves_at_random_times() {
         assert_eq!(rig.platform.counters(CPU).get(Cause::Interrupt), u64::from(INTERRUPTS));
     }
 }
+
+#[test]
+fn a_stack_or_code_in_device_memory_is_the_guests_mistake_and_no_error() {
+    for user in [false, true] {
+        let Some(mut rig) = Rig::flat(user, |a| {
+            a.mov(rsp, super::rig::MMIO + 0x800).unwrap();
+            a.xor(ecx, ecx).unwrap();
+            a.div(ecx).unwrap();
+        }) else {
+            return;
+        };
+        rig.handler(0, 0x1_1000, power_off);
+        let exit = rig.run();
+        // kvm_pvm pushes no frame into device memory.
+        let expected = matches!(exit, Exit::PowerOff(_)) || is_pvm() && exit == Exit::TripleFault;
+        assert!(expected, "user {user}: {exit:?}");
+        // Bytes that count up from 0x88: whatever that does, it ends in a page fault or a fault without handler.
+        let Some(mut rig) = Rig::flat(user, |a| {
+            a.mov(rax, super::rig::MMIO).unwrap();
+            a.jmp(rax).unwrap();
+        }) else {
+            return;
+        };
+        let cell = Arc::clone(rig.platform.kick(CPU));
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            cell.kick();
+        });
+        assert!(matches!(rig.run(), Exit::TripleFault | Exit::Kicked), "user {user}");
+        other.join().unwrap();
+    }
+}
