@@ -50,7 +50,7 @@ fn modes() -> Vec<Mode> {
 }
 
 fn number(value: &Value) -> u64 {
-    let text = value.as_str().unwrap_or_else(|| panic!("{value} is no number in text"));
+    let text = value.as_str().unwrap();
     u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap()
 }
 

@@ -109,33 +109,59 @@ pub(super) fn find(word: &str) -> Vec<&'static Row> {
     }
 }
 
-/// The list of all commands.
-pub(super) fn overview() -> String {
-    let width = ROWS.iter().map(|row| row.syntax.len().min(34)).max().unwrap_or(0);
-    let mut text = String::new();
-    for row in ROWS {
-        let first = row.about.split_inclusive(". ").next().unwrap_or(row.about).trim_end();
-        if row.syntax.len() > width {
-            text.push_str(&format!("{}\n{:width$}  {first}\n", row.syntax, ""));
+/// Columns that help takes: those of the narrowest usual terminal.
+const COLUMNS: usize = 80;
+/// Columns of the syntax in the list of commands.
+const SYNTAX: usize = 24;
+
+/// Breaks `text` into lines of at most `columns` characters, between words.
+fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= columns {
+            line.push(' ');
+            line.push_str(word);
         } else {
-            text.push_str(&format!("{:width$}  {first}\n", row.syntax));
+            lines.push(word.to_owned());
         }
     }
-    text.push_str(
-        "An ADDR is a sum of numbers (0x… or decimal), symbols and registers, as guest_start+8 or $rsp-0x10.\n\
-         Commands may be shortened. An empty line repeats step, next or x. 'help COMMAND' says more.",
-    );
-    text
+    lines
+}
+
+/// The list of all commands.
+pub(super) fn overview() -> String {
+    let mut text = Vec::new();
+    for row in ROWS {
+        let first = row.about.split_inclusive(". ").next().unwrap_or(row.about);
+        let mut about = wrap(first, COLUMNS - SYNTAX - 2).into_iter();
+        if row.syntax.len() > SYNTAX {
+            text.push(row.syntax.to_owned());
+        } else {
+            text.push(format!("{:SYNTAX$}  {}", row.syntax, about.next().unwrap_or_default()));
+        }
+        text.extend(about.map(|line| format!("{:SYNTAX$}  {line}", "")));
+    }
+    text.extend(wrap(
+        "ADDR is a sum of numbers (0x… or decimal), symbols and registers, as guest_start+8 or $rsp-0x10. Commands \
+         may be shortened. An empty line repeats step, next or x. 'help COMMAND' says more.",
+        COLUMNS,
+    ));
+    text.join("\n")
 }
 
 /// What one command does, with an example.
 pub(super) fn explain(row: &Row) -> String {
-    let mut text = format!("{}\n{}\n", row.syntax, row.about);
+    let mut text = vec![row.syntax.to_owned()];
+    text.extend(wrap(row.about, COLUMNS));
     if !row.aliases.is_empty() {
-        text.push_str(&format!("short: {}\n", row.aliases.join(", ")));
+        text.push(format!("short: {}", row.aliases.join(", ")));
     }
-    text.push_str(&format!("example: {}", row.example));
-    text
+    text.push(format!("example: {}", row.example));
+    text.join("\n")
 }
 
 #[cfg(test)]
@@ -171,6 +197,15 @@ mod tests {
         for pair in words.windows(2) {
             assert_ne!(pair[0], pair[1]);
         }
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        let all = ROWS.iter().map(explain).chain([overview()]);
+        for line in all.collect::<Vec<_>>().iter().flat_map(|text| text.lines()) {
+            assert!(line.chars().count() <= COLUMNS, "{line}");
+        }
+        assert_eq!(wrap("aa bb  cc", 5), ["aa bb", "cc"]);
     }
 
     #[test]
