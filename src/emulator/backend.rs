@@ -84,11 +84,12 @@ impl EmuVcpu {
 
 impl Vcpu for EmuVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+        let mut fresh = true;
         loop {
             if let Some(exit) = self.attend(platform)? {
                 return Ok(exit);
             }
-            match self.single.run(&mut self.state, platform, &self.breakpoints)? {
+            match self.single.run(&mut self.state, platform, &self.breakpoints, &mut fresh)? {
                 Ended::Attention | Ended::Halted => {}
                 Ended::TripleFault => return Ok(Exit::TripleFault),
                 Ended::Breakpoint => {

@@ -19,6 +19,8 @@ pub(crate) enum Event {
     Exception(Exception),
 }
 
+/// Exceptions in a row after which the processor shuts down.
+const MOST_SERIAL: usize = 16;
 /// Selector error codes: the event did not come from the program itself.
 const EXT: u32 = 1;
 /// The selector error code names the IDT.
@@ -29,7 +31,8 @@ pub(crate) fn deliver(cx: &mut Cx, event: Event) -> Outcome {
     cx.state.activity = Activity::Running;
     cx.state.interrupt_shadow = false;
     let mut now = event;
-    loop {
+    // Faults that only follow one another (#AC on the frame's push, say) could go on for ever.
+    for _ in 0..MOST_SERIAL {
         let (vector, code) = match now {
             Event::External(vector) => (vector, None),
             Event::Exception(e) => (e.vector as u8, e.error_code),
@@ -70,6 +73,8 @@ pub(crate) fn deliver(cx: &mut Cx, event: Event) -> Outcome {
             }
         }
     }
+    cx.state.activity = Activity::Shutdown;
+    Outcome::TripleFault
 }
 
 /// INT n, INT3, INTO, with RIP at the next instruction already: the gate's privilege is checked, and a failure is the
@@ -162,6 +167,8 @@ fn enter(cx: &mut Cx, vector: u8, code: Option<u32>, external: bool, restart: bo
     let conforming = code_segment.kind() & 4 != 0;
     let new_cpl = if conforming { cpl } else { code_segment.dpl() };
     code_segment.selector = code_segment.selector & !3 | u16::from(new_cpl);
+    super::single::segment::mark_accessed(cx, gate.selector, descriptor)?;
+    code_segment.attributes |= 1;
     let mut image = cx.rflags();
     if restart {
         image |= Rflags::RF;
@@ -171,7 +178,6 @@ fn enter(cx: &mut Cx, vector: u8, code: Option<u32>, external: bool, restart: bo
     } else {
         legacy_frame(cx, &gate, code, new_cpl, image)?;
     }
-    super::single::segment::mark_accessed(cx, gate.selector, descriptor)?;
     *cx.state.segment_mut(SegmentRegister::Cs) = code_segment;
     cx.state.rip = gate.offset;
     let mut cleared = Rflags::TF | Rflags::NT | Rflags::RF | Rflags::VM;
@@ -191,7 +197,7 @@ fn long_frame(cx: &mut Cx, gate: &Gate, code: Option<u32>, new_cpl: u8, image: R
         (0, true) => stack_from_tss(cx, 4 + 8 * u64::from(new_cpl))?,
         (ist, _) => stack_from_tss(cx, 0x24 + 8 * u64::from(ist - 1))?,
     };
-    if !Gva(cx.state.rip).is_canonical() && !Gva(gate.offset).is_canonical() {
+    if !Gva(gate.offset).is_canonical() {
         return Err(cx.raise(Exception::GP0));
     }
     sp &= !15;
@@ -207,9 +213,6 @@ fn long_frame(cx: &mut Cx, gate: &Gate, code: Option<u32>, new_cpl: u8, image: R
     for word in words.into_iter().flatten() {
         sp = sp.wrapping_sub(8);
         cx.mmu.write_as(bank, sp, word, true)?;
-    }
-    if !Gva(gate.offset).is_canonical() {
-        return Err(cx.raise(Exception::GP0));
     }
     cx.regs[RSP] = sp;
     if inner {
@@ -275,7 +278,7 @@ fn legacy_frame(
 fn real_mode(cx: &mut Cx, vector: u8) -> Result<(), Fault> {
     let offset = u64::from(vector) * 4;
     if offset + 3 > u64::from(cx.state.idtr.limit) {
-        return Err(cx.raise(Exception::plain(Vector::DoubleFault)));
+        return Err(cx.raise(Exception::GP0));
     }
     let at = cx.state.idtr.base.wrapping_add(offset);
     let pointer = cx.mmu.read_as::<u32>(Bank::Supervisor, at)?;

@@ -150,8 +150,8 @@ impl FakeMachine {
         let ram = self.ram();
         let table = Self::TABLES.0;
         let put = |at: u64, value: u64| ram.write(Gpa(at), &value.to_le_bytes()).unwrap();
-        put(table, table + 0x1000 | 7);
-        put(table + 0x1000, table + 0x2000 | 7);
+        put(table, (table + 0x1000) | 7);
+        put(table + 0x1000, (table + 0x2000) | 7);
         put(table + 0x1018, 0xc000_0000 | 0x87);
         for i in 0..512 {
             put(table + 0x2000 + 8 * i, i << 21 | 0x87);

@@ -100,7 +100,7 @@ impl Mmu<'_> {
         stack: bool,
     ) -> Result<(usize, Place, Option<Place>), Fault> {
         self.check_canonical(at, length, stack)?;
-        if bank == Bank::UserAligned && length <= 16 && length.is_power_of_two() && at % length as u64 != 0 {
+        if bank == Bank::UserAligned && length <= 16 && length.is_power_of_two() && !at.is_multiple_of(length as u64) {
             return Err(self.raise(Exception::with_code(Vector::AlignmentCheck, 0)));
         }
         let in_first = length.min((PAGE_SIZE - at % PAGE_SIZE) as usize);

@@ -100,11 +100,11 @@ impl Default for Tlb {
 
 #[inline(always)]
 fn index(bank: Bank, at: u64) -> usize {
-    (bank as usize * ENTRIES | (at >> 12) as usize & (ENTRIES - 1)) & (4 * ENTRIES - 1)
+    (bank as usize * ENTRIES + ((at >> 12) as usize & (ENTRIES - 1))) & (4 * ENTRIES - 1)
 }
 
 fn code_index(bank: Bank, at: u64) -> usize {
-    (bank as usize * CODE_ENTRIES | (at >> 12) as usize & (CODE_ENTRIES - 1)) & (4 * CODE_ENTRIES - 1)
+    (bank as usize * CODE_ENTRIES + ((at >> 12) as usize & (CODE_ENTRIES - 1))) & (4 * CODE_ENTRIES - 1)
 }
 
 impl Tlb {

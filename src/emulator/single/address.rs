@@ -1,9 +1,10 @@
 //! Effective and linear addresses, and the segment checks of 16- and 32-bit code (SDM vol. 1, 3.7; vol. 3A, 5.3).
 use super::cx::Cx;
 use super::op::Op;
+use crate::arch::state::gpr::RDI;
 use crate::arch::{CpuState, Cr0, Exception, Segment, SegmentRegister};
 use crate::emulator::mmu::Fault;
-use iced_x86::{Instruction, Register};
+use iced_x86::{Instruction, OpKind, Register};
 
 /// The segment register of iced's `register`; DS for anything that is none.
 pub(crate) fn segment_of(register: Register) -> SegmentRegister {
@@ -31,12 +32,25 @@ pub(crate) fn mask(instruction: &Instruction) -> u64 {
     }
 }
 
+/// The bits of RDI that address the operand of MASKMOVQ and MASKMOVDQU.
+fn implicit_rdi(instruction: &Instruction) -> Option<u64> {
+    match instruction.op0_kind() {
+        OpKind::MemorySegRDI => Some(u64::MAX),
+        OpKind::MemorySegEDI => Some(0xffff_ffff),
+        OpKind::MemorySegDI => Some(0xffff),
+        _ => None,
+    }
+}
+
 /// The offset of the memory operand of `instruction` in its segment, with the registers `gpr`. `element` is the value of
 /// a vector index register's element, not yet scaled.
 pub(crate) fn offset(instruction: &Instruction, gpr: &[u64], element: Option<u64>) -> u64 {
     let value = |register: Register| {
         if register.is_gpr() { gpr.get(register.full_register().number()).copied().unwrap_or(0) } else { 0 }
     };
+    if let Some(mask) = implicit_rdi(instruction) {
+        return gpr.get(RDI).copied().unwrap_or(0) & mask;
+    }
     let index = element.unwrap_or_else(|| value(instruction.memory_index()));
     value(instruction.memory_base())
         .wrapping_add(index.wrapping_mul(u64::from(instruction.memory_index_scale())))

@@ -49,7 +49,7 @@ pub(super) fn update_locked_at<T: Int>(
     stack: bool,
     mut change: impl FnMut(T) -> T,
 ) -> Result<T, Fault> {
-    if at % T::BYTES as u64 == 0 {
+    if at.is_multiple_of(T::BYTES as u64) {
         // The page may only be missing from the TLB.
         if cx.mmu.tlb.write(cx.mmu.bank, at, T::BYTES).is_none() {
             cx.mmu.check_write(at, T::BYTES, stack)?;

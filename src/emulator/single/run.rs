@@ -169,19 +169,25 @@ impl Single {
                 cx.mmu.stop = false;
             }
             let (outcome, retired) = outcome?;
-            cx.platform.clock().retire(retired.into());
+            let clock = cx.platform.clock();
+            clock.retire(retired.into());
+            let due = |deadline| clock.source() != ClockSource::Real && deadline <= clock.now();
+            if cx.platform.timers().next_deadline().is_some_and(due) {
+                cx.platform.kick(cx.mmu.vcpu).poke();
+            }
             cx.platform.counters(cx.mmu.vcpu).add(Cause::Instruction, retired.into());
             Ok(outcome)
         })
     }
 
-    /// Executes until something needs attention. With `breakpoints`, stops before an instruction at one, except the
-    /// first.
+    /// Executes until something needs attention. Stops before an instruction at one of `breakpoints`, but for the first
+    /// one while `fresh` is set; that is taken down when it has run.
     pub(crate) fn run(
         &mut self,
         state: &mut CpuState,
         platform: &Platform,
         breakpoints: &HashSet<u64>,
+        fresh: &mut bool,
     ) -> Result<Ended, EngineError> {
         if let Some(exception) = state.pending_exception.take()
             && self.deliver(state, platform, Event::Exception(exception)) == Outcome::TripleFault
@@ -190,7 +196,7 @@ impl Single {
         }
         self.with(state, platform, |cx, cache, features| {
             let mut retired = 0_u64;
-            let ended = run_blocks(cx, cache, features, breakpoints, &mut retired);
+            let ended = run_blocks(cx, cache, features, (breakpoints, fresh), &mut retired);
             cx.platform.counters(cx.mmu.vcpu).add(Cause::Instruction, retired);
             ended
         })
@@ -246,13 +252,12 @@ fn run_blocks(
     cx: &mut Cx,
     cache: &mut CodeCache,
     features: &Features,
-    breakpoints: &HashSet<u64>,
+    (breakpoints, fresh): (&HashSet<u64>, &mut bool),
     total: &mut u64,
 ) -> Result<Ended, EngineError> {
     let kick = cx.platform.kick(cx.mmu.vcpu);
     let clock = cx.platform.clock();
     let counted = clock.source() != ClockSource::Real;
-    let mut first = true;
     // Everything that decides about code is looked at anew when this loop turns.
     loop {
         cx.mmu.stop = false;
@@ -268,10 +273,10 @@ fn run_blocks(
                 return Ok(Ended::Attention);
             }
             let rip = cx.state.rip;
-            if careful && !first && breakpoints.contains(&rip) {
+            if careful && !*fresh && breakpoints.contains(&rip) {
                 return Ok(Ended::Breakpoint);
             }
-            first = false;
+            *fresh = false;
             let mut limit = usize::MAX;
             if counted {
                 let left = budget(cx);

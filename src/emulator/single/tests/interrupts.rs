@@ -135,6 +135,22 @@ fn breakpoints_stop_before_their_instruction_and_steps_count() {
 }
 
 #[test]
+fn a_breakpoint_at_a_handler_is_not_missed() {
+    let b = Bench::new(|a| {
+        a.sti().unwrap();
+        a.nop().unwrap();
+        a.hlt().unwrap();
+    });
+    let handler = Gva(HANDLERS + 16 * u64::from(VECTOR));
+    let mut vcpu = b.vcpu();
+    vcpu.as_debug().unwrap().set_breakpoints(&[handler]).unwrap();
+    b.machine.interrupts.raise(VECTOR);
+    let stopped = Exit::Debug(DebugEvent::Breakpoint(handler));
+    assert_eq!(vcpu.run(&b.machine.platform).unwrap(), stopped);
+    assert_eq!(vcpu.run(&b.machine.platform).unwrap(), Exit::Halted, "and goes on from there");
+}
+
+#[test]
 fn a_kick_ends_an_endless_loop() {
     let b = Bench::new(|a| a.db(&[0xeb, 0xfe]).unwrap());
     let kick = Arc::clone(b.machine.platform.kick(VcpuId(0)));

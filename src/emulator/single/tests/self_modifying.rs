@@ -116,7 +116,7 @@ fn new_page_tables_bring_new_code() {
     }
     b.map(0, DATA | 7);
     b.state.gpr[RBX] = WINDOW;
-    b.state.gpr[2] = DATA + 0x1000 | 7;
+    b.state.gpr[2] = (DATA + 0x1000) | 7;
     b.run();
     assert_eq!(b.state.gpr[RAX], 21);
 }

@@ -58,6 +58,16 @@ fn a_fault_in_the_middle_leaves_the_registers_at_its_element() {
 }
 
 #[test]
+fn masked_stores_go_where_rdi_points() {
+    let mut b = string(|a| a.maskmovdqu(xmm0, xmm1).unwrap(), 0, 0, DATA);
+    b.poke(DATA, 0x1111_1111_1111_1111);
+    b.state.xsave.0[160..176].fill(0x22);
+    b.state.xsave.0[178] = 0x80;
+    assert_eq!(b.step(), Outcome::Retired);
+    assert_eq!(b.peek(DATA), 0x1111_1111_1122_1111);
+}
+
+#[test]
 fn compares_and_scans_stop_where_they_should() {
     let mut b = string(|a| a.repne().scasb().unwrap(), 100, 0, DATA);
     b.poke(DATA + 40, 0x2a);

@@ -151,7 +151,7 @@ fn global_pages_survive_cr3_and_not_cr4() {
         b.poke(DATA + 0x1000, 2);
         b.state.gpr[RBX] = WINDOW;
         b.state.gpr[RCX] = PAGE_TABLE;
-        b.state.gpr[RDX] = DATA + 0x1000 | 0x107;
+        b.state.gpr[RDX] = (DATA + 0x1000) | 0x107;
         b.run();
         assert_eq!(b.state.gpr[RAX], seen);
     };
