@@ -33,4 +33,5 @@ pub mod hwassist;
 pub mod loader;
 pub mod machine;
 pub mod mem;
+pub mod pv;
 pub mod sys;

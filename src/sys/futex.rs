@@ -16,6 +16,48 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, spec_ptr) };
 }
 
+/// Sleeps while both words hold what is expected of them, for at most `timeout`. Returns early for a signal or without a
+/// reason: the caller looks at the words again. Before Linux 5.16 a change of `second` alone is noticed within 1 ms.
+pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), timeout: Duration) {
+    /// struct futex_waitv.
+    #[repr(C)]
+    struct Waiter {
+        expected: u64,
+        address: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    const FUTEX2_SIZE_U32: u32 = 2;
+    let waiter = |(word, expected): (&AtomicU32, u32)| Waiter {
+        expected: expected.into(),
+        address: word.as_ptr() as u64,
+        flags: FUTEX2_SIZE_U32,
+        reserved: 0,
+    };
+    let waiters = [waiter(first), waiter(second)];
+    // SAFETY: all-zero is a valid timespec.
+    let mut deadline: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: `deadline` is live.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut deadline) };
+    let nanos = deadline.tv_nsec + i64::from(timeout.subsec_nanos());
+    deadline.tv_sec += timeout.as_secs() as i64 + nanos / 1_000_000_000;
+    deadline.tv_nsec = nanos % 1_000_000_000;
+    // SAFETY: two live waiters with live, aligned words, and a live deadline (absolute, as the call wants it).
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            waiters.as_ptr(),
+            2,
+            0,
+            &raw const deadline,
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    if result < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+        wait(first.0, first.1, Some(timeout.min(Duration::from_millis(1))));
+    }
+}
+
 /// Wakes all sleepers on `word`.
 pub fn wake(word: &AtomicU32) {
     // SAFETY: the kernel only uses the address as a key.

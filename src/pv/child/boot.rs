@@ -1,0 +1,86 @@
+//! The child's start: empties its address space, installs signal handlers, and locks the door behind itself.
+use super::{Child, crash, filter, stub};
+use crate::engine::{EngineError, Mode};
+use crate::pv::layout::{self, MONITOR, SHARED, SHARED_FD, SHARED_SIZE, TEXT_FD, ZONE, ZONE_CONTROL, ZONE_SIZE, at};
+
+/// End of a 64-bit process's addresses.
+const TOP: u64 = 0x7fff_ffff_f000;
+/// Signals that guest code can raise, and the kick.
+const SIGNALS: [i32; 7] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+    layout::KICK_SIGNAL,
+];
+const SA_RESTORER: u64 = 0x0400_0000;
+const ARCH_CPUID_SET: u64 = 0x1012;
+
+/// Takes a child whose stub waits for its first requests to where guest code may run.
+pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineError> {
+    let entries = stub::entries();
+    let fixed = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+    let (read, write, execute) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
+
+    // Whatever exec put there: stack, vdso.
+    let behind = SHARED + SHARED_SIZE;
+    child.request(libc::SYS_munmap, [layout::LOWEST, MONITOR - layout::LOWEST, 0, 0, 0, 0])?;
+    child.request(libc::SYS_munmap, [behind, TOP - behind, 0, 0, 0, 0])?;
+    let zone = [ZONE, ZONE_SIZE, read | execute, fixed, TEXT_FD.into(), zone_offset];
+    child.request(libc::SYS_mmap, zone)?;
+    let control = [ZONE_CONTROL, 0x1000, read | write, fixed, SHARED_FD.into(), 0];
+    child.request(libc::SYS_mmap, control)?;
+
+    // stack_t, then one kernel sigaction (handler, flags, restorer, mask) for all signals.
+    let stack = at::BOOT;
+    child.shared.set(stack, SHARED + at::SIGNAL_STACK);
+    child.shared.set(stack + 8, 0);
+    child.shared.set(stack + 16, at::SIGNAL_STACK_SIZE);
+    child.request(libc::SYS_sigaltstack, [SHARED + stack, 0, 0, 0, 0, 0])?;
+    let action = at::BOOT + 0x20;
+    child.shared.set(action, entries.signal);
+    child.shared.set(action + 8, (libc::SA_SIGINFO | libc::SA_ONSTACK) as u64 | SA_RESTORER);
+    child.shared.set(action + 16, entries.restorer);
+    child.shared.set(action + 24, u64::MAX);
+    for signal in SIGNALS {
+        child.request(libc::SYS_rt_sigaction, [signal as u64, SHARED + action, 0, 8, 0, 0])?;
+    }
+    child.request(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 0, 0, 0, 0, 0])?;
+    child.request(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0])?;
+    child.flush()?;
+
+    // Where the CPU can do it, a CPUID that no patch caught traps instead of telling of the host. Its failure is fine.
+    child.request(libc::SYS_arch_prctl, [ARCH_CPUID_SET, 0, 0, 0, 0, 0])?;
+    child.trip_unchecked()?;
+
+    // sock_fprog (length, address), then the program.
+    let program = filter::program(&entries);
+    let header = at::BOOT + 0x40;
+    let body = header + 16;
+    child.shared.set(header, program.len() as u64);
+    child.shared.set(header + 8, SHARED + body);
+    for (i, instruction) in program.iter().enumerate() {
+        child.shared.write(body + 8 * i as u64, &instruction.bytes());
+    }
+    let set_mode_filter = u64::from(libc::SECCOMP_SET_MODE_FILTER);
+    child.request(libc::SYS_seccomp, [set_mode_filter, 0, SHARED + header, 0, 0, 0])?;
+    child.flush().map_err(|error| match error {
+        EngineError::GuestCrash(reason) => EngineError::Unavailable {
+            mode: Mode::Pv,
+            reason: format!("the host has no seccomp filters ({reason})"),
+        },
+        other => other,
+    })?;
+
+    // The proof that the door is locked: a call that the filter must refuse raises SIGSYS in the stub.
+    child.request(libc::SYS_getpid, [0; 6])?;
+    child.release(0);
+    child.await_report()?;
+    match child.report()? {
+        super::Report::Trap(trap) if trap.signal == libc::SIGSYS => {}
+        _ => return Err(crash("its system-call filter does not hold")),
+    }
+    Ok(())
+}

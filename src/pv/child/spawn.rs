@@ -1,0 +1,171 @@
+//! Starts the child process: nothing of the engine is inherited but three memory objects.
+//!
+//! The stub is written to a memory object and executed from there, so the child's address space begins empty. The
+//! parent-death signal follows the *thread* that forked, so one thread that lives as long as the process does all the
+//! forking. What may be called between fork and exec in a process with several threads is raw system calls only.
+#![expect(unsafe_code, reason = "fork, exec and what lies between them")]
+use super::stub;
+use crate::engine::{EngineError, Mode};
+use crate::pv::layout::{RAM_FD, SHARED_FD, TEXT_FD};
+use crossbeam_channel::{Sender, bounded, unbounded};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The thread that forks.
+fn forker() -> io::Result<&'static Sender<Job>> {
+    static FORKER: OnceLock<Sender<Job>> = OnceLock::new();
+    if let Some(sender) = FORKER.get() {
+        return Ok(sender);
+    }
+    let (sender, jobs) = unbounded::<Job>();
+    // Two first callers may both make a thread; the loser's ends as its channel closes.
+    std::thread::Builder::new()
+        .name("pv-fork".into())
+        .spawn(move || jobs.iter().for_each(|job| job()))?;
+    Ok(FORKER.get_or_init(|| sender))
+}
+
+/// A file whose content can be executed without a path.
+fn executable() -> Result<File, EngineError> {
+    const MFD_EXEC: libc::c_uint = 0x10;
+    let create = |flags| {
+        // SAFETY: the name is a C string.
+        unsafe { libc::memfd_create(c"trivisor-pv-stub".as_ptr(), flags) }
+    };
+    let mut fd = create(libc::MFD_CLOEXEC | MFD_EXEC);
+    if fd < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
+        // Before Linux 6.3 the flag is unknown and memory objects are executable anyway.
+        fd = create(libc::MFD_CLOEXEC);
+    }
+    if fd < 0 {
+        return Err(EngineError::Unavailable {
+            mode: Mode::Pv,
+            reason: format!(
+                "no executable memory object ({}; sysctl vm.memfd_noexec must be below 2)",
+                io::Error::last_os_error()
+            ),
+        });
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    file.write_all(&stub::image()).map_err(|source| EngineError::Host {
+        what: "cannot write the stub",
+        source,
+    })?;
+    Ok(file)
+}
+
+/// Duplicates a descriptor to a number above those that the child uses.
+fn raise(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain system call.
+    let new = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 64) };
+    if new < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// Starts a child with these memory objects and returns its process id. The caller kills and reaps it.
+pub(super) fn spawn(shared: &File, ram: &File, text: &File) -> Result<i32, EngineError> {
+    let host = |what| move |source| EngineError::Host { what, source };
+    let stub = executable()?;
+    let place = |file: &File| raise(file.as_raw_fd()).map_err(host("cannot duplicate a descriptor"));
+    let files = [place(shared)?, place(ram)?, place(text)?, place(&stub)?];
+    let (answer, result) = bounded(1);
+    let job = Box::new(move || {
+        // The receiver waits below; it cannot be gone.
+        let _ = answer.send(fork_and_exec(&files));
+    });
+    forker()
+        .map_err(host("cannot start the thread that makes child processes"))?
+        .send(job)
+        .map_err(|_| host("cannot start a child process")(io::Error::from(io::ErrorKind::BrokenPipe)))?;
+    result
+        .recv()
+        .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        .and_then(|r| r)
+        .map_err(host("cannot start a child process"))
+}
+
+fn fork_and_exec(files: &[OwnedFd; 4]) -> io::Result<i32> {
+    let mut pipe = [0; 2];
+    // SAFETY: `pipe` has room for two descriptors.
+    if unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: two new descriptors that nobody else owns.
+    let (mut read, low) = unsafe { (File::from_raw_fd(pipe[0]), OwnedFd::from_raw_fd(pipe[1])) };
+    let write = raise(low.as_raw_fd())?;
+    // All copies on this side must be closed, or the end of the pipe never comes.
+    drop(low);
+    let numbers = [files[0].as_raw_fd(), files[1].as_raw_fd(), files[2].as_raw_fd(), files[3].as_raw_fd()];
+    // SAFETY: getpid has no preconditions.
+    let parent = unsafe { libc::getpid() };
+    // SAFETY: the child calls nothing but `become_stub`, which allocates nothing and takes no lock.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: in the new child, with valid descriptors.
+            unsafe { become_stub(numbers, write.as_raw_fd(), parent) }
+        }
+        _ => {
+            drop(write);
+            let mut errno = [0; 4];
+            match read.read_exact(&mut errno) {
+                // Nothing was written: the pipe was closed by exec.
+                Err(_) => Ok(pid),
+                Ok(()) => {
+                    // SAFETY: our own child, which ends by itself.
+                    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+                    Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+                }
+            }
+        }
+    }
+}
+
+/// The child's way from fork to exec.
+///
+/// # Safety
+/// Only in a process that has just been forked; makes system calls only.
+unsafe fn become_stub(files: [RawFd; 4], report: RawFd, parent: i32) -> ! {
+    // SAFETY: system calls on valid descriptors and live values, in a single-threaded process.
+    unsafe {
+        let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        let ok = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
+            && libc::getppid() == parent
+            && libc::setsid() >= 0
+            && libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) == 0
+            && libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) == 0
+            && libc::dup2(files[0], SHARED_FD as i32) >= 0
+            && libc::dup2(files[1], RAM_FD as i32) >= 0
+            && libc::dup2(files[2], TEXT_FD as i32) >= 0;
+        if ok {
+            for fd in 0..3 {
+                libc::close(fd);
+            }
+            let name = c"trivisor-pv-guest";
+            let arguments = [name.as_ptr(), std::ptr::null()];
+            let environment = [std::ptr::null::<libc::c_char>()];
+            libc::syscall(
+                libc::SYS_execveat,
+                files[3],
+                c"".as_ptr(),
+                arguments.as_ptr(),
+                environment.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+        }
+        let errno = *libc::__errno_location();
+        libc::write(report, (&raw const errno).cast(), 4);
+        libc::_exit(127)
+    }
+}

@@ -1,0 +1,159 @@
+//! The child's address space and the shared page: every address and every word, once, for both sides.
+//!
+//! The guest owns everything below [`MONITOR`] except the thunk zone. The monitor's part lies far above what a guest
+//! linked low uses: the stub's code, then the shared area (one memfd, mapped in the child and in the engine).
+//! The guest runs in the same address space and can write all of it: the engine trusts no word of it.
+
+/// First address that the guest cannot have: the stub's image.
+pub(super) const MONITOR: u64 = 0x7000_0000_0000;
+/// Lowest address that is mirrored. Most hosts forbid mappings below (vm.mmap_min_addr).
+pub(super) const LOWEST: u64 = 0x1_0000;
+/// Distance of the shared area from the stub's first byte; the stub reaches it relative to its own position.
+pub(super) const SHARED_DISTANCE: u64 = 0x10_0000;
+/// The shared area in the child.
+pub(super) const SHARED: u64 = MONITOR + SHARED_DISTANCE;
+/// Bytes of the shared area.
+pub(super) const SHARED_SIZE: u64 = 0x2_0000;
+
+/// The thunk zone: copies of patched instructions, within reach of a near jump from code linked low. Its distance from
+/// that code has 0x60 or 0x61 in its highest byte, see `patch::pun`.
+pub(super) const ZONE: u64 = 0x6040_0000;
+/// Bytes of the zone. The memory behind it is sparse.
+pub(super) const ZONE_SIZE: u64 = 0x180_0000;
+/// The control page again, at the start of the zone, where thunks reach it.
+pub(super) const ZONE_CONTROL: u64 = ZONE;
+/// First byte of thunk code.
+pub(super) const ZONE_CODE: u64 = ZONE + 0x1000;
+
+/// Descriptors that the child is started with: shared area, guest RAM, shadow text.
+pub(super) const SHARED_FD: u32 = 3;
+/// Guest RAM.
+pub(super) const RAM_FD: u32 = 4;
+/// Patched copies of code pages, each at its RAM offset; the thunk zone behind them.
+pub(super) const TEXT_FD: u32 = 5;
+
+/// Offsets in the shared area. The first page is the control page.
+pub(super) mod at {
+    /// u32: whose turn it is, [`super::turn`]. The one word that both sides wait on.
+    pub(in crate::pv) const TURN: u64 = 0x000;
+    /// u32: the child sleeps on TURN and wants to be woken.
+    pub(in crate::pv) const CHILD_ASLEEP: u64 = 0x004;
+    /// u32: the engine sleeps on TURN and wants to be woken.
+    pub(in crate::pv) const ENGINE_ASLEEP: u64 = 0x008;
+    /// u32: how often the child looks at TURN before it sleeps; at least 1.
+    pub(in crate::pv) const SPINS: u64 = 0x00c;
+    /// u32: what the child reports, [`super::event`].
+    pub(in crate::pv) const EVENT: u64 = 0x010;
+    /// u32: a kick came while the stub was at work.
+    pub(in crate::pv) const KICK: u64 = 0x014;
+    /// u64: the child is to stop at the next kick whatever the virtual interrupt flag says.
+    pub(in crate::pv) const STOP: u64 = 0x018;
+    /// u64: what PUSHF adds to the host's flags to give the guest's: −0x200 while IF is clear, plus AC and IOPL.
+    pub(in crate::pv) const FLAGS_DELTA: u64 = 0x020;
+    /// u64: nonzero: CLI goes to the engine (ring 3).
+    pub(in crate::pv) const CLI_SLOW: u64 = 0x028;
+    /// u64: nonzero: STI goes to the engine (ring 3, or an interrupt waits).
+    pub(in crate::pv) const STI_SLOW: u64 = 0x030;
+    /// u64: nonzero: POPF goes to the engine (as STI, or AC or IOPL are set).
+    pub(in crate::pv) const POPF_SLOW: u64 = 0x038;
+    /// u64: RAX while a thunk works.
+    pub(in crate::pv) const SAVED_RAX: u64 = 0x040;
+    /// u64: RCX while a thunk works.
+    pub(in crate::pv) const SAVED_RCX: u64 = 0x048;
+    /// u32: how many entries of REQUESTS are to be executed before the guest goes on.
+    pub(in crate::pv) const REQUEST_COUNT: u64 = 0x050;
+    /// u32: what to do beside, [`super::command`].
+    pub(in crate::pv) const COMMAND: u64 = 0x054;
+    /// u64: FS base.
+    pub(in crate::pv) const FS_BASE: u64 = 0x058;
+    /// u64: GS base.
+    pub(in crate::pv) const GS_BASE: u64 = 0x060;
+    /// u64: number of the signal that came.
+    pub(in crate::pv) const SIGNAL: u64 = 0x068;
+    /// u64: address of its `siginfo_t`.
+    pub(in crate::pv) const SIGNAL_INFO: u64 = 0x070;
+    /// u64: address of its `ucontext_t`.
+    pub(in crate::pv) const SIGNAL_FRAME: u64 = 0x078;
+    /// u64 × 16: general registers of a hypercall, in encoding order.
+    pub(in crate::pv) const GPR: u64 = 0x100;
+    /// u64: instruction pointer of a hypercall.
+    pub(in crate::pv) const RIP: u64 = 0x180;
+    /// u64: host flags at a hypercall.
+    pub(in crate::pv) const RFLAGS: u64 = 0x188;
+    /// XSAVE area, standard format.
+    pub(in crate::pv) const XSAVE: u64 = 0x1000;
+    /// The stub's own stack, growing down from here.
+    pub(in crate::pv) const STACK_TOP: u64 = 0x3000;
+    /// Requests: 8 × u64 each (number, six arguments, result).
+    pub(in crate::pv) const REQUESTS: u64 = 0x3000;
+    /// Bytes of a request.
+    pub(in crate::pv) const REQUEST_SIZE: u64 = 64;
+    /// Most requests at once.
+    pub(in crate::pv) const REQUESTS_MOST: usize = 256;
+    /// Structures that only the start needs: signal actions, stack, filter.
+    pub(in crate::pv) const BOOT: u64 = 0x7000;
+    /// Signal stack: lowest byte.
+    pub(in crate::pv) const SIGNAL_STACK: u64 = 0x8000;
+    /// Signal stack: bytes.
+    pub(in crate::pv) const SIGNAL_STACK_SIZE: u64 = super::SHARED_SIZE - SIGNAL_STACK;
+}
+
+/// Values of [`at::TURN`].
+pub(super) mod turn {
+    /// The child runs (guest or stub).
+    pub(in crate::pv) const CHILD: u32 = 1;
+    /// The child has reported an event and waits.
+    pub(in crate::pv) const ENGINE: u32 = 2;
+}
+
+/// Values of [`at::EVENT`].
+pub(super) mod event {
+    /// The stub has mapped the shared area.
+    pub(in crate::pv) const BOOT: u32 = 1;
+    /// Requests and commands were executed.
+    pub(in crate::pv) const DONE: u32 = 2;
+    /// A thunk called: registers are in GPR, RIP, RFLAGS; vector registers are live.
+    pub(in crate::pv) const HYPERCALL: u32 = 3;
+    /// A signal came: registers are in its frame.
+    pub(in crate::pv) const SIGNAL: u32 = 4;
+    /// A kick came on the way back into the guest: registers are as for HYPERCALL.
+    pub(in crate::pv) const KICKED: u32 = 5;
+}
+
+/// Bits of [`at::COMMAND`].
+pub(super) mod command {
+    /// Load the vector registers from XSAVE. Only while the child waits in a hypercall.
+    pub(in crate::pv) const LOAD_FPU: u32 = 1;
+    /// Save the vector registers to XSAVE. Only while the child waits in a hypercall.
+    pub(in crate::pv) const SAVE_FPU: u32 = 2;
+    /// Load FS and GS bases.
+    pub(in crate::pv) const LOAD_BASES: u32 = 4;
+    /// Report DONE instead of going on with the guest.
+    pub(in crate::pv) const REPORT: u32 = 8;
+}
+
+/// Signal that stops the child.
+pub(super) const KICK_SIGNAL: i32 = libc::SIGUSR1;
+
+/// Offsets in the kernel's `ucontext_t` on x86-64 (asm/sigcontext.h).
+pub(super) mod frame {
+    /// The sixteen general registers, in encoding order.
+    pub(in crate::pv) const GPR: [u64; 16] =
+        [144, 152, 136, 128, 160, 120, 112, 104, 40, 48, 56, 64, 72, 80, 88, 96];
+    /// Instruction pointer.
+    pub(in crate::pv) const RIP: u64 = 168;
+    /// Flags.
+    pub(in crate::pv) const RFLAGS: u64 = 176;
+    /// u16: code segment.
+    pub(in crate::pv) const CS: u64 = 184;
+    /// Error code of the exception.
+    pub(in crate::pv) const ERROR: u64 = 192;
+    /// Vector of the exception.
+    pub(in crate::pv) const TRAPNO: u64 = 200;
+    /// Faulting address.
+    pub(in crate::pv) const CR2: u64 = 216;
+    /// Address of the XSAVE area.
+    pub(in crate::pv) const FPSTATE: u64 = 224;
+    /// Bytes of the part that we touch.
+    pub(in crate::pv) const SIZE: u64 = 304;
+}

@@ -1,0 +1,3 @@
+//! Paravirtualization.
+mod child;
+mod layout;
