@@ -336,6 +336,45 @@ pub fn look(memory: &impl PageMemory, mode: &PagingMode, gva: Gva) -> Vec<Level>
     levels
 }
 
+/// Translates `gva` without checks or changes, and says whether the accessed bit of the leaf is set. `None` where a walk
+/// would find no present leaf, or a reserved bit. For engines that keep host mappings in step with the tables.
+#[must_use]
+pub fn probe(memory: &impl PageMemory, mode: &PagingMode, gva: Gva) -> Option<(Translation, bool)> {
+    if !mode.cr0.contains(Cr0::PG) {
+        return None;
+    }
+    let format = Format::of(mode);
+    let mut table = format.root(mode.cr3);
+    let (mut writable, mut user, mut executable) = (true, true, true);
+    for level in (1..=format.top()).rev() {
+        let entry = format.read(memory, format.entry_at(table, gva.0, level));
+        let leaf = format.is_leaf(mode, level, entry);
+        if entry & P == 0 || entry & format.reserved(mode, level, leaf) != 0 {
+            return None;
+        }
+        if !(format == Format::Pae && level == 3) {
+            writable &= entry & RW != 0;
+            user &= entry & US != 0;
+        }
+        executable &= format == Format::Legacy || entry & NX == 0;
+        if leaf {
+            let page_size = format.page_size(level);
+            let translation = Translation {
+                gpa: Gpa(format.leaf_base(entry, level) | gva.0 & (page_size - 1)),
+                page_size,
+                writable,
+                user,
+                executable,
+                global: entry & G != 0 && mode.cr4.contains(Cr4::PGE),
+                dirty: entry & D != 0,
+            };
+            return Some((translation, entry & A != 0));
+        }
+        table = if format == Format::Legacy { entry & 0xffff_f000 } else { entry & FRAME };
+    }
+    None
+}
+
 /// Translates `gva` for a person or a debugger: no rights are checked, nothing is changed.
 #[must_use]
 pub fn peek(memory: &impl PageMemory, mode: &PagingMode, gva: Gva) -> Option<Gpa> {

@@ -74,6 +74,8 @@ pub(super) mod at {
     pub(in crate::pv) const SIGNAL_INFO: u64 = 0x070;
     /// u64: address of its `ucontext_t`.
     pub(in crate::pv) const SIGNAL_FRAME: u64 = 0x078;
+    /// u64: where thunks jump to.
+    pub(in crate::pv) const HYPERCALL_ENTRY: u64 = 0x080;
     /// u64 × 16: general registers of a hypercall, in encoding order.
     pub(in crate::pv) const GPR: u64 = 0x100;
     /// u64: instruction pointer of a hypercall.

@@ -1,7 +1,9 @@
 //! The child's start: empties its address space, installs signal handlers, and locks the door behind itself.
 use super::{Child, crash, filter, stub};
 use crate::engine::{EngineError, Mode};
-use crate::pv::layout::{self, MONITOR, SHARED, SHARED_FD, SHARED_SIZE, TEXT_FD, ZONE, ZONE_CONTROL, ZONE_SIZE, at};
+use crate::pv::layout::{
+    self, MONITOR, SHARED, SHARED_FD, SHARED_SIZE, TEXT_FD, ZONE, ZONE_CONTROL, ZONE_SIZE, at,
+};
 
 /// End of a 64-bit process's addresses.
 const TOP: u64 = 0x7fff_ffff_f000;
@@ -24,6 +26,7 @@ pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineErro
     let fixed = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
     let (read, write, execute) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
 
+    child.shared.set(at::HYPERCALL_ENTRY, entries.hypercall);
     // Whatever exec put there: stack, vdso.
     let behind = SHARED + SHARED_SIZE;
     child.request(libc::SYS_munmap, [layout::LOWEST, MONITOR - layout::LOWEST, 0, 0, 0, 0])?;

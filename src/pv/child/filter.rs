@@ -80,7 +80,13 @@ mod tests {
     use crate::pv::child::stub;
 
     /// Runs a filter as the kernel does.
-    fn judge(program: &[Instruction], number: i64, architecture: u32, pointer: u64, arguments: [u64; 6]) -> u32 {
+    fn judge(
+        program: &[Instruction],
+        number: i64,
+        architecture: u32,
+        pointer: u64,
+        arguments: [u64; 6],
+    ) -> u32 {
         let mut data = Vec::new();
         data.extend_from_slice(&(number as u32).to_le_bytes());
         data.extend_from_slice(&architecture.to_le_bytes());
@@ -112,14 +118,24 @@ mod tests {
         assert_eq!(run(libc::SYS_mmap, inside, map), libc::SECCOMP_RET_ALLOW);
         assert_eq!(run(libc::SYS_futex, inside, [0; 6]), libc::SECCOMP_RET_ALLOW);
         for n in 0..500 {
-            let known = [libc::SYS_futex, libc::SYS_rt_sigreturn, libc::SYS_munmap, libc::SYS_mprotect, libc::SYS_mmap];
+            let known = [
+                libc::SYS_futex,
+                libc::SYS_rt_sigreturn,
+                libc::SYS_munmap,
+                libc::SYS_mprotect,
+                libc::SYS_mmap,
+            ];
             if !known.contains(&n) {
                 assert_eq!(run(n, inside, map), libc::SECCOMP_RET_TRAP, "system call {n}");
             }
             assert_eq!(run(n, 0x20_0000, map), libc::SECCOMP_RET_TRAP, "system call {n} of a guest");
             assert_eq!(run(n, entries.begin - 1, map), libc::SECCOMP_RET_TRAP);
             assert_eq!(run(n, entries.end + 1, map), libc::SECCOMP_RET_TRAP);
-            assert_eq!(judge(&program, n, 0x4000_0003, inside, map), libc::SECCOMP_RET_TRAP, "32-bit call {n}");
+            assert_eq!(
+                judge(&program, n, 0x4000_0003, inside, map),
+                libc::SECCOMP_RET_TRAP,
+                "32-bit call {n}"
+            );
         }
         let anonymous = [0x20_0000, 4096, 3, 0x32, u64::MAX, 0];
         assert_eq!(run(libc::SYS_mmap, inside, anonymous), libc::SECCOMP_RET_TRAP);

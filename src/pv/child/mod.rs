@@ -222,11 +222,7 @@ impl Child {
         loop {
             self.shared.word(at::ENGINE_ASLEEP).store(1, Ordering::SeqCst);
             if !self.has_reported() && !kick.is_raised() {
-                futex::wait_either(
-                    (self.shared.word(at::TURN), turn::CHILD),
-                    (kick.word(), 0),
-                    LIFE_CHECK,
-                );
+                futex::wait_either((self.shared.word(at::TURN), turn::CHILD), (kick.word(), 0), LIFE_CHECK);
             }
             self.shared.word(at::ENGINE_ASLEEP).store(0, Ordering::SeqCst);
             if self.has_reported() {
@@ -328,7 +324,8 @@ impl Child {
         let inside = |address: u64, length: u64| {
             let offset = address.wrapping_sub(SHARED);
             let last = at::SIGNAL_STACK + at::SIGNAL_STACK_SIZE;
-            (offset >= at::SIGNAL_STACK && offset <= last - length && offset.is_multiple_of(8)).then_some(offset)
+            (offset >= at::SIGNAL_STACK && offset <= last - length && offset.is_multiple_of(8))
+                .then_some(offset)
         };
         let odd = || crash("its process reported a signal frame that is none");
         let frame = inside(self.shared.get(at::SIGNAL_FRAME), frame::SIZE).ok_or_else(odd)?;
@@ -358,6 +355,12 @@ impl Drop for Child {
             libc::waitpid(self.pid, std::ptr::null_mut(), 0);
         }
     }
+}
+
+/// Whether programs may use RDFSBASE and its kin (bit 1 of AT_HWCAP2).
+pub(super) fn has_fsgsbase() -> bool {
+    // SAFETY: reads the auxiliary vector.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
 }
 
 /// The error of a guest that broke its containment.

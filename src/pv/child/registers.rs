@@ -37,7 +37,8 @@ impl Child {
                 shared.get(base + frame::RFLAGS)
             }
         };
-        let mut flags = Rflags::from_bits_truncate(host_flags) & NATIVE | Rflags::FIXED | state.rflags & EXTRA;
+        let mut flags =
+            Rflags::from_bits_truncate(host_flags) & NATIVE | Rflags::FIXED | state.rflags & EXTRA;
         flags.set(Rflags::IF, shared.get(at::FLAGS_DELTA) & Rflags::IF.bits() == 0);
         state.rflags = flags;
         state.segment_mut(SegmentRegister::Fs).base = shared.get(at::FS_BASE);
@@ -47,6 +48,29 @@ impl Child {
     /// Copies general registers, flags and bases out of `state`; the child will go on at `rip`. The bits that are
     /// returned are commands to be given with the release.
     pub(in crate::pv) fn load_registers(&mut self, state: &CpuState, rip: u64, interrupt_waits: bool) -> u32 {
+        self.load_general(state, rip);
+        let shared = self.shared();
+        let extra = (state.rflags & EXTRA).bits();
+        let masked = if state.rflags.contains(Rflags::IF) { 0 } else { Rflags::IF.bits() };
+        shared.set(at::FLAGS_DELTA, extra.wrapping_sub(masked));
+        let refused = state.cpl() > state.rflags.iopl();
+        let slow = refused || extra != 0;
+        shared.set(at::CLI_SLOW, slow.into());
+        shared.set(at::STI_SLOW, (slow || interrupt_waits).into());
+        shared.set(at::POPF_SLOW, (slow || interrupt_waits || state.cpl() > 0).into());
+        let fs = state.segment(SegmentRegister::Fs).base;
+        let gs = state.segment(SegmentRegister::Gs).base;
+        if shared.get(at::FS_BASE) == fs && shared.get(at::GS_BASE) == gs {
+            return 0;
+        }
+        shared.set(at::FS_BASE, fs);
+        shared.set(at::GS_BASE, gs);
+        // The stub loads them without a check; a value that no CPU holds would fault there.
+        if Gva(fs).is_canonical() && Gva(gs).is_canonical() { command::LOAD_BASES } else { 0 }
+    }
+
+    /// Copies general registers and flags out of `state`, so that the child goes on at `rip` with nothing else changed.
+    pub(in crate::pv) fn load_general(&mut self, state: &CpuState, rip: u64) {
         let shared = self.shared();
         let host_flags = (state.rflags & NATIVE | Rflags::FIXED | Rflags::IF).bits();
         match self.waiting() {
@@ -65,23 +89,6 @@ impl Child {
                 shared.set(base + frame::RFLAGS, host_flags);
             }
         }
-        let extra = (state.rflags & EXTRA).bits();
-        let masked = if state.rflags.contains(Rflags::IF) { 0 } else { Rflags::IF.bits() };
-        shared.set(at::FLAGS_DELTA, extra.wrapping_sub(masked));
-        let refused = state.cpl() > state.rflags.iopl();
-        let slow_sti = refused || interrupt_waits;
-        shared.set(at::CLI_SLOW, refused.into());
-        shared.set(at::STI_SLOW, slow_sti.into());
-        shared.set(at::POPF_SLOW, (slow_sti || state.cpl() > 0 || extra != 0).into());
-        let fs = state.segment(SegmentRegister::Fs).base;
-        let gs = state.segment(SegmentRegister::Gs).base;
-        if shared.get(at::FS_BASE) == fs && shared.get(at::GS_BASE) == gs {
-            return 0;
-        }
-        shared.set(at::FS_BASE, fs);
-        shared.set(at::GS_BASE, gs);
-        // The stub loads them without a check; a value that no CPU holds would fault there.
-        if Gva(fs).is_canonical() && Gva(gs).is_canonical() { command::LOAD_BASES } else { 0 }
     }
 
     /// Copies the vector registers into `area`.

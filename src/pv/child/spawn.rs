@@ -23,9 +23,7 @@ fn forker() -> io::Result<&'static Sender<Job>> {
     }
     let (sender, jobs) = unbounded::<Job>();
     // Two first callers may both make a thread; the loser's ends as its channel closes.
-    std::thread::Builder::new()
-        .name("pv-fork".into())
-        .spawn(move || jobs.iter().for_each(|job| job()))?;
+    std::thread::Builder::new().name("pv-fork".into()).spawn(move || jobs.iter().for_each(|job| job()))?;
     Ok(FORKER.get_or_init(|| sender))
 }
 
@@ -52,10 +50,8 @@ fn executable() -> Result<File, EngineError> {
     }
     // SAFETY: a new descriptor that nobody else owns.
     let mut file = unsafe { File::from_raw_fd(fd) };
-    file.write_all(&stub::image()).map_err(|source| EngineError::Host {
-        what: "cannot write the stub",
-        source,
-    })?;
+    file.write_all(&stub::image())
+        .map_err(|source| EngineError::Host { what: "cannot write the stub", source })?;
     Ok(file)
 }
 

@@ -1,9 +1,9 @@
 //! The child alone: guest code without page tables, mapped by hand.
 use super::*;
+use crate::arch::Gpa;
 use crate::arch::{CpuState, Rflags};
 use crate::mem::GuestRam;
 use crate::pv::layout::{RAM_FD, ZONE_SIZE};
-use crate::arch::Gpa;
 use crate::sys::memfd;
 use iced_x86::code_asm::{CodeAssembler, eax, rax, rbx, rcx, xmm3, ymm3};
 
@@ -81,7 +81,9 @@ const YMM3_HIGH: usize = 576 + 3 * 16;
 
 #[test]
 fn system_calls_of_the_guest_are_traps() {
-    for (number, wide) in [(libc::SYS_getpid, true), (libc::SYS_execve, true), (libc::SYS_kill, true), (1, false)] {
+    for (number, wide) in
+        [(libc::SYS_getpid, true), (libc::SYS_execve, true), (libc::SYS_kill, true), (1, false)]
+    {
         let mut b = Bench::new(|a| {
             a.mov(eax, number as i32).unwrap();
             if wide {

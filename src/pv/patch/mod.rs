@@ -1,0 +1,323 @@
+//! Patches the guest's code: sensitive instructions become jumps to thunks, or traps.
+//!
+//! Guest RAM stays as it is; the child executes patched copies of its code pages ([`Text`]). A page is scanned and
+//! patched when it is executed for the first time. A *site* is a run of instructions of five bytes or more, among them at
+//! least one sensitive one, that is replaced by a jump to its *thunk*; instructions of the run keep their meaning there,
+//! and the map from guest addresses to thunk addresses and back is total for the run: whoever lands in the middle of a
+//! site traps (`zone`), and goes on in the thunk. A sensitive instruction for which no run can be formed becomes INT3 if
+//! it must not run natively, and is left to fault by itself otherwise.
+mod scan;
+mod sensitive;
+mod thunk;
+mod zone;
+
+pub(super) use sensitive::is_sensitive;
+
+use super::layout::ZONE;
+use super::text::Text;
+use crate::arch::CpuState;
+use crate::arch::address::PAGE_SIZE;
+use crate::arch::paging::PagingMode;
+use crate::mem::GuestRam;
+use crate::pv::trap;
+use iced_x86::Instruction;
+use scan::{Listing, Source};
+use sensitive::{ends_block, remedy};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use zone::Zone;
+
+/// Bytes of a near jump.
+const JUMP: u64 = 5;
+const INT3: u8 = 0xcc;
+
+/// Where a thunk address stands in the guest's code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Point {
+    /// The state is the guest's at this instruction.
+    Clean(u64),
+    /// Inside a sequence; the next clean point is at this thunk address.
+    Inside(u64),
+}
+
+/// How a site was patched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SiteKind {
+    /// A jump to a thunk.
+    Jump,
+    /// INT3 in place.
+    Breakpoint,
+    /// Left alone: it faults by itself.
+    Fault,
+}
+
+/// One patched place, for the report.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Site {
+    /// Guest-virtual address of the first replaced byte.
+    pub address: u64,
+    /// What was there.
+    pub original: Vec<u8>,
+    /// How it was patched.
+    pub kind: SiteKind,
+}
+
+/// The patches of one child.
+pub(super) struct Patches {
+    ram: Arc<GuestRam>,
+    text: Text,
+    listing: Listing,
+    zone: Zone,
+    /// Pages that are text now, and their RAM offsets.
+    pages: BTreeMap<u64, u64>,
+    sites: BTreeMap<u64, Site>,
+    /// Guest address of each instruction of a jump site → its thunk address.
+    native: HashMap<u64, u64>,
+    /// Clean thunk addresses → guest addresses, and the first byte of the instruction there.
+    clean: BTreeMap<u64, (u64, u8)>,
+    after_sti: HashSet<u64>,
+}
+
+impl Patches {
+    pub(super) fn new(ram: Arc<GuestRam>, text: Text) -> Self {
+        Self {
+            ram,
+            text,
+            listing: Listing::default(),
+            zone: Zone::default(),
+            pages: BTreeMap::new(),
+            sites: BTreeMap::new(),
+            native: HashMap::new(),
+            clean: BTreeMap::new(),
+            after_sti: HashSet::new(),
+        }
+    }
+
+    /// What was patched, by address.
+    pub(super) fn sites(&self) -> impl Iterator<Item = &Site> {
+        self.sites.values()
+    }
+
+    /// Where the child goes on so that the guest goes on at `rip`.
+    pub(super) fn native_rip(&self, rip: u64) -> u64 {
+        self.native.get(&rip).copied().unwrap_or(rip)
+    }
+
+    /// Whether a breakpoint trap at `rip` may be ours.
+    pub(super) fn is_patched(&self, rip: u64) -> bool {
+        self.native.contains_key(&rip) || self.sites.contains_key(&rip)
+    }
+
+    /// Whether the instruction before `rip` is an STI that a thunk executes.
+    pub(super) fn follows_sti(&self, rip: u64) -> bool {
+        self.after_sti.contains(&rip)
+    }
+
+    /// What a RIP in the thunk zone stands for; `None` if there is no thunk.
+    pub(super) fn point(&self, rip: u64) -> Option<Point> {
+        if let Some(&(guest, _)) = self.clean.get(&rip) {
+            return Some(Point::Clean(guest));
+        }
+        let (&before, _) = self.clean.range(..rip).next_back()?;
+        let (&next, _) = self.clean.range(rip..).next()?;
+        (rip - before < 256 && next - rip < 256).then_some(Point::Inside(next))
+    }
+
+    /// Puts INT3 at a clean point, or takes it away. The child must wait.
+    pub(super) fn set_breakpoint(&mut self, at: u64, set: bool) {
+        if let Some(&(_, byte)) = self.clean.get(&at) {
+            self.text.write_zone(at - ZONE, &[if set { INT3 } else { byte }]);
+        }
+    }
+
+    /// Scans the code around `entry` and makes the shadow of the page, whose RAM offset is `offset`.
+    pub(super) fn prepare_page(&mut self, state: &CpuState, page: u64, offset: u64, entry: u64) {
+        let ram = Arc::clone(&self.ram);
+        let mode = PagingMode::of(state);
+        let mut source = Source::new(&ram, mode);
+        let mut bytes = vec![0; PAGE_SIZE as usize];
+        if trap::read(&ram, &mode, page, &mut bytes) < bytes.len() {
+            return;
+        }
+        self.text.write_shadow(offset, &bytes);
+        let fresh = self.pages.insert(page, offset).is_none();
+        let mut roots = vec![entry];
+        roots.extend(handlers(state, &ram, &mode));
+        let mut new = self.listing.descend(&mut source, roots);
+        new.extend(self.listing.sweep(&mut source, page));
+        if !fresh {
+            self.forget_sites(page);
+        }
+        let mut addresses: Vec<u64> =
+            self.listing.in_page(page).filter(|i| is_sensitive(i)).map(Instruction::ip).collect();
+        addresses.extend(new.iter().filter(|i| is_sensitive(i)).map(Instruction::ip));
+        addresses.sort_unstable();
+        addresses.dedup();
+        for address in addresses {
+            if self.pages.contains_key(&(address & !(PAGE_SIZE - 1))) {
+                self.patch(address);
+            }
+        }
+    }
+
+    /// Patches the sensitive instruction at `address`, unless a site holds it already. Its page is text.
+    fn patch(&mut self, address: u64) {
+        if self.is_patched(address) {
+            return;
+        }
+        let Some(&i) = self.listing.at(address) else { return };
+        if let Some(run) = self.run(&i)
+            && self.patch_with_thunk(&run)
+        {
+            return;
+        }
+        let must = remedy(&i).is_some_and(|(_, must)| must);
+        let kind = if must { SiteKind::Breakpoint } else { SiteKind::Fault };
+        if must {
+            self.put(address, &[INT3]);
+        }
+        self.sites.insert(address, Site { address, original: self.original(address, i.len()), kind });
+    }
+
+    /// The instructions to be replaced together with `i`: at least five bytes in one page, no two sites overlapping.
+    fn run(&self, i: &Instruction) -> Option<Vec<Instruction>> {
+        let page = i.ip() & !(PAGE_SIZE - 1);
+        let mut run = vec![*i];
+        let length = |run: &[Instruction]| run.iter().map(|i| i.len() as u64).sum::<u64>();
+        while length(&run) < JUMP {
+            let Some(last) = run.last() else { break };
+            if ends_block(last) {
+                break;
+            }
+            let next = last.next_ip();
+            match self.listing.at(next) {
+                Some(n) if thunk::can_carry(n) && !self.is_patched(next) && next < page + PAGE_SIZE => {
+                    run.push(*n)
+                }
+                _ => break,
+            }
+        }
+        while length(&run) < JUMP {
+            let first = run.first()?.ip();
+            let before = self.listing.before(first).filter(|b| {
+                b.ip() >= page
+                    && thunk::can_carry(b)
+                    && !ends_block(b)
+                    && !self.is_patched(b.ip())
+                    && !self.in_site(b.ip())
+            })?;
+            run.insert(0, *before);
+        }
+        let end = run.last()?.next_ip();
+        (run[0].ip() + JUMP <= page + PAGE_SIZE && end <= page + PAGE_SIZE).then_some(run)
+    }
+
+    /// Whether a jump site covers `address`.
+    fn in_site(&self, address: u64) -> bool {
+        self.sites
+            .range(..=address)
+            .next_back()
+            .is_some_and(|(_, s)| s.kind == SiteKind::Jump && address - s.address < s.original.len() as u64)
+    }
+
+    fn patch_with_thunk(&mut self, run: &[Instruction]) -> bool {
+        let Some((first, last)) = run.first().zip(run.last()) else { return false };
+        let (start, end) = (first.ip(), last.next_ip());
+        let next = start + JUMP;
+        let mut starts = 0;
+        for i in &run[1..] {
+            let into = i.ip() - start;
+            if into < JUMP {
+                starts |= 1 << (into - 1);
+            }
+        }
+        let Ok(draft) = thunk::write(run, super::layout::ZONE_CODE) else { return false };
+        // Copies may encode longer at another distance: leave room.
+        let room = draft.code.len() as u64 + 16;
+        let Some(place) = self.zone.allocate(next, room, starts) else { return false };
+        let Ok(thunk) = thunk::write(run, place) else { return false };
+        if thunk.code.len() as u64 > room {
+            return false;
+        }
+        let Ok(displacement) = i32::try_from(place.wrapping_sub(next) as i64) else { return false };
+        let original = self.original(start, (end - start) as usize);
+        self.text.write_zone(place - ZONE, &thunk.code);
+        for (offset, guest) in &thunk.clean {
+            self.clean.insert(place + offset, (*guest, thunk.code[*offset as usize]));
+        }
+        for i in run {
+            // The first clean point of an instruction is its start.
+            if let Some((offset, _)) = thunk.clean.iter().find(|(_, guest)| *guest == i.ip()) {
+                self.native.insert(i.ip(), place + offset);
+            }
+            self.sites.remove(&i.ip());
+        }
+        self.after_sti.extend(&thunk.after_sti);
+        let mut bytes = vec![0xe9];
+        bytes.extend_from_slice(&displacement.to_le_bytes());
+        bytes.resize((end - start) as usize, INT3);
+        self.put(start, &bytes);
+        self.sites.insert(start, Site { address: start, original, kind: SiteKind::Jump });
+        true
+    }
+
+    /// Writes into the shadow of a text page.
+    fn put(&self, address: u64, bytes: &[u8]) {
+        if let Some(offset) = self.pages.get(&(address & !(PAGE_SIZE - 1))) {
+            self.text.write_shadow(offset + address % PAGE_SIZE, bytes);
+        }
+    }
+
+    fn original(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        if let Some(offset) = self.pages.get(&(address & !(PAGE_SIZE - 1))) {
+            let at = offset + address % PAGE_SIZE;
+            // Offsets of the shadow are those of RAM; what lies in the next page may be elsewhere and is left out.
+            let in_page = (PAGE_SIZE - address % PAGE_SIZE).min(length as u64) as usize;
+            self.text.read_shadow(at, &mut bytes[..in_page]);
+            bytes.truncate(in_page);
+        }
+        bytes
+    }
+
+    fn forget_sites(&mut self, page: u64) {
+        let range = page..page + PAGE_SIZE;
+        self.sites.retain(|at, _| !range.contains(at));
+        self.native.retain(|at, _| !range.contains(at));
+        self.after_sti.retain(|at| !(page + 1..=page + PAGE_SIZE).contains(at));
+    }
+
+    /// The page is no longer text: its bytes may change.
+    pub(super) fn drop_page(&mut self, page: u64) {
+        self.pages.remove(&page);
+        self.forget_sites(page);
+        self.listing.forget_page(page);
+    }
+
+    /// No page is text any more.
+    pub(super) fn clear(&mut self) {
+        self.pages.clear();
+        self.sites.clear();
+        self.native.clear();
+        self.after_sti.clear();
+        self.listing.clear();
+    }
+}
+
+/// Code that the CPU itself enters: handlers named by the IDT, and the target of SYSCALL.
+fn handlers(state: &CpuState, ram: &GuestRam, mode: &PagingMode) -> Vec<u64> {
+    let mut table = vec![0; usize::from(state.idtr.limit) + 1];
+    let n = trap::read(ram, mode, state.idtr.base, &mut table);
+    let mut found: Vec<u64> = table[..n]
+        .chunks_exact(16)
+        .filter(|gate| gate[5] & 0x80 != 0)
+        .map(|gate| {
+            let part = |range: std::ops::Range<usize>| {
+                gate[range].iter().rev().fold(0, |v, &b| v << 8 | u64::from(b))
+            };
+            part(0..2) | part(6..8) << 16 | part(8..12) << 32
+        })
+        .collect();
+    found.push(state.msrs.lstar);
+    found
+}

@@ -1,0 +1,142 @@
+//! Writes thunks: what a patched run of instructions does instead.
+//!
+//! A thunk executes copies of ordinary instructions, and sequences in place of sensitive ones. It ends with a jump
+//! behind the run. No sequence changes a flag that the original would not, uses the guest's stack below the pointer,
+//! or touches a register at a point where it may fault: so each point that can fault or where a kick finds the guest
+//! is *clean*, that is, the state is the guest's at a known instruction, or it is *inside* a sequence, which then has
+//! to run to the next clean point.
+use super::sensitive::{Remedy, can_move, remedy};
+use crate::arch::Rflags;
+use crate::pv::layout::{ZONE_CONTROL, at};
+use iced_x86::code_asm::{AsmMemoryOperand, CodeAssembler, eax, qword_ptr, rax, rcx, rsp};
+use iced_x86::{Encoder, IcedError, Instruction};
+
+/// A thunk, encoded for one address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Thunk {
+    /// Its code.
+    pub(super) code: Vec<u8>,
+    /// Offsets in it that are clean, and the guest instruction each stands for; ascending.
+    pub(super) clean: Vec<(u64, u64)>,
+    /// Guest addresses behind an STI.
+    pub(super) after_sti: Vec<u64>,
+}
+
+/// Flags that a POPF in a thunk may load.
+const POPPED: u32 = (Rflags::STATUS.bits()
+    | Rflags::FIXED.bits()
+    | Rflags::DF.bits()
+    | Rflags::IF.bits()
+    | Rflags::ID.bits()) as u32;
+
+fn control(offset: u64) -> AsmMemoryOperand {
+    qword_ptr(ZONE_CONTROL + offset)
+}
+
+/// The jump to the engine on behalf of the instruction at `guest`.
+fn call(a: &mut CodeAssembler, guest: u64) -> Result<(), IcedError> {
+    a.mov(control(at::SAVED_RAX), rax)?;
+    if let Ok(low) = u32::try_from(guest) {
+        a.mov(eax, low)?;
+    } else {
+        a.mov(rax, guest)?;
+    }
+    a.jmp(control(at::HYPERCALL_ENTRY))
+}
+
+/// CLI or STI: goes to the engine if the word at `slow` says so.
+fn interrupt_flag(a: &mut CodeAssembler, guest: u64, slow: u64, delta: i32) -> Result<(), IcedError> {
+    let mut fast = a.create_label();
+    a.mov(control(at::SAVED_RCX), rcx)?;
+    a.mov(rcx, control(slow))?;
+    a.jrcxz(fast)?;
+    a.mov(rcx, control(at::SAVED_RCX))?;
+    call(a, guest)?;
+    a.set_label(&mut fast)?;
+    a.mov(rcx, control(at::SAVED_RCX))?;
+    a.mov(control(at::FLAGS_DELTA), delta)
+}
+
+fn pushf(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.pushfq()?;
+    a.mov(control(at::SAVED_RAX), rax)?;
+    a.mov(control(at::SAVED_RCX), rcx)?;
+    a.mov(rax, control(at::FLAGS_DELTA))?;
+    a.mov(rcx, qword_ptr(rsp))?;
+    a.lea(rax, qword_ptr(rax + rcx))?;
+    a.mov(qword_ptr(rsp), rax)?;
+    a.mov(rcx, control(at::SAVED_RCX))?;
+    a.mov(rax, control(at::SAVED_RAX))
+}
+
+fn popf(a: &mut CodeAssembler, guest: u64) -> Result<(), IcedError> {
+    let (mut slow, mut fast) = (a.create_label(), a.create_label());
+    a.mov(control(at::SAVED_RAX), rax)?;
+    a.mov(rax, qword_ptr(rsp))?;
+    a.mov(control(at::SAVED_RCX), rcx)?;
+    a.mov(rcx, control(at::POPF_SLOW))?;
+    a.jrcxz(fast)?;
+    a.set_label(&mut slow)?;
+    a.mov(rcx, control(at::SAVED_RCX))?;
+    a.mov(rax, control(at::SAVED_RAX))?;
+    call(a, guest)?;
+    a.set_label(&mut fast)?;
+    a.test(eax, !POPPED)?;
+    a.jnz(slow)?;
+    a.and(eax, 0x200)?;
+    a.xor(eax, 0x200)?;
+    a.neg(rax)?;
+    a.mov(control(at::FLAGS_DELTA), rax)?;
+    a.mov(rcx, control(at::SAVED_RCX))?;
+    a.mov(rax, control(at::SAVED_RAX))?;
+    a.popfq()
+}
+
+/// Whether a thunk can stand for this instruction.
+pub(super) fn can_carry(i: &Instruction) -> bool {
+    remedy(i).is_some() || can_move(i)
+}
+
+/// The thunk for `run` at `place`.
+pub(super) fn write(run: &[Instruction], place: u64) -> Result<Thunk, IcedError> {
+    let mut thunk = Thunk { code: Vec::new(), clean: Vec::new(), after_sti: Vec::new() };
+    for i in run {
+        let here = place + thunk.code.len() as u64;
+        thunk.clean.push((thunk.code.len() as u64, i.ip()));
+        let Some((remedy, _)) = remedy(i) else {
+            let mut copy = *i;
+            copy.as_near_branch();
+            let mut encoder = Encoder::new(64);
+            encoder.encode(&copy, here)?;
+            thunk.code.extend_from_slice(&encoder.take_buffer());
+            continue;
+        };
+        let mut a = CodeAssembler::new(64)?;
+        match remedy {
+            Remedy::Cli => interrupt_flag(&mut a, i.ip(), at::CLI_SLOW, -0x200)?,
+            Remedy::Sti => {
+                thunk.after_sti.push(i.next_ip());
+                interrupt_flag(&mut a, i.ip(), at::STI_SLOW, 0)?;
+            }
+            Remedy::Pushf => pushf(&mut a)?,
+            Remedy::Popf => popf(&mut a, i.ip())?,
+            Remedy::Call => call(&mut a, i.ip())?,
+        }
+        let code = a.assemble(here)?;
+        if remedy == Remedy::Popf {
+            // The load from the stack may fault; nothing has changed before it. The first instruction is eight bytes
+            // long or shorter: ask the decoder.
+            let first = iced_x86::Decoder::new(64, &code, 0).decode().len() as u64;
+            thunk.clean.push((thunk.code.len() as u64 + first, i.ip()));
+        }
+        thunk.code.extend_from_slice(&code);
+    }
+    if let Some(last) = run.last().filter(|i| !super::sensitive::ends_block(i)) {
+        let here = place + thunk.code.len() as u64;
+        thunk.clean.push((thunk.code.len() as u64, last.next_ip()));
+        let mut a = CodeAssembler::new(64)?;
+        a.jmp(last.next_ip())?;
+        thunk.code.extend_from_slice(&a.assemble(here)?);
+    }
+    Ok(thunk)
+}

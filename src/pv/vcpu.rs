@@ -1,0 +1,435 @@
+//! The vCPU of the `pv` mode: guest code runs in the child until it traps; the engine then does what the trap asks.
+//!
+//! The architectural state is whole in `state` whenever the child waits, but for the vector registers, which stay in
+//! the child until someone needs them (`vectors_live`). A trap is only a reason to look: whatever it was, the state is
+//! at an instruction that has not been executed, so an interrupt may be taken or `run` left first, and the trap comes
+//! again later. What the mirror of the page tables cannot settle is executed by `emulator::single`, which raises the
+//! guest's exceptions too.
+use super::child::{Awake, Child, Report, Trap, crash, stub};
+use super::layout::at;
+use super::patch::{Patches, Point};
+use super::space::{Kind, Space, in_zone, is_guest_page};
+use super::text::Text;
+use super::trap::{self, Cause as Why};
+use crate::arch::address::PAGE_SIZE;
+use crate::arch::paging::{self, Access, PagingMode, Privilege};
+use crate::arch::{Activity, CpuState, Cr0, Gva, Rflags};
+use crate::emulator::single::{Outcome, Single};
+use crate::engine::{
+    Attention, Cause, DebugEvent, DebugVcpu, EngineError, EventKind, Exit, Platform, Vcpu, VcpuId,
+};
+use crate::mem::{CodeChanges, GuestRam};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// How often the same instruction may fault on its mappings before `single` executes it.
+const PATIENCE: u32 = 4;
+
+/// One vCPU.
+pub(super) struct PvVcpu {
+    id: VcpuId,
+    ram: Arc<GuestRam>,
+    state: CpuState,
+    single: Single,
+    child: Child,
+    space: Space,
+    patches: Patches,
+    /// The vector registers in the child are newer than those in `state`.
+    vectors_live: bool,
+    /// Why the child stopped last, not yet attended to.
+    why: Option<Why>,
+    /// Native code ran since `single` last forgot what it had decoded.
+    ran_natively: bool,
+    /// Where the log of code changes was read to.
+    code_cursor: u64,
+    /// The instruction that faulted last, and how often in a row.
+    repeated: (u64, u32),
+    breakpoints: HashSet<u64>,
+}
+
+impl PvVcpu {
+    pub(super) fn new(id: VcpuId, ram: Arc<GuestRam>, state: CpuState) -> Result<Self, EngineError> {
+        let text = Text::new(ram.size())?;
+        let child = Child::start(ram.file(), text.file(), text.zone_offset())?;
+        Ok(Self {
+            id,
+            child,
+            space: Space::new(Arc::clone(&ram)),
+            patches: Patches::new(Arc::clone(&ram), text),
+            code_cursor: ram.code().cursor(),
+            single: Single::new(id, Arc::clone(&ram)),
+            ram,
+            state,
+            vectors_live: false,
+            why: None,
+            ran_natively: false,
+            repeated: (0, 0),
+            breakpoints: HashSet::new(),
+        })
+    }
+
+    /// The child's process id, for tests.
+    #[cfg(test)]
+    pub(super) fn child_pid(&self) -> Option<i32> {
+        Some(self.child.pid())
+    }
+
+    /// Whether the state is one that the child can execute.
+    fn runs_natively(&self) -> bool {
+        let state = &self.state;
+        state.is_64bit_code()
+            && state.cr0.contains(Cr0::PG)
+            && !state.cr0.intersects(Cr0::TS | Cr0::EM)
+            && !state.rflags.intersects(Rflags::TF | Rflags::VM)
+            && !state.interrupt_shadow
+            && state.pending_exception.is_none()
+            && is_guest_page(state.rip)
+            && self.breakpoints.is_empty()
+    }
+
+    /// Text that someone wrote to is data again.
+    fn follow_code_changes(&mut self) -> Result<(), EngineError> {
+        if self.ram.code().cursor() == self.code_cursor {
+            return Ok(());
+        }
+        let (changes, cursor) = self.ram.code().changes_since(self.code_cursor);
+        self.code_cursor = cursor;
+        match changes {
+            CodeChanges::Pages(pages) => {
+                for page in pages {
+                    let offset = page * PAGE_SIZE;
+                    if let Some(at) = self.space.text_at(offset) {
+                        self.space.drop_text(&mut self.child, offset)?;
+                        self.patches.drop_page(at);
+                    }
+                }
+            }
+            CodeChanges::Everything => {
+                self.space.clear(&mut self.child)?;
+                self.patches.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the child run until it reports. Returns an exit if the platform wants the vCPU to leave.
+    fn run_child(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
+        self.follow_code_changes()?;
+        let waits = platform.interrupt_pending(self.id);
+        let Self { child, patches, .. } = self;
+        let mut commands = child.load_registers(&self.state, patches.native_rip(self.state.rip), waits);
+        if !self.vectors_live {
+            commands |= child.load_vectors(&self.state.xsave);
+            self.vectors_live = true;
+        }
+        child.shared().set(at::STOP, 0);
+        child.release(commands);
+        self.ran_natively = true;
+        let mut exit = None;
+        while child.wait(platform.kick(self.id))? == Awake::Attention {
+            match platform.attend(self.id) {
+                Attention::Leave(e) => {
+                    exit = Some(e);
+                    child.shared().set(at::STOP, 1);
+                    child.signal();
+                    child.await_report()?;
+                    break;
+                }
+                Attention::Resume => {
+                    if platform.interrupt_pending(self.id) {
+                        child.shared().set(at::STI_SLOW, 1);
+                        child.shared().set(at::POPF_SLOW, 1);
+                        child.signal();
+                    }
+                }
+            }
+        }
+        platform.counters(self.id).count(Cause::HostExit);
+        let report = child.report()?;
+        child.save_registers(&mut self.state);
+        self.leave_zone(report, platform)?;
+        Ok(exit)
+    }
+
+    /// Brings RIP out of the thunk zone, and notes why the child stopped.
+    fn leave_zone(&mut self, mut report: Report, platform: &Platform) -> Result<(), EngineError> {
+        let Self { child, patches, .. } = self;
+        if in_zone(self.state.rip)
+            || matches!(report, Report::Trap(t) if t.vector == 3 && in_zone(self.state.rip - 1))
+        {
+            match patches.point(self.state.rip) {
+                Some(Point::Clean(rip)) => self.state.rip = rip,
+                Some(Point::Inside(next)) if report == Report::Kicked => {
+                    // A sequence is half done: let it come to its end, where a breakpoint waits.
+                    patches.set_breakpoint(next, true);
+                    child.load_general(&self.state, self.state.rip);
+                    child.release(0);
+                    child.await_report()?;
+                    patches.set_breakpoint(next, false);
+                    platform.counters(self.id).count(Cause::HostExit);
+                    report = child.report()?;
+                    child.save_registers(&mut self.state);
+                    let at_end =
+                        matches!(report, Report::Trap(t) if t.vector == 3) && self.state.rip == next + 1;
+                    if at_end {
+                        report = Report::Kicked;
+                        self.state.rip = match patches.point(next) {
+                            Some(Point::Clean(rip)) => rip,
+                            _ => return Err(crash("its patched code came out where it should not")),
+                        };
+                    } else if in_zone(self.state.rip) {
+                        self.state.rip = match patches.point(self.state.rip) {
+                            Some(Point::Clean(rip)) => rip,
+                            _ => return Err(crash("it jumped into the monitor's thunks")),
+                        };
+                    }
+                }
+                _ => return Err(crash("it jumped into the monitor's thunks")),
+            }
+        }
+        let entries = stub::entries();
+        if report != Report::Kicked && (entries.begin..entries.end).contains(&self.state.rip) {
+            return Err(crash("it jumped into the monitor's code"));
+        }
+        self.why = match report {
+            Report::Kicked => None,
+            Report::Done => return Err(crash("its process reported something that nobody asked for")),
+            Report::Hypercall => {
+                platform.counters(self.id).count(Cause::Hypercall);
+                Some(Why::Execute)
+            }
+            Report::Trap(t) => Some(self.classify(t)),
+        };
+        Ok(())
+    }
+
+    fn classify(&mut self, trap: Trap) -> Why {
+        let mode = PagingMode::of(&self.state);
+        let patched = |rip| self.patches.is_patched(rip);
+        let (why, back) = trap::classify(&trap, self.state.rip, &mode, &self.ram, patched);
+        self.state.rip = self.state.rip.wrapping_sub(back);
+        why
+    }
+
+    /// Maps what a fault of the mirror asks for; `false` if that cannot settle it.
+    fn fill(&mut self, platform: &Platform, address: u64, access: Access) -> Result<bool, EngineError> {
+        if !is_guest_page(address) {
+            return Ok(false);
+        }
+        self.repeated = if self.repeated.0 == self.state.rip {
+            (self.state.rip, self.repeated.1 + 1)
+        } else {
+            (self.state.rip, 0)
+        };
+        if self.repeated.1 >= PATIENCE {
+            return Ok(false);
+        }
+        let mode = PagingMode::of(&self.state);
+        let privilege = if self.state.cpl() == 3 { Privilege::User } else { Privilege::Supervisor };
+        let Ok(translation) = paging::walk(&*self.ram, &mode, Gva(address), access, privilege) else {
+            return Ok(false);
+        };
+        let Some(offset) = self.ram.offset(translation.gpa.page(), PAGE_SIZE) else { return Ok(false) };
+        let Self { child, space, patches, .. } = self;
+        platform.counters(self.id).count(Cause::PageTableSync);
+        let page = address & !(PAGE_SIZE - 1);
+        if access == Access::Execute {
+            if let Some(other) = space.text_at(offset).filter(|&other| other != page) {
+                patches.drop_page(other);
+            }
+            self.ram.code().mark(offset, PAGE_SIZE);
+            patches.prepare_page(&self.state, page, offset, address);
+            space.map_text(child, page, offset)?;
+            return Ok(true);
+        }
+        let text = space.text_at(offset);
+        let mut kind = Kind::Read;
+        if access == Access::Write {
+            if let Some(at) = text {
+                space.drop_text(child, offset)?;
+                patches.drop_page(at);
+            }
+            self.ram.code().note_write(offset, PAGE_SIZE);
+            kind = Kind::Write;
+        } else if translation.dirty && translation.writable && text.is_none() {
+            kind = Kind::Write;
+        }
+        if kind == Kind::Read && text == Some(page) {
+            // It is readable there already: the mapping was lost.
+            space.map_text(child, page, offset)?;
+            return Ok(true);
+        }
+        if kind == Kind::Read && text.is_some() {
+            space.map_alias(child, page, offset)?;
+            return Ok(true);
+        }
+        space.map_data(child, &mode, address, &translation, kind)?;
+        Ok(true)
+    }
+
+    /// Executes one instruction by `single`, and keeps the mirror in step with what it did.
+    fn step_one(&mut self, platform: &Platform) -> Result<Outcome, EngineError> {
+        if self.ran_natively && !self.rip_is_text() {
+            // Native code may have changed code that `single` remembers.
+            self.single.flush();
+            self.ran_natively = false;
+        }
+        let facts = trap::facts(&self.state, &self.ram);
+        if facts.vectors {
+            self.fetch_vectors()?;
+        }
+        let before = PagingMode::of(&self.state);
+        if facts.privileged {
+            platform.counters(self.id).count(Cause::Privileged);
+        }
+        let outcome = self.single.step(&mut self.state, platform)?;
+        let after = PagingMode::of(&self.state);
+        let changed = (before.cr0, before.cr3, before.cr4, before.efer)
+            != (after.cr0, after.cr3, after.cr4, after.efer);
+        {
+            let Self { child, space, .. } = self;
+            if changed || facts.flushes {
+                platform.counters(self.id).count(Cause::PageTableSync);
+                space.validate(child, &after)?;
+            } else if let Some(address) = facts.invalidates {
+                platform.counters(self.id).count(Cause::PageTableSync);
+                space.invalidate(child, &after, address)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn rip_is_text(&self) -> bool {
+        let page = self.state.rip & !(PAGE_SIZE - 1);
+        matches!(self.space.find(page), Some((Kind::Text, _)))
+    }
+
+    /// Makes `state.xsave` current and the engine its owner.
+    fn fetch_vectors(&mut self) -> Result<(), EngineError> {
+        if self.vectors_live {
+            self.child.save_vectors(&mut self.state.xsave)?;
+        }
+        self.vectors_live = false;
+        Ok(())
+    }
+
+    /// Looks at the surroundings: timers, requests to leave, interrupts. `None` means that the CPU can go on.
+    fn attend(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
+        if platform.kick(self.id).is_raised()
+            && let Attention::Leave(exit) = platform.attend(self.id)
+        {
+            return Ok(Some(exit));
+        }
+        if self.state.activity == Activity::Shutdown {
+            return Ok(Some(Exit::TripleFault));
+        }
+        if self.state.can_take_interrupt() && platform.interrupt_pending(self.id) {
+            if self.follows_sti() {
+                // An STI thunk cannot cast a shadow: the instruction behind it goes first.
+                return self.execute(platform);
+            }
+            if let Some(vector) = platform.acknowledge_interrupt(self.id) {
+                self.why = None;
+                if self.single.deliver_interrupt(&mut self.state, platform, vector)? == Outcome::TripleFault {
+                    return Ok(Some(Exit::TripleFault));
+                }
+            }
+        }
+        Ok((self.state.activity == Activity::Halted).then_some(Exit::Halted))
+    }
+
+    /// Whether the instruction before this one is an STI that ran in a thunk.
+    fn follows_sti(&self) -> bool {
+        self.state.activity == Activity::Running
+            && self.ran_natively
+            && self.patches.follows_sti(self.state.rip)
+    }
+
+    /// One instruction; an exit if it ended the run.
+    fn execute(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
+        self.why = None;
+        match self.step_one(platform)? {
+            Outcome::Halted => {
+                platform.counters(self.id).count(Cause::Idle);
+                platform.trace().record(EventKind::Halt, self.state.rip, 0, 0);
+                Ok(None)
+            }
+            Outcome::TripleFault => Ok(Some(Exit::TripleFault)),
+            Outcome::Retired | Outcome::Exception(_) => Ok(None),
+        }
+    }
+
+    fn turn(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
+        match self.why.take() {
+            Some(Why::Page { address, access }) => {
+                if self.fill(platform, address, access)? {
+                    Ok(None)
+                } else {
+                    self.execute(platform)
+                }
+            }
+            Some(Why::Execute) => self.execute(platform),
+            None if self.runs_natively() => self.run_child(platform),
+            None => self.execute(platform),
+        }
+    }
+}
+
+impl Vcpu for PvVcpu {
+    fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+        let mut first = true;
+        loop {
+            if let Some(exit) = self.attend(platform)? {
+                return Ok(exit);
+            }
+            if !first && self.breakpoints.contains(&self.state.rip) {
+                return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
+            }
+            first = false;
+            if self.state.activity == Activity::Running
+                && let Some(exit) = self.turn(platform)?
+            {
+                return Ok(exit);
+            }
+        }
+    }
+
+    fn save(&mut self) -> Result<CpuState, EngineError> {
+        if self.vectors_live {
+            self.child.save_vectors(&mut self.state.xsave)?;
+        }
+        Ok(self.state.clone())
+    }
+
+    fn load(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        self.state = state.clone();
+        self.vectors_live = false;
+        self.why = None;
+        self.single.flush();
+        self.space.clear(&mut self.child)?;
+        self.patches.clear();
+        Ok(())
+    }
+
+    fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {
+        Some(self)
+    }
+}
+
+impl DebugVcpu for PvVcpu {
+    fn step(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+        let delivers = self.state.can_take_interrupt() && platform.interrupt_pending(self.id);
+        if let Some(exit) = self.attend(platform)? {
+            return Ok(exit);
+        }
+        if !delivers && let Some(exit) = self.execute(platform)? {
+            return Ok(exit);
+        }
+        Ok(if self.state.activity == Activity::Halted { Exit::Halted } else { Exit::Debug(DebugEvent::Step) })
+    }
+
+    fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError> {
+        self.breakpoints = at.iter().map(|gva| gva.0).collect();
+        Ok(())
+    }
+}
