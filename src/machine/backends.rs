@@ -3,6 +3,7 @@ use crate::emulator::Emulator;
 use crate::engine::{Backend, Caps, EngineError, Mode, Platform};
 use crate::hwassist::KvmBackend;
 use crate::loader::Image;
+use crate::pv::Pv;
 use std::sync::Arc;
 
 /// The backend of `mode` over the platform's RAM.
@@ -15,12 +16,8 @@ pub(super) fn create(
     match mode {
         Mode::Kvm => Ok(Box::new(KvmBackend::new(platform)?)),
         Mode::Emu => Ok(Box::new(Emulator::new(Arc::clone(platform.ram())))),
-        Mode::Pv => Err(unbuilt(mode)),
+        Mode::Pv => Ok(Box::new(Pv::new(Arc::clone(platform.ram()))?)),
     }
-}
-
-fn unbuilt(mode: Mode) -> EngineError {
-    EngineError::Unavailable { mode, reason: "its engine is not built yet".into() }
 }
 
 /// Why `mode` cannot run on this host, or what it truly is here.
@@ -31,6 +28,6 @@ pub fn availability(mode: Mode) -> Result<Caps, EngineError> {
     match mode {
         Mode::Emu => Ok(Emulator::capabilities()),
         Mode::Kvm => KvmBackend::availability(),
-        Mode::Pv => Err(unbuilt(mode)),
+        Mode::Pv => Pv::availability(),
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! | room | what it is |
 //! |---|---|
-//! | [`layout`] | the child's addresses and the words of the shared page |
-//! | [`child`] | the process: start, stub, filter, hand-over, registers |
-//! | [`space`] | guest page tables → mappings of the child |
-//! | [`patch`] | scan, sites, thunks |
-//! | [`text`] | the memory behind patched code |
-//! | [`trap`] | what a trap means |
-//! | [`vcpu`] | the loop |
+//! | `layout` | the child's addresses and the words of the shared page |
+//! | `child` | the process: start, stub, filter, hand-over, registers |
+//! | `space` | guest page tables → mappings of the child |
+//! | `patch` | scan, sites, thunks |
+//! | `text` | the memory behind patched code |
+//! | `trap` | what a trap means |
+//! | `vcpu` | the loop |
 //!
 //! What starts in 32-bit mode, or is in any other state that the child cannot execute, `emulator::single` executes.
 mod child;
@@ -24,8 +24,10 @@ mod vcpu;
 pub use patch::{Site, SiteKind};
 
 use crate::arch::CpuState;
+use crate::arch::address::PAGE_SIZE;
 use crate::engine::{Backend, Caps, EngineError, Mode, Vcpu, VcpuId};
 use crate::mem::{GuestRam, RamSlot};
+use crate::sys::memfd;
 use std::sync::Arc;
 
 /// Makes vCPUs that run natively.
@@ -36,34 +38,46 @@ pub struct Pv {
 }
 
 impl Pv {
-    /// A backend over `ram`. Starts one child to see whether the host can.
+    /// A backend over `ram`.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] with the reason.
+    pub fn new(ram: Arc<GuestRam>) -> Result<Self, EngineError> {
+        check_host()?;
+        Ok(Self { ram, caps: capabilities() })
+    }
+
+    /// What the mode is on this host. Starts and ends a sandboxed process to see whether that works.
     ///
     /// # Errors
     /// [`EngineError::Unavailable`] with the reason, or what the host refused.
-    pub fn new(ram: Arc<GuestRam>) -> Result<Self, EngineError> {
-        if !std::arch::is_x86_feature_detected!("xsave") || !std::arch::is_x86_feature_detected!("avx") {
-            return Err(EngineError::Unavailable {
-                mode: Mode::Pv,
-                reason: "the host's CPU has no AVX, or its kernel does not enable it".to_owned(),
-            });
-        }
-        if !child::has_fsgsbase() {
-            return Err(EngineError::Unavailable {
-                mode: Mode::Pv,
-                reason:
-                    "the host does not let programs set their FS and GS bases (Linux 5.9 and FSGSBASE do)"
-                        .to_owned(),
-            });
-        }
-        Ok(Self {
-            ram,
-            caps: Caps {
-                engine: "native",
-                interface: "patched",
-                label: "patched on execution, native at ring 3 in a sandboxed process".to_owned(),
-            },
-        })
+    pub fn availability() -> Result<Caps, EngineError> {
+        check_host()?;
+        let host = |source| EngineError::Host { what: "cannot make guest memory", source };
+        let ram = memfd::create(c"trivisor-pv-trial", PAGE_SIZE).map_err(host)?;
+        let text = text::Text::new(PAGE_SIZE)?;
+        child::Child::start(&ram, text.file(), text.zone_offset())?;
+        Ok(capabilities())
     }
+}
+
+fn capabilities() -> Caps {
+    Caps {
+        engine: "native",
+        interface: "patched",
+        label: "patched as it executes, native at ring 3 in a sandboxed process".to_owned(),
+    }
+}
+
+fn check_host() -> Result<(), EngineError> {
+    let unavailable = |reason: &str| EngineError::Unavailable { mode: Mode::Pv, reason: reason.to_owned() };
+    if !std::arch::is_x86_feature_detected!("avx") {
+        return Err(unavailable("the host's CPU has no AVX, or its kernel does not enable it"));
+    }
+    if !child::has_fsgsbase() {
+        return Err(unavailable("the host does not let programs set their FS and GS bases (FSGSBASE, Linux 5.9)"));
+    }
+    Ok(())
 }
 
 impl Backend for Pv {

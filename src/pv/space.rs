@@ -49,9 +49,6 @@ pub(super) struct Space {
     runs: BTreeMap<u64, Run>,
     /// RAM offset of each text page, and the one virtual address where it is mapped.
     text: HashMap<u64, u64>,
-    /// Ranges that the child is to forget, not yet requested.
-    mapped: u64,
-    unmapped: u64,
 }
 
 /// Whether the monitor leaves this page to the guest.
@@ -67,12 +64,7 @@ pub(super) fn in_zone(address: u64) -> bool {
 impl Space {
     /// An empty space.
     pub(super) fn new(ram: Arc<GuestRam>) -> Self {
-        Self { ram, runs: BTreeMap::new(), text: HashMap::new(), mapped: 0, unmapped: 0 }
-    }
-
-    /// How many mappings were made and removed.
-    pub(super) fn changes(&self) -> (u64, u64) {
-        (self.mapped, self.unmapped)
+        Self { ram, runs: BTreeMap::new(), text: HashMap::new() }
     }
 
     /// How the page at `address` is mapped, and its RAM offset.
@@ -123,7 +115,6 @@ impl Space {
     /// Removes a range from the child.
     pub(super) fn unmap(&mut self, child: &mut Child, start: u64, length: u64) -> Result<(), EngineError> {
         if self.forget(start, length) {
-            self.unmapped += 1;
             child.request(libc::SYS_munmap, [start, length, 0, 0, 0, 0])?;
         }
         Ok(())
@@ -140,7 +131,6 @@ impl Space {
             Kind::Text => (libc::PROT_READ | libc::PROT_EXEC, TEXT_FD),
         };
         let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
-        self.mapped += 1;
         child
             .request(libc::SYS_mmap, [start, run.length, protection as u64, flags, fd.into(), run.offset])?;
         if run.kind == Kind::Text {
@@ -155,7 +145,6 @@ impl Space {
     /// Unmaps everything.
     pub(super) fn clear(&mut self, child: &mut Child) -> Result<(), EngineError> {
         for (start, run) in std::mem::take(&mut self.runs) {
-            self.unmapped += 1;
             child.request(libc::SYS_munmap, [start, run.length, 0, 0, 0, 0])?;
         }
         self.text.clear();
@@ -253,7 +242,7 @@ impl Space {
         self.runs.iter().filter(|(_, run)| inside(run)).map(|(at, run)| at + (offset - run.offset)).collect()
     }
 
-    /// After INVLPG of `address`: what the tables no longer say is unmapped. Returns text pages that went.
+    /// After INVLPG of `address`: what the tables no longer say is unmapped.
     pub(super) fn invalidate(
         &mut self,
         child: &mut Child,

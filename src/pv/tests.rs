@@ -1,1 +1,380 @@
-//! Tests.
+//! Small guests, run natively on a machine without devices: what kernels do, and what hostile guests try.
+use super::SiteKind;
+use super::child::stub;
+use super::layout::{SHARED, ZONE};
+use super::vcpu::PvVcpu;
+use crate::arch::{CpuState, Gpa, Rflags, state::gpr};
+use crate::clock::ClockSource;
+use crate::emulator::single::{Outcome, Single};
+use crate::engine::fake::FakeMachine;
+use crate::engine::{EngineError, Exit, Vcpu, VcpuId};
+use iced_x86::code_asm::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+const CODE: u64 = 0x20_0000;
+const STACK: u64 = 0x30_0000;
+const IDT: u64 = 0x10_0000;
+const GDT: u64 = 0x10_2000;
+const HANDLER: u64 = 0x21_0000;
+
+/// A guest with a GDT and an IDT whose 256 gates all lead to `handler` (or to a HLT).
+fn guest(
+    program: impl FnOnce(&mut CodeAssembler),
+    handler: impl FnOnce(&mut CodeAssembler),
+) -> (FakeMachine, CpuState) {
+    let machine = FakeMachine::new(16 << 20, ClockSource::Real);
+    let ram = machine.ram();
+    for (at, build) in [
+        (CODE, Box::new(program) as Box<dyn FnOnce(&mut CodeAssembler)>),
+        (HANDLER, Box::new(handler)),
+    ] {
+        let mut a = CodeAssembler::new(64).unwrap();
+        build(&mut a);
+        ram.write(Gpa(at), &a.assemble(at).unwrap()).unwrap();
+    }
+    for (i, descriptor) in [0_u64, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff].into_iter().enumerate() {
+        ram.write(Gpa(GDT + 8 * i as u64), &descriptor.to_le_bytes()).unwrap();
+    }
+    for i in 0..256 {
+        let gate = HANDLER & 0xffff | 8 << 16 | 0xee << 40 | (HANDLER >> 16 & 0xffff) << 48;
+        ram.write(Gpa(IDT + 16 * i), &gate.to_le_bytes()).unwrap();
+    }
+    let mut state = machine.long_mode(CODE, STACK);
+    (state.gdtr.base, state.gdtr.limit) = (GDT, 0x17);
+    (state.idtr.base, state.idtr.limit) = (IDT, 0xfff);
+    (machine, state)
+}
+
+fn vcpu(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
+    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone()).unwrap()
+}
+
+/// Runs until HLT, natively; the state must be what the interpreter makes of the same guest.
+fn compare(program: impl Fn(&mut CodeAssembler), handler: impl Fn(&mut CodeAssembler)) -> (CpuState, PvVcpu) {
+    let (machine, state) = guest(&program, &handler);
+    let mut pv = vcpu(&machine, &state);
+    assert_eq!(pv.run(&machine.platform).unwrap(), Exit::Halted);
+    let native = pv.save().unwrap();
+
+    let (machine, mut expected) = guest(&program, &handler);
+    let mut single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
+    while single.step(&mut expected, &machine.platform).unwrap() != Outcome::Halted {}
+    assert_eq!(native.gpr, expected.gpr);
+    assert_eq!((native.rip, native.rflags), (expected.rip, expected.rflags));
+    assert_eq!((native.cr2, native.cr3, native.segments), (expected.cr2, expected.cr3, expected.segments));
+    (native, pv)
+}
+
+fn halt(a: &mut CodeAssembler) {
+    a.hlt().unwrap();
+}
+
+/// Skips an error code-less two-byte instruction and returns.
+fn skip_two(a: &mut CodeAssembler) {
+    a.add(qword_ptr(rsp), 2).unwrap();
+    a.iretq().unwrap();
+}
+
+#[test]
+fn sensitive_instructions_see_the_guests_machine_and_not_the_hosts() {
+    let (state, pv) = compare(
+        |a| {
+            a.mov(rax, cs).unwrap();
+            a.mov(rbx, ss).unwrap();
+            a.sti().unwrap();
+            a.nop().unwrap();
+            a.pushfq().unwrap();
+            a.pop(rcx).unwrap();
+            a.cli().unwrap();
+            a.pushfq().unwrap();
+            a.pop(rdx).unwrap();
+            a.smsw(rsi).unwrap();
+            a.sidt(ptr(0x30_1000)).unwrap();
+            a.mov(rdi, qword_ptr(0x30_1002)).unwrap();
+            a.mov(r8, cr3).unwrap();
+            a.mov(eax, 0x4000_0000_u32).unwrap();
+            a.cpuid().unwrap();
+            a.hlt().unwrap();
+        },
+        halt,
+    );
+    assert_eq!(state.gpr[gpr::RDI], IDT);
+    assert_eq!(state.gpr[gpr::RBX] as u32, u32::from_le_bytes(*b"TriV"));
+    assert!(pv.sites().iter().any(|s| s.kind == SiteKind::Jump));
+}
+
+#[test]
+fn flags_that_thunks_handle_are_those_of_the_interpreter() {
+    for flags in [0_u64, 0x2, 0x202, 0xcd7, 0xed7, 0x20_0202, 0x4_0202, 0x3202, 0x4046, u64::MAX & !0x1_0100] {
+        eprintln!("flags {flags:#x}");
+        compare(
+            move |a| {
+                a.mov(rax, flags).unwrap();
+                a.push(rax).unwrap();
+                a.popfq().unwrap();
+                a.mov(rax, -1_i64 as u64).unwrap();
+                a.mov(rcx, 0x1234_u64).unwrap();
+                a.pushfq().unwrap();
+                a.pop(rbx).unwrap();
+                a.cli().unwrap();
+                a.pushfq().unwrap();
+                a.pop(rdx).unwrap();
+                a.push(rbx).unwrap();
+                a.popfq().unwrap();
+                a.pushfq().unwrap();
+                a.pop(rsi).unwrap();
+                a.cli().unwrap();
+                a.hlt().unwrap();
+            },
+            halt,
+        );
+    }
+}
+
+#[test]
+fn a_branch_into_the_middle_of_a_site_goes_on_in_its_thunk() {
+    let (state, pv) = compare(
+        |a| {
+            let mut middle = a.create_label();
+            a.lea(rax, qword_ptr(middle)).unwrap();
+            a.xor(ebx, ebx).unwrap();
+            a.jmp(rax).unwrap();
+            a.cli().unwrap();
+            a.set_label(&mut middle).unwrap();
+            a.inc(ebx).unwrap();
+            a.inc(ecx).unwrap();
+            a.inc(edx).unwrap();
+            a.hlt().unwrap();
+        },
+        halt,
+    );
+    assert_eq!(state.gpr[gpr::RBX], 1);
+    assert!(!pv.sites().is_empty());
+}
+
+#[test]
+fn native_exceptions_enter_the_guests_handler() {
+    compare(
+        |a| {
+            a.xor(ecx, ecx).unwrap();
+            a.div(ecx).unwrap();
+            a.ud2().unwrap();
+            a.mov(r15d, 7).unwrap();
+            a.hlt().unwrap();
+        },
+        skip_two,
+    );
+    // INT n, INT3 and page faults.
+    let (state, _) = compare(
+        |a| {
+            a.int(0x80).unwrap();
+            a.int3().unwrap();
+            a.inc(r15).unwrap();
+            a.hlt().unwrap();
+        },
+        |a| {
+            a.inc(r14).unwrap();
+            a.iretq().unwrap();
+        },
+    );
+    assert_eq!((state.gpr[14], state.gpr[15]), (2, 1));
+    let (state, _) = compare(
+        |a| {
+            a.mov(rax, 0x80_0000_0000_u64).unwrap();
+            a.mov(rbx, qword_ptr(rax)).unwrap();
+            a.hlt().unwrap();
+        },
+        |a| {
+            a.mov(rdi, cr2).unwrap();
+            a.pop(rsi).unwrap();
+            a.hlt().unwrap();
+        },
+    );
+    assert_eq!((state.gpr[gpr::RDI], state.gpr[gpr::RSI]), (0x80_0000_0000, 0));
+}
+
+#[test]
+fn code_that_the_guest_writes_is_seen() {
+    let (state, _) = compare(
+        |a| {
+            let (mut code, mut top) = (a.create_label(), a.create_label());
+            a.xor(ecx, ecx).unwrap();
+            a.lea(rdi, qword_ptr(code)).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.mov(byte_ptr(rdi + 1), cl).unwrap();
+            a.call(rdi).unwrap();
+            a.add(rbx, rax).unwrap();
+            a.inc(ecx).unwrap();
+            a.cmp(ecx, 5).unwrap();
+            a.jne(top).unwrap();
+            a.hlt().unwrap();
+            a.set_label(&mut code).unwrap();
+            a.mov(eax, 0).unwrap();
+            a.ret().unwrap();
+        },
+        halt,
+    );
+    assert_eq!(state.gpr[gpr::RBX], 10);
+}
+
+#[test]
+fn an_interrupt_reaches_a_spinning_guest_and_a_kick_one_without_interrupts() {
+    for enabled in [true, false] {
+        let (machine, state) = guest(
+            |a| {
+                let mut top = a.create_label();
+                if enabled {
+                    a.sti().unwrap();
+                }
+                a.set_label(&mut top).unwrap();
+                a.jmp(top).unwrap();
+            },
+            halt,
+        );
+        let mut pv = vcpu(&machine, &state);
+        let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
+        let _bound = kick.bind().unwrap();
+        let exit = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                machine.interrupts.raise(0x40);
+                if !enabled {
+                    std::thread::sleep(Duration::from_millis(20));
+                    machine.platform.kick(VcpuId(0)).kick();
+                }
+            });
+            pv.run(&machine.platform).unwrap()
+        });
+        assert_eq!(exit, if enabled { Exit::Halted } else { Exit::Kicked });
+        assert!(!pv.save().unwrap().rflags.contains(Rflags::IF));
+    }
+}
+
+#[test]
+fn sti_hlt_is_woken_by_an_interrupt_that_was_there_before() {
+    let (machine, state) = guest(
+        |a| {
+            for _ in 0..200 {
+                a.cli().unwrap();
+                a.mov(dx, 0x500).unwrap();
+                a.out(dx, al).unwrap();
+                a.sti().unwrap();
+                a.hlt().unwrap();
+            }
+            a.cli().unwrap();
+            a.hlt().unwrap();
+        },
+        |a| {
+            a.inc(r15).unwrap();
+            a.iretq().unwrap();
+        },
+    );
+    let mut pv = vcpu(&machine, &state);
+    let mut seen = 0;
+    for _ in 0..1000 {
+        machine.interrupts.raise(0x40);
+        assert_eq!(pv.run(&machine.platform).unwrap(), Exit::Halted);
+        seen = pv.save().unwrap().gpr[15];
+        if !pv.save().unwrap().rflags.contains(Rflags::IF) {
+            break;
+        }
+    }
+    assert!(seen >= 200, "{seen} interrupts were taken");
+}
+
+/// A hostile guest ends in a clear error or in its own handler, and its process is gone afterwards.
+fn attack(program: impl FnOnce(&mut CodeAssembler)) -> Result<Exit, EngineError> {
+    let (machine, state) = guest(program, halt);
+    let mut pv = vcpu(&machine, &state);
+    let pid = pv.child_pid();
+    let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
+    let _bound = kick.bind().unwrap();
+    let result = std::thread::scope(|scope| {
+        let (done, ended) = crossbeam_channel::bounded::<()>(0);
+        scope.spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(1)).is_err_and(|e| e.is_timeout()) {
+                kick.kick();
+            }
+        });
+        let result = pv.run(&machine.platform);
+        drop(done);
+        result
+    });
+    drop(pv);
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    result
+}
+
+#[test]
+fn hostile_guests_do_not_get_out() {
+    let contained = |name: &str, result: Result<Exit, EngineError>| {
+        assert!(
+            matches!(
+                result,
+                Ok(Exit::Halted | Exit::TripleFault | Exit::Kicked) | Err(EngineError::GuestCrash(_))
+            ),
+            "{name}: {result:?}"
+        );
+    };
+    for (name, number) in [("getpid", 39), ("execve", 59), ("kill", 62), ("fork", 57), ("mmap", 9)] {
+        let result = attack(|a| {
+            a.mov(eax, number).unwrap();
+            a.syscall().unwrap();
+            a.hlt().unwrap();
+        });
+        contained(name, result);
+    }
+    contained(
+        "sysenter",
+        attack(|a| {
+            a.sysenter().unwrap();
+        }),
+    );
+    let entries = stub::entries();
+    for (name, to) in [
+        ("stub start", entries.begin),
+        ("hypercall entry", entries.hypercall),
+        ("signal handler", entries.signal),
+        ("sigreturn", entries.restorer),
+        ("shared area", SHARED),
+        ("thunk zone", ZONE + 0x10_0000),
+        ("control page", ZONE),
+        ("vsyscall", 0xffff_ffff_ff60_0000),
+        ("nowhere", 0x1234_5678_0000),
+    ] {
+        contained(
+            name,
+            attack(|a| {
+                a.mov(rax, to).unwrap();
+                a.jmp(rax).unwrap();
+            }),
+        );
+        contained(
+            name,
+            attack(|a| {
+                a.mov(rdi, to).unwrap();
+                a.mov(rsi, to).unwrap();
+                a.mov(ecx, 0x400).unwrap();
+                a.rep().stosq().unwrap();
+                a.hlt().unwrap();
+            }),
+        );
+    }
+    contained(
+        "munmap of the stub through the stub",
+        attack(|a| {
+            // The loop over requests, with a list of the guest's own: unmap everything.
+            a.mov(rbx, SHARED).unwrap();
+            a.mov(rax, SHARED + 0x3000).unwrap();
+            a.mov(qword_ptr(rax), 11).unwrap();
+            a.mov(qword_ptr(rax + 8), 0x1_0000).unwrap();
+            a.mov(rcx, 0x7fff_ff00_0000_u64).unwrap();
+            a.mov(qword_ptr(rax + 16), rcx).unwrap();
+            a.mov(dword_ptr(rbx + 0x50), 1).unwrap();
+            a.mov(dword_ptr(rbx), 1).unwrap();
+            a.mov(rax, entries.hypercall).unwrap();
+            a.jmp(rax).unwrap();
+        }),
+    );
+}

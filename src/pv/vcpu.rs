@@ -68,10 +68,16 @@ impl PvVcpu {
         })
     }
 
+    /// What was patched.
+    #[cfg(test)]
+    pub(super) fn sites(&self) -> Vec<super::Site> {
+        self.patches.sites().cloned().collect()
+    }
+
     /// The child's process id, for tests.
     #[cfg(test)]
-    pub(super) fn child_pid(&self) -> Option<i32> {
-        Some(self.child.pid())
+    pub(super) fn child_pid(&self) -> i32 {
+        self.child.pid()
     }
 
     /// Whether the state is one that the child can execute.
@@ -155,7 +161,7 @@ impl PvVcpu {
     fn leave_zone(&mut self, mut report: Report, platform: &Platform) -> Result<(), EngineError> {
         let Self { child, patches, .. } = self;
         if in_zone(self.state.rip)
-            || matches!(report, Report::Trap(t) if t.vector == 3 && in_zone(self.state.rip - 1))
+            || matches!(report, Report::Trap(t) if t.vector == 3 && in_zone(self.state.rip.wrapping_sub(1)))
         {
             match patches.point(self.state.rip) {
                 Some(Point::Clean(rip)) => self.state.rip = rip,
@@ -237,8 +243,12 @@ impl PvVcpu {
             if let Some(other) = space.text_at(offset).filter(|&other| other != page) {
                 patches.drop_page(other);
             }
-            self.ram.code().mark(offset, PAGE_SIZE);
-            patches.prepare_page(&self.state, page, offset, address);
+            if self.ram.code().mark(offset, PAGE_SIZE) {
+                // `single` must notice its own writes to the page from now on.
+                self.single.flush();
+            }
+            // The fetch may have failed in the middle of an instruction that began on the page before.
+            patches.prepare_page(&self.state, page, offset, self.state.rip);
             space.map_text(child, page, offset)?;
             return Ok(true);
         }

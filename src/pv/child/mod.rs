@@ -134,7 +134,8 @@ impl Child {
         self.waiting
     }
 
-    /// The child's process id, for tests and tools.
+    /// The child's process id, for tests.
+    #[cfg(test)]
     pub(super) fn pid(&self) -> i32 {
         self.pid
     }

@@ -94,6 +94,7 @@ impl Patches {
     }
 
     /// What was patched, by address.
+    #[cfg(test)]
     pub(super) fn sites(&self) -> impl Iterator<Item = &Site> {
         self.sites.values()
     }
@@ -141,13 +142,14 @@ impl Patches {
         }
         self.text.write_shadow(offset, &bytes);
         let fresh = self.pages.insert(page, offset).is_none();
+        if !fresh {
+            self.forget_sites(page);
+            self.listing.forget_page(page);
+        }
         let mut roots = vec![entry];
         roots.extend(handlers(state, &ram, &mode));
         let mut new = self.listing.descend(&mut source, roots);
         new.extend(self.listing.sweep(&mut source, page));
-        if !fresh {
-            self.forget_sites(page);
-        }
         let mut addresses: Vec<u64> =
             self.listing.in_page(page).filter(|i| is_sensitive(i)).map(Instruction::ip).collect();
         addresses.extend(new.iter().filter(|i| is_sensitive(i)).map(Instruction::ip));

@@ -13,7 +13,7 @@ use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
 use std::collections::{BTreeMap, HashMap};
 
 /// Instructions that are kept; a guest that has more is scanned page by page as it executes.
-const MOST: usize = 2_000_000;
+const MOST: usize = 500_000;
 /// After a start that may lie inside an instruction, so many instructions are not believed.
 const UNSURE: usize = 6;
 
