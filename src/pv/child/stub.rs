@@ -18,6 +18,11 @@ use std::arch::global_asm;
 
 global_asm!(
     ".pushsection .rodata.trivisor_pv_stub,\"a\",@progbits",
+    // Global, because this file's code and its assembly may end up in different objects; hidden, because nobody else's.
+    ".irp name, begin, end, hypercall, signal, restorer",
+    ".globl pv_stub_\\name",
+    ".hidden pv_stub_\\name",
+    ".endr",
     ".balign 4096",
     "pv_stub_begin:",
     // ----- start: map the shared area, then wait for the first requests
