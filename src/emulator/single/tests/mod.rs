@@ -140,7 +140,8 @@ impl Bench {
     /// Runs by whole blocks until HLT (or shutdown), as the backend does without interrupts.
     pub(super) fn run(&mut self) -> super::Ended {
         loop {
-            let ended = self.single.run(&mut self.state, &self.machine.platform, &HashSet::new(), &mut true).unwrap();
+            let ended =
+                self.single.run(&mut self.state, &self.machine.platform, &HashSet::new(), &mut true).unwrap();
             if ended != super::Ended::Attention {
                 return ended;
             }
