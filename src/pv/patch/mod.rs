@@ -15,7 +15,7 @@ pub(super) use sensitive::is_sensitive;
 
 use super::layout::ZONE;
 use super::text::Text;
-use crate::arch::CpuState;
+use crate::arch::{CpuState, Efer};
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::PagingMode;
 use crate::mem::GuestRam;
@@ -146,8 +146,11 @@ impl Patches {
             self.forget_sites(page);
             self.listing.forget_page(page);
         }
-        let mut roots = vec![entry];
-        roots.extend(handlers(state, &ram, &mode));
+        if self.listing.is_full() {
+            self.listing.clear();
+        }
+        let mut roots = handlers(state, &ram, &mode);
+        roots.push(entry);
         let mut new = self.listing.descend(&mut source, roots);
         new.extend(self.listing.sweep(&mut source, page));
         let mut addresses: Vec<u64> =
@@ -320,6 +323,8 @@ fn handlers(state: &CpuState, ram: &GuestRam, mode: &PagingMode) -> Vec<u64> {
             part(0..2) | part(6..8) << 16 | part(8..12) << 32
         })
         .collect();
-    found.push(state.msrs.lstar);
+    if state.efer.contains(Efer::SCE) && state.msrs.lstar != 0 {
+        found.push(state.msrs.lstar);
+    }
     found
 }

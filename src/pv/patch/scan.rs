@@ -9,7 +9,7 @@ use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::PagingMode;
 use crate::mem::GuestRam;
 use crate::pv::trap;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Register};
 use std::collections::{BTreeMap, HashMap};
 
 /// Instructions that are kept; a guest that has more is scanned page by page as it executes.
@@ -104,13 +104,18 @@ impl Listing {
         self.known.range(..address).next_back().is_some_and(|(_, i)| i.next_ip() > address)
     }
 
-    /// Descends from `roots`; returns the instructions that are new.
+    /// Whether there is no room for more.
+    pub(super) fn is_full(&self) -> bool {
+        self.known.len() >= MOST
+    }
+
+    /// Descends from `roots`, the last one first; returns the instructions that are new.
     pub(super) fn descend(&mut self, source: &mut Source<'_>, roots: Vec<u64>) -> Vec<Instruction> {
         let mut new = Vec::new();
         let mut waiting = roots;
         while let Some(mut at) = waiting.pop() {
-            while self.known.len() < MOST && !self.known.contains_key(&at) {
-                let Some(i) = source.decode(at) else { break };
+            while !self.is_full() && !self.known.contains_key(&at) {
+                let Some(i) = source.decode(at).filter(|i| !is_blank(i)) else { break };
                 self.known.insert(at, i);
                 new.push(i);
                 if let Some(target) = target(&i) {
@@ -173,6 +178,10 @@ impl Listing {
         let mut at = at;
         while at < end && !self.known.contains_key(&at) {
             let i = source.decode(at)?;
+            if is_blank(&i) {
+                // The end of the text, unless nothing came before.
+                break;
+            }
             if self.known.range(at..i.next_ip()).next().is_some() {
                 return None;
             }
@@ -185,8 +194,13 @@ impl Listing {
             }
             at = i.next_ip();
         }
-        Some(block)
+        (!block.is_empty()).then_some(block)
     }
+}
+
+/// Two zero bytes: memory that holds nothing decodes as an endless run of these.
+fn is_blank(i: &Instruction) -> bool {
+    i.code() == Code::Add_rm8_r8 && i.len() == 2 && i.memory_base() == Register::RAX && i.op1_register() == Register::AL
 }
 
 /// Where a direct branch or call goes.
