@@ -42,8 +42,9 @@ pub(super) struct PvVcpu {
     ran_natively: bool,
     /// Where the log of code changes was read to.
     code_cursor: u64,
-    /// The instruction that faulted last, and how often in a row.
-    repeated: (u64, u32),
+    /// The instruction that faulted last with the registers it had, and how often in a row. The same instruction with
+    /// other registers is a loop that makes progress.
+    repeated: ((u64, [u64; 16]), u32),
     breakpoints: HashSet<u64>,
 }
 
@@ -63,7 +64,7 @@ impl PvVcpu {
             vectors_live: false,
             why: None,
             ran_natively: false,
-            repeated: (0, 0),
+            repeated: ((0, [0; 16]), 0),
             breakpoints: HashSet::new(),
         })
     }
@@ -222,11 +223,8 @@ impl PvVcpu {
         if !is_guest_page(address) {
             return Ok(false);
         }
-        self.repeated = if self.repeated.0 == self.state.rip {
-            (self.state.rip, self.repeated.1 + 1)
-        } else {
-            (self.state.rip, 0)
-        };
+        let faulted = (self.state.rip, self.state.gpr);
+        self.repeated = (faulted, if self.repeated.0 == faulted { self.repeated.1 + 1 } else { 0 });
         if self.repeated.1 >= PATIENCE {
             return Ok(false);
         }
