@@ -32,23 +32,12 @@ impl ExecMemory {
         let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let executable = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size,
-                libc::PROT_READ | libc::PROT_EXEC,
-                libc::MAP_SHARED,
-                fd,
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_SHARED, fd, 0)
         };
         if executable == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self {
-            writable,
-            executable,
-            size,
-        })
+        Ok(Self { writable, executable, size })
     }
 
     /// Bytes in all.

@@ -59,11 +59,7 @@ pub fn install() -> io::Result<()> {
             io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)
         }
     });
-    if errno == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(errno))
-    }
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }
 
 /// Runs `call`. If an instruction in `code` raises SIGFPE, execution goes on at `resume` and MXCSR as it was at the
@@ -73,11 +69,7 @@ pub fn install() -> io::Result<()> {
 /// `call` executes the generated code at `code`, and from `resume` that code must return to its caller properly,
 /// whichever of its instructions faulted.
 pub unsafe fn call_catching(code: Range<usize>, resume: usize, call: impl FnOnce()) -> Option<u32> {
-    let mut frame = Frame {
-        code,
-        resume,
-        mxcsr: None,
-    };
+    let mut frame = Frame { code, resume, mxcsr: None };
     let before = FRAME.with(|f| f.replace(&raw mut frame));
     call();
     FRAME.with(|f| f.set(before));

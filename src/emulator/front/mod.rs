@@ -16,7 +16,7 @@ use crate::engine::Cause;
 use block::{Block, CodeMode};
 use cache::CodeCache;
 use features::Features;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Register};
 use std::cell::Cell;
 
 /// Instructions in a block at most.
@@ -137,7 +137,13 @@ fn decode(
 fn decode_one(bytes: &[u8], mode: CodeMode, rip: u64) -> (Instruction, bool) {
     let bytes = &bytes[..bytes.len().min(MOST_BYTES)];
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
-    let instruction = decoder.decode();
+    let mut instruction = decoder.decode();
+    // In 64-bit code these prefixes select nothing: the address keeps its own segment (SDM vol. 1, 3.3.4).
+    if mode.bits() == 64
+        && matches!(instruction.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS)
+    {
+        instruction.set_segment_prefix(Register::None);
+    }
     let cut = decoder.last_error() == DecoderError::NoMoreBytes
         || instruction.is_invalid() && bytes.len() == MOST_BYTES && is_too_long(bytes, mode);
     (instruction, !cut)

@@ -144,6 +144,18 @@ fn scan<O: Operation, T: Wide>(cx: &mut Cx, op: &Op) -> Step {
     Ok(Flow::Next)
 }
 
+/// BSF and BSR: with a zero source the destination keeps its value, all 64 bits of it even in the 32-bit form.
+fn bit_scan<O: Operation, T: Wide>(cx: &mut Cx, op: &Op) -> Step {
+    let value = source::<T>(cx, op)?;
+    let old = cx.reg::<T>(op.dst);
+    let (result, flags) = O::apply(value, old, cx.flags);
+    if value.zx() != 0 {
+        cx.set_reg(op.dst, result);
+    }
+    cx.flags = flags;
+    Ok(Flow::Next)
+}
+
 /// SHLD and SHRD; LEFT says which.
 fn double_shift<const LEFT: bool, T: Wide>(cx: &mut Cx, op: &Op) -> Step {
     let instruction = operand::instruction(op);
@@ -236,8 +248,8 @@ pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Bts => bit::<Bts>(instruction),
         Mnemonic::Btr => bit::<Btr>(instruction),
         Mnemonic::Btc => bit::<Btc>(instruction),
-        Mnemonic::Bsf => wide!(size, scan<Bsf>),
-        Mnemonic::Bsr => wide!(size, scan<Bsr>),
+        Mnemonic::Bsf => wide!(size, bit_scan<Bsf>),
+        Mnemonic::Bsr => wide!(size, bit_scan<Bsr>),
         Mnemonic::Lzcnt => wide!(size, scan<Lzcnt>),
         Mnemonic::Tzcnt => wide!(size, scan<Tzcnt>),
         Mnemonic::Popcnt => wide!(size, scan<Popcnt>),

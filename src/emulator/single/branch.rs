@@ -54,15 +54,26 @@ fn call(cx: &mut Cx, op: &Op) -> Step {
     call_to(cx, op.imm, op.disp)
 }
 
+/// A call to a target that is not canonical: the return address is stored, or its fault comes first; RSP stays.
+#[cold]
+fn call_nowhere(cx: &mut Cx, next: u64) -> Step {
+    cx.mmu.write(cx.regs[RSP].wrapping_sub(8), next, true)?;
+    Err(cx.raise(Exception::GP0))
+}
+
 fn call_reg(cx: &mut Cx, op: &Op) -> Step {
     let target = cx.reg::<u64>(op.dst);
-    let target = checked(cx, target)?;
+    if !Gva(target).is_canonical() {
+        return call_nowhere(cx, op.imm);
+    }
     call_to(cx, target, op.imm)
 }
 
 fn call_mem(cx: &mut Cx, op: &Op) -> Step {
     let target = cx.load::<u64>(op)?;
-    let target = checked(cx, target)?;
+    if !Gva(target).is_canonical() {
+        return call_nowhere(cx, op.imm);
+    }
     call_to(cx, target, op.imm)
 }
 

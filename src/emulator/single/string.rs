@@ -108,8 +108,9 @@ impl Walk {
             Kind::Cmps => {
                 let from = self.source(cx, T::BYTES)?;
                 let to = self.target(cx, T::BYTES, false)?;
-                let a = cx.mmu.read::<T>(from, stack)?;
+                // In the order of Intel's CPUs, seen when both fault.
                 let b = cx.mmu.read::<T>(to, false)?;
+                let a = cx.mmu.read::<T>(from, stack)?;
                 cx.flags = T::sub(a, b, cx.flags).1;
             }
             Kind::Scas => {
@@ -226,6 +227,14 @@ fn string<T: Int>(cx: &mut Cx, op: &Op) -> Step {
     let compares = matches!(kind, Kind::Cmps | Kind::Scas);
     let while_equal = !instruction.has_repne_prefix();
     let mut patience = ELEMENTS;
+    let flags = cx.flags;
+    if walk.mask == 0xffff_ffff && matches!(kind, Kind::Movs | Kind::Stos) {
+        // Intel's CPUs write 32-bit pointers back, which cuts them, even if no element is moved.
+        walk.advance(cx, RDI, 0);
+        if kind == Kind::Movs {
+            walk.advance(cx, RSI, 0);
+        }
+    }
     loop {
         let count = walk.index(cx, RCX);
         if count == 0 {
@@ -240,8 +249,12 @@ fn string<T: Int>(cx: &mut Cx, op: &Op) -> Step {
             Kind::Movs | Kind::Stos => walk.stretch::<T>(cx, count),
             _ => 0,
         };
-        if many == 0 {
-            walk.element::<T>(cx)?;
+        if many == 0
+            && let Err(fault) = walk.element::<T>(cx)
+        {
+            // The elements done so far count, but not their flags (SDM vol. 2, REP).
+            cx.flags = flags;
+            return Err(fault);
         }
         walk.advance(cx, RCX, many.max(1).wrapping_neg());
         if compares && (cx.flags & ZF != 0) != while_equal {

@@ -4,9 +4,10 @@ use super::cx::{Cx, Handler, Step};
 use super::flags;
 use super::host_fpu::{HostFpu, OperandMemory};
 use super::op::Op;
+use crate::arch::state::gpr::RDI;
 use crate::arch::{CpuState, Exception, Gva, SegmentRegister};
-use crate::emulator::mmu::{Fault, Mmu};
-use iced_x86::{Instruction, InstructionInfoFactory};
+use crate::emulator::mmu::{Bank, Fault, Mmu};
+use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, RflagsBits};
 
 /// The guest's memory, as the host FPU's instructions reach it.
 struct Memory<'m, 'a> {
@@ -28,15 +29,25 @@ impl OperandMemory for Memory<'_, '_> {
         instruction: &Instruction,
         index: Option<u64>,
         bytes: usize,
+        aligned: u64,
     ) -> Result<Gva, Exception> {
-        let offset = address::offset(instruction, self.regs, index);
+        let offset = match instruction.op0_kind() {
+            // The masked moves of bytes.
+            OpKind::MemorySegRDI => self.regs[RDI],
+            OpKind::MemorySegEDI => self.regs[RDI] & 0xffff_ffff,
+            OpKind::MemorySegDI => self.regs[RDI] & 0xffff,
+            _ => address::offset(instruction, self.regs, index),
+        };
         let segment = address::segment_of(instruction.memory_segment());
         let at = address::segmented(state, segment, offset, bytes, false)?;
-        let stack = segment == SegmentRegister::Ss;
-        match self.mmu.check_canonical(at, bytes.max(1), stack) {
-            Ok(()) => Ok(Gva(at)),
-            Err(Fault) => Err(self.mmu.exception),
+        if at & aligned != 0 {
+            return Err(Exception::GP0);
         }
+        if bytes != 0 {
+            let stack = segment == SegmentRegister::Ss;
+            self.mmu.check_canonical(at, bytes, stack).map_err(|Fault| self.mmu.exception)?;
+        }
+        Ok(Gva(at))
     }
 
     fn read(&mut self, _: &mut CpuState, at: Gva, into: &mut [u8]) -> Result<(), Exception> {
@@ -73,8 +84,14 @@ fn execute<const GENERAL: bool>(cx: &mut Cx, op: &Op) -> Step {
     };
     let prepared = op.vector.get_or_init(|| Box::new(fpu.prepare(instruction)));
     cx.state.rip = instruction.ip();
+    let bank = cx.mmu.bank;
+    if bank == Bank::UserAligned && prepared.ignores_alignment() {
+        cx.mmu.bank = Bank::User;
+    }
     let mut memory = Memory { mmu: &mut cx.mmu, regs: &cx.regs, op };
-    if let Err(exception) = fpu.run(prepared, cx.state, &mut memory) {
+    let result = fpu.run(prepared, cx.state, &mut memory);
+    cx.mmu.bank = bank;
+    if let Err(exception) = result {
         return Err(cx.raise(exception));
     }
     if GENERAL {
@@ -86,13 +103,18 @@ fn execute<const GENERAL: bool>(cx: &mut Cx, op: &Op) -> Step {
 
 /// Whether general registers (beyond addresses) or flags take part.
 fn uses_general(instruction: &Instruction) -> bool {
-    if instruction.rflags_read() != 0 || instruction.rflags_modified() != 0 {
+    // The condition codes of the x87 status word are no flags.
+    let flags = !(RflagsBits::C0 | RflagsBits::C1 | RflagsBits::C2 | RflagsBits::C3 | RflagsBits::UIF);
+    if (instruction.rflags_read() | instruction.rflags_modified()) & flags != 0 {
         return true;
     }
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
     let address = [instruction.memory_base(), instruction.memory_index()];
-    info.used_registers().iter().any(|used| used.register().is_gpr() && !address.contains(&used.register()))
+    info.used_registers().iter().any(|used| {
+        let register = used.register();
+        register.is_gpr() && (!address.contains(&register) || used.access() != OpAccess::Read)
+    })
 }
 
 /// The handler of an instruction of this family.

@@ -99,7 +99,8 @@ pub(super) enum Control {
     Fnstsw,
     Fnclex,
     Fninit,
-    Fwait,
+    /// FWAIT, whose check is its unit's; the interrupt switches of the 8087 and FSETPM.
+    Nothing,
 }
 
 /// Instructions that save or restore the whole state.
@@ -196,7 +197,8 @@ pub(super) fn handles(instruction: &Instruction) -> bool {
             | Mnemonic::Xsetbv
     );
     let legacy_or_vex = matches!(instruction.encoding(), EncodingKind::Legacy | EncodingKind::VEX);
-    legacy_or_vex && !integer && instruction.cpuid_features().iter().any(mine)
+    let wait = instruction.mnemonic() == Mnemonic::Wait;
+    legacy_or_vex && !integer && (wait || instruction.cpuid_features().iter().any(mine))
 }
 
 /// Whether every feature that the instruction needs is in the guest's CPUID.
@@ -223,7 +225,9 @@ pub(super) fn is_offered(instruction: &Instruction, cpuid: &CpuidTable) -> bool 
         F::AVX2 => seven.ebx & 1 << 5 != 0,
         F::SHA => seven.ebx & 1 << 29 != 0,
         F::XSAVEOPT => cpuid.query(0xd, 1, Cr4::empty()).eax & 1 != 0,
-        F::X64 => true,
+        F::CMOV => one.edx & 1 << 15 != 0,
+        // FWAIT is as old as the 8086.
+        F::X64 | F::INTEL8086 => true,
         _ => false,
     })
 }
@@ -247,7 +251,8 @@ pub(super) fn classify(instruction: &Instruction, cpuid: &CpuidTable) -> (Unit, 
         M::Fnstsw => (Unit::X87NoWait, Work::Control(Control::Fnstsw)),
         M::Fnclex => (Unit::X87NoWait, Work::Control(Control::Fnclex)),
         M::Fninit => (Unit::X87NoWait, Work::Control(Control::Fninit)),
-        M::Wait => (Unit::Wait, Work::Control(Control::Fwait)),
+        M::Wait => (Unit::Wait, Work::Control(Control::Nothing)),
+        M::Fneni | M::Fndisi | M::Fnsetpm => (Unit::X87NoWait, Work::Control(Control::Nothing)),
         M::Fnstenv | M::Fnsave => (Unit::X87NoWait, Work::Fpu),
         M::Fxsave => (Unit::Fxsave, Work::Save(Save::Fxsave { wide: false })),
         M::Fxsave64 => (Unit::Fxsave, Work::Save(Save::Fxsave { wide: true })),
@@ -278,9 +283,9 @@ pub(super) fn classify(instruction: &Instruction, cpuid: &CpuidTable) -> (Unit, 
                 (_, true, true) => (Unit::SseMmx, Work::Fpu),
                 (_, true, false) if uses_mxcsr(instruction) => (Unit::SseMmx, Work::Fpu),
                 (_, true, false) => (Unit::Mmx, Work::Fpu),
-                (_, false, true) => (simd, Work::Vector),
                 _ if is_fisttp(instruction) => (Unit::X87, Work::Fpu),
-                _ => (Unit::Wait, Work::Undefined),
+                // Without any vector register it converts from memory to a general register.
+                _ => (simd, Work::Vector),
             }
         }
     }

@@ -17,7 +17,7 @@ impl XsaveArea {
     }
 
     /// Sets TOS to 0. The image numbers registers from TOS, so the contents move to keep their physical places.
-    fn set_top_to_zero(&mut self) {
+    pub(super) fn set_top_to_zero(&mut self) {
         let status = self.u16_at(FSW);
         let top = usize::from(status >> 11 & 7);
         self.set_u16_at(FSW, status & !0x3800);
@@ -38,7 +38,7 @@ fn store<M: OperandMemory + ?Sized>(
     memory: &mut M,
     bytes: &[u8],
 ) -> Result<(), Exception> {
-    let at = memory.effective(state, &prepared.instruction, None, bytes.len())?;
+    let at = memory.effective(state, &prepared.instruction, None, bytes.len(), 0)?;
     memory.write(state, at, bytes)
 }
 
@@ -47,7 +47,7 @@ fn load<const N: usize, M: OperandMemory + ?Sized>(
     state: &mut CpuState,
     memory: &mut M,
 ) -> Result<[u8; N], Exception> {
-    let at = memory.effective(state, &prepared.instruction, None, N)?;
+    let at = memory.effective(state, &prepared.instruction, None, N, 0)?;
     let mut bytes = [0; N];
     memory.read(state, at, &mut bytes)?;
     Ok(bytes)
@@ -111,7 +111,7 @@ pub(super) fn run<M: OperandMemory + ?Sized>(
             state.xsave.0[..24].fill(0);
             state.xsave.set_u16_at(XsaveArea::FCW, 0x037f);
         }
-        Control::Fwait => {}
+        Control::Nothing => {}
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub(super) fn masked_load<M: OperandMemory + ?Sized>(
     let instruction = &prepared.instruction;
     let into = instruction.op0_register();
     let selected = selects(register(&state.xsave, instruction.op1_register()), element);
-    let at = memory.effective(state, instruction, None, 1)?;
+    let at = memory.effective(state, instruction, None, 0, 0)?;
     let mut value = [0; 32];
     for i in (0..into.size() / element).filter(|&i| selected(i)) {
         let offset = i * element;
@@ -68,9 +68,20 @@ pub(super) fn masked_store<M: OperandMemory + ?Sized>(
     };
     let selected = selects(register(&state.xsave, mask), element);
     let value = register(&state.xsave, from);
-    let at = memory.effective(state, instruction, None, 1)?;
+    if from.is_mm() {
+        // Done even if the store faults.
+        state.xsave.enter_mmx();
+    }
+    let at = memory.effective(state, instruction, None, 0, 0)?;
+    if element == 1 {
+        // Single bytes are stored by eights, the upper ones first; Intel's CPUs check a whole eight before, even if
+        // nothing of it is selected.
+        for half in (0..from.size() / 8).rev() {
+            memory.probe_write(state, at.offset(8 * half as u64), 8)?;
+        }
+    }
     let chosen = || (0..from.size() / element).filter(|&i| selected(i));
-    if let (Some(first), Some(last)) = (chosen().next(), chosen().last()) {
+    if let (Some(first), Some(last)) = (chosen().next(), chosen().next_back()) {
         // Both ends are touched, so each page in between is too.
         let bytes = (last + 1 - first) * element;
         memory.probe_write(state, at.offset((first * element) as u64), bytes)?;
@@ -78,9 +89,6 @@ pub(super) fn masked_store<M: OperandMemory + ?Sized>(
             let offset = i * element;
             memory.write(state, at.offset(offset as u64), &value[offset..offset + element])?;
         }
-    }
-    if from.is_mm() {
-        state.xsave.enter_mmx();
     }
     Ok(())
 }
@@ -103,8 +111,8 @@ pub(super) fn gather_is_valid(instruction: &Instruction) -> bool {
     instruction.encoding() == EncodingKind::VEX && into != index && into != mask && index != mask
 }
 
-/// VGATHER*, VPGATHER*: elements in ascending order; one that was fetched is in place and its mask cleared even if a
-/// later one faults.
+/// VGATHER*, VPGATHER*: elements in ascending order. If one faults, those before it are in place with their mask
+/// elements cleared, and the rest of the destination is as it was.
 pub(super) fn gather<M: OperandMemory + ?Sized>(
     prepared: &Prepared,
     state: &mut CpuState,
@@ -116,15 +124,16 @@ pub(super) fn gather<M: OperandMemory + ?Sized>(
     let mask_register = instruction.op2_register();
     let indices = register(&state.xsave, instruction.memory_index());
     let count = (instruction.memory_index().size() / index_bytes).min(into.size() / bytes);
-    let mask = register(&state.xsave, mask_register);
-    let selected = selects(mask, bytes);
-    let mut value = register(&state.xsave, into);
-    value[count * bytes..].fill(0);
+    let selected = selects(register(&state.xsave, mask_register), bytes);
+    let selected_of_all = selects(state.xsave.ymm(mask_register.number()), bytes);
+    let mut value = state.xsave.ymm(into.number());
+    let mut left = state.xsave.ymm(mask_register.number());
     // Each mask element becomes all ones or all zeros before the first access.
-    let mut left = [0_u8; 32];
-    for i in (0..count).filter(|&i| selected(i)) {
-        left[i * bytes..(i + 1) * bytes].fill(0xff);
+    let width = into.size().max(instruction.memory_index().size());
+    for (i, element) in left[..width].chunks_exact_mut(bytes).enumerate() {
+        element.fill(if selected_of_all(i) { 0xff } else { 0 });
     }
+    left[width..].fill(0);
     let mut result = Ok(());
     for i in (0..count).filter(|&i| selected(i)) {
         let mut raw = [0; 8];
@@ -135,12 +144,17 @@ pub(super) fn gather<M: OperandMemory + ?Sized>(
             u64::from_le_bytes(raw)
         };
         let range = i * bytes..(i + 1) * bytes;
-        let fetched = fetch(instruction, state, memory, index, &mut value[range.clone()]);
-        if fetched.is_err() {
-            result = fetched;
+        result = fetch(instruction, state, memory, index, &mut value[range.clone()]);
+        if result.is_err() {
             break;
         }
         left[range].fill(0);
+        // Each arrival is a write of that vector length.
+        value[width..].fill(0);
+    }
+    if result.is_ok() {
+        value[count * bytes..].fill(0);
+        left.fill(0);
     }
     set_ymm(&mut state.xsave, into.number(), &value);
     set_ymm(&mut state.xsave, mask_register.number(), &left);
@@ -154,6 +168,6 @@ fn fetch<M: OperandMemory + ?Sized>(
     index: u64,
     into: &mut [u8],
 ) -> Result<(), Exception> {
-    let at: Gva = memory.effective(state, instruction, Some(index), into.len())?;
+    let at: Gva = memory.effective(state, instruction, Some(index), into.len(), 0)?;
     memory.read(state, at, into)
 }

@@ -8,8 +8,9 @@
 //! - MXCSR is the guest's while the instruction runs, unmasked exceptions included: the host's CPU decides, and a SIGFPE
 //!   becomes #XM with the registers untouched (`sys::fp_trap`).
 //! - x87 errors are deferred by the hardware: the next waiting instruction gets #MF, seen in the saved status word.
-//! - x87 pointers: FIP is the guest's RIP and FDP the linear address of the last non-control instruction and of its last
-//!   memory operand; FOP is zero, as on CPUs without the compatibility mode; FCS and FDS are zero. Never a host address.
+//! - x87 pointers: FIP is the guest's RIP of the last non-control instruction. FDP and FOP change when the host's CPU
+//!   changes them (new ones only for an unmasked error); FDP then is the operand's linear address. FCS and FDS are
+//!   zero. Never a host address.
 //! - Control registers are checked first: #UD, #NM, #MF, then operands, then #XM.
 //! - Masked moves and gathers (`elements`), FXSAVE and XSAVE (`save`) and control words (`control`) need no host code.
 //!
@@ -34,6 +35,7 @@ use cache::{Cache, Place};
 use classify::{Unit, Work};
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind};
 use std::cell::Cell;
+use std::ops::Range;
 use thunk::Scratch;
 
 /// Bits of MXCSR that exist.
@@ -41,13 +43,17 @@ const MXCSR_MASK: u32 = 0xffff;
 /// MXCSR's exception masks.
 const MXCSR_ALL_MASKED: u32 = 0x1f80;
 /// x87 instruction and data pointers in the image: FOP, FIP, FDP.
-const POINTERS: std::ops::Range<usize> = 6..24;
+const POINTERS: Range<usize> = 6..24;
+const FIP: Range<usize> = 8..16;
+const FDP: Range<usize> = 16..24;
 
 /// How instructions reach guest memory. Addresses are linear; every access checks what paging, alignment checks and
 /// canonical form demand, and has no effect if it fails.
 pub(crate) trait OperandMemory {
-    /// Linear address of the instruction's memory operand, of which `bytes` will be touched. `index` is the value of a
-    /// vector index register's element, not yet scaled.
+    /// Linear address of the instruction's memory operand, of which `bytes` will be touched (0: perhaps none, so
+    /// canonical form is left to the accesses). `index` is the value of a
+    /// vector index register's element, not yet scaled. Bits of `aligned` must be zero in it, which comes before
+    /// canonical form.
     ///
     /// # Errors
     /// #GP or #SS for what segmentation and canonical form forbid.
@@ -57,6 +63,7 @@ pub(crate) trait OperandMemory {
         instruction: &Instruction,
         index: Option<u64>,
         bytes: usize,
+        aligned: u64,
     ) -> Result<Gva, Exception>;
 
     /// Reads guest memory.
@@ -95,9 +102,16 @@ pub(crate) struct Prepared {
     access: Access,
     mxcsr: bool,
     bytes: u8,
-    /// Address bits that must be zero.
+    /// Bits of the operand's address that must be zero.
     misaligned: u64,
     place: Cell<Place>,
+}
+
+impl Prepared {
+    /// Whether its accesses are never checked for alignment (SDM vol. 2, VMASKMOV and gathers).
+    pub(crate) fn ignores_alignment(&self) -> bool {
+        matches!(self.work, Work::MaskedLoad(_) | Work::MaskedStore(_) | Work::Gather)
+    }
 }
 
 type Thunk = extern "sysv64" fn(*mut CpuState, *mut Scratch);
@@ -139,6 +153,7 @@ impl HostFpu {
     ///
     /// # Errors
     /// The exception that it raises; the state is as the manual says then.
+    #[cfg(test)]
     pub(crate) fn execute<M: OperandMemory + ?Sized>(
         &mut self,
         instruction: &Instruction,
@@ -193,22 +208,15 @@ impl HostFpu {
         let mut at = Gva(0);
         let bytes = usize::from(prepared.bytes);
         if prepared.access != Access::None {
-            at = memory.effective(state, &prepared.instruction, None, bytes)?;
-            if at.0 & prepared.misaligned != 0 {
-                return Err(Exception::GP0);
-            }
+            at = memory.effective(state, &prepared.instruction, None, bytes, prepared.misaligned)?;
             if prepared.access == Access::Read {
                 memory.read(state, at, &mut self.scratch.bounce[..bytes])?;
             }
         }
-        let mxcsr = state.xsave.mxcsr();
         self.call(prepared, state)?;
         if prepared.access == Access::Write {
-            // Stores change no register, so a fault has only MXCSR to undo (VCVTPS2PH).
-            if let Err(exception) = memory.write(state, at, &self.scratch.bounce[..bytes]) {
-                state.xsave.set_mxcsr(mxcsr);
-                return Err(exception);
-            }
+            // Stores change no register; the flags that VCVTPS2PH sets in MXCSR stay if the store faults.
+            memory.write(state, at, &self.scratch.bounce[..bytes])?;
         }
         Ok(())
     }
@@ -296,15 +304,21 @@ impl HostFpu {
     ) -> Result<(), Exception> {
         let mut at = Gva(0);
         let bytes = usize::from(prepared.bytes);
+        // With an error unmasked a store may not happen, and then does not fault: run first, undo if it faults.
+        let unmasked = state.xsave.0[XsaveArea::FCW] & 0x3f != 0x3f;
+        let tentative = prepared.access == Access::Write && prepared.unit == Unit::X87 && unmasked;
+        let before = tentative.then(|| state.xsave.clone());
+        if prepared.access == Access::Write && prepared.unit == Unit::Mmx {
+            // This much of the transition to MMX stays if the store faults.
+            state.xsave.set_top_to_zero();
+        }
         if prepared.access != Access::None {
-            at = memory.effective(state, &prepared.instruction, None, bytes)?;
-            if at.0 & prepared.misaligned != 0 {
-                return Err(Exception::GP0);
-            }
+            at = memory.effective(state, &prepared.instruction, None, bytes, prepared.misaligned)?;
             match prepared.access {
                 Access::Read => memory.read(state, at, &mut self.scratch.bounce[..bytes])?,
                 // A store pops and marks, so its target must be known to be writable before it runs.
-                _ => memory.probe_write(state, at, bytes)?,
+                _ if !tentative => memory.probe_write(state, at, bytes)?,
+                _ => {}
             }
         }
         // Reserved bits of MXCSR would fault in FXRSTOR.
@@ -312,28 +326,35 @@ impl HostFpu {
         state.xsave.set_mxcsr(mxcsr);
         let mut pointers = [0; POINTERS.end - POINTERS.start];
         pointers.copy_from_slice(&state.xsave.0[POINTERS]);
-        // With an error unmasked a store may not happen: then this stays in the buffer.
+        // What stays in the buffer if a store does not happen.
         const UNTOUCHED: u8 = 0xa5;
         if prepared.access == Access::Write {
             self.scratch.bounce[..bytes].fill(UNTOUCHED);
         }
-        self.call(prepared, state)?;
-        if prepared.unit == Unit::X87 && !classify::is_x87_control(&prepared.instruction) {
-            pointers[..2].fill(0);
-            pointers[2..10].copy_from_slice(&state.rip.to_le_bytes());
-            if prepared.access != Access::None {
-                pointers[10..18].copy_from_slice(&at.0.to_le_bytes());
-            }
+        if let Err(exception) = self.call(prepared, state) {
+            // A SIMD error comes after the transition to MMX.
+            state.xsave.enter_mmx();
+            return Err(exception);
         }
-        if !classify::is_x87_control(&prepared.instruction) {
+        if prepared.unit == Unit::X87 && !classify::is_x87_control(&prepared.instruction) {
+            let area = &mut state.xsave.0;
+            area[FIP].copy_from_slice(&state.rip.to_le_bytes());
+            // Where the CPU noted the operand it noted the bounce buffer.
+            if area[FDP] != pointers[FDP.start - POINTERS.start..] {
+                area[FDP].copy_from_slice(&at.0.to_le_bytes());
+            }
+        } else if !classify::is_x87_control(&prepared.instruction) {
             state.xsave.0[POINTERS].copy_from_slice(&pointers);
         }
         if prepared.access == Access::Write {
             let stored = &self.scratch.bounce[..bytes];
             let happened =
                 !classify::x87_error_pending(&state.xsave) || stored.iter().any(|&b| b != UNTOUCHED);
-            if happened {
-                memory.write(state, at, stored)?;
+            if happened && let Err(exception) = memory.write(state, at, stored) {
+                if let Some(before) = before {
+                    state.xsave = before;
+                }
+                return Err(exception);
             }
         }
         Ok(())

@@ -6,7 +6,7 @@
 use super::classify::Save;
 use super::{MXCSR_MASK, OperandMemory, Prepared};
 use crate::arch::state::{XsaveArea, gpr};
-use crate::arch::{CpuState, Exception, Gva};
+use crate::arch::{CpuState, Cr0, Exception, Gva, Rflags, Vector};
 
 const X87: u64 = 1;
 const SSE: u64 = 2;
@@ -28,10 +28,15 @@ pub(super) fn run<M: OperandMemory + ?Sized>(
         Save::Fxsave { .. } | Save::Fxrstor { .. } => (16, 512),
         Save::Xsave { .. } | Save::Xrstor { .. } => (64, HEADER + 64),
     };
-    let at = memory.effective(state, &prepared.instruction, None, bytes)?;
-    if !at.0.is_multiple_of(alignment) {
-        return Err(Exception::GP0);
+    let checked = state.cpl() == 3 && state.cr0.contains(Cr0::AM) && state.rflags.contains(Rflags::AC);
+    if checked {
+        // With alignment checks on, a misaligned area raises #AC first (SDM vol. 2, FXSAVE): Intel's CPUs check words of 4.
+        let at = memory.effective(state, &prepared.instruction, None, bytes, 0)?;
+        if !at.0.is_multiple_of(4) {
+            return Err(Exception::with_code(Vector::AlignmentCheck, 0));
+        }
     }
+    let at = memory.effective(state, &prepared.instruction, None, bytes, alignment - 1)?;
     match save {
         Save::Fxsave { wide } => fxsave(state, memory, at, wide),
         Save::Fxrstor { wide } => fxrstor(state, memory, at, wide),
@@ -139,10 +144,10 @@ fn xsave<M: OperandMemory + ?Sized>(
     let end = xmm_end(state);
     let high_end = XsaveArea::YMM_HIGH + (end - XsaveArea::XMM);
     let part = |from: usize| at.offset(from as u64);
-    let mut header = [0; 8];
-    memory.read(state, part(HEADER), &mut header)?;
     // Everything that will be written is probed first, so that a fault leaves nothing half done.
     memory.probe_write(state, at, HEADER + 8)?;
+    let mut header = [0; 8];
+    memory.read(state, part(HEADER), &mut header)?;
     if written & AVX != 0 {
         memory.probe_write(state, part(XsaveArea::YMM_HIGH), high_end - XsaveArea::YMM_HIGH)?;
     }
