@@ -1,0 +1,144 @@
+//! Which instruction forms are compared, and the one table of those that are not, with reasons.
+use iced_x86::{Code, CpuidFeature as F, EncodingKind, Mnemonic as M};
+
+/// Features that the guest's CPUID offers (or that every x86-64 CPU has).
+const OFFERED: &[F] = &[
+    F::INTEL8086,
+    F::INTEL186,
+    F::INTEL286,
+    F::INTEL386,
+    F::INTEL486,
+    F::X64,
+    F::ADX,
+    F::AES,
+    F::AVX,
+    F::AVX2,
+    F::BMI1,
+    F::BMI2,
+    F::CLFLUSHOPT,
+    F::CLFSH,
+    F::CMOV,
+    F::CMPXCHG16B,
+    F::CPUID,
+    F::CX8,
+    F::F16C,
+    F::FMA,
+    F::FPU,
+    F::FPU287,
+    F::FPU387,
+    F::FSGSBASE,
+    F::FXSR,
+    F::LZCNT,
+    F::MMX,
+    F::MOVBE,
+    F::MSR,
+    F::MULTIBYTENOP,
+    F::PAUSE,
+    F::PCLMULQDQ,
+    F::POPCNT,
+    F::PREFETCHW,
+    F::RDRAND,
+    F::RDSEED,
+    F::RDTSCP,
+    F::RDPMC,
+    F::SEP,
+    F::SHA,
+    F::SSE,
+    F::SSE2,
+    F::SSE3,
+    F::SSE4_1,
+    F::SSE4_2,
+    F::SSSE3,
+    F::SYSCALL,
+    F::TSC,
+    F::XSAVE,
+    F::XSAVEOPT,
+];
+
+/// Why a form is not compared; `None` if it is.
+pub fn excluded(code: Code) -> Option<&'static str> {
+    let op = code.op_code();
+    if !op.is_instruction() || !op.mode64() || !op.intel_decoder64() || op.decoder_option() != 0 {
+        return Some("not an instruction of Intel's 64-bit mode");
+    }
+    if op.fwait() {
+        return Some("decoded as FWAIT and another instruction");
+    }
+    if !matches!(op.encoding(), EncodingKind::Legacy | EncodingKind::VEX) {
+        return Some("an encoding that is not offered");
+    }
+    match code.mnemonic() {
+        // No-operations where CET is off, which is everywhere here.
+        M::Endbr64 | M::Endbr32 => return None,
+        M::Rdtsc | M::Rdtscp | M::Rdpmc => return Some("a counter: never the same twice"),
+        M::Rdrand | M::Rdseed => return Some("a random number"),
+        M::Cpuid | M::Xgetbv => return Some("answers for the guest's CPU, not for the host's"),
+        M::Syscall | M::Sysenter => return Some("enters the host's kernel"),
+        M::Int => return Some("depends on the gates in the kernel's IDT"),
+        M::Int3 => return Some("ends every case, so each case executes it"),
+        M::Int1 => return Some("the kernel hides where #DB came from"),
+        M::Iret | M::Iretd | M::Iretq | M::Retf | M::Sysret | M::Sysretq | M::Sysexit | M::Sysexitq => {
+            return Some("loads selectors: depends on the kernel's GDT");
+        }
+        M::Lss | M::Lfs | M::Lgs | M::Lar | M::Lsl | M::Verr | M::Verw => {
+            return Some("reads the kernel's GDT");
+        }
+        M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => {
+            return Some("the host's kernel emulates it under UMIP");
+        }
+        _ => {}
+    }
+    match code {
+        Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16 | Code::Mov_Sreg_r64m16 => Some("reads the kernel's GDT"),
+        Code::Popw_FS | Code::Popq_FS | Code::Popw_GS | Code::Popq_GS => Some("reads the kernel's GDT"),
+        Code::Call_m1616
+        | Code::Call_m1632
+        | Code::Call_m1664
+        | Code::Jmp_m1616
+        | Code::Jmp_m1632
+        | Code::Jmp_m1664 => Some("reads the kernel's GDT"),
+        _ if !code.cpuid_features().iter().all(|f| OFFERED.contains(f)) => {
+            Some("a feature that is not offered")
+        }
+        _ => None,
+    }
+}
+
+/// All forms that are compared.
+pub fn in_scope() -> Vec<Code> {
+    Code::values().filter(|&code| excluded(code).is_none()).collect()
+}
+
+/// Instructions that make several accesses in an order that is not documented: at a page fault only the vector is
+/// compared, and no memory.
+pub fn accesses_in_no_order(code: Code) -> bool {
+    // In two parts, of which the first may be seen.
+    let long = matches!(code, Code::Fstp_m80fp | Code::Fbstp_m80bcd);
+    long || matches!(
+        code.mnemonic(),
+        M::Fnstenv
+            | M::Fldenv
+            | M::Fnsave
+            | M::Frstor
+            | M::Fxsave
+            | M::Fxsave64
+            | M::Fxrstor
+            | M::Fxrstor64
+            | M::Xsave
+            | M::Xsave64
+            | M::Xsaveopt
+            | M::Xsaveopt64
+            | M::Xrstor
+            | M::Xrstor64
+            | M::Vmaskmovps
+            | M::Vmaskmovpd
+            | M::Vpmaskmovd
+            | M::Vpmaskmovq
+    )
+}
+
+/// Instructions that are run without alignment checks: which addresses Intel's CPUs refuse depends on the mask, and is
+/// not documented.
+pub fn checks_alignment_oddly(code: Code) -> bool {
+    matches!(code.mnemonic(), M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu)
+}
