@@ -34,10 +34,7 @@ pub enum LoadError {
     #[error("the image has no PVH note (Xen note 18), so it has no entry point that trivisor can use")]
     NoPvhNote,
     /// Bigger than RAM, or in the way of the start information.
-    #[error(
-        "the image needs memory from {start:#x} to {end:#x}, but the guest has RAM from {low:#x} to {high:#x}; \
-             give it more with --memory"
-    )]
+    #[error("{}", misfit(*start, *end, *low, *high))]
     DoesNotFit {
         /// First byte needed.
         start: u64,
@@ -54,6 +51,26 @@ pub enum LoadError {
     /// A flat image without a byte.
     #[error("the image is empty")]
     Empty,
+}
+
+/// Why an image from `start` to `end` has no place between `low` and the end of RAM at `high`, and what helps.
+fn misfit(start: u64, end: u64, low: u64, high: u64) -> String {
+    let most = layout::LOW_RAM_END.0;
+    if start < low {
+        format!(
+            "the image is to be loaded at {start:#x}, but the first {low:#x} bytes are taken; link it higher"
+        )
+    } else if end > most {
+        format!(
+            "the image needs memory from {start:#x} to {end:#x}, but RAM ends at {most:#x} at the latest, where \
+             devices begin; link it lower, or make it smaller"
+        )
+    } else {
+        let (needed, has) = (end.div_ceil(1 << 20), high >> 10);
+        format!(
+            "the image needs {needed} MiB, but the guest has {has} KiB of RAM; give it at least --memory {needed}M"
+        )
+    }
 }
 
 /// A parsed image.

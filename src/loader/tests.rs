@@ -93,6 +93,18 @@ fn an_image_must_fit_into_ram() {
     assert!(matches!(low.load(&ram, ""), Err(LoadError::DoesNotFit { .. })));
 }
 
+#[test]
+fn a_misfit_says_what_helps() {
+    let told = |start, end, high| LoadError::DoesNotFit { start, end, low: 0x10_0000, high }.to_string();
+    assert_eq!(
+        told(0x20_0000, 0x20_43c8, 0x10_0000),
+        "the image needs 3 MiB, but the guest has 1024 KiB of RAM; give it at least --memory 3M"
+    );
+    assert!(told(0x5000, 0x6000, 1 << 30).ends_with("link it higher"));
+    // More RAM would not help: it would lie above the devices.
+    assert!(told(0x20_0000, u64::MAX, 1 << 30).ends_with("make it smaller"));
+}
+
 proptest! {
     #[test]
     fn damaged_images_never_panic(changes in proptest::collection::vec((0_usize..0x200, any::<u8>()), 0..12), cut in 0_usize..=0x200) {
