@@ -169,6 +169,12 @@ impl SideFile {
         record::replace_file(&path, text.as_bytes())
     }
 
+    /// Removes the side file beside a CSV file that has come to nothing.
+    pub fn discard(&self, csv: &Path) {
+        // It need not exist.
+        let _absent = std::fs::remove_file(SideFile::path_for(csv));
+    }
+
     /// Reads the side file beside `csv`; `None` if there is none or it is not ours, since the CSV stands without it.
     pub fn load(csv: &Path) -> Option<SideFile> {
         serde_json::from_slice(&std::fs::read(SideFile::path_for(csv)).ok()?).ok()

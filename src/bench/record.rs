@@ -107,6 +107,8 @@ pub fn clean(text: &str) -> String {
 pub struct Writer {
     file: File,
     path: PathBuf,
+    /// Bytes that are whole rows.
+    length: u64,
 }
 
 impl Writer {
@@ -120,10 +122,13 @@ impl Writer {
         }
         let file =
             File::options().append(true).create_new(true).open(path).map_err(|e| BenchError::io(path, e))?;
-        let mut writer = Writer { file, path: path.to_owned() };
+        let mut writer = Writer { file, path: path.to_owned(), length: 0 };
         let mut head = HEADER.join(",");
         head.push('\n');
-        writer.put(head.as_bytes())?;
+        if let Err(error) = writer.put(head.as_bytes()) {
+            writer.discard();
+            return Err(error);
+        }
         Ok(writer)
     }
 
@@ -167,7 +172,19 @@ impl Writer {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), BenchError> {
-        self.file.write_all(bytes).map_err(|e| BenchError::io(&self.path, e))
+        if let Err(error) = self.file.write_all(bytes) {
+            // A full disk takes a part of the rows. If it cannot be taken back either, the reader forgives it.
+            let _torn = self.file.set_len(self.length);
+            return Err(BenchError::io(&self.path, error));
+        }
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Removes a file that has come to nothing.
+    pub fn discard(self) {
+        // The reason for which it came to nothing matters more than one for which it stays.
+        let _stays = std::fs::remove_file(&self.path);
     }
 
     fn broken(&self, what: &str) -> BenchError {

@@ -190,11 +190,14 @@ impl<'a> Session<'a> {
                     .collect()
             })
             .collect();
-        side.save(&csv)?;
         let mut first: Vec<_> = host.facts().iter().map(|(name, words)| maker.fact(name, words)).collect();
         first.push(maker.fact("version", env!("CARGO_PKG_VERSION")));
         first.extend(columns.iter().filter_map(|c| Some(maker.absent(c, c.absent.as_ref()?))));
-        writer.append(&first)?;
+        if let Err(error) = side.save(&csv).and_then(|()| writer.append(&first)) {
+            side.discard(&csv);
+            writer.discard();
+            return Err(error);
+        }
         Ok(Session {
             options,
             workloads,
