@@ -1,11 +1,12 @@
 //! `trivisor bench`: the workloads in every mode, to a table, CSV, plots and the page.
-use super::error::CliError;
+use super::error::{CliError, say};
 use super::units;
 use crate::bench::dataset::Dataset;
 use crate::bench::measure::{Column, Dispatch, MachineRunner};
 use crate::bench::plan::Filter;
 use crate::bench::progress::Bar;
-use crate::bench::run::{self, CutShort, Options};
+use crate::bench::run::{self, CutShort, Options, Summary};
+use crate::bench::workload::Kind;
 use crate::bench::{report, table, workload};
 use crate::engine::Mode;
 use crate::machine;
@@ -36,13 +37,13 @@ pub(super) struct BenchArguments {
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
     /// How long one calibrated measurement takes
-    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "20ms")]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true, default_value = "20ms")]
     budget: Duration,
     /// Begin no further run after so long
-    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "270s")]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true, default_value = "270s")]
     deadline: Duration,
     /// Give one run up after so long
-    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true, default_value = "10s")]
     timeout: Duration,
     /// Three repetitions of 5 ms, to see that everything works
     #[arg(long, conflicts_with_all = ["repetitions", "budget"])]
@@ -74,6 +75,15 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
             return Err(CliError::Usage(format!("no workload fits '{pattern}'; 'trivisor list' shows them")));
         }
     }
+    let wanted = Filter { workloads: arguments.workloads.clone(), ..Filter::default() };
+    let mut named = workload::all().iter().filter(|w| wanted.wants_workload(w)).peekable();
+    if let Some(first) = named.peek().map(|w| w.name)
+        && !named.any(|w| matches!(w.kind, Kind::Nano | Kind::Task))
+    {
+        return Err(CliError::Usage(format!(
+            "'{first}' measures nothing; 'trivisor run {first}' runs it, and 'trivisor list' shows which workloads measure"
+        )));
+    }
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     let mut options = Options::new(arguments.out.clone(), columns);
     options.filter = Filter {
@@ -97,30 +107,54 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     let mut runner = Dispatch::new(Box::new(MachineRunner));
     let summary = run::execute(&options, &mut runner, &mut Bar::on_stderr())?;
 
+    // The page first: whoever reads the table may go away.
     let data = Dataset::load(&summary.csv)?;
+    let page = if arguments.no_report || summary.measured == 0 {
+        None
+    } else {
+        Some(report::generate_from(&summary.csv, &arguments.out)?.page)
+    };
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let mut out = io::stdout().lock();
-    write!(out, "{}", table::render(&data, table::Style { colour, ascii: false }))
-        .map_err(CliError::Output)?;
-    writeln!(out, "\nmeasurements: {}", summary.csv.display()).map_err(CliError::Output)?;
-    if !arguments.no_report {
-        let made = report::generate_from(&summary.csv, &arguments.out)?;
-        writeln!(out, "page:         {}", made.page.display()).map_err(CliError::Output)?;
+    let mut text = String::new();
+    if summary.measured > 0 {
+        text = table::render(&data, table::Style { colour, ascii: false });
     }
+    text.push_str(&format!("\nmeasurements: {}\n", summary.csv.display()));
+    if let Some(page) = page {
+        text.push_str(&format!("page:         {}\n", page.display()));
+    }
+    let printed = io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::Output);
     match summary.cut_short {
         Some(CutShort::Interrupted) => {
-            eprintln!("trivisor: stopped by Ctrl-C; what was measured until then is kept");
-            Ok(ExitCode::from(130))
+            say(&format!(
+                "stopped by Ctrl-C after {} runs; what they measured is kept",
+                summary.measured + summary.failed
+            ));
+            return Ok(ExitCode::from(130));
         }
-        Some(CutShort::Deadline) => {
-            eprintln!(
-                "trivisor: stopped after {} rounds, because --deadline was over; give it more time for more",
-                summary.rounds
-            );
-            Ok(ExitCode::SUCCESS)
-        }
-        None => Ok(ExitCode::SUCCESS),
+        Some(CutShort::Deadline) => say(&format!(
+            "stopped after {} rounds, because --deadline was over; give it more time for more",
+            summary.rounds
+        )),
+        None => {}
     }
+    printed?;
+    if summary.measured == 0 {
+        return Err(CliError::NothingMeasured(why_nothing(&options, &summary)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first reason that a run without a figure has.
+fn why_nothing(options: &Options, summary: &Summary) -> String {
+    let wanted = || options.columns.iter().filter(|column| options.filter.wants_mode(&column.mode));
+    if summary.failed > 0 {
+        return format!("each run failed; {} has the reasons", summary.csv.display());
+    }
+    wanted().find_map(|column| column.absent.clone()).unwrap_or_else(|| {
+        let modes: Vec<_> = wanted().map(|column| column.mode.as_str()).collect();
+        format!("none of these workloads is for {}; 'trivisor list' shows others", modes.join(" or "))
+    })
 }
 
 /// The columns of a run, and KVM's label: native, our modes (absent ones with the reason), and the peers if wanted.

@@ -65,10 +65,11 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         symbols,
         limits: Limits { timeout: arguments.timeout, interruptible: true },
         interrupted: signal::interrupted,
-    })?;
+    })
+    .map_err(|error| CliError::of_guest(&arguments.guest.image, error))?;
     let mut face = Face { session, console, json: arguments.json };
     if !arguments.json {
-        face.welcome(&arguments.guest.image)?;
+        face.welcome(&arguments.guest.image.display().to_string())?;
     }
     for line in lines {
         if face.answer(&line)? == After::Quit {
@@ -117,8 +118,8 @@ impl Face {
         loop {
             signal::clear_interrupted();
             if terminal && !self.json {
-                print!("{PROMPT}");
-                io::stdout().flush().map_err(CliError::Output)?;
+                let mut out = io::stdout().lock();
+                write!(out, "{PROMPT}").and_then(|()| out.flush()).map_err(CliError::Output)?;
             }
             let line = match read_line(&mut input) {
                 Ok(Some(line)) => line,

@@ -8,6 +8,9 @@ use std::io::{self, Write};
 use std::process::{Command, ExitCode};
 
 #[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    trivisor doctor             for a person\n  \
+    trivisor doctor --json      for programs")]
 pub(super) struct DoctorArguments {
     /// Print JSON
     #[arg(long)]

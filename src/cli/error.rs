@@ -1,8 +1,11 @@
 //! What a person is told when a command fails.
 use crate::bench::BenchError;
+use crate::engine::EngineError;
 use crate::loader::LoadError;
 use crate::machine::MachineError;
-use std::io;
+use crate::mem::MemoryError;
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +31,14 @@ pub(super) enum CliError {
         /// Why.
         source: LoadError,
     },
+    /// A guest's machine could not be built, or could not go on.
+    #[error("{name}: {source}")]
+    Guest {
+        /// File or workload.
+        name: String,
+        /// Why.
+        source: MachineError,
+    },
     /// A machine failed.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -37,6 +48,9 @@ pub(super) enum CliError {
     /// Standard output is closed or full.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
+    /// A run with nothing to show for it.
+    #[error("nothing could be measured: {0}")]
+    NothingMeasured(String),
     /// The host refused something.
     #[error("{what}: {source}")]
     Host {
@@ -48,6 +62,22 @@ pub(super) enum CliError {
 }
 
 impl CliError {
+    /// The error of the guest `name`. What is wrong with the command line or the host is not laid on the guest.
+    pub(super) fn of_guest(name: &OsStr, error: MachineError) -> Self {
+        let name = name.display().to_string();
+        match error {
+            MachineError::Memory(error @ MemoryError::Size(_)) => Self::Usage(format!("--memory: {error}")),
+            MachineError::Load(error @ LoadError::CommandLine(..)) => {
+                Self::Usage(format!("--append: {error}"))
+            }
+            MachineError::Load(source) => Self::Image { name, source },
+            error @ (MachineError::Memory(_) | MachineError::Engine(EngineError::Unavailable { .. })) => {
+                Self::Machine(error)
+            }
+            source => Self::Guest { name, source },
+        }
+    }
+
     /// The process's exit status.
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
@@ -60,4 +90,9 @@ impl CliError {
     pub(super) fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe)
     }
+}
+
+/// Tells the person one sentence. That nobody can read it is no reason to fail, or to panic.
+pub(super) fn say(sentence: &str) {
+    let _unheard = writeln!(io::stderr(), "trivisor: {sentence}");
 }

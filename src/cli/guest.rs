@@ -8,16 +8,17 @@ use crate::loader::Image;
 use crate::machine::MachineSpec;
 use crate::sys::tsc;
 use clap::Args;
+use std::ffi::OsString;
 
 #[derive(Args)]
 pub(super) struct GuestArguments {
     /// ELF64 image with a PVH note, or the name of a built-in workload
-    pub(super) image: String,
+    pub(super) image: OsString,
     /// Who executes the guest
     #[arg(long, value_enum, default_value = "emu")]
     mode: super::Mode,
     /// Guest RAM
-    #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M")]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M", allow_hyphen_values = true)]
     memory: u64,
     /// The guest's command line
     #[arg(long, value_name = "STRING", default_value = "")]

@@ -6,6 +6,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 #[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    trivisor list               names, kinds and one line about each\n  \
+    trivisor list --json        the same for programs")]
 pub(super) struct ListArguments {
     /// Print JSON
     #[arg(long)]

@@ -1,7 +1,8 @@
 //! The command line: parses, calls the other rooms, prints. The only place that knows clap.
 //!
-//! Exit status: 0 for success, 1 for a failure (also a guest's), 2 for wrong usage. Messages go to standard error in one
-//! sentence; results go to standard output.
+//! Exit status: 0 for success, 1 for a failure (also a guest's), 2 for wrong usage, 130 after Ctrl-C. Messages go to
+//! standard error in one sentence; results go to standard output. A reader of either that goes away ends a command
+//! without a word.
 mod bench;
 mod debug;
 mod doctor;
@@ -9,6 +10,7 @@ mod error;
 mod guest;
 mod image;
 mod list;
+mod refusal;
 mod report;
 mod run;
 mod units;
@@ -74,7 +76,10 @@ impl From<Mode> for crate::engine::Mode {
 /// Parses the process's arguments and does what they say.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refusal::show(&error),
+    };
     let result = match arguments.command {
         Command::Run(arguments) => run::main(&arguments),
         Command::Debug(arguments) => debug::main(&arguments),
@@ -85,7 +90,7 @@ pub fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         if !error.is_closed_pipe() {
-            eprintln!("trivisor: {error}");
+            error::say(&error.to_string());
         }
         error.exit_code()
     })

@@ -2,6 +2,7 @@
 use super::error::CliError;
 use crate::bench::report;
 use clap::Args;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,6 +24,6 @@ pub(super) fn main(arguments: &ReportArguments) -> Result<ExitCode, CliError> {
         Some(csv) => report::generate_from(csv, &arguments.out)?,
         None => report::generate(&arguments.out)?,
     };
-    println!("{}", made.page.display());
+    writeln!(io::stdout(), "{}", made.page.display()).map_err(CliError::Output)?;
     Ok(ExitCode::SUCCESS)
 }

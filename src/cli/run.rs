@@ -1,5 +1,5 @@
 //! `trivisor run`: one guest, its console on standard input and output.
-use super::error::CliError;
+use super::error::{CliError, say};
 use super::guest::GuestArguments;
 use super::units;
 use crate::abi;
@@ -9,7 +9,8 @@ use crate::host::console;
 use crate::machine::{BOOT_CPU, Limits, Machine, Stop, Stream};
 use crate::sys::signal;
 use clap::Args;
-use std::io::Write;
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ pub(super) struct RunArguments {
     #[command(flatten)]
     guest: GuestArguments,
     /// Stop after so long (10s, 500ms, 2m)
-    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true)]
     timeout: Option<Duration>,
     /// End when the guest asks for a reset, instead of starting it again
     #[arg(long)]
@@ -44,24 +45,36 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
             timeout: arguments.timeout.map(|t| t.saturating_sub(start.elapsed())),
             interruptible: true,
         };
-        let mut machine = Machine::build(&spec, &image, Box::new(stdout()?))?;
+        let console = Stream::stdout(signal::interrupt_flag())
+            .map_err(|source| CliError::Host { what: "cannot print the guest's console", source })?;
+        let outlet = console.outlet();
+        let of_guest = |error| CliError::of_guest(&arguments.guest.image, error);
+        let mut machine = Machine::build(&spec, &image, Box::new(console)).map_err(of_guest)?;
+        machine.watch_output(outlet.clone());
         input.connect(&machine);
         let stop = machine.run(&limits);
-        if arguments.stats {
-            print_stats(&machine, start.elapsed());
-        }
-        let stop = stop?;
+        let stats = arguments.stats.then(|| stats(&machine, start.elapsed()));
         // Prints the console's last words before we say ours.
         drop(machine);
-        match stop {
+        if let Some(stats) = stats {
+            // Statistics that nobody can read are no failure of the run.
+            let _closed = io::stderr().write_all(stats.as_bytes());
+        }
+        if let Some(failure) = outlet.failure() {
+            return Err(CliError::Output(match failure.raw_os_error() {
+                Some(number) => io::Error::from_raw_os_error(number),
+                None => failure.kind().into(),
+            }));
+        }
+        match stop.map_err(of_guest)? {
+            // A guest that resets again and again may do so faster than anyone looks for Ctrl-C.
+            Stop::Reset if signal::interrupted() => {
+                return Ok(verdict(Stop::Interrupted, &arguments.guest.image));
+            }
             Stop::Reset if !arguments.no_reboot => {}
             stop => return Ok(verdict(stop, &arguments.guest.image)),
         }
     }
-}
-
-fn stdout() -> Result<Stream, CliError> {
-    Stream::stdout().map_err(|source| CliError::Host { what: "cannot print the guest's console", source })
 }
 
 /// Standard input, on its way to whichever machine runs at the time.
@@ -75,7 +88,7 @@ impl Input {
             let uart = receiver.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
             Some(uart.map_or(0, |uart| uart.lock().unwrap_or_else(PoisonError::into_inner).receive(bytes)))
         };
-        console::feed(Box::new(std::io::stdin()), take)
+        console::feed(Box::new(io::stdin()), take)
             .map_err(|source| CliError::Host { what: "cannot read the guest's console input", source })?;
         Ok(Self(current))
     }
@@ -85,9 +98,10 @@ impl Input {
     }
 }
 
-fn verdict(stop: Stop, name: &str) -> ExitCode {
+fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
+    let name = name.display();
     let failed = |why: &str| {
-        eprintln!("trivisor: {name}: {why}");
+        say(&format!("{name}: {why}"));
         ExitCode::FAILURE
     };
     match stop {
@@ -100,36 +114,31 @@ fn verdict(stop: Stop, name: &str) -> ExitCode {
         ),
         Stop::Timeout => failed("stopped, because --timeout was over"),
         Stop::Interrupted => {
-            eprintln!("trivisor: {name}: stopped by Ctrl-C");
+            say(&format!("{name}: stopped by Ctrl-C"));
             ExitCode::from(130)
         }
         Stop::Breakpoint(_) | Stop::Stepped => failed("stopped for a debugger that is not there"),
     }
 }
 
-fn print_stats(machine: &Machine, wall: Duration) {
+/// What happened, by cause, a line each.
+fn stats(machine: &Machine, wall: Duration) -> String {
     let caps = machine.caps();
-    let mut err = std::io::stderr().lock();
     let counters = machine.platform().counters(BOOT_CPU);
-    let mut lines = vec![
-        format!(
-            "mode {}: engine {}, interface {}, {}",
-            machine.mode(),
-            caps.engine,
-            caps.interface,
-            caps.label
-        ),
-        format!("{:>16}  {:.3} s", "wall time", wall.as_secs_f64()),
-    ];
-    lines.extend(
-        Cause::ALL
-            .into_iter()
-            .map(|cause| (cause, counters.get(cause)))
-            .filter(|&(_, count)| count > 0)
-            .map(|(cause, count)| format!("{:>16}  {count}", cause.name())),
+    let mut text = format!(
+        "mode {}: engine {}, interface {}, {}\n{:>16}  {:.3} s\n",
+        machine.mode(),
+        caps.engine,
+        caps.interface,
+        caps.label,
+        "wall time",
+        wall.as_secs_f64()
     );
-    for line in lines {
-        // Statistics that nobody can read are no failure of the run.
-        let _closed = writeln!(err, "{line}");
+    for cause in Cause::ALL {
+        let count = counters.get(cause);
+        if count > 0 {
+            text.push_str(&format!("{:>16}  {count}\n", cause.name()));
+        }
     }
+    text
 }

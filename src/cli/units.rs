@@ -1,22 +1,32 @@
 //! Sizes and durations as people write them.
 use std::time::Duration;
 
+/// The longest duration that anyone means.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Parses `128M`, `1G`, `64k` or plain bytes; the suffixes are powers of 1024.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
         Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
         Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
+        Some(b't' | b'T') => (&text[..text.len() - 1], 40),
         _ => (text, 0),
     };
-    let number: u64 =
-        digits.parse().map_err(|_| format!("'{text}' is not a size; write for instance 128M or 1G"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is too large"))
+    // A number's own parser would also take a sign.
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("not a size; write for instance 128M or 1G".into());
+    }
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "more than any machine has".into())
 }
 
-/// Parses `10s`, `500ms`, `2m` or plain seconds.
+/// Parses `10s`, `500ms`, `2m` or plain seconds: more than nothing, and at most [`LONGEST`].
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is not a duration; write for instance 10s, 500ms or 2m");
+    let wrong = || "not a duration; write for instance 10s, 500ms or 2m".to_owned();
     let (digits, scale) = if let Some(d) = text.strip_suffix("ms") {
         (d, 0.001)
     } else if let Some(d) = text.strip_suffix('s') {
@@ -26,8 +36,16 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     } else {
         (text, 1.0)
     };
+    // A number's own parser would also take signs, exponents and words as "inf".
+    if !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(wrong());
+    }
     let number: f64 = digits.parse().map_err(|_| wrong())?;
-    Duration::try_from_secs_f64(number * scale).map_err(|_| wrong())
+    match Duration::try_from_secs_f64(number * scale) {
+        Ok(Duration::ZERO) => Err("no time at all; give at least 1ms, or leave the option out".into()),
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        _ => Err("more than a year; leave the option out to set no limit".into()),
+    }
 }
 
 #[cfg(test)]
@@ -39,7 +57,9 @@ mod tests {
         assert_eq!(size("128M"), Ok(128 << 20));
         assert_eq!(size("1g"), Ok(1 << 30));
         assert_eq!(size("4096"), Ok(4096));
-        for wrong in ["", "M", "-1", "1.5G", "ten", "99999999999G"] {
+        assert_eq!(size("1T"), Ok(1 << 40));
+        for wrong in ["", "M", "-1", "+1", "1.5G", "ten", "99999999999G", "99999999999999999999", "1é", "é"]
+        {
             assert!(size(wrong).is_err(), "{wrong}");
         }
     }
@@ -50,7 +70,23 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "s", "-1s", "nan", "1h"] {
+        for wrong in [
+            "",
+            "s",
+            "-1s",
+            "+1s",
+            "nan",
+            "inf",
+            "1e3",
+            "1e400s",
+            "1h",
+            "0",
+            "0ms",
+            "0.0s",
+            ".",
+            "9999999999m",
+            "é",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

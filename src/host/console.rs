@@ -1,13 +1,14 @@
 //! The other end of a serial console: a capture for parsing, a stream for a person, both, and input from a stream.
 //!
 //! All of it is bounded: a guest may print for ever. A sink is called under the UART's lock, on the vCPU's thread; so
-//! none waits for a terminal longer than one write takes, and none writes for each character.
+//! none writes for each character, and none waits for a reader once the run is to end.
 use crate::device::uart16550::ConsoleSink;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,31 +78,99 @@ impl ConsoleSink for Capture {
     }
 }
 
-/// Prints to a stream, as standard output: after [`Stream::FULL`] bytes, or [`Stream::IDLE`] after the first of them, or
-/// when dropped. What the stream refuses is lost.
+/// Prints to a stream, as standard output, on a thread of its own: after [`Stream::FULL`] bytes, or [`Stream::IDLE`]
+/// after the first of them, or when dropped. What the stream refuses is lost; its [`Outlet`] tells.
+///
+/// At most [`Stream::MOST`] bytes wait to be printed. The guest waits where a reader is slower than it, until the outlet
+/// is abandoned: from then on what cannot be printed soon is lost.
+#[derive(Debug)]
 pub struct Stream {
-    buffer: Arc<Mutex<Buffer>>,
-    /// Tells the flusher that the buffer is no longer empty; the flusher ends with it.
-    filled: Option<crossbeam_channel::Sender<()>>,
-    flusher: Option<thread::JoinHandle<()>>,
+    outlet: Outlet,
+    printer: Option<thread::JoinHandle<()>>,
 }
 
-struct Buffer {
+/// How a [`Stream`]'s output fares, for those who run the machine behind it. Clones share it.
+#[derive(Clone)]
+pub struct Outlet(Arc<Shared>);
+
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// Anything in `waiting` or `failure` changed.
+    changed: Condvar,
+    failure: OnceLock<io::Error>,
+    abandoned: AtomicBool,
+    /// The person wants all to stop.
+    stop: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct Waiting {
     bytes: Vec<u8>,
-    output: Box<dyn Write + Send>,
+    /// The printer is writing what it took before.
+    writing: bool,
+    /// Nothing more comes.
+    closed: bool,
 }
 
-impl Buffer {
-    fn flush(&mut self) {
-        // A closed pipe is no reason to stop the guest.
-        let _lost = self.output.write_all(&self.bytes).and_then(|()| self.output.flush());
-        self.bytes.clear();
+impl std::fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outlet").field("failure", &self.failure()).finish_non_exhaustive()
     }
 }
 
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").finish_non_exhaustive()
+impl Outlet {
+    /// Why the stream takes nothing any more, if it does not.
+    #[must_use]
+    pub fn failure(&self) -> Option<&io::Error> {
+        self.0.failure.get()
+    }
+
+    /// From now on nobody waits for a reader that does not read.
+    pub fn abandon(&self) {
+        self.0.abandoned.store(true, Ordering::SeqCst);
+        self.0.changed.notify_all();
+    }
+
+    /// Whether there is no use in waiting for a reader.
+    fn is_given_up(&self) -> bool {
+        self.0.abandoned.load(Ordering::SeqCst) || self.0.stop.load(Ordering::SeqCst)
+    }
+
+    /// Waits for a change, but looks at the marks that nobody notifies now and then.
+    fn wait<'a>(&self, waiting: MutexGuard<'a, Waiting>, most: Duration) -> MutexGuard<'a, Waiting> {
+        self.0.changed.wait_timeout(waiting, most).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The printer's life: takes what waits and writes it, until the stream is dropped.
+    fn print(&self, mut output: Box<dyn Write + Send>) {
+        loop {
+            let mut waiting = lock(&self.0.waiting);
+            while waiting.bytes.is_empty() && !waiting.closed {
+                waiting = self.0.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            let until = Instant::now() + Stream::IDLE;
+            while waiting.bytes.len() < Stream::FULL && !waiting.closed {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                waiting = self.wait(waiting, left);
+            }
+            if waiting.bytes.is_empty() {
+                return;
+            }
+            let bytes = std::mem::take(&mut waiting.bytes);
+            waiting.writing = true;
+            drop(waiting);
+            self.0.changed.notify_all();
+            if self.failure().is_none()
+                && let Err(error) = output.write_all(&bytes).and_then(|()| output.flush())
+            {
+                let _only_writer = self.0.failure.set(error);
+            }
+            lock(&self.0.waiting).writing = false;
+            self.0.changed.notify_all();
+        }
     }
 }
 
@@ -110,53 +179,83 @@ impl Stream {
     pub const FULL: usize = 4096;
     /// Time after which it prints what it has.
     pub const IDLE: Duration = Duration::from_millis(10);
+    /// Bytes that wait to be printed at most, beside those that are being printed.
+    pub const MOST: usize = 64 << 10;
+    /// How often one who waits for a reader looks whether to give up.
+    const LOOK: Duration = Duration::from_millis(20);
+    /// How long an outlet that was given up may still take to print what waits.
+    const LAST_WORDS: Duration = Duration::from_millis(200);
 
-    /// A sink that prints to `output`.
+    /// A sink that prints to `output`. While `stop` is set nobody waits for a reader, as after [`Outlet::abandon`].
     ///
     /// # Errors
-    /// When the host refuses the thread that prints after a pause.
-    pub fn new(output: Box<dyn Write + Send>) -> io::Result<Self> {
-        let buffer = Arc::new(Mutex::new(Buffer { bytes: Vec::with_capacity(Self::FULL), output }));
-        let (filled, is_filled) = crossbeam_channel::bounded(1);
-        let shared = Arc::clone(&buffer);
-        let flusher = thread::Builder::new().name("console".into()).spawn(move || {
-            while is_filled.recv().is_ok() {
-                thread::sleep(Self::IDLE);
-                lock(&shared).flush();
-            }
-        })?;
-        Ok(Self { buffer, filled: Some(filled), flusher: Some(flusher) })
+    /// When the host refuses the thread that prints.
+    pub fn new(output: Box<dyn Write + Send>, stop: Arc<AtomicBool>) -> io::Result<Self> {
+        let outlet = Outlet(Arc::new(Shared {
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+            failure: OnceLock::new(),
+            abandoned: AtomicBool::new(false),
+            stop,
+        }));
+        let printing = outlet.clone();
+        let printer = thread::Builder::new().name("console".into()).spawn(move || printing.print(output))?;
+        Ok(Self { outlet, printer: Some(printer) })
     }
 
     /// A sink that prints to standard output.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn stdout() -> io::Result<Self> {
-        Self::new(Box::new(io::stdout()))
+    pub fn stdout(stop: Arc<AtomicBool>) -> io::Result<Self> {
+        Self::new(Box::new(io::stdout()), stop)
+    }
+
+    /// Tells how the output fares.
+    #[must_use]
+    pub fn outlet(&self) -> Outlet {
+        self.outlet.clone()
     }
 }
 
 impl ConsoleSink for Stream {
     fn transmit(&mut self, bytes: &[u8]) {
-        let mut buffer = lock(&self.buffer);
-        let was_empty = buffer.bytes.is_empty();
-        buffer.bytes.extend(bytes);
-        if buffer.bytes.len() >= Self::FULL {
-            buffer.flush();
-        } else if was_empty && let Some(filled) = &self.filled {
-            // Full means that the flusher has yet to take the last notice: it will find these bytes too.
-            let _noticed = filled.try_send(());
+        let outlet = &self.outlet;
+        let mut waiting = lock(&outlet.0.waiting);
+        while waiting.bytes.len() + bytes.len() > Self::MOST && !waiting.bytes.is_empty() {
+            if outlet.failure().is_some() || outlet.is_given_up() {
+                return;
+            }
+            waiting = outlet.wait(waiting, Self::LOOK);
+        }
+        let before = waiting.bytes.len();
+        waiting.bytes.extend(bytes);
+        // The printer waits for the first byte and for enough of them; in between nobody needs to be woken.
+        if before == 0 || (before < Self::FULL && waiting.bytes.len() >= Self::FULL) {
+            drop(waiting);
+            outlet.0.changed.notify_all();
         }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.filled = None;
-        lock(&self.buffer).flush();
-        if let Some(flusher) = self.flusher.take() {
-            let _ended = flusher.join();
+        let outlet = &self.outlet;
+        let mut waiting = lock(&outlet.0.waiting);
+        waiting.closed = true;
+        outlet.0.changed.notify_all();
+        let mut given_up: Option<Instant> = None;
+        while waiting.writing || !waiting.bytes.is_empty() {
+            if outlet.is_given_up() && given_up.get_or_insert_with(Instant::now).elapsed() > Self::LAST_WORDS
+            {
+                // The printer is stuck in a write; it ends with the process.
+                return;
+            }
+            waiting = outlet.wait(waiting, Self::LOOK);
+        }
+        drop(waiting);
+        if let Some(printer) = self.printer.take() {
+            let _ended = printer.join();
         }
     }
 }
@@ -249,7 +348,7 @@ mod tests {
     #[test]
     fn a_stream_prints_all_in_few_writes() {
         let page = Page::default();
-        let mut stream = Stream::new(Box::new(page.clone())).unwrap();
+        let mut stream = Stream::new(Box::new(page.clone()), Arc::default()).unwrap();
         for i in 0..100_000_u32 {
             stream.transmit(&[i as u8]);
         }
@@ -262,13 +361,74 @@ mod tests {
     #[test]
     fn a_stream_prints_a_prompt_without_an_end_of_line() {
         let page = Page::default();
-        let mut stream = Stream::new(Box::new(page.clone())).unwrap();
+        let mut stream = Stream::new(Box::new(page.clone()), Arc::default()).unwrap();
         for prompt in [b"login: ".as_slice(), b"password: "] {
             stream.transmit(prompt);
             while !lock(&page.0).0.ends_with(prompt) {
                 thread::sleep(Duration::from_millis(1));
             }
         }
+    }
+
+    /// An output whose reader never reads.
+    struct Stuck(crossbeam_channel::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _the_test_is_over = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_holds_nobody_who_gave_up() {
+        for by_signal in [false, true] {
+            let (_open, stuck) = crossbeam_channel::bounded(0);
+            let stop = Arc::new(AtomicBool::new(false));
+            let mut stream = Stream::new(Box::new(Stuck(stuck)), Arc::clone(&stop)).unwrap();
+            let outlet = stream.outlet();
+            let sender = thread::spawn(move || {
+                // Far more than may wait: without the end below this would never return.
+                for _ in 0..10 * Stream::MOST {
+                    stream.transmit(b"x");
+                }
+                assert!(lock(&stream.outlet.0.waiting).bytes.len() <= Stream::MOST);
+            });
+            while lock(&outlet.0.waiting).bytes.len() < Stream::MOST {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(!sender.is_finished());
+            if by_signal {
+                stop.store(true, Ordering::SeqCst);
+            } else {
+                outlet.abandon();
+            }
+            sender.join().unwrap();
+            assert!(outlet.failure().is_none());
+        }
+    }
+
+    #[test]
+    fn a_closed_output_is_told_and_takes_everything() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut stream = Stream::new(Box::new(Closed), Arc::default()).unwrap();
+        let outlet = stream.outlet();
+        for _ in 0..10 * Stream::MOST {
+            stream.transmit(b"x");
+        }
+        drop(stream);
+        assert_eq!(outlet.failure().map(io::Error::kind), Some(io::ErrorKind::BrokenPipe));
     }
 
     #[test]

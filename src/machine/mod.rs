@@ -8,7 +8,7 @@ mod run;
 mod spec;
 
 pub use crate::device::uart16550::ConsoleSink;
-pub use crate::host::console::{Capture, Stream};
+pub use crate::host::console::{Capture, Outlet, Stream};
 pub use backends::availability;
 pub use run::{Limits, Stop};
 pub use spec::MachineSpec;
@@ -45,6 +45,9 @@ pub enum MachineError {
         /// What the host said.
         source: io::Error,
     },
+    /// Nobody takes what the guest prints any more: see [`Machine::watch_output`].
+    #[error("the guest's console output can no longer be written")]
+    Unheard,
     /// A breakpoint or step was asked of a mode without that ability.
     #[error("mode {0} cannot step or stop at breakpoints on this host")]
     NoDebug(Mode),
@@ -61,6 +64,7 @@ pub struct Machine {
     platform: Arc<Platform>,
     pc: Pc,
     host_timer: run::HostTimer,
+    outlet: Option<Outlet>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -88,7 +92,7 @@ impl Machine {
         }
         let vcpu = backend.create_vcpu(BOOT_CPU, &state)?;
         let host_timer = run::HostTimer::observe(&platform);
-        Ok(Self { vcpu, backend, platform, pc, host_timer })
+        Ok(Self { vcpu, backend, platform, pc, host_timer, outlet: None })
     }
 
     /// What the engine truly is on this host.
@@ -115,12 +119,18 @@ impl Machine {
         &self.pc
     }
 
+    /// Lets a run end with [`MachineError::Unheard`] when the console's output fails, and keeps a run that is to end
+    /// from waiting for a reader.
+    pub fn watch_output(&mut self, outlet: Outlet) {
+        self.outlet = Some(outlet);
+    }
+
     /// Runs until something ends it.
     ///
     /// # Errors
     /// [`MachineError`]: the machine cannot go on.
     pub fn run(&mut self, limits: &Limits) -> Result<Stop, MachineError> {
-        run::run(self.vcpu.as_mut(), &self.platform, &self.host_timer, limits)
+        run::run(self.vcpu.as_mut(), &self.platform, &self.host_timer, self.outlet.as_ref(), limits)
     }
 
     /// Executes one instruction.

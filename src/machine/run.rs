@@ -6,6 +6,7 @@ use super::{BOOT_CPU, MachineError};
 use crate::arch::Gva;
 use crate::clock::{ClockSource, Nanos};
 use crate::engine::{Cause, DebugEvent, EventKind, Exit, Platform, Vcpu, VcpuId};
+use crate::host::console::Outlet;
 use crate::sys::deadline::DeadlineTimer;
 use crate::sys::signal::{self, Bound};
 use crossbeam_channel::{RecvTimeoutError, bounded};
@@ -47,6 +48,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 const GOING: u8 = 0;
 const TIMED_OUT: u8 = 1;
 const INTERRUPTED: u8 = 2;
+const UNHEARD: u8 = 3;
 
 /// The host timer that stands at the devices' next deadline, while a run lasts.
 pub(super) struct HostTimer(Arc<Mutex<Option<DeadlineTimer>>>);
@@ -103,6 +105,7 @@ pub(super) fn run(
     vcpu: &mut dyn Vcpu,
     platform: &Platform,
     host_timer: &HostTimer,
+    outlet: Option<&Outlet>,
     limits: &Limits,
 ) -> Result<Stop, MachineError> {
     let _bound = bind(platform, BOOT_CPU)?;
@@ -111,9 +114,18 @@ pub(super) fn run(
     let result = std::thread::scope(|scope| {
         // Dropping the sender ends the watcher.
         let (_running, ended) = bounded::<()>(0);
-        if limits.timeout.is_some() || limits.interruptible {
+        if limits.timeout.is_some() || limits.interruptible || outlet.is_some() {
             let verdict = &verdict;
-            scope.spawn(move || watch(platform, limits, &ended, verdict));
+            scope.spawn(move || {
+                if let Some(reason) = watch(limits, outlet, &ended) {
+                    verdict.store(reason, Ordering::SeqCst);
+                    // The vCPU's thread may wait for the console's reader.
+                    if let Some(outlet) = outlet {
+                        outlet.abandon();
+                    }
+                    platform.kick(BOOT_CPU).kick();
+                }
+            });
         }
         drive(vcpu, platform, &verdict)
     });
@@ -123,24 +135,24 @@ pub(super) fn run(
     result
 }
 
-fn watch(platform: &Platform, limits: &Limits, ended: &crossbeam_channel::Receiver<()>, verdict: &AtomicU8) {
+/// Waits for a reason to end the run; there is none if the run ended by itself.
+fn watch(limits: &Limits, outlet: Option<&Outlet>, ended: &crossbeam_channel::Receiver<()>) -> Option<u8> {
     let start = Instant::now();
     loop {
         let left = limits.timeout.map(|t| t.saturating_sub(start.elapsed()));
         let pause = left.map_or(WATCH_INTERVAL, |l| l.min(WATCH_INTERVAL));
         if ended.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-            return;
+            return None;
         }
-        let reason = if limits.interruptible && signal::interrupted() {
-            INTERRUPTED
-        } else if limits.timeout.is_some_and(|t| start.elapsed() >= t) {
-            TIMED_OUT
-        } else {
-            continue;
-        };
-        verdict.store(reason, Ordering::SeqCst);
-        platform.kick(BOOT_CPU).kick();
-        return;
+        if limits.interruptible && signal::interrupted() {
+            return Some(INTERRUPTED);
+        }
+        if limits.timeout.is_some_and(|t| start.elapsed() >= t) {
+            return Some(TIMED_OUT);
+        }
+        if outlet.is_some_and(|o| o.failure().is_some()) {
+            return Some(UNHEARD);
+        }
     }
 }
 
@@ -153,6 +165,7 @@ fn drive(vcpu: &mut dyn Vcpu, platform: &Platform, verdict: &AtomicU8) -> Result
             Exit::Kicked => match verdict.load(Ordering::SeqCst) {
                 TIMED_OUT => return Ok(Stop::Timeout),
                 INTERRUPTED => return Ok(Stop::Interrupted),
+                UNHEARD => return Err(MachineError::Unheard),
                 _ => {}
             },
             Exit::Debug(DebugEvent::Step) => return Ok(Stop::Stepped),
