@@ -1,0 +1,18 @@
+//! The built program as a stranger meets it: what goes wrong is told in one sentence, with the right exit status, and
+//! leaves nothing half-written.
+//!
+//! `program` starts and watches the binary; `images` makes guests byte by byte.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should panic")]
+
+#[path = "cli/bench.rs"]
+mod bench;
+#[path = "cli/guests.rs"]
+mod guests;
+#[path = "cli/host.rs"]
+mod host;
+#[path = "cli/images.rs"]
+mod images;
+#[path = "cli/program.rs"]
+mod program;
+#[path = "cli/words.rs"]
+mod words;

@@ -1,0 +1,138 @@
+//! `bench` and `report`: what they refuse, and what an end in the middle leaves.
+use crate::host::files;
+use crate::program::{Running, Told, command, trivisor};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use trivisor::bench::record;
+use trivisor::engine::Mode;
+use trivisor::machine;
+
+fn quick(out: &Path, more: &[&str]) -> Told {
+    trivisor(&[&["bench", "--quick", "--out", out.to_str().unwrap()][..], more].concat())
+}
+
+fn left(out: &Path) -> Vec<PathBuf> {
+    let mut left = Vec::new();
+    files(out, &mut left);
+    left
+}
+
+#[test]
+fn what_cannot_be_measured_is_told_in_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arguments, words) in [
+        (&["hello"][..], &["'hello' measures nothing", "trivisor run hello"][..]),
+        (&["spin"], &["'spin' measures nothing"]),
+        (&["not-there"], &["'not-there'", "trivisor list"]),
+        (&["call_ret", "x*"], &["'x*'", "trivisor list"]),
+        (&["--mode", "xen"], &["'xen'", "native, emu, pv, kvm"]),
+        (&["--budget", "0"], &["--budget", "no time at all"]),
+        (&["--timeout", "0"], &["--timeout", "no time at all"]),
+        (&["--deadline", "0s"], &["--deadline", "no time at all"]),
+        (&["--repetitions", "0"], &["--repetitions", "1..=1000"]),
+        (&["--repetitions", "1001"], &["--repetitions", "1..=1000"]),
+        (&["--seed", "-1"], &["-1"]),
+    ] {
+        let mut all = vec!["bench", "--out", dir.path().to_str().unwrap()];
+        all.extend(arguments);
+        trivisor(&all).one_sentence(2, words);
+    }
+    quick(dir.path(), &["--repetitions", "3"]).one_sentence(2, &["--quick", "--repetitions"]);
+    assert!(left(dir.path()).is_empty());
+}
+
+#[test]
+fn a_mode_that_the_host_lacks_is_told_in_one_sentence() {
+    for mode in Mode::ALL {
+        if let Err(error) = machine::availability(mode) {
+            let dir = tempfile::tempdir().unwrap();
+            let told = quick(dir.path(), &["call_ret", "--mode", mode.name()]);
+            told.one_sentence(1, &["nothing could be measured", &error.to_string()]);
+            trivisor(&["run", "hello", "--mode", mode.name()]).one_sentence(1, &[&error.to_string()]);
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_the_host_does_not_run_itself_is_told_in_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = quick(dir.path(), &["call_ret", "--mode", "native"]);
+    told.one_sentence(1, &["none of these workloads is for native", "trivisor list"]);
+}
+
+#[test]
+fn a_quick_run_leaves_rows_figures_and_a_page_and_no_escape_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = quick(dir.path(), &["call_ret", "crc32", "--mode", "native,emu"]);
+    told.well();
+    assert!(told.out.contains("call_ret") && told.out.contains("index.html") && !told.out.contains('\x1b'));
+    let left = left(dir.path());
+    let csv = left.iter().find(|path| path.extension().is_some_and(|e| e == "csv")).unwrap();
+    let rows = record::read(csv).unwrap();
+    assert!(!rows.torn && rows.rows.iter().any(|row| row.mode == "emu" && row.valid));
+    assert!(left.iter().any(|path| path.ends_with("index.html")));
+    assert!(left.iter().all(|path| !path.to_string_lossy().contains(".part")), "{left:?}");
+}
+
+#[test]
+fn ctrl_c_keeps_what_was_measured_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    let running = Running::start(&mut command(&["bench", "--out", out]));
+    let csv = loop {
+        let found = left(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "csv"));
+        let measured = |csv: &PathBuf| {
+            record::read(csv).is_ok_and(|all| all.rows.iter().filter(|row| row.value.is_some()).count() > 20)
+        };
+        match found.filter(measured) {
+            Some(csv) => break csv,
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    running.signal("INT");
+    let told = running.end();
+    assert_eq!(told.status, Some(130), "{told:?}");
+    let last = told.err.lines().last().unwrap();
+    assert!(
+        last.starts_with("trivisor: stopped by Ctrl-C after ") && !told.err.contains("panicked"),
+        "{told:?}"
+    );
+    assert!(told.out.contains("index.html") && told.out.contains(csv.to_str().unwrap()), "{told:?}");
+    let left = left(dir.path());
+    assert!(left.iter().any(|path| path.ends_with("index.html")));
+    assert!(left.iter().all(|path| !path.to_string_lossy().contains(".part")), "{left:?}");
+    assert!(!record::read(&csv).unwrap().torn);
+    trivisor(&["report", "--out", out]).well();
+}
+
+#[test]
+fn a_csv_file_that_is_none_is_told_in_one_sentence_and_leaves_the_old_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    trivisor(&["report", "--out", out]).one_sentence(1, &["no measurements", "trivisor bench"]);
+    trivisor(&["report", "--csv", "/not/there.csv", "--out", out]).one_sentence(1, &["/not/there.csv"]);
+    trivisor(&["report", "--csv", out, "--out", out]).one_sentence(1, &["directory"]);
+    std::fs::write(dir.path().join("index.html"), "old").unwrap();
+    let header = record::HEADER.join(",");
+    let row = "r,2026-01-01T00:00:00Z,crc32,time,ns/task,emu,single,bare,,1";
+    for (name, text, words) in [
+        ("empty", String::new(), &["line 1", "columns"][..]),
+        ("other", "a,b\n1,2\n".into(), &["line 1", "columns"]),
+        ("short", format!("{header}\n1,2\n"), &["line 2", "2 fields"]),
+        ("number", format!("{header}\n{row},fast,true,,f\n"), &["line 2", "value"]),
+        ("infinite", format!("{header}\n{row},inf,true,,f\n"), &["line 2", "finite"]),
+        ("valueless", format!("{header}\n{row},,true,,f\n"), &["line 2", "needs a value"]),
+        ("header", format!("{header}\n"), &["no measurement"]),
+    ] {
+        let csv = dir.path().join(name);
+        std::fs::write(&csv, text).unwrap();
+        let told = trivisor(&["report", "--csv", csv.to_str().unwrap(), "--out", out]);
+        told.one_sentence(1, &[&[name], words].concat());
+    }
+    let binary = dir.path().join("binary");
+    std::fs::write(&binary, [0xff_u8; 4096]).unwrap();
+    trivisor(&["report", "--csv", binary.to_str().unwrap(), "--out", out])
+        .one_sentence(1, &["binary", "line 1"]);
+    assert_eq!(std::fs::read_to_string(dir.path().join("index.html")).unwrap(), "old");
+    assert!(left(dir.path()).iter().all(|path| path.extension().is_none_or(|e| e == "html")));
+}
