@@ -75,7 +75,9 @@ fn check_host() -> Result<(), EngineError> {
         return Err(unavailable("the host's CPU has no AVX, or its kernel does not enable it"));
     }
     if !child::has_fsgsbase() {
-        return Err(unavailable("the host does not let programs set their FS and GS bases (FSGSBASE, Linux 5.9)"));
+        return Err(unavailable(
+            "the host does not let programs set their FS and GS bases (FSGSBASE, Linux 5.9)",
+        ));
     }
     Ok(())
 }

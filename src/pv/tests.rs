@@ -25,10 +25,9 @@ fn guest(
 ) -> (FakeMachine, CpuState) {
     let machine = FakeMachine::new(16 << 20, ClockSource::Real);
     let ram = machine.ram();
-    for (at, build) in [
-        (CODE, Box::new(program) as Box<dyn FnOnce(&mut CodeAssembler)>),
-        (HANDLER, Box::new(handler)),
-    ] {
+    for (at, build) in
+        [(CODE, Box::new(program) as Box<dyn FnOnce(&mut CodeAssembler)>), (HANDLER, Box::new(handler))]
+    {
         let mut a = CodeAssembler::new(64).unwrap();
         build(&mut a);
         ram.write(Gpa(at), &a.assemble(at).unwrap()).unwrap();
@@ -106,7 +105,8 @@ fn sensitive_instructions_see_the_guests_machine_and_not_the_hosts() {
 
 #[test]
 fn flags_that_thunks_handle_are_those_of_the_interpreter() {
-    for flags in [0_u64, 0x2, 0x202, 0xcd7, 0xed7, 0x20_0202, 0x4_0202, 0x3202, 0x4046, u64::MAX & !0x1_0100] {
+    for flags in [0_u64, 0x2, 0x202, 0xcd7, 0xed7, 0x20_0202, 0x4_0202, 0x3202, 0x4046, u64::MAX & !0x1_0100]
+    {
         compare(
             move |a| {
                 a.mov(rax, flags).unwrap();

@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 /// How often the same instruction may fault on its mappings before `single` executes it.
 const PATIENCE: u32 = 4;
+/// How often a child that was kicked inside a thunk is let go on before that counts as an attack.
+const MOST_RELEASES: u32 = 64;
 
 /// One vCPU.
 pub(super) struct PvVcpu {
@@ -123,8 +125,13 @@ impl PvVcpu {
     fn run_child(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
         self.follow_code_changes()?;
         let waits = platform.interrupt_pending(self.id);
-        let Self { child, patches, .. } = self;
-        let mut commands = child.load_registers(&self.state, patches.native_rip(self.state.rip), waits);
+        let Self { child, patches, space, .. } = self;
+        let text = match space.find(self.state.rip) {
+            Some((Kind::Text, offset)) => Some(offset & !(PAGE_SIZE - 1)),
+            _ => None,
+        };
+        let start = patches.native_rip(self.state.rip, text);
+        let mut commands = child.load_registers(&self.state, start, waits);
         if !self.vectors_live {
             commands |= child.load_vectors(&self.state.xsave);
             self.vectors_live = true;
@@ -164,34 +171,42 @@ impl PvVcpu {
         if in_zone(self.state.rip)
             || matches!(report, Report::Trap(t) if t.vector == 3 && in_zone(self.state.rip.wrapping_sub(1)))
         {
-            match patches.point(self.state.rip) {
-                Some(Point::Clean(rip)) => self.state.rip = rip,
-                Some(Point::Inside(next)) if report == Report::Kicked => {
-                    // A sequence is half done: let it come to its end, where a breakpoint waits.
-                    patches.set_breakpoint(next, true);
-                    child.load_general(&self.state, self.state.rip);
-                    child.release(0);
-                    child.await_report()?;
-                    patches.set_breakpoint(next, false);
-                    platform.counters(self.id).count(Cause::HostExit);
-                    report = child.report()?;
-                    child.save_registers(&mut self.state);
-                    let at_end =
-                        matches!(report, Report::Trap(t) if t.vector == 3) && self.state.rip == next + 1;
-                    if at_end {
-                        report = Report::Kicked;
-                        self.state.rip = match patches.point(next) {
-                            Some(Point::Clean(rip)) => rip,
-                            _ => return Err(crash("its patched code came out where it should not")),
-                        };
-                    } else if in_zone(self.state.rip) {
-                        self.state.rip = match patches.point(self.state.rip) {
-                            Some(Point::Clean(rip)) => rip,
-                            _ => return Err(crash("it jumped into the monitor's thunks")),
-                        };
-                    }
+            // A kick in the middle of a sequence: let it come to its end, where a breakpoint or a hypercall waits. A second
+            // kick may already be on its way, so more than one release may be needed.
+            let mut releases = 0;
+            while report == Report::Kicked
+                && let Some(point @ (Point::Inside(_) | Point::Tail)) = patches.point(self.state.rip)
+            {
+                releases += 1;
+                if releases > MOST_RELEASES {
+                    return Err(crash("it does not come out of the monitor's thunks"));
                 }
-                _ => return Err(crash("it jumped into the monitor's thunks")),
+                let end = if let Point::Inside(next) = point { Some(next) } else { None };
+                if let Some(next) = end {
+                    patches.set_breakpoint(next, true);
+                }
+                child.load_general(&self.state, self.state.rip);
+                child.release(0);
+                child.await_report()?;
+                if let Some(next) = end {
+                    patches.set_breakpoint(next, false);
+                }
+                platform.counters(self.id).count(Cause::HostExit);
+                report = child.report()?;
+                child.save_registers(&mut self.state);
+                if let Some(next) = end
+                    && matches!(report, Report::Trap(t) if t.vector == 3)
+                    && self.state.rip == next + 1
+                {
+                    report = Report::Kicked;
+                    self.state.rip = next;
+                }
+            }
+            if in_zone(self.state.rip) {
+                match patches.point(self.state.rip) {
+                    Some(Point::Clean(rip)) => self.state.rip = rip,
+                    _ => return Err(crash("it jumped into the monitor's thunks")),
+                }
             }
         }
         let entries = stub::entries();

@@ -53,7 +53,12 @@ pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), timeout:
             libc::CLOCK_MONOTONIC,
         )
     };
-    if result < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+    // Kernels before 5.16 lack the call, and filters of older containers refuse it.
+    let refused = !matches!(
+        std::io::Error::last_os_error().raw_os_error(),
+        Some(libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT)
+    );
+    if result < 0 && refused {
         wait(first.0, first.1, Some(timeout.min(Duration::from_millis(1))));
     }
 }

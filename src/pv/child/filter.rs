@@ -59,9 +59,19 @@ pub(super) fn program(entries: &Entries) -> Vec<Instruction> {
     p.extend([Instruction { code: AT_LEAST, jt: 1, jf: 0, k: entries.begin as u32 }, trap]);
     p.extend([Instruction { code: AT_LEAST, jt: 0, jf: 1, k: entries.end as u32 + 1 }, trap]);
     p.push(load(NUMBER));
-    for number in [libc::SYS_futex, libc::SYS_rt_sigreturn, libc::SYS_munmap, libc::SYS_mprotect] {
+    for number in [libc::SYS_rt_sigreturn, libc::SYS_munmap] {
         p.extend([Instruction { code: EQUAL, jt: 0, jf: 1, k: number as u32 }, allow]);
     }
+    // futex: only waiting and waking. What follows EQUAL is passed over by another call.
+    let operations = [libc::FUTEX_WAIT, libc::FUTEX_WAKE];
+    let checks: Vec<Instruction> = operations
+        .iter()
+        .flat_map(|&op| [Instruction { code: EQUAL, jt: 0, jf: 1, k: op as u32 }, allow])
+        .collect();
+    p.push(Instruction { code: EQUAL, jt: 0, jf: checks.len() as u8 + 2, k: libc::SYS_futex as u32 });
+    p.push(load(argument_low(1)));
+    p.extend(checks);
+    p.push(trap);
     p.extend(require(libc::SYS_mmap as u32));
     // mmap: only the three memory objects, shared and at a fixed address.
     p.push(load(argument_low(3)));
@@ -116,15 +126,16 @@ mod tests {
         let map = [0x20_0000, 4096, 3, 0x11, u64::from(RAM_FD), 0];
         let run = |n, pointer, a| judge(&program, n, AUDIT_ARCH_X86_64, pointer, a);
         assert_eq!(run(libc::SYS_mmap, inside, map), libc::SECCOMP_RET_ALLOW);
-        assert_eq!(run(libc::SYS_futex, inside, [0; 6]), libc::SECCOMP_RET_ALLOW);
+        for (operation, verdict) in [
+            (libc::FUTEX_WAIT, libc::SECCOMP_RET_ALLOW),
+            (libc::FUTEX_WAKE, libc::SECCOMP_RET_ALLOW),
+            (libc::FUTEX_REQUEUE, libc::SECCOMP_RET_TRAP),
+            (libc::FUTEX_LOCK_PI, libc::SECCOMP_RET_TRAP),
+        ] {
+            assert_eq!(run(libc::SYS_futex, inside, [0, operation as u64, 0, 0, 0, 0]), verdict);
+        }
         for n in 0..500 {
-            let known = [
-                libc::SYS_futex,
-                libc::SYS_rt_sigreturn,
-                libc::SYS_munmap,
-                libc::SYS_mprotect,
-                libc::SYS_mmap,
-            ];
+            let known = [libc::SYS_futex, libc::SYS_rt_sigreturn, libc::SYS_munmap, libc::SYS_mmap];
             if !known.contains(&n) {
                 assert_eq!(run(n, inside, map), libc::SECCOMP_RET_TRAP, "system call {n}");
             }

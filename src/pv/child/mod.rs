@@ -285,6 +285,9 @@ impl Child {
             return Ok(());
         }
         Err(crash(&match info.si_code {
+            libc::CLD_KILLED | libc::CLD_DUMPED if status == libc::SIGKILL => {
+                "its process was killed from outside (SIGKILL): by a person, or by the host for want of memory".into()
+            }
             libc::CLD_KILLED | libc::CLD_DUMPED => format!(
                 "its process was ended by signal {status}: it damaged the monitor's part of its address space"
             ),

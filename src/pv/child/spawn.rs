@@ -148,6 +148,10 @@ unsafe fn become_stub(files: [RawFd; 4], report: RawFd, parent: i32) -> ! {
             for fd in 0..3 {
                 libc::close(fd);
             }
+            // Whatever else this process was given by its parent ends at exec; the pipe and the stub's file do anyway.
+            // A kernel without the call (before 5.11) leaves them open behind the filter, which allows no use of them.
+            let first = 1 + SHARED_FD.max(RAM_FD).max(TEXT_FD);
+            libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             let name = c"trivisor-pv-guest";
             let arguments = [name.as_ptr(), std::ptr::null()];
             let environment = [std::ptr::null::<libc::c_char>()];

@@ -15,9 +15,9 @@ pub(super) use sensitive::is_sensitive;
 
 use super::layout::ZONE;
 use super::text::Text;
-use crate::arch::{CpuState, Efer};
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::PagingMode;
+use crate::arch::{CpuState, Efer};
 use crate::mem::GuestRam;
 use crate::pv::trap;
 use iced_x86::Instruction;
@@ -38,6 +38,8 @@ pub(super) enum Point {
     Clean(u64),
     /// Inside a sequence; the next clean point is at this thunk address.
     Inside(u64),
+    /// Inside a sequence that ends in a hypercall.
+    Tail,
 }
 
 /// How a site was patched.
@@ -75,6 +77,8 @@ pub(super) struct Patches {
     native: HashMap<u64, u64>,
     /// Clean thunk addresses → guest addresses, and the first byte of the instruction there.
     clean: BTreeMap<u64, (u64, u8)>,
+    /// First byte of each thunk → the byte behind it.
+    thunks: BTreeMap<u64, u64>,
     after_sti: HashSet<u64>,
 }
 
@@ -89,6 +93,7 @@ impl Patches {
             sites: BTreeMap::new(),
             native: HashMap::new(),
             clean: BTreeMap::new(),
+            thunks: BTreeMap::new(),
             after_sti: HashSet::new(),
         }
     }
@@ -99,9 +104,11 @@ impl Patches {
         self.sites.values()
     }
 
-    /// Where the child goes on so that the guest goes on at `rip`.
-    pub(super) fn native_rip(&self, rip: u64) -> u64 {
-        self.native.get(&rip).copied().unwrap_or(rip)
+    /// Where the child goes on so that the guest goes on at `rip`. `text` is the RAM offset of the page of `rip` if that
+    /// is mapped as text: the thunk of a page that has been unmapped since, or is another page now, is not used.
+    pub(super) fn native_rip(&self, rip: u64, text: Option<u64>) -> u64 {
+        let is_current = text.is_some() && self.pages.get(&(rip & !(PAGE_SIZE - 1))).copied() == text;
+        self.native.get(&rip).copied().filter(|_| is_current).unwrap_or(rip)
     }
 
     /// Whether a breakpoint trap at `rip` may be ours.
@@ -119,9 +126,8 @@ impl Patches {
         if let Some(&(guest, _)) = self.clean.get(&rip) {
             return Some(Point::Clean(guest));
         }
-        let (&before, _) = self.clean.range(..rip).next_back()?;
-        let (&next, _) = self.clean.range(rip..).next()?;
-        (rip - before < 256 && next - rip < 256).then_some(Point::Inside(next))
+        let (_, &end) = self.thunks.range(..=rip).next_back().filter(|&(_, &end)| rip < end)?;
+        Some(self.clean.range(rip..end).next().map_or(Point::Tail, |(&next, _)| Point::Inside(next)))
     }
 
     /// Puts INT3 at a clean point, or takes it away. The child must wait.
@@ -247,6 +253,7 @@ impl Patches {
         let Ok(displacement) = i32::try_from(place.wrapping_sub(next) as i64) else { return false };
         let original = self.original(start, (end - start) as usize);
         self.text.write_zone(place - ZONE, &thunk.code);
+        self.thunks.insert(place, place + thunk.code.len() as u64);
         for (offset, guest) in &thunk.clean {
             self.clean.insert(place + offset, (*guest, thunk.code[*offset as usize]));
         }

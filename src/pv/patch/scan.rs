@@ -200,7 +200,10 @@ impl Listing {
 
 /// Two zero bytes: memory that holds nothing decodes as an endless run of these.
 fn is_blank(i: &Instruction) -> bool {
-    i.code() == Code::Add_rm8_r8 && i.len() == 2 && i.memory_base() == Register::RAX && i.op1_register() == Register::AL
+    i.code() == Code::Add_rm8_r8
+        && i.len() == 2
+        && i.memory_base() == Register::RAX
+        && i.op1_register() == Register::AL
 }
 
 /// Where a direct branch or call goes.
