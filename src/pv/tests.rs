@@ -10,6 +10,7 @@ use crate::engine::fake::FakeMachine;
 use crate::engine::{EngineError, Exit, Vcpu, VcpuId};
 use iced_x86::code_asm::*;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const CODE: u64 = 0x20_0000;
@@ -215,6 +216,83 @@ fn code_that_the_guest_writes_is_seen() {
         halt,
     );
     assert_eq!(state.gpr[gpr::RBX], 10);
+}
+
+#[test]
+fn code_that_takes_the_place_of_other_code_by_a_remap_is_run() {
+    // PUSHFQ, which is patched, and then another function at the same address, from another page.
+    const FIRST: u64 = 0x00c3_589c;
+    const SECOND: u64 = 0xc300_0000_07b8;
+    let entry = FakeMachine::TABLES.0 + 0x2000 + 8 * 2;
+    let (state, _) = compare(
+        |a| {
+            a.mov(rdi, 0x40_0000_u64).unwrap();
+            a.mov(rsi, 0x60_0000_u64).unwrap();
+            a.mov(rax, FIRST).unwrap();
+            a.mov(qword_ptr(rdi), rax).unwrap();
+            a.mov(rax, SECOND).unwrap();
+            a.mov(qword_ptr(rsi), rax).unwrap();
+            a.call(rdi).unwrap();
+            a.mov(rbx, rax).unwrap();
+            a.mov(rcx, entry).unwrap();
+            a.mov(rdx, 0x60_0087_u64).unwrap();
+            a.mov(qword_ptr(rcx), rdx).unwrap();
+            a.mov(rdx, cr3).unwrap();
+            a.mov(cr3, rdx).unwrap();
+            a.call(rdi).unwrap();
+            a.hlt().unwrap();
+        },
+        halt,
+    );
+    assert_eq!(state.gpr[gpr::RAX], 7);
+    assert_eq!(state.gpr[gpr::RBX], 2);
+}
+
+#[test]
+fn kicks_at_any_moment_find_a_way_out_of_thunks() {
+    const TURNS: u64 = 3000;
+    let (machine, state) = guest(
+        |a| {
+            let (mut top, mut back) = (a.create_label(), a.create_label());
+            a.set_label(&mut top).unwrap();
+            a.inc(r15).unwrap();
+            a.sti().unwrap();
+            a.cli().unwrap();
+            a.mov(rax, rsp).unwrap();
+            a.push(0x10).unwrap();
+            a.push(rax).unwrap();
+            a.pushfq().unwrap();
+            a.push(8).unwrap();
+            a.lea(rcx, qword_ptr(back)).unwrap();
+            a.push(rcx).unwrap();
+            a.iretq().unwrap();
+            a.set_label(&mut back).unwrap();
+            a.cmp(r15, TURNS as i32).unwrap();
+            a.jne(top).unwrap();
+            a.hlt().unwrap();
+        },
+        halt,
+    );
+    let mut pv = vcpu(&machine, &state);
+    let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
+    let _bound = kick.bind().unwrap();
+    let done = AtomicBool::new(false);
+    let kicks = std::thread::scope(|scope| {
+        let kicker = scope.spawn(|| {
+            let mut kicks = 0_u32;
+            while !done.load(Ordering::Relaxed) {
+                machine.platform.kick(VcpuId(0)).kick();
+                kicks += 1;
+                std::thread::sleep(Duration::from_micros(u64::from(kicks % 50)));
+            }
+            kicks
+        });
+        while pv.run(&machine.platform).unwrap() == Exit::Kicked {}
+        done.store(true, Ordering::Relaxed);
+        kicker.join().unwrap()
+    });
+    assert!(kicks > 0);
+    assert_eq!(pv.save().unwrap().gpr[15], TURNS);
 }
 
 #[test]
