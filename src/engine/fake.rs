@@ -98,8 +98,6 @@ pub(crate) struct FakeMachine {
     pub(crate) mmio: Arc<Mutex<FakeDevice>>,
     /// Deadlines.
     pub(crate) timers: Arc<TimerQueue>,
-    /// Power-off and reset.
-    pub(crate) power: Arc<PowerSwitch>,
 }
 
 impl FakeMachine {
@@ -132,11 +130,11 @@ impl FakeMachine {
             interrupts: controller,
             clock: Arc::new(Clock::new(source)),
             timers: Arc::clone(&timers),
-            power: Arc::clone(&power),
+            power,
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![kick],
         });
-        Self { platform, interrupts, port, mmio, timers, power }
+        Self { platform, interrupts, port, mmio, timers }
     }
 
     /// Guest RAM.

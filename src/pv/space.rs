@@ -82,8 +82,7 @@ impl Space {
     fn forget(&mut self, start: u64, length: u64) -> bool {
         let end = start + length;
         let mut any = false;
-        loop {
-            let Some((&at, &run)) = self.runs.range(..end).next_back() else { break };
+        while let Some((&at, &run)) = self.runs.range(..end).next_back() {
             let run_end = at + run.length;
             if run_end <= start {
                 break;

@@ -98,8 +98,8 @@ mod tests {
             for (next, length, starts) in sites {
                 let at = zone.allocate(next, length, starts).expect("there is room");
                 let displacement = u32::try_from(at - next).unwrap().to_le_bytes();
-                for n in 0..4 {
-                    prop_assert!(starts & 1 << n == 0 || TRAPS.contains(&displacement[n]));
+                for (n, byte) in displacement.iter().enumerate() {
+                    prop_assert!(starts & 1 << n == 0 || TRAPS.contains(byte));
                 }
                 prop_assert!(at >= ZONE_CODE && at + length <= ZONE + ZONE_SIZE);
                 prop_assert!(places.iter().all(|&(a, b)| at + length <= a || b <= at));
