@@ -106,8 +106,7 @@ fn sensitive_instructions_see_the_guests_machine_and_not_the_hosts() {
 
 #[test]
 fn flags_that_thunks_handle_are_those_of_the_interpreter() {
-    for flags in [0_u64, 0x2, 0x202, 0xcd7, 0xed7, 0x20_0202, 0x4_0202, 0x3202, 0x4046, !0x1_0100]
-    {
+    for flags in [0_u64, 0x2, 0x202, 0xcd7, 0xed7, 0x20_0202, 0x4_0202, 0x3202, 0x4046, !0x1_0100] {
         compare(
             move |a| {
                 a.mov(rax, flags).unwrap();
