@@ -99,10 +99,11 @@ impl Mmu<'_> {
         access: Access,
         stack: bool,
     ) -> Result<(usize, Place, Option<Place>), Fault> {
-        self.check_canonical(at, length, stack)?;
+        self.check_canonical(at, 1, stack)?;
         if bank == Bank::UserAligned && !at.is_multiple_of(natural_alignment(length)) {
             return Err(self.raise(Exception::with_code(Vector::AlignmentCheck, 0)));
         }
+        self.check_canonical(at, length, stack)?;
         let in_first = length.min((PAGE_SIZE - at % PAGE_SIZE) as usize);
         let first = self.place(bank, at, access)?;
         let second = if in_first < length {

@@ -45,7 +45,8 @@ impl OperandMemory for Memory<'_, '_> {
         }
         if bytes != 0 {
             let stack = segment == SegmentRegister::Ss;
-            self.mmu.check_canonical(at, bytes, stack).map_err(|Fault| self.mmu.exception)?;
+            // The rest of it is looked at by the access, after its alignment.
+            self.mmu.check_canonical(at, 1, stack).map_err(|Fault| self.mmu.exception)?;
         }
         Ok(Gva(at))
     }

@@ -21,6 +21,7 @@ mod cache;
 mod classify;
 mod control;
 mod elements;
+mod fpu;
 mod save;
 #[cfg(test)]
 mod tests;
@@ -33,19 +34,14 @@ use crate::engine::EngineError;
 use crate::sys::{fp_trap, host_cpuid};
 use cache::{Cache, Place};
 use classify::{Unit, Work};
-use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind};
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind};
 use std::cell::Cell;
-use std::ops::Range;
 use thunk::Scratch;
 
 /// Bits of MXCSR that exist.
 const MXCSR_MASK: u32 = 0xffff;
 /// MXCSR's exception masks.
 const MXCSR_ALL_MASKED: u32 = 0x1f80;
-/// x87 instruction and data pointers in the image: FOP, FIP, FDP.
-const POINTERS: Range<usize> = 6..24;
-const FIP: Range<usize> = 8..16;
-const FDP: Range<usize> = 16..24;
 
 /// How instructions reach guest memory. Addresses are linear; every access checks what paging, alignment checks and
 /// canonical form demand, and has no effect if it fails.
@@ -104,13 +100,16 @@ pub(crate) struct Prepared {
     bytes: u8,
     /// Bits of the operand's address that must be zero.
     misaligned: u64,
+    /// The x87 opcode as FOP shows it, 0 for others.
+    opcode: u16,
     place: Cell<Place>,
 }
 
 impl Prepared {
-    /// Whether its accesses are never checked for alignment (SDM vol. 2, VMASKMOV and gathers).
+    /// Whether its accesses are never checked for alignment (SDM vol. 2, VMASKMOV, gathers, VCVTPH2PS, VCVTPS2PH).
     pub(crate) fn ignores_alignment(&self) -> bool {
-        matches!(self.work, Work::MaskedLoad(_) | Work::MaskedStore(_) | Work::Gather)
+        let half = matches!(self.instruction.mnemonic(), Mnemonic::Vcvtph2ps | Mnemonic::Vcvtps2ph);
+        half || matches!(self.work, Work::MaskedLoad(_) | Work::MaskedStore(_) | Work::Gather)
     }
 }
 
@@ -186,6 +185,7 @@ impl HostFpu {
             mxcsr: classify::uses_mxcsr(instruction),
             bytes: bytes.min(128) as u8,
             misaligned: classify::alignment(instruction, bytes) - 1,
+            opcode: if unit == Unit::X87 { fpu::opcode(instruction) } else { 0 },
             place: Cell::default(),
         }
     }
@@ -205,17 +205,15 @@ impl HostFpu {
             return self.run_other(prepared, state, memory);
         }
         prepared.unit.check(state)?;
-        let mut at = Gva(0);
         let bytes = usize::from(prepared.bytes);
-        if prepared.access != Access::None {
-            at = memory.effective(state, &prepared.instruction, None, bytes, prepared.misaligned)?;
-            if prepared.access == Access::Read {
-                memory.read(state, at, &mut self.scratch.bounce[..bytes])?;
-            }
+        if prepared.access == Access::Read {
+            let at = memory.effective(state, &prepared.instruction, None, bytes, prepared.misaligned)?;
+            memory.read(state, at, &mut self.scratch.bounce[..bytes])?;
         }
         self.call(prepared, state)?;
         if prepared.access == Access::Write {
             // Stores change no register; the flags that VCVTPS2PH sets in MXCSR stay if the store faults.
+            let at = memory.effective(state, &prepared.instruction, None, bytes, prepared.misaligned)?;
             memory.write(state, at, &self.scratch.bounce[..bytes])?;
         }
         Ok(())
@@ -294,70 +292,6 @@ impl HostFpu {
             Work::Gather => elements::gather(prepared, state, memory),
             Work::Fpu => self.run_fpu(prepared, state, memory),
         }
-    }
-
-    fn run_fpu<M: OperandMemory + ?Sized>(
-        &mut self,
-        prepared: &Prepared,
-        state: &mut CpuState,
-        memory: &mut M,
-    ) -> Result<(), Exception> {
-        let mut at = Gva(0);
-        let bytes = usize::from(prepared.bytes);
-        // With an error unmasked a store may not happen, and then does not fault: run first, undo if it faults.
-        let unmasked = state.xsave.0[XsaveArea::FCW] & 0x3f != 0x3f;
-        let tentative = prepared.access == Access::Write && prepared.unit == Unit::X87 && unmasked;
-        let before = tentative.then(|| state.xsave.clone());
-        if prepared.access == Access::Write && prepared.unit == Unit::Mmx {
-            // This much of the transition to MMX stays if the store faults.
-            state.xsave.set_top_to_zero();
-        }
-        if prepared.access != Access::None {
-            at = memory.effective(state, &prepared.instruction, None, bytes, prepared.misaligned)?;
-            match prepared.access {
-                Access::Read => memory.read(state, at, &mut self.scratch.bounce[..bytes])?,
-                // A store pops and marks, so its target must be known to be writable before it runs.
-                _ if !tentative => memory.probe_write(state, at, bytes)?,
-                _ => {}
-            }
-        }
-        // Reserved bits of MXCSR would fault in FXRSTOR.
-        let mxcsr = state.xsave.mxcsr() & MXCSR_MASK;
-        state.xsave.set_mxcsr(mxcsr);
-        let mut pointers = [0; POINTERS.end - POINTERS.start];
-        pointers.copy_from_slice(&state.xsave.0[POINTERS]);
-        // What stays in the buffer if a store does not happen.
-        const UNTOUCHED: u8 = 0xa5;
-        if prepared.access == Access::Write {
-            self.scratch.bounce[..bytes].fill(UNTOUCHED);
-        }
-        if let Err(exception) = self.call(prepared, state) {
-            // A SIMD error comes after the transition to MMX.
-            state.xsave.enter_mmx();
-            return Err(exception);
-        }
-        if prepared.unit == Unit::X87 && !classify::is_x87_control(&prepared.instruction) {
-            let area = &mut state.xsave.0;
-            area[FIP].copy_from_slice(&state.rip.to_le_bytes());
-            // Where the CPU noted the operand it noted the bounce buffer.
-            if area[FDP] != pointers[FDP.start - POINTERS.start..] {
-                area[FDP].copy_from_slice(&at.0.to_le_bytes());
-            }
-        } else if !classify::is_x87_control(&prepared.instruction) {
-            state.xsave.0[POINTERS].copy_from_slice(&pointers);
-        }
-        if prepared.access == Access::Write {
-            let stored = &self.scratch.bounce[..bytes];
-            let happened =
-                !classify::x87_error_pending(&state.xsave) || stored.iter().any(|&b| b != UNTOUCHED);
-            if happened && let Err(exception) = memory.write(state, at, stored) {
-                if let Some(before) = before {
-                    state.xsave = before;
-                }
-                return Err(exception);
-            }
-        }
-        Ok(())
     }
 }
 
