@@ -8,6 +8,7 @@
 //! | [`DATA`] | two pages, writable; nothing before and after |
 //! | [`READ_ONLY`] | one page after the hole |
 use crate::rng::Rng;
+use std::sync::OnceLock;
 
 /// The code page.
 pub const CODE: u64 = 0x1000_0000;
@@ -19,6 +20,8 @@ pub const READ_ONLY: u64 = 0x1001_3000;
 pub const PAGE: usize = 4096;
 /// Bytes of all data pages: writable, then read-only.
 pub const DATA_BYTES: usize = 3 * PAGE;
+/// Eight-byte values from which memory is filled.
+const POOL_LANES: usize = 16 * 1024;
 /// Fills the code page.
 pub const INT3: u8 = 0xcc;
 
@@ -74,17 +77,18 @@ impl Case {
 
     /// The data pages.
     pub fn data(&self) -> Box<[u8; DATA_BYTES]> {
-        let mut rng = Rng::new(self.data_seed);
+        // Writable pages: a stretch of one pool, which is cheaper than making new values. The read-only page is the same
+        // in all cases, so that the oracle need not change protections.
+        static POOL: OnceLock<Vec<u8>> = OnceLock::new();
+        let pool = POOL.get_or_init(|| {
+            let mut rng = Rng::new(0);
+            (0..POOL_LANES).flat_map(|_| rng.lane().to_le_bytes()).collect()
+        });
         let mut data = Box::new([0; DATA_BYTES]);
         let (writable, read_only) = data.split_at_mut(2 * PAGE);
-        for lane in writable.chunks_exact_mut(8) {
-            lane.copy_from_slice(&rng.lane().to_le_bytes());
-        }
-        // The same in all cases, so that the oracle need not change protections.
-        let mut rng = Rng::new(0);
-        for lane in read_only.chunks_exact_mut(8) {
-            lane.copy_from_slice(&rng.lane().to_le_bytes());
-        }
+        let start = 8 * (self.data_seed as usize % (POOL_LANES - writable.len() / 8));
+        writable.copy_from_slice(&pool[start..start + writable.len()]);
+        read_only.copy_from_slice(&pool[..read_only.len()]);
         for &(at, value) in &self.patches {
             let at = usize::from(at);
             data[at..at + 8].copy_from_slice(&value.to_le_bytes());

@@ -409,7 +409,7 @@ pub fn program(codes: &[Code], length: usize, rng: &mut Rng) -> Case {
     for register in [6, 7, 14, 15] {
         registers.gpr[register] = DATA + 0x400 + 64 * rng.below(0x60);
     }
-    registers.gpr[3] = rng.below(64);
+    registers.gpr[3] = rng.pick(&[0, 64, 128, 8, 3]);
     registers.gpr[1] = rng.below(16);
     let mut case = Case { program: Vec::new(), registers, data_seed: rng.next(), patches: Vec::new() };
     let mut ip = case.registers.rip;
@@ -420,19 +420,36 @@ pub fn program(codes: &[Code], length: usize, rng: &mut Rng) -> Case {
             continue;
         };
         let odd = case.registers.rflags & 0x4_0000 != 0 && forms::checks_alignment_oddly(instruction.code());
-        if odd || !fits(&instruction, undefined) {
+        // These mostly fault on random operands, which would end most programs early.
+        let harsh = instruction.is_vsib()
+            || matches!(
+                instruction.mnemonic(),
+                M::Div
+                    | M::Idiv
+                    | M::Ldmxcsr
+                    | M::Vldmxcsr
+                    | M::Fxrstor
+                    | M::Fxrstor64
+                    | M::Fldcw
+                    | M::Fldenv
+                    | M::Frstor
+            );
+        if odd || harsh && rng.chance(90) || !fits(&instruction, undefined) {
             continue;
         }
         let (_, offsets) = constants(&bytes, ip);
-        if offsets.displacement_size() == 4 {
-            let at = offsets.displacement_offset();
-            let base = if instruction.memory_base() == Register::RIP {
-                (DATA + 0x800).wrapping_sub(instruction.next_ip())
-            } else {
-                0
+        let size = offsets.displacement_size();
+        if size != 0 {
+            // Mostly aligned as the strictest form demands.
+            let distance = rng.below(0x600).wrapping_sub(0x300) & if rng.chance(85) { !63 } else { !0 };
+            let value = match (instruction.memory_base(), size) {
+                (Register::RIP, _) => {
+                    (DATA + 0x800).wrapping_sub(instruction.next_ip()).wrapping_add(distance)
+                }
+                (_, 1) => distance & 0xff,
+                _ => distance,
             };
-            let distance = rng.below(0x600).wrapping_sub(0x300) & if rng.chance(70) { !63 } else { !0 };
-            patch(&mut bytes, at, 4, base.wrapping_add(distance));
+            patch(&mut bytes, offsets.displacement_offset(), size, value);
         }
         if instruction.flow_control() != FlowControl::Next {
             branches.push(case.program.len());

@@ -31,7 +31,7 @@ use trivisor::emulator::Emulator;
 
 const DEFAULT_SEED: u64 = 1;
 const INSTRUCTIONS: u64 = 200_000;
-const PROGRAMS: u64 = 4_000;
+const PROGRAMS: u64 = 10_000;
 const PROGRAM_LENGTH: u64 = 20;
 /// Failing forms after which a run gives up.
 const MOST_FAILURES: u64 = 40;
@@ -61,6 +61,8 @@ fn compare(case: &Case, native: Option<&Observation>, subject: &Observation) -> 
 struct Findings {
     compared: u64,
     exceptions: u64,
+    /// Instructions that lie before the end of their programs.
+    executed: u64,
     /// Cases without a native result: they did not end, or the child died.
     lost: u64,
     instructions: BTreeMap<String, u64>,
@@ -87,6 +89,14 @@ impl Findings {
         }
         self.compared += 1;
         self.exceptions += u64::from(matches!(native.unwrap().end, End::Exception { .. }));
+        let mut at = case.registers.rip;
+        for bytes in &case.program {
+            if at == native.unwrap().registers.rip {
+                break;
+            }
+            at += bytes.len() as u64;
+            self.executed += 1;
+        }
         let codes: Vec<_> = case.program.iter().map(|bytes| decode(bytes)).collect();
         for code in &codes {
             *self.instructions.entry(format!("{:?}", code.mnemonic()).to_lowercase()).or_default() += 1;
@@ -104,8 +114,8 @@ impl Findings {
     /// Prints the failures, each as small as it can be made, and fails if there are any.
     fn conclude(self, oracle: &mut Oracle, subject: &mut dyn Subject) {
         println!(
-            "{} cases compared ({} ended in an exception), {} without a native result",
-            self.compared, self.exceptions, self.lost
+            "{} cases compared: {} instructions executed, {} exceptions, {} without a native result",
+            self.compared, self.executed, self.exceptions, self.lost
         );
         if self.failures.is_empty() && self.unsupported.is_empty() {
             return;
