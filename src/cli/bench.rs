@@ -50,7 +50,7 @@ pub(super) struct BenchArguments {
     /// Three repetitions of 5 ms, to see that everything works
     #[arg(long, conflicts_with_all = ["repetitions", "budget"])]
     quick: bool,
-    /// Measure QEMU (TCG, and KVM if permitted) in the same run
+    /// Measure QEMU in the same run: qemu-tcg, and qemu-kvm where KVM runs ring 0 itself or --mode names it
     #[arg(long)]
     peers: bool,
     /// Seed of the random order of runs
@@ -62,7 +62,7 @@ pub(super) struct BenchArguments {
 }
 
 pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
-    let (columns, kvm_label) = columns(arguments.peers);
+    let (columns, kvm_label) = columns(arguments);
     for mode in &arguments.modes {
         if !columns.iter().any(|c| crate::bench::plan::matches(mode, &c.mode)) {
             let known: Vec<_> = columns.iter().map(|c| c.mode.as_str()).collect();
@@ -159,7 +159,7 @@ fn why_nothing(options: &Options, summary: &Summary) -> String {
 }
 
 /// The columns of a run, and KVM's label: native, our modes (absent ones with the reason), and the peers if wanted.
-fn columns(peers: bool) -> (Vec<Column>, String) {
+fn columns(arguments: &BenchArguments) -> (Vec<Column>, String) {
     let mut columns = vec![Column::native()];
     let mut kvm_label = "none".to_owned();
     for mode in Mode::ALL {
@@ -179,8 +179,9 @@ fn columns(peers: bool) -> (Vec<Column>, String) {
         column.options = String::new();
         columns.push(column);
     }
-    if peers {
-        columns.extend(Column::peers());
+    if arguments.peers {
+        let insisted = arguments.modes.iter().any(|mode| mode == "qemu-kvm");
+        columns.extend(Column::peers(&kvm_label, insisted));
     }
     (columns, kvm_label)
 }
