@@ -18,16 +18,17 @@ pub(crate) fn segment_of(register: Register) -> SegmentRegister {
     }
 }
 
-/// The bits that an address of `instruction` has. Addresses without registers already have their size.
+/// The bits that an address of `instruction` has.
 pub(crate) fn mask(instruction: &Instruction) -> u64 {
     let narrowest = [instruction.memory_base(), instruction.memory_index()]
         .into_iter()
         .filter(|r| r.is_gpr())
         .map(Register::size)
         .min();
-    match narrowest {
-        Some(2) => 0xffff,
-        Some(4) => 0xffff_ffff,
+    // Without a general register the displacement has the size of an address (of RIP-relative ones, too).
+    match narrowest.unwrap_or(instruction.memory_displ_size() as usize) {
+        2 => 0xffff,
+        4 => 0xffff_ffff,
         _ => u64::MAX,
     }
 }
@@ -43,13 +44,13 @@ fn implicit_rdi(instruction: &Instruction) -> Option<u64> {
 }
 
 /// The offset of the memory operand of `instruction` in its segment, with the registers `gpr`. `element` is the value of
-/// a vector index register's element, not yet scaled.
+/// a vector index register's element, not yet scaled, or what is added to an implicit RDI.
 pub(crate) fn offset(instruction: &Instruction, gpr: &[u64], element: Option<u64>) -> u64 {
     let value = |register: Register| {
         if register.is_gpr() { gpr.get(register.full_register().number()).copied().unwrap_or(0) } else { 0 }
     };
     if let Some(mask) = implicit_rdi(instruction) {
-        return gpr.get(RDI).copied().unwrap_or(0) & mask;
+        return gpr.get(RDI).copied().unwrap_or(0).wrapping_add(element.unwrap_or(0)) & mask;
     }
     let index = element.unwrap_or_else(|| value(instruction.memory_index()));
     value(instruction.memory_base())
@@ -70,7 +71,7 @@ pub(crate) fn linear(state: &CpuState, segment: SegmentRegister, offset: u64) ->
     }
 }
 
-/// Checks an access of `length` bytes at `offset` of a segment outside 64-bit code.
+/// Checks an access of `length` bytes (of at least one, if not known) at `offset` of a segment outside 64-bit code.
 fn check_segment(segment: &Segment, offset: u64, length: usize, write: bool) -> bool {
     // A null selector leaves a segment without its present bit.
     if !segment.is_present() {
@@ -82,7 +83,7 @@ fn check_segment(segment: &Segment, offset: u64, length: usize, write: bool) -> 
     if write && !writable || !write && !readable {
         return false;
     }
-    let last = offset.wrapping_add(length as u64).wrapping_sub(1);
+    let last = offset.wrapping_add(length.max(1) as u64).wrapping_sub(1);
     let expand_down = !code && segment.kind() & 4 != 0;
     if expand_down {
         let top = if segment.is_big() { 0xffff_ffff } else { 0xffff };

@@ -4,10 +4,9 @@ use super::cx::{Cx, Handler, Step};
 use super::flags;
 use super::host_fpu::{HostFpu, OperandMemory};
 use super::op::Op;
-use crate::arch::state::gpr::RDI;
 use crate::arch::{CpuState, Exception, Gva, SegmentRegister};
 use crate::emulator::mmu::{Bank, Fault, Mmu};
-use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, RflagsBits};
+use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, RflagsBits};
 
 /// The guest's memory, as the host FPU's instructions reach it.
 struct Memory<'m, 'a> {
@@ -31,13 +30,7 @@ impl OperandMemory for Memory<'_, '_> {
         bytes: usize,
         aligned: u64,
     ) -> Result<Gva, Exception> {
-        let offset = match instruction.op0_kind() {
-            // The masked moves of bytes.
-            OpKind::MemorySegRDI => self.regs[RDI],
-            OpKind::MemorySegEDI => self.regs[RDI] & 0xffff_ffff,
-            OpKind::MemorySegDI => self.regs[RDI] & 0xffff,
-            _ => address::offset(instruction, self.regs, index),
-        };
+        let offset = address::offset(instruction, self.regs, index);
         let segment = address::segment_of(instruction.memory_segment());
         let at = address::segmented(state, segment, offset, bytes, false)?;
         if at & aligned != 0 {

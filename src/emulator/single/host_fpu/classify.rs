@@ -132,8 +132,10 @@ pub(super) enum Work {
     Save(Save),
     /// Loads of chosen elements: VMASKMOVPS/PD, VPMASKMOVD/Q. The element's bytes.
     MaskedLoad(usize),
-    /// Stores of chosen elements: as above, and MASKMOVDQU, MASKMOVQ with single bytes.
+    /// Stores of chosen elements, as above.
     MaskedStore(usize),
+    /// Stores of chosen bytes: MASKMOVDQU, MASKMOVQ.
+    MaskedBytes,
     /// VGATHER*, VPGATHER*.
     Gather,
     /// On the host's vector registers.
@@ -265,8 +267,8 @@ pub(super) fn classify(instruction: &Instruction, cpuid: &CpuidTable) -> (Unit, 
         }
         M::Xrstor => (Unit::Xsave, Work::Save(Save::Xrstor { wide: false })),
         M::Xrstor64 => (Unit::Xsave, Work::Save(Save::Xrstor { wide: true })),
-        M::Maskmovq => (Unit::SseMmx, Work::MaskedStore(1)),
-        M::Maskmovdqu | M::Vmaskmovdqu => (simd, Work::MaskedStore(1)),
+        M::Maskmovq => (Unit::SseMmx, Work::MaskedBytes),
+        M::Maskmovdqu | M::Vmaskmovdqu => (simd, Work::MaskedBytes),
         M::Vmaskmovps | M::Vpmaskmovd => (simd, masked(instruction, 4)),
         M::Vmaskmovpd | M::Vpmaskmovq => (simd, masked(instruction, 8)),
         _ if instruction.is_vsib() => (simd, Work::Gather),

@@ -53,7 +53,7 @@ pub(super) fn masked_load<M: OperandMemory + ?Sized>(
     Ok(())
 }
 
-/// The same to memory, MASKMOVDQU and MASKMOVQ.
+/// The same to memory.
 pub(super) fn masked_store<M: OperandMemory + ?Sized>(
     element: usize,
     prepared: &Prepared,
@@ -61,25 +61,10 @@ pub(super) fn masked_store<M: OperandMemory + ?Sized>(
     memory: &mut M,
 ) -> Result<(), Exception> {
     let instruction = &prepared.instruction;
-    let (mask, from) = if element == 1 {
-        (instruction.op2_register(), instruction.op1_register())
-    } else {
-        (instruction.op1_register(), instruction.op2_register())
-    };
-    let selected = selects(register(&state.xsave, mask), element);
+    let selected = selects(register(&state.xsave, instruction.op1_register()), element);
+    let from = instruction.op2_register();
     let value = register(&state.xsave, from);
-    if from.is_mm() {
-        // Done even if the store faults.
-        state.xsave.enter_mmx();
-    }
     let at = memory.effective(state, instruction, None, 0, 0)?;
-    if element == 1 {
-        // Single bytes are stored by eights, the upper ones first; Intel's CPUs check a whole eight before, even if
-        // nothing of it is selected.
-        for half in (0..from.size() / 8).rev() {
-            memory.probe_write(state, at.offset(8 * half as u64), 8)?;
-        }
-    }
     let chosen = || (0..from.size() / element).filter(|&i| selected(i));
     if let (Some(first), Some(last)) = (chosen().next(), chosen().next_back()) {
         // Both ends are touched, so each page in between is too.
@@ -88,6 +73,35 @@ pub(super) fn masked_store<M: OperandMemory + ?Sized>(
         for i in chosen() {
             let offset = i * element;
             memory.write(state, at.offset(offset as u64), &value[offset..offset + element])?;
+        }
+    }
+    Ok(())
+}
+
+/// MASKMOVDQU and MASKMOVQ, as Intel's CPUs do them: by eights, the upper one first. Each has its own address, which
+/// wraps with the address size, and is checked as a whole even if nothing of it is selected.
+pub(super) fn masked_bytes<M: OperandMemory + ?Sized>(
+    prepared: &Prepared,
+    state: &mut CpuState,
+    memory: &mut M,
+) -> Result<(), Exception> {
+    let instruction = &prepared.instruction;
+    let selected = selects(register(&state.xsave, instruction.op2_register()), 1);
+    let from = instruction.op1_register();
+    let value = register(&state.xsave, from);
+    if from.is_mm() {
+        // Done even if the store faults.
+        state.xsave.enter_mmx();
+    }
+    let mut eights = [Gva(0); 2];
+    let eights = &mut eights[..from.size() / 8];
+    for (i, at) in eights.iter_mut().enumerate().rev() {
+        *at = memory.effective(state, instruction, Some(8 * i as u64), 8, 0)?;
+        memory.probe_write(state, *at, 8)?;
+    }
+    for (i, at) in eights.iter().enumerate() {
+        for byte in (0..8).filter(|byte| selected(8 * i + byte)) {
+            memory.write(state, at.offset(byte as u64), &[value[8 * i + byte]])?;
         }
     }
     Ok(())

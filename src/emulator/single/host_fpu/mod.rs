@@ -48,7 +48,7 @@ const MXCSR_ALL_MASKED: u32 = 0x1f80;
 pub(crate) trait OperandMemory {
     /// Linear address of the instruction's memory operand, of which `bytes` will be touched (0: perhaps none, so
     /// canonical form is left to the accesses). `index` is the value of a
-    /// vector index register's element, not yet scaled. Bits of `aligned` must be zero in it, which comes before
+    /// vector index register's element, not yet scaled, or what is added to an implicit RDI. Bits of `aligned` must be zero in it, which comes before
     /// canonical form.
     ///
     /// # Errors
@@ -109,7 +109,10 @@ impl Prepared {
     /// Whether its accesses are never checked for alignment (SDM vol. 2, VMASKMOV, gathers, VCVTPH2PS, VCVTPS2PH).
     pub(crate) fn ignores_alignment(&self) -> bool {
         let half = matches!(self.instruction.mnemonic(), Mnemonic::Vcvtph2ps | Mnemonic::Vcvtps2ph);
-        half || matches!(self.work, Work::MaskedLoad(_) | Work::MaskedStore(_) | Work::Gather)
+        half || matches!(
+            self.work,
+            Work::MaskedLoad(_) | Work::MaskedStore(_) | Work::MaskedBytes | Work::Gather
+        )
     }
 }
 
@@ -289,6 +292,7 @@ impl HostFpu {
             Work::Save(save) => save::run(save, prepared, state, memory),
             Work::MaskedLoad(element) => elements::masked_load(element, prepared, state, memory),
             Work::MaskedStore(element) => elements::masked_store(element, prepared, state, memory),
+            Work::MaskedBytes => elements::masked_bytes(prepared, state, memory),
             Work::Gather => elements::gather(prepared, state, memory),
             Work::Fpu => self.run_fpu(prepared, state, memory),
         }

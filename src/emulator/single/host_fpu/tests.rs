@@ -40,7 +40,8 @@ impl OperandMemory for Page {
                 Some(0)
             }
         });
-        let at = at.unwrap();
+        let distance = if instruction.op_kind(operand) == OpKind::MemorySegRDI { index } else { None };
+        let at = at.unwrap().wrapping_add(distance.unwrap_or(0));
         if at & aligned == 0 { Ok(Gva(at)) } else { Err(Exception::GP0) }
     }
 
