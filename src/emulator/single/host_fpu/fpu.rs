@@ -12,7 +12,8 @@ const FOP: Range<usize> = 6..8;
 const FIP: Range<usize> = 8..16;
 const FDP: Range<usize> = 16..24;
 
-/// The eleven bits of an x87 instruction that FOP shows: the low bits of its first byte (D8 to DF), and its second.
+/// The eleven bits of an x87 instruction that FOP shows: the low bits of its first byte (D8 to DF), and its second, as
+/// in the shortest encoding (a superfluous SIB byte is not known any more).
 pub(super) fn opcode(instruction: &Instruction) -> u16 {
     let Ok(mut encoder) = Encoder::try_new(64) else { return 0 };
     // Out of reach of a 64-bit encoding are only forms of 16-bit code, whose FOP stays zero.
@@ -42,7 +43,8 @@ impl HostFpu {
             state.xsave.set_top_to_zero();
         }
         if prepared.access != Access::None {
-            at = memory.effective(state, &prepared.instruction, None, bytes, prepared.misaligned)?;
+            let touched = if tentative { 0 } else { bytes };
+            at = memory.effective(state, &prepared.instruction, None, touched, prepared.misaligned)?;
             match prepared.access {
                 Access::Read => memory.read(state, at, &mut self.scratch.bounce[..bytes])?,
                 // A store pops and marks, so its target must be known to be writable before it runs.

@@ -28,15 +28,15 @@ pub(super) fn run<M: OperandMemory + ?Sized>(
         Save::Fxsave { .. } | Save::Fxrstor { .. } => (16, 512),
         Save::Xsave { .. } | Save::Xrstor { .. } => (64, HEADER + 64),
     };
+    let at = memory.effective(state, &prepared.instruction, None, bytes, 0)?;
     let checked = state.cpl() == 3 && state.cr0.contains(Cr0::AM) && state.rflags.contains(Rflags::AC);
-    if checked {
-        // With alignment checks on, a misaligned area raises #AC first (SDM vol. 2, FXSAVE): Intel's CPUs check words of 4.
-        let at = memory.effective(state, &prepared.instruction, None, bytes, 0)?;
-        if !at.0.is_multiple_of(4) {
-            return Err(Exception::with_code(Vector::AlignmentCheck, 0));
-        }
+    if checked && !at.0.is_multiple_of(4) {
+        // Alignment checks come first (SDM vol. 2, FXSAVE); Intel's CPUs check words of 4.
+        return Err(Exception::with_code(Vector::AlignmentCheck, 0));
     }
-    let at = memory.effective(state, &prepared.instruction, None, bytes, alignment - 1)?;
+    if !at.0.is_multiple_of(alignment) {
+        return Err(Exception::GP0);
+    }
     match save {
         Save::Fxsave { wide } => fxsave(state, memory, at, wide),
         Save::Fxrstor { wide } => fxrstor(state, memory, at, wide),
@@ -69,7 +69,10 @@ fn load_x87(area: &mut XsaveArea, image: &[u8], wide: bool) {
     // The abridged tags are one byte, the opcode eleven bits.
     area.0[5] = 0;
     area.0[7] &= 7;
-    if !wide {
+    if wide {
+        // CPUs keep as many bits of FIP as their widest linear addresses have.
+        area.0[FIP + 7] = if area.0[FIP + 7] & 1 == 0 { 0 } else { 0xff };
+    } else {
         area.0[FIP + 4..FIP + 8].fill(0);
         area.0[FDP + 4..FDP + 8].fill(0);
     }
