@@ -123,9 +123,9 @@ pub struct Observation {
 pub struct Mask {
     /// Flags that the program leaves undefined.
     pub flags: u64,
-    /// A page fault's address and what was written before it are the CPU's own business: instructions whose accesses
-    /// have no documented order (page fault or alignment check; see [`crate::forms::accesses_in_no_order`]).
-    pub fault_details: bool,
+    /// Vectors between which there is no defined order. If both sides end with one of them, neither details nor memory
+    /// are compared (see [`crate::forms::unordered_faults`]).
+    pub unordered: &'static [u8],
 }
 
 /// CF, PF, AF, ZF, SF, TF, IF, DF, OF, NT, RF, AC, ID.
@@ -146,8 +146,8 @@ pub fn differences(native: &Observation, subject: &Observation, mask: Mask) -> V
     let mut found = Vec::new();
     let (n, s) = (&native.registers, &subject.registers);
     let (mut a, mut b) = (comparable(native.end), comparable(subject.end));
-    let faulted = |end| matches!(end, End::Exception { vector: 14 | 17, .. });
-    let loose = mask.fault_details && faulted(a) && faulted(b);
+    let faulted = |end| matches!(end, End::Exception { vector, .. } if mask.unordered.contains(&vector));
+    let loose = faulted(a) && faulted(b);
     if loose {
         (a, b) = (End::Reached, End::Reached);
     }

@@ -212,8 +212,8 @@ fn modrm(op: &OpCodeInfo, style: Style, bytes: &mut Vec<u8>, rng: &mut Rng) {
     if rm == 4 {
         let sib = match style {
             Style::Free => rng.below(256) as u8,
-            // Index RBX or none, base RSI, RDI, R14, R15 or the stack pointer.
-            Style::Pointers => rng.pick(&[0x1e, 0x5f, 0x9e, 0xdf, 0x26, 0x27, 0x24]),
+            // Index RBX and base RSI, RDI, R14 or R15; or the stack pointer. No superfluous SIB: FOP would show it.
+            Style::Pointers => rng.pick(&[0x1e, 0x5f, 0x9e, 0xdf, 0x24]),
         };
         bytes.push(sib);
         if sib & 7 == 5 && mode == 0 {

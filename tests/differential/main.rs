@@ -52,8 +52,15 @@ fn decode(bytes: &[u8]) -> Code {
 /// The lines in which the two sides differ. `None`: there was no native result.
 fn compare(case: &Case, native: Option<&Observation>, subject: &Observation) -> Option<Vec<String>> {
     let native = native.filter(|n| n.end != End::Endless)?;
-    let fault_details = case.program.iter().any(|bytes| forms::accesses_in_no_order(decode(bytes)));
-    Some(differences(native, subject, Mask { flags: generate::undefined_flags(case), fault_details }))
+    // The one that faults is the last one executed.
+    let mut at = case.registers.rip;
+    let last = case.program.iter().find(|bytes| {
+        let here = at == native.registers.rip;
+        at += bytes.len() as u64;
+        here
+    });
+    let unordered = last.map_or(&[][..], |bytes| forms::unordered_faults(decode(bytes)));
+    Some(differences(native, subject, Mask { flags: generate::undefined_flags(case), unordered }))
 }
 
 /// What a run found.
