@@ -2,8 +2,9 @@
 use super::child::Trap;
 use crate::arch::paging::{self, Access, PagingMode};
 use crate::arch::{CpuState, Gva};
+use crate::emulator::single::address;
 use crate::mem::GuestRam;
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
 /// Why the child stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,20 +99,13 @@ pub(super) fn facts(state: &CpuState, ram: &GuestRam) -> Facts {
         privileged: i.is_privileged() || super::patch::is_sensitive(&i),
         flushes: matches!(i.mnemonic(), Mnemonic::Invpcid)
             || i.mnemonic() == Mnemonic::Mov && i.op0_kind() == OpKind::Register && i.op0_register().is_cr(),
-        invalidates: (i.mnemonic() == Mnemonic::Invlpg)
-            .then(|| {
-                i.virtual_address(0, 0, |register, _, _| {
-                    Some(match register {
-                        Register::CS | Register::DS | Register::ES | Register::SS => 0,
-                        Register::FS => state.segments[4].base,
-                        Register::GS => state.segments[5].base,
-                        Register::RIP | Register::EIP => i.next_ip(),
-                        r if r.is_gpr32() => state.gpr[r.full_register().number()] & 0xffff_ffff,
-                        r => *state.gpr.get(r.full_register().number())?,
-                    })
-                })
-            })
-            .flatten(),
+        invalidates: (i.mnemonic() == Mnemonic::Invlpg).then(|| {
+            address::linear(
+                state,
+                address::segment_of(i.memory_segment()),
+                address::offset(&i, &state.gpr, None),
+            )
+        }),
     }
 }
 
