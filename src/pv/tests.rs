@@ -7,7 +7,7 @@ use crate::arch::{CpuState, Gpa, Rflags, state::gpr};
 use crate::clock::ClockSource;
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::fake::FakeMachine;
-use crate::engine::{EngineError, Exit, Vcpu, VcpuId};
+use crate::engine::{Cause, EngineError, Exit, Vcpu, VcpuId};
 use iced_x86::code_asm::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -357,6 +357,8 @@ fn sti_hlt_is_woken_by_an_interrupt_that_was_there_before() {
         }
     }
     assert!(seen >= 200, "{seen} interrupts were taken");
+    let counters = machine.platform.counters(VcpuId(0));
+    assert_eq!(counters.get(Cause::Idle), 0, "a HLT is counted by whoever waits for its end");
 }
 
 /// A hostile guest ends in a clear error or in its own handler, and its process is gone afterwards.

@@ -15,9 +15,7 @@ use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::{self, Access, PagingMode, Privilege};
 use crate::arch::{Activity, CpuState, Cr0, Gva, Rflags};
 use crate::emulator::single::{Outcome, Single};
-use crate::engine::{
-    Attention, Cause, DebugEvent, DebugVcpu, EngineError, EventKind, Exit, Platform, Vcpu, VcpuId,
-};
+use crate::engine::{Attention, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId};
 use crate::mem::{CodeChanges, GuestRam};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -372,13 +370,9 @@ impl PvVcpu {
     fn execute(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
         self.why = None;
         match self.step_one(platform)? {
-            Outcome::Halted => {
-                platform.counters(self.id).count(Cause::Idle);
-                platform.trace().record(EventKind::Halt, self.state.rip, 0, 0);
-                Ok(None)
-            }
             Outcome::TripleFault => Ok(Some(Exit::TripleFault)),
-            Outcome::Retired | Outcome::Exception(_) => Ok(None),
+            // Whoever waits for the interrupt that ends a HLT counts it (`machine::run`).
+            Outcome::Halted | Outcome::Retired | Outcome::Exception(_) => Ok(None),
         }
     }
 
