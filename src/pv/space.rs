@@ -15,11 +15,13 @@ use crate::arch::paging::{self, PagingMode, Translation};
 use crate::arch::{Cr0, Gpa, Gva};
 use crate::engine::EngineError;
 use crate::mem::GuestRam;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A guest-virtual range as the host's mmap takes it: the guest's 2 MiB pages at most.
 const LARGE: u64 = 2 << 20;
+/// The largest guest page.
+const HUGE: u64 = 1 << 30;
 /// Runs that the host is asked to keep; its own limit is 65,530 (vm.max_map_count).
 const MOST_RUNS: usize = 30_000;
 
@@ -49,6 +51,8 @@ pub(super) struct Space {
     runs: BTreeMap<u64, Run>,
     /// RAM offset of each text page, and the one virtual address where it is mapped.
     text: HashMap<u64, u64>,
+    /// Large guest pages of which something may be mapped: first byte and size.
+    large: HashSet<(u64, u64)>,
 }
 
 /// Whether the monitor leaves this page to the guest.
@@ -64,7 +68,7 @@ pub(super) fn in_zone(address: u64) -> bool {
 impl Space {
     /// An empty space.
     pub(super) fn new(ram: Arc<GuestRam>) -> Self {
-        Self { ram, runs: BTreeMap::new(), text: HashMap::new() }
+        Self { ram, runs: BTreeMap::new(), text: HashMap::new(), large: HashSet::new() }
     }
 
     /// How the page at `address` is mapped, and its RAM offset.
@@ -147,6 +151,25 @@ impl Space {
             child.request(libc::SYS_munmap, [start, run.length, 0, 0, 0, 0])?;
         }
         self.text.clear();
+        self.large.clear();
+        Ok(())
+    }
+
+    /// To be called before a page of `translation` is mapped at `address`: INVLPG of any address in a large guest page
+    /// concerns all of it, also when the tables no longer know the page.
+    pub(super) fn note_size(
+        &mut self,
+        child: &mut Child,
+        address: u64,
+        translation: &Translation,
+    ) -> Result<(), EngineError> {
+        let size = translation.page_size;
+        if size >= LARGE {
+            if self.large.len() > MOST_RUNS {
+                self.clear(child)?;
+            }
+            self.large.insert((address & !(size - 1), size));
+        }
         Ok(())
     }
 
@@ -241,25 +264,27 @@ impl Space {
         self.runs.iter().filter(|(_, run)| inside(run)).map(|(at, run)| at + (offset - run.offset)).collect()
     }
 
-    /// After INVLPG of `address`: what the tables no longer say is unmapped.
+    /// After INVLPG of `address`: what the tables no longer say is unmapped. That concerns the page of `address` as it
+    /// is now and as it was when it was mapped, whichever is larger (SDM vol. 3A, 4.10.4.1).
     pub(super) fn invalidate(
         &mut self,
         child: &mut Child,
         mode: &PagingMode,
         address: u64,
     ) -> Result<(), EngineError> {
-        let page = address & !(PAGE_SIZE - 1);
-        if self.find(page).is_none() && self.find(page & !(LARGE - 1)).is_none() {
-            return Ok(());
-        }
-        match paging::probe(&*self.ram, mode, Gva(page)) {
-            Some((t, true)) if t.page_size == PAGE_SIZE => {
-                let fine = self.find(page).is_none_or(|(kind, offset)| self.agrees(&t, mode, kind, offset));
-                if fine { Ok(()) } else { self.unmap(child, page, PAGE_SIZE) }
+        let now = paging::probe(&*self.ram, mode, Gva(address)).map_or(PAGE_SIZE, |(t, _)| t.page_size);
+        let mut size = now;
+        for former in [LARGE, HUGE] {
+            let page = (address & !(former - 1), former);
+            if self.large.contains(&page) {
+                size = size.max(former);
+                if now != former {
+                    self.large.remove(&page);
+                }
             }
-            // A large page, or one that may have been large: all of it.
-            _ => self.validate_range(child, mode, page & !(LARGE - 1), (page & !(LARGE - 1)) + LARGE),
         }
+        let start = address & !(size - 1);
+        self.validate_range(child, mode, start, start.saturating_add(size))
     }
 
     /// After a write to a control register: as [`Self::invalidate`] for all that is mapped.

@@ -1,4 +1,6 @@
 //! Small guests, run natively on a machine without devices: what kernels do, and what hostile guests try.
+mod memory;
+
 use super::SiteKind;
 use super::child::stub;
 use super::layout::{SHARED, ZONE};

@@ -249,6 +249,7 @@ impl PvVcpu {
         let Some(offset) = self.ram.offset(translation.gpa.page(), PAGE_SIZE) else { return Ok(false) };
         let Self { child, space, patches, .. } = self;
         platform.counters(self.id).count(Cause::PageTableSync);
+        space.note_size(child, address, &translation)?;
         let page = address & !(PAGE_SIZE - 1);
         if access == Access::Execute {
             if let Some(other) = space.text_at(offset).filter(|&other| other != page) {
