@@ -25,6 +25,17 @@ pub(super) const ZONE_CONTROL: u64 = ZONE;
 /// First byte of thunk code.
 pub(super) const ZONE_CODE: u64 = ZONE + 0x1000;
 
+/// Bytes that the mirror maps at most of a guest with so much RAM: all of it several times, and a GiB of small pages here
+/// and there. What is beyond is unmapped again.
+pub(super) const fn most_mapped(ram_size: u64) -> u64 {
+    ram_size.saturating_mul(4).saturating_add(1 << 30)
+}
+
+/// The child's limit on its address space (RLIMIT_AS), in bytes: what the mirror maps, and the monitor's part.
+pub(super) const fn address_space(ram_size: u64) -> u64 {
+    most_mapped(ram_size).saturating_add(ZONE_SIZE + (16 << 20))
+}
+
 /// Descriptors that the child is started with: shared area, guest RAM, shadow text.
 pub(super) const SHARED_FD: u32 = 3;
 /// Guest RAM.
@@ -34,48 +45,54 @@ pub(super) const TEXT_FD: u32 = 5;
 
 /// Offsets in the shared area. The first page is the control page.
 pub(super) mod at {
-    /// u32: whose turn it is, [`super::turn`]. The one word that both sides wait on.
+    // A line of the cache has one writer at a time, and only the turn word is looked at while the other side works.
+
+    /// u32: whose turn it is, [`super::turn`]. The one word that both sides wait on, alone in its cache line.
     pub(in crate::pv) const TURN: u64 = 0x000;
-    /// u32: the child sleeps on TURN and wants to be woken.
-    pub(in crate::pv) const CHILD_ASLEEP: u64 = 0x004;
-    /// u32: the engine sleeps on TURN and wants to be woken.
-    pub(in crate::pv) const ENGINE_ASLEEP: u64 = 0x008;
-    /// u32: how often the child looks at TURN before it sleeps; at least 1.
-    pub(in crate::pv) const SPINS: u64 = 0x00c;
-    /// u32: what the child reports, [`super::event`].
-    pub(in crate::pv) const EVENT: u64 = 0x010;
-    /// u32: a kick came while the stub was at work.
-    pub(in crate::pv) const KICK: u64 = 0x014;
-    /// u64: the child is to stop at the next kick whatever the virtual interrupt flag says.
-    pub(in crate::pv) const STOP: u64 = 0x018;
-    /// u64: what PUSHF adds to the host's flags to give the guest's: −0x200 while IF is clear, plus AC and IOPL.
-    pub(in crate::pv) const FLAGS_DELTA: u64 = 0x020;
-    /// u64: nonzero: CLI goes to the engine (ring 3).
-    pub(in crate::pv) const CLI_SLOW: u64 = 0x028;
-    /// u64: nonzero: STI goes to the engine (ring 3, or an interrupt waits).
-    pub(in crate::pv) const STI_SLOW: u64 = 0x030;
-    /// u64: nonzero: POPF goes to the engine (as STI, or AC or IOPL are set).
-    pub(in crate::pv) const POPF_SLOW: u64 = 0x038;
-    /// u64: RAX while a thunk works.
-    pub(in crate::pv) const SAVED_RAX: u64 = 0x040;
-    /// u64: RCX while a thunk works.
-    pub(in crate::pv) const SAVED_RCX: u64 = 0x048;
+
     /// u32: how many entries of REQUESTS are to be executed before the guest goes on.
-    pub(in crate::pv) const REQUEST_COUNT: u64 = 0x050;
+    pub(in crate::pv) const REQUEST_COUNT: u64 = 0x040;
     /// u32: what to do beside, [`super::command`].
-    pub(in crate::pv) const COMMAND: u64 = 0x054;
-    /// u64: FS base.
-    pub(in crate::pv) const FS_BASE: u64 = 0x058;
-    /// u64: GS base.
-    pub(in crate::pv) const GS_BASE: u64 = 0x060;
+    pub(in crate::pv) const COMMAND: u64 = 0x044;
+    /// u32: a kick came while the stub was at work.
+    pub(in crate::pv) const KICK: u64 = 0x048;
+    /// u32: the engine sleeps on TURN and wants to be woken.
+    pub(in crate::pv) const ENGINE_ASLEEP: u64 = 0x04c;
+    /// u32: how often the child looks at TURN before it sleeps; at least 1.
+    pub(in crate::pv) const SPINS: u64 = 0x050;
+
+    /// u32: what the child reports, [`super::event`].
+    pub(in crate::pv) const EVENT: u64 = 0x080;
+    /// u32: the child sleeps on TURN and wants to be woken.
+    pub(in crate::pv) const CHILD_ASLEEP: u64 = 0x084;
     /// u64: number of the signal that came.
-    pub(in crate::pv) const SIGNAL: u64 = 0x068;
+    pub(in crate::pv) const SIGNAL: u64 = 0x088;
     /// u64: address of its `siginfo_t`.
-    pub(in crate::pv) const SIGNAL_INFO: u64 = 0x070;
+    pub(in crate::pv) const SIGNAL_INFO: u64 = 0x090;
     /// u64: address of its `ucontext_t`.
-    pub(in crate::pv) const SIGNAL_FRAME: u64 = 0x078;
+    pub(in crate::pv) const SIGNAL_FRAME: u64 = 0x098;
+    /// u64: FS base.
+    pub(in crate::pv) const FS_BASE: u64 = 0x0a0;
+    /// u64: GS base.
+    pub(in crate::pv) const GS_BASE: u64 = 0x0a8;
+
+    /// u64: what PUSHF adds to the host's flags to give the guest's: −0x200 while IF is clear, plus AC and IOPL.
+    pub(in crate::pv) const FLAGS_DELTA: u64 = 0x0c0;
+    /// u64: nonzero: CLI goes to the engine (ring 3).
+    pub(in crate::pv) const CLI_SLOW: u64 = 0x0c8;
+    /// u64: nonzero: STI goes to the engine (ring 3, or an interrupt waits).
+    pub(in crate::pv) const STI_SLOW: u64 = 0x0d0;
+    /// u64: nonzero: POPF goes to the engine (as STI, or AC or IOPL are set).
+    pub(in crate::pv) const POPF_SLOW: u64 = 0x0d8;
+    /// u64: RAX while a thunk works.
+    pub(in crate::pv) const SAVED_RAX: u64 = 0x0e0;
+    /// u64: RCX while a thunk works.
+    pub(in crate::pv) const SAVED_RCX: u64 = 0x0e8;
+    /// u64: the child is to stop at the next kick whatever the virtual interrupt flag says.
+    pub(in crate::pv) const STOP: u64 = 0x0f0;
     /// u64: where thunks jump to.
-    pub(in crate::pv) const HYPERCALL_ENTRY: u64 = 0x080;
+    pub(in crate::pv) const HYPERCALL_ENTRY: u64 = 0x0f8;
+
     /// u64 × 16: general registers of a hypercall, in encoding order.
     pub(in crate::pv) const GPR: u64 = 0x100;
     /// u64: instruction pointer of a hypercall.

@@ -3,7 +3,7 @@ mod memory;
 
 use super::SiteKind;
 use super::child::stub;
-use super::layout::{SHARED, ZONE};
+use super::layout::{SHARED, ZONE, at};
 use super::vcpu::PvVcpu;
 use crate::arch::{CpuState, Gpa, Rflags, state::gpr};
 use crate::clock::ClockSource;
@@ -446,13 +446,13 @@ fn hostile_guests_do_not_get_out() {
         attack(|a| {
             // The loop over requests, with a list of the guest's own: unmap everything.
             a.mov(rbx, SHARED).unwrap();
-            a.mov(rax, SHARED + 0x3000).unwrap();
+            a.mov(rax, SHARED + at::REQUESTS).unwrap();
             a.mov(qword_ptr(rax), 11).unwrap();
             a.mov(qword_ptr(rax + 8), 0x1_0000).unwrap();
             a.mov(rcx, 0x7fff_ff00_0000_u64).unwrap();
             a.mov(qword_ptr(rax + 16), rcx).unwrap();
-            a.mov(dword_ptr(rbx + 0x50), 1).unwrap();
-            a.mov(dword_ptr(rbx), 1).unwrap();
+            a.mov(dword_ptr(rbx + at::REQUEST_COUNT), 1).unwrap();
+            a.mov(dword_ptr(rbx + at::TURN), 1).unwrap();
             a.mov(rax, entries.hypercall).unwrap();
             a.jmp(rax).unwrap();
         }),

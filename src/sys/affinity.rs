@@ -17,11 +17,27 @@ pub fn allowed() -> io::Result<Vec<usize>> {
     Ok((0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
 }
 
+/// The CPU that the calling thread is on, as far as it can be known: it may be moved at any time.
+#[inline]
+#[must_use]
+pub fn current() -> Option<usize> {
+    // SAFETY: no preconditions.
+    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
+}
+
 /// Restricts the calling thread to `cpus`.
 ///
 /// # Errors
 /// What `sched_setaffinity` reports, for instance EINVAL when none of `cpus` exists.
 pub fn pin(cpus: &[usize]) -> io::Result<()> {
+    pin_thread(0, cpus)
+}
+
+/// Restricts the thread with this id, which may be another process's, to `cpus`.
+///
+/// # Errors
+/// As [`pin`]; ESRCH when there is none.
+pub fn pin_thread(thread: i32, cpus: &[usize]) -> io::Result<()> {
     // SAFETY: as above.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for &cpu in cpus.iter().filter(|&&cpu| cpu < libc::CPU_SETSIZE as usize) {
@@ -29,7 +45,7 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
         unsafe { libc::CPU_SET(cpu, &mut set) };
     }
     // SAFETY: `set` outlives the call and its true size is passed.
-    if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } != 0 {
+    if unsafe { libc::sched_setaffinity(thread, size_of_val(&set), &raw const set) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
@@ -43,6 +59,7 @@ mod tests {
             let first = super::allowed().unwrap()[0];
             super::pin(&[first]).unwrap();
             assert_eq!(super::allowed().unwrap(), [first]);
+            assert_eq!(super::current(), Some(first));
             assert!(super::pin(&[]).is_err());
         })
         .join()

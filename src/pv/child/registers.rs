@@ -52,19 +52,19 @@ impl Child {
         let shared = self.shared();
         let extra = (state.rflags & EXTRA).bits();
         let masked = if state.rflags.contains(Rflags::IF) { 0 } else { Rflags::IF.bits() };
-        shared.set(at::FLAGS_DELTA, extra.wrapping_sub(masked));
+        shared.put(at::FLAGS_DELTA, extra.wrapping_sub(masked));
         let refused = state.cpl() > state.rflags.iopl();
         let slow = refused || extra != 0;
-        shared.set(at::CLI_SLOW, slow.into());
-        shared.set(at::STI_SLOW, (slow || interrupt_waits).into());
-        shared.set(at::POPF_SLOW, (slow || interrupt_waits || state.cpl() > 0).into());
+        shared.put(at::CLI_SLOW, slow.into());
+        shared.put(at::STI_SLOW, (slow || interrupt_waits).into());
+        shared.put(at::POPF_SLOW, (slow || interrupt_waits || state.cpl() > 0).into());
         let fs = state.segment(SegmentRegister::Fs).base;
         let gs = state.segment(SegmentRegister::Gs).base;
         if shared.get(at::FS_BASE) == fs && shared.get(at::GS_BASE) == gs {
             return 0;
         }
-        shared.set(at::FS_BASE, fs);
-        shared.set(at::GS_BASE, gs);
+        shared.put(at::FS_BASE, fs);
+        shared.put(at::GS_BASE, gs);
         // The stub loads them without a check; a value that no CPU holds would fault there.
         if Gva(fs).is_canonical() && Gva(gs).is_canonical() { command::LOAD_BASES } else { 0 }
     }
@@ -76,17 +76,17 @@ impl Child {
         match self.waiting() {
             Waiting::Hypercall => {
                 for (i, &value) in state.gpr.iter().enumerate() {
-                    shared.set(at::GPR + 8 * i as u64, value);
+                    shared.put(at::GPR + 8 * i as u64, value);
                 }
-                shared.set(at::RIP, rip);
-                shared.set(at::RFLAGS, host_flags);
+                shared.put(at::RIP, rip);
+                shared.put(at::RFLAGS, host_flags);
             }
             Waiting::Signal { frame: base, .. } => {
                 for (&value, offset) in state.gpr.iter().zip(frame::GPR) {
-                    shared.set(base + offset, value);
+                    shared.put(base + offset, value);
                 }
-                shared.set(base + frame::RIP, rip);
-                shared.set(base + frame::RFLAGS, host_flags);
+                shared.put(base + frame::RIP, rip);
+                shared.put(base + frame::RFLAGS, host_flags);
             }
         }
     }

@@ -65,6 +65,23 @@ impl Shared {
         self.long(offset).store(value, Ordering::Relaxed);
     }
 
+    /// Writes a 64-bit word unless it holds that value already: what is not written stays in both CPUs' caches.
+    #[inline]
+    pub(in crate::pv) fn put(&self, offset: u64, value: u64) {
+        if self.get(offset) != value {
+            self.set(offset, value);
+        }
+    }
+
+    /// As [`Self::put`], for a 32-bit word.
+    #[inline]
+    pub(in crate::pv) fn put_word(&self, offset: u64, value: u32) {
+        let word = self.word(offset);
+        if word.load(Ordering::Relaxed) != value {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// Copies bytes out.
     pub(in crate::pv) fn read(&self, offset: u64, into: &mut [u8]) {
         let from = self.pointer(offset, into.len() as u64);
