@@ -9,7 +9,7 @@
 //! A physical page that is mapped as text is nowhere mapped writable: a write to it faults, and the engine then turns
 //! it back into data. Its text mapping exists at one virtual address only, because patches are position-dependent.
 use super::child::Child;
-use super::layout::{LOWEST, MONITOR, RAM_FD, TEXT_FD, ZONE, ZONE_SIZE};
+use super::layout::{LOWEST, MONITOR, RAM_FD, TEXT_FD, ZONE, ZONE_SIZE, most_mapped};
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::{self, PagingMode, Translation};
 use crate::arch::{Cr0, Gpa, Gva};
@@ -22,7 +22,8 @@ use std::sync::Arc;
 const LARGE: u64 = 2 << 20;
 /// The largest guest page.
 const HUGE: u64 = 1 << 30;
-/// Runs that the host is asked to keep; its own limit is 65,530 (vm.max_map_count).
+/// Runs that the host is asked to keep; its own limit is 65,530 (vm.max_map_count). Each may need two pages of the host's
+/// page tables.
 const MOST_RUNS: usize = 30_000;
 
 /// What a mapping allows.
@@ -53,6 +54,9 @@ pub(super) struct Space {
     text: HashMap<u64, u64>,
     /// Large guest pages of which something may be mapped: first byte and size.
     large: HashSet<(u64, u64)>,
+    /// Bytes of all runs, and how many there may be.
+    mapped: u64,
+    most_mapped: u64,
 }
 
 /// Whether the monitor leaves this page to the guest.
@@ -68,7 +72,14 @@ pub(super) fn in_zone(address: u64) -> bool {
 impl Space {
     /// An empty space.
     pub(super) fn new(ram: Arc<GuestRam>) -> Self {
-        Self { ram, runs: BTreeMap::new(), text: HashMap::new(), large: HashSet::new() }
+        Self {
+            most_mapped: most_mapped(ram.size()),
+            ram,
+            runs: BTreeMap::new(),
+            text: HashMap::new(),
+            large: HashSet::new(),
+            mapped: 0,
+        }
     }
 
     /// How the page at `address` is mapped, and its RAM offset.
@@ -93,6 +104,7 @@ impl Space {
             }
             any = true;
             self.runs.remove(&at);
+            self.mapped -= run_end.min(end) - at.max(start);
             if at < start {
                 self.runs.insert(at, Run { length: start - at, ..run });
             }
@@ -124,10 +136,11 @@ impl Space {
     }
 
     fn map(&mut self, child: &mut Child, start: u64, run: Run) -> Result<(), EngineError> {
-        if self.runs.len() > MOST_RUNS {
+        if self.runs.len() > MOST_RUNS || self.mapped + run.length > self.most_mapped {
             self.clear(child)?;
         }
         self.forget(start, run.length);
+        self.mapped += run.length;
         let (protection, fd) = match run.kind {
             Kind::Read => (libc::PROT_READ, RAM_FD),
             Kind::Write => (libc::PROT_READ | libc::PROT_WRITE, RAM_FD),
@@ -147,9 +160,12 @@ impl Space {
 
     /// Unmaps everything.
     pub(super) fn clear(&mut self, child: &mut Child) -> Result<(), EngineError> {
-        for (start, run) in std::mem::take(&mut self.runs) {
-            child.request(libc::SYS_munmap, [start, run.length, 0, 0, 0, 0])?;
+        // Whatever is there is the guest's, but for the zone.
+        for (from, to) in [(LOWEST, ZONE), (ZONE + ZONE_SIZE, MONITOR)] {
+            child.request(libc::SYS_munmap, [from, to - from, 0, 0, 0, 0])?;
         }
+        self.runs.clear();
+        self.mapped = 0;
         self.text.clear();
         self.large.clear();
         Ok(())

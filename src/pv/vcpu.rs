@@ -134,7 +134,7 @@ impl PvVcpu {
             commands |= child.load_vectors(&self.state.xsave);
             self.vectors_live = true;
         }
-        child.shared().set(at::STOP, 0);
+        child.shared().put(at::STOP, 0);
         child.release(commands);
         self.ran_natively = true;
         let mut exit = None;
@@ -396,6 +396,7 @@ impl PvVcpu {
 impl Vcpu for PvVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut first = true;
+        self.child.settle();
         loop {
             if let Some(exit) = self.attend(platform)? {
                 return Ok(exit);

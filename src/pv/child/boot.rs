@@ -20,6 +20,19 @@ const SIGNALS: [i32; 7] = [
 const SA_RESTORER: u64 = 0x0400_0000;
 const ARCH_CPUID_SET: u64 = 0x1012;
 
+/// The error of a host that keeps something of its own in every address space.
+fn not_empty(error: std::io::Error) -> EngineError {
+    let reason = match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "the host seals its own mappings (vdso) into every process (CONFIG_MSEAL_SYSTEM_MAPPINGS); its kernel \
+             parameter vdso=0 leaves them out"
+                .to_owned()
+        }
+        _ => format!("the host refuses to empty a process: {error}"),
+    };
+    EngineError::Unavailable { mode: Mode::Pv, reason }
+}
+
 /// Takes a child whose stub waits for its first requests to where guest code may run.
 pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineError> {
     let entries = stub::entries();
@@ -31,6 +44,7 @@ pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineErro
     let behind = SHARED + SHARED_SIZE;
     child.request(libc::SYS_munmap, [layout::LOWEST, MONITOR - layout::LOWEST, 0, 0, 0, 0])?;
     child.request(libc::SYS_munmap, [behind, TOP - behind, 0, 0, 0, 0])?;
+    child.try_flush()?.map_err(not_empty)?;
     let zone = [ZONE, ZONE_SIZE, read | execute, fixed, TEXT_FD.into(), zone_offset];
     child.request(libc::SYS_mmap, zone)?;
     let control = [ZONE_CONTROL, 0x1000, read | write, fixed, SHARED_FD.into(), 0];
@@ -86,4 +100,17 @@ pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineErro
         _ => return Err(crash("its system-call filter does not hold")),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_seals_the_vdso_is_named_as_the_reason() {
+        let error = not_empty(std::io::Error::from_raw_os_error(libc::EPERM));
+        assert!(
+            matches!(&error, EngineError::Unavailable { mode: Mode::Pv, reason } if reason.contains("vdso"))
+        );
+    }
 }

@@ -6,9 +6,11 @@
 //!
 //! Nothing the child says is trusted: reports are copied once and checked here; what makes no sense is a
 //! [`EngineError::GuestCrash`], after which the child is killed. Dropping a [`Child`] kills and reaps it.
-#![expect(unsafe_code, reason = "process control")]
+#![expect(unsafe_code, reason = "the auxiliary vector")]
 mod boot;
 mod filter;
+mod place;
+mod process;
 mod registers;
 mod shared;
 mod spawn;
@@ -16,18 +18,15 @@ pub(super) mod stub;
 
 pub(super) use shared::Shared;
 
-use super::layout::{SHARED, at, command, event, frame, turn};
+use super::layout::{SHARED, address_space, at, command, event, frame, turn};
 use crate::engine::{EngineError, KickCell};
-use crate::sys::{affinity, futex, tsc};
+use crate::sys::{futex, tsc};
+use place::Placement;
+use process::{End, Process};
 use std::fs::File;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How long the engine looks at the turn word before it sleeps, in nanoseconds; none where there is one CPU only.
-const LOOK_NS: u64 = 30_000;
-/// How often the child looks before it sleeps; a look is about 50 ns.
-const CHILD_LOOKS: u32 = 600;
 /// A child that was told to stop and has not after this time is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a sleeping engine looks whether the child is alive.
@@ -85,17 +84,12 @@ pub(super) struct Trap {
 /// A child process.
 #[derive(Debug)]
 pub(super) struct Child {
-    pid: i32,
+    process: Process,
+    place: Placement,
     shared: Shared,
     waiting: Waiting,
     requests: Vec<[u64; 7]>,
     sent: usize,
-    look_ticks: u64,
-}
-
-fn one_cpu() -> bool {
-    static ONE: OnceLock<bool> = OnceLock::new();
-    *ONE.get_or_init(|| affinity::allowed().is_ok_and(|cpus| cpus.len() < 2))
 }
 
 impl Child {
@@ -105,17 +99,17 @@ impl Child {
             what: "cannot make the area shared with the guest's process",
             source,
         })?;
-        shared.word(at::SPINS).store(if one_cpu() { 1 } else { CHILD_LOOKS }, Ordering::Relaxed);
+        let place = Placement::new();
+        shared.word(at::SPINS).store(place.child_looks(), Ordering::Relaxed);
         shared.word(at::TURN).store(turn::CHILD, Ordering::SeqCst);
-        let pid = spawn::spawn(shared.file(), ram, text)?;
-        let mut child = Self {
-            pid,
-            shared,
-            waiting: Waiting::Hypercall,
-            requests: Vec::new(),
-            sent: 0,
-            look_ticks: if one_cpu() { 0 } else { tsc::frequency() / 1_000_000 * LOOK_NS / 1000 },
-        };
+        let ram_size = ram
+            .metadata()
+            .map_err(|source| EngineError::Host { what: "cannot ask for the size of guest RAM", source })?
+            .len();
+        let process = spawn::spawn(shared.file(), ram, text, address_space(ram_size))?;
+        let mut child =
+            Self { process, place, shared, waiting: Waiting::Hypercall, requests: Vec::new(), sent: 0 };
+        child.place.update(child.process.pid());
         child.await_report()?;
         if child.shared.word(at::EVENT).load(Ordering::Relaxed) != event::BOOT {
             return Err(crash("its process did not start as it should"));
@@ -137,7 +131,12 @@ impl Child {
     /// The child's process id, for tests.
     #[cfg(test)]
     pub(super) fn pid(&self) -> i32 {
-        self.pid
+        self.process.pid()
+    }
+
+    /// To be called when the vCPU begins to run: the engine's thread may be on another CPU than before.
+    pub(super) fn settle(&mut self) {
+        self.place.update(self.process.pid());
     }
 
     /// Puts a system call on the list that the stub executes before it goes on.
@@ -162,6 +161,12 @@ impl Child {
     pub(super) fn trip(&mut self, commands: u32) -> Result<(), EngineError> {
         self.round(commands)?;
         self.check_results()
+    }
+
+    /// As [`Self::flush`], for requests that some hosts refuse: what the first of them that was refused was told.
+    fn try_flush(&mut self) -> Result<Result<(), std::io::Error>, EngineError> {
+        self.round(0)?;
+        Ok(self.results())
     }
 
     /// As [`Self::flush`], for requests that may fail.
@@ -189,9 +194,9 @@ impl Child {
         }
         self.sent = self.requests.len();
         self.requests.clear();
-        self.shared.word(at::REQUEST_COUNT).store(self.sent as u32, Ordering::Relaxed);
-        self.shared.word(at::COMMAND).store(commands, Ordering::Relaxed);
-        self.shared.word(at::KICK).store(0, Ordering::Relaxed);
+        self.shared.put_word(at::REQUEST_COUNT, self.sent as u32);
+        self.shared.put_word(at::COMMAND, commands);
+        self.shared.put_word(at::KICK, 0);
         self.shared.word(at::TURN).store(turn::CHILD, Ordering::SeqCst);
         if self.shared.word(at::CHILD_ASLEEP).load(Ordering::SeqCst) != 0 {
             futex::wake(self.shared.word(at::TURN));
@@ -216,10 +221,11 @@ impl Child {
                 }
                 std::hint::spin_loop();
             }
-            if tsc::read().wrapping_sub(start) >= self.look_ticks {
+            if tsc::read().wrapping_sub(start) >= self.place.look_ticks() {
                 break;
             }
         }
+        self.place.update(self.process.pid());
         loop {
             self.shared.word(at::ENGINE_ASLEEP).store(1, Ordering::SeqCst);
             if !self.has_reported() && !kick.is_raised() {
@@ -227,6 +233,7 @@ impl Child {
             }
             self.shared.word(at::ENGINE_ASLEEP).store(0, Ordering::SeqCst);
             if self.has_reported() {
+                self.place.slept(tsc::read().wrapping_sub(start));
                 return Ok(Awake::Report);
             }
             if kick.is_raised() {
@@ -241,7 +248,7 @@ impl Child {
         let start = Instant::now();
         let ticks = tsc::read();
         while !self.has_reported() {
-            if tsc::read().wrapping_sub(ticks) < self.look_ticks {
+            if tsc::read().wrapping_sub(ticks) < self.place.look_ticks() {
                 std::hint::spin_loop();
                 continue;
             }
@@ -263,47 +270,38 @@ impl Child {
 
     /// Sends the kick signal: the stub looks whether to report.
     pub(super) fn signal(&self) {
-        // SAFETY: our own child, not yet reaped, so the id is not another's.
-        unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.pid, super::layout::KICK_SIGNAL) };
+        self.process.signal(super::layout::KICK_SIGNAL);
     }
 
     fn check_alive(&self) -> Result<(), EngineError> {
-        // SAFETY: all-zero is a valid siginfo_t; WNOWAIT leaves the child to be reaped by `drop`.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        // SAFETY: `info` is live; our own child.
-        let result = unsafe {
-            libc::waitid(
-                libc::P_PID,
-                self.pid as libc::id_t,
-                &raw mut info,
-                libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
-            )
-        };
-        // SAFETY: waitid filled in the fields of a SIGCHLD, or left zeros.
-        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-        if result == 0 && pid == 0 {
-            return Ok(());
-        }
-        Err(crash(&match info.si_code {
-            libc::CLD_KILLED | libc::CLD_DUMPED if status == libc::SIGKILL => {
+        Err(crash(&match self.process.end() {
+            None => return Ok(()),
+            Some(End::Signal(libc::SIGKILL)) => {
                 "its process was killed from outside (SIGKILL): by a person, or by the host for want of memory".into()
             }
-            libc::CLD_KILLED | libc::CLD_DUMPED => format!(
-                "its process was ended by signal {status}: it damaged the monitor's part of its address space"
+            Some(End::Signal(signal)) => format!(
+                "its process was ended by signal {signal}: it damaged the monitor's part of its address space"
             ),
-            _ => format!("its process ended with status {status}"),
+            Some(End::Status(status)) => format!("its process ended with status {status}"),
+            Some(End::Unknown) => "its process ended, and the host did not keep the reason".into(),
         }))
     }
 
+    fn results(&mut self) -> Result<(), std::io::Error> {
+        let sent = std::mem::take(&mut self.sent) as u64;
+        let refused = (0..sent)
+            .map(|i| self.shared.get(at::REQUESTS + at::REQUEST_SIZE * i + 56) as i64)
+            .find(|result| (-4095..0).contains(result));
+        refused.map_or(Ok(()), |error| Err(std::io::Error::from_raw_os_error(-error as i32)))
+    }
+
     fn check_results(&mut self) -> Result<(), EngineError> {
-        for i in 0..std::mem::take(&mut self.sent) {
-            let result = self.shared.get(at::REQUESTS + at::REQUEST_SIZE * i as u64 + 56) as i64;
-            if (-4095..0).contains(&result) {
-                let errno = std::io::Error::from_raw_os_error(-result as i32);
-                return Err(crash(&format!("the host refused a mapping in its process: {errno}")));
-            }
-        }
-        Ok(())
+        self.results().map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOMEM) => crash(
+                "it has mapped more memory than its process is allowed (address space or number of mappings)",
+            ),
+            _ => crash(&format!("the host refused a mapping in its process: {error}")),
+        })
     }
 
     /// The report that has come. Where the registers are is noted.
@@ -351,16 +349,6 @@ impl Child {
     }
 }
 
-impl Drop for Child {
-    fn drop(&mut self) {
-        // SAFETY: our own child, not yet reaped; a SIGKILLed process ends, so waitpid returns.
-        unsafe {
-            libc::kill(self.pid, libc::SIGKILL);
-            libc::waitpid(self.pid, std::ptr::null_mut(), 0);
-        }
-    }
-}
-
 /// Whether programs may use RDFSBASE and its kin (bit 1 of AT_HWCAP2).
 pub(super) fn has_fsgsbase() -> bool {
     // SAFETY: reads the auxiliary vector.
@@ -375,3 +363,7 @@ pub(super) fn crash(what: &str) -> EngineError {
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod host_tests;

@@ -2,16 +2,28 @@
 //!
 //! The stub is written to a memory object and executed from there, so the child's address space begins empty. The
 //! parent-death signal follows the *thread* that forked, so one thread that lives as long as the process does all the
-//! forking. What may be called between fork and exec in a process with several threads is raw system calls only.
+//! forking. Limits of the host that hold for the child only are set before exec, so that nothing of it runs without
+//! them. What may be called between fork and exec in a process with several threads is raw system calls only.
 #![expect(unsafe_code, reason = "fork, exec and what lies between them")]
+use super::process::Process;
 use super::stub;
 use crate::engine::{EngineError, Mode};
 use crate::pv::layout::{RAM_FD, SHARED_FD, TEXT_FD};
 use crossbeam_channel::{Sender, bounded, unbounded};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
+
+/// What is added to the engine's oom_score_adj for the child.
+const OOM_SCORE: i32 = 100;
+/// First descriptor that the child does not have.
+const FIRST_FREE_FD: u32 = 1 + max(max(SHARED_FD, RAM_FD), TEXT_FD);
+
+const fn max(a: u32, b: u32) -> u32 {
+    if a > b { a } else { b }
+}
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -66,16 +78,53 @@ fn raise(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
-/// Starts a child with these memory objects and returns its process id. The caller kills and reaps it.
-pub(super) fn spawn(shared: &File, ram: &File, text: &File) -> Result<i32, EngineError> {
+/// What the host allows the child.
+#[derive(Debug)]
+struct Allowance {
+    /// Resource limits, soft and hard.
+    limits: [(libc::__rlimit_resource_t, u64); 6],
+    /// For /proc/self/oom_score_adj.
+    oom_score: CString,
+}
+
+impl Allowance {
+    /// The allowance of a child whose mappings take `address_space` bytes at most.
+    fn new(address_space: u64) -> Self {
+        // When memory runs out the guest's process is to go rather than its engine, whatever the user gave both.
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
+        let own: i32 = own.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        Self {
+            limits: [
+                (libc::RLIMIT_CORE, 0),
+                (libc::RLIMIT_NPROC, 0),
+                (libc::RLIMIT_MEMLOCK, 0),
+                // Nothing is ever opened beside what it is started with.
+                (libc::RLIMIT_NOFILE, u64::from(FIRST_FREE_FD)),
+                // Private memory: exec's stack, which is unmapped at once.
+                (libc::RLIMIT_DATA, 1 << 20),
+                (libc::RLIMIT_AS, address_space),
+            ],
+            oom_score: CString::new((own + OOM_SCORE).min(1000).to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+/// Starts a child with these memory objects, whose mappings take `address_space` bytes at most.
+pub(super) fn spawn(
+    shared: &File,
+    ram: &File,
+    text: &File,
+    address_space: u64,
+) -> Result<Process, EngineError> {
     let host = |what| move |source| EngineError::Host { what, source };
     let stub = executable()?;
     let place = |file: &File| raise(file.as_raw_fd()).map_err(host("cannot duplicate a descriptor"));
     let files = [place(shared)?, place(ram)?, place(text)?, place(&stub)?];
+    let allowance = Allowance::new(address_space);
     let (answer, result) = bounded(1);
     let job = Box::new(move || {
         // The receiver waits below; it cannot be gone.
-        let _ = answer.send(fork_and_exec(&files));
+        let _ = answer.send(fork_and_exec(&files, &allowance));
     });
     forker()
         .map_err(host("cannot start the thread that makes child processes"))?
@@ -88,7 +137,7 @@ pub(super) fn spawn(shared: &File, ram: &File, text: &File) -> Result<i32, Engin
         .map_err(host("cannot start a child process"))
 }
 
-fn fork_and_exec(files: &[OwnedFd; 4]) -> io::Result<i32> {
+fn fork_and_exec(files: &[OwnedFd; 4], allowance: &Allowance) -> io::Result<Process> {
     let mut pipe = [0; 2];
     // SAFETY: `pipe` has room for two descriptors.
     if unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
@@ -102,25 +151,26 @@ fn fork_and_exec(files: &[OwnedFd; 4]) -> io::Result<i32> {
     let numbers = [files[0].as_raw_fd(), files[1].as_raw_fd(), files[2].as_raw_fd(), files[3].as_raw_fd()];
     // SAFETY: getpid has no preconditions.
     let parent = unsafe { libc::getpid() };
-    // SAFETY: the child calls nothing but `become_stub`, which allocates nothing and takes no lock.
-    let pid = unsafe { libc::fork() };
+    let mut descriptor: libc::c_int = -1;
+    let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: without a stack of its own this is a fork; the descriptor is written to a live integer. The child calls
+    // nothing but `become_stub`, which allocates nothing and takes no lock.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut descriptor, 0, 0) } as i32;
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             // SAFETY: in the new child, with valid descriptors.
-            unsafe { become_stub(numbers, write.as_raw_fd(), parent) }
+            unsafe { become_stub(numbers, write.as_raw_fd(), parent, allowance) }
         }
         _ => {
+            // SAFETY: a new descriptor that nobody else owns.
+            let process = Process::new(pid, unsafe { OwnedFd::from_raw_fd(descriptor) });
             drop(write);
             let mut errno = [0; 4];
             match read.read_exact(&mut errno) {
                 // Nothing was written: the pipe was closed by exec.
-                Err(_) => Ok(pid),
-                Ok(()) => {
-                    // SAFETY: our own child, which ends by itself.
-                    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-                    Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
-                }
+                Err(_) => Ok(process),
+                Ok(()) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
             }
         }
     }
@@ -130,28 +180,41 @@ fn fork_and_exec(files: &[OwnedFd; 4]) -> io::Result<i32> {
 ///
 /// # Safety
 /// Only in a process that has just been forked; makes system calls only.
-unsafe fn become_stub(files: [RawFd; 4], report: RawFd, parent: i32) -> ! {
+unsafe fn become_stub(files: [RawFd; 4], report: RawFd, parent: i32, allowance: &Allowance) -> ! {
     // SAFETY: system calls on valid descriptors and live values, in a single-threaded process.
     unsafe {
-        let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if score >= 0 {
+            // Where it cannot be set the child is as likely to go as the engine.
+            libc::write(score, allowance.oom_score.as_ptr().cast(), allowance.oom_score.count_bytes());
+            libc::close(score);
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         let ok = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
             && libc::getppid() == parent
             && libc::setsid() >= 0
-            && libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) == 0
             && libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) == 0
             && libc::dup2(files[0], SHARED_FD as i32) >= 0
             && libc::dup2(files[1], RAM_FD as i32) >= 0
-            && libc::dup2(files[2], TEXT_FD as i32) >= 0;
+            && libc::dup2(files[2], TEXT_FD as i32) >= 0
+            && allowance.limits.iter().all(|&(resource, most)| {
+                let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                if libc::getrlimit(resource, &raw mut limit) != 0 {
+                    return false;
+                }
+                // A limit that is lower already stays; it cannot be raised anyway.
+                limit.rlim_max = limit.rlim_max.min(most);
+                limit.rlim_cur = limit.rlim_cur.min(most);
+                libc::setrlimit(resource, &raw const limit) == 0
+            });
         if ok {
             for fd in 0..3 {
                 libc::close(fd);
             }
             // Whatever else this process was given by its parent ends at exec; the pipe and the stub's file do anyway.
             // A kernel without the call (before 5.11) leaves them open behind the filter, which allows no use of them.
-            let first = 1 + SHARED_FD.max(RAM_FD).max(TEXT_FD);
-            libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            libc::syscall(libc::SYS_close_range, FIRST_FREE_FD, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             let name = c"trivisor-pv-guest";
             let arguments = [name.as_ptr(), std::ptr::null()];
             let environment = [std::ptr::null::<libc::c_char>()];

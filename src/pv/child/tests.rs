@@ -9,15 +9,15 @@ use iced_x86::code_asm::{CodeAssembler, eax, rax, rbx, rcx, xmm3, ymm3};
 
 const CODE: u64 = 0x20_0000;
 
-struct Bench {
-    child: Child,
-    ram: GuestRam,
+pub(super) struct Bench {
+    pub(super) child: Child,
+    pub(super) ram: GuestRam,
     state: CpuState,
     kick: std::sync::Arc<KickCell>,
 }
 
 impl Bench {
-    fn new(program: impl FnOnce(&mut CodeAssembler)) -> Self {
+    pub(super) fn new(program: impl FnOnce(&mut CodeAssembler)) -> Self {
         let ram = GuestRam::new(0x40_0000).unwrap();
         let text = memfd::create(c"text", 0x40_0000 + ZONE_SIZE).unwrap();
         let mut a = CodeAssembler::new(64).unwrap();
@@ -32,7 +32,7 @@ impl Bench {
         Self { child, ram, state, kick: KickCell::new() }
     }
 
-    fn go(&mut self) -> Result<Report, EngineError> {
+    pub(super) fn go(&mut self) -> Result<Report, EngineError> {
         let mut commands = self.child.load_registers(&self.state, self.state.rip, false);
         commands |= self.child.load_vectors(&self.state.xsave);
         self.child.release(commands);
