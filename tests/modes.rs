@@ -7,6 +7,7 @@ use trivisor::abi;
 use trivisor::bench::marks::{self, End};
 use trivisor::bench::native;
 use trivisor::bench::workload::{self, Kind, Workload};
+use trivisor::clock::ClockSource;
 use trivisor::engine::Mode;
 use trivisor::loader::Image;
 use trivisor::machine::{self, Capture, Limits, Machine, MachineSpec, Stop};
@@ -110,5 +111,22 @@ fn hostile_guests_end_without_harm() {
             }
             println!("{} in {mode}: {stop:?}", workload.name);
         }
+    }
+}
+
+#[test]
+fn a_guest_that_sleeps_until_a_timer_interrupt_is_stepped_through_to_its_end() {
+    /// Far beyond the guest's own length; a halted CPU's step costs as little as another.
+    const MOST: u64 = 200_000_000;
+    let image = Image::parse(workload::find("hlt_wake").unwrap().image).unwrap();
+    for clock in [ClockSource::Counted { nanos_per_instruction: 1 }, ClockSource::Real] {
+        let mut spec = MachineSpec::new(Mode::Emu);
+        spec.clock = clock;
+        spec.command_line = format!("{}=1 {}=1000000", abi::ARG_BUDGET_US, abi::ARG_TSC_KHZ);
+        let console = Capture::new(KEEP);
+        let mut machine = Machine::build(&spec, &image, Box::new(console.clone())).unwrap();
+        let end = (0..MOST).map(|_| machine.step().unwrap()).find(|stop| *stop != Stop::Stepped);
+        assert_eq!(end, Some(Stop::PowerOff(1)), "{clock:?}:\n{}", console.text());
+        assert_eq!(marks::parse(console.text().as_bytes()).end, Some(End::Ok), "{clock:?}");
     }
 }

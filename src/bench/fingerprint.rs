@@ -12,6 +12,9 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// How the label begins of a KVM that emulates ring 0 instead of running it (`kvm_pvm`).
+pub const EMULATED_SUPERVISOR: &str = "emulated supervisor";
+
 /// Facts about the host that figures depend on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {

@@ -1,5 +1,5 @@
 //! `trivisor bench`: the workloads in every mode, to a table, CSV, plots and the page.
-use super::error::{CliError, say};
+use super::error::{CliError, interrupted, say};
 use super::units;
 use crate::bench::dataset::Dataset;
 use crate::bench::measure::{Column, Dispatch, MachineRunner};
@@ -23,7 +23,9 @@ use std::time::Duration;
     trivisor bench crc32 'c*' --mode emu    some workloads in one mode\n  \
     trivisor bench --peers                  QEMU in the same run, if it is installed\n  \
     trivisor bench --quick --out /tmp/run   fewer repetitions, elsewhere\n\n\
-    Each measurement is written to DIR/data/RUN.csv at once: Ctrl-C leaves what was measured, and the page of it.")]
+    Each measurement is written to DIR/data/RUN.csv at once: Ctrl-C leaves what was measured, and the page of it.\n\n\
+    Exit status: 0 if anything was measured; 1 if nothing was, or it could not be written; 2 for wrong usage; \
+    130 after Ctrl-C; 143 after SIGTERM.")]
 pub(super) struct BenchArguments {
     /// Workloads by name, with * and ? (default: all that measure)
     workloads: Vec<String>,
@@ -48,7 +50,7 @@ pub(super) struct BenchArguments {
     /// Three repetitions of 5 ms, to see that everything works
     #[arg(long, conflicts_with_all = ["repetitions", "budget"])]
     quick: bool,
-    /// Measure QEMU (TCG, and KVM if permitted) in the same run
+    /// Measure QEMU in the same run: qemu-tcg, and qemu-kvm where KVM runs ring 0 itself or --mode names it
     #[arg(long)]
     peers: bool,
     /// Seed of the random order of runs
@@ -60,7 +62,7 @@ pub(super) struct BenchArguments {
 }
 
 pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
-    let (columns, kvm_label) = columns(arguments.peers);
+    let (columns, kvm_label) = columns(arguments);
     for mode in &arguments.modes {
         if !columns.iter().any(|c| crate::bench::plan::matches(mode, &c.mode)) {
             let known: Vec<_> = columns.iter().map(|c| c.mode.as_str()).collect();
@@ -126,11 +128,10 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     let printed = io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::Output);
     match summary.cut_short {
         Some(CutShort::Interrupted) => {
-            say(&format!(
-                "stopped by Ctrl-C after {} runs; what they measured is kept",
-                summary.measured + summary.failed
-            ));
-            return Ok(ExitCode::from(130));
+            let runs = summary.measured + summary.failed;
+            return Ok(interrupted(|by| {
+                format!("stopped by {by} after {runs} runs; what they measured is kept")
+            }));
         }
         Some(CutShort::Deadline) => say(&format!(
             "stopped after {} rounds, because --deadline was over; give it more time for more",
@@ -158,7 +159,7 @@ fn why_nothing(options: &Options, summary: &Summary) -> String {
 }
 
 /// The columns of a run, and KVM's label: native, our modes (absent ones with the reason), and the peers if wanted.
-fn columns(peers: bool) -> (Vec<Column>, String) {
+fn columns(arguments: &BenchArguments) -> (Vec<Column>, String) {
     let mut columns = vec![Column::native()];
     let mut kvm_label = "none".to_owned();
     for mode in Mode::ALL {
@@ -178,8 +179,9 @@ fn columns(peers: bool) -> (Vec<Column>, String) {
         column.options = String::new();
         columns.push(column);
     }
-    if peers {
-        columns.extend(Column::peers());
+    if arguments.peers {
+        let insisted = arguments.modes.iter().any(|mode| mode == "qemu-kvm");
+        columns.extend(Column::peers(&kvm_label, insisted));
     }
     (columns, kvm_label)
 }

@@ -21,7 +21,8 @@ use std::time::Duration;
     trivisor debug hello\n  \
     trivisor debug --mode kvm hello --command 'break workload_main' --command continue --command backtrace\n  \
     trivisor debug --batch --json -x script hello\n\n\
-    'help' at the prompt lists the commands. Ctrl-C stops the guest. The exit status is 0 whatever the guest does.")]
+    'help' at the prompt lists the commands. Ctrl-C stops the guest.\n\n\
+    Exit status: 0 whatever the guest does; 1 if it could not be loaded; 2 for wrong usage. SIGTERM ends the session.")]
 pub(super) struct DebugArguments {
     #[command(flatten)]
     guest: GuestArguments,
@@ -55,7 +56,7 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         lines.extend(text.lines().map(str::to_owned));
     }
     lines.extend(arguments.command.iter().cloned());
-    signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
+    signal::catch_ctrl_c().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
 
     let console = Console::new(arguments.json);
     let sink = console.clone();

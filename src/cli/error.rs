@@ -4,6 +4,7 @@ use crate::engine::EngineError;
 use crate::loader::LoadError;
 use crate::machine::MachineError;
 use crate::mem::MemoryError;
+use crate::sys::signal::{self, Interruption};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -90,6 +91,15 @@ impl CliError {
     pub(super) fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe)
     }
+}
+
+/// Tells the person which signal ended a command, in the sentence that `sentence` makes of its name; gives the exit
+/// status, 128 and the signal's number.
+pub(super) fn interrupted(sentence: impl FnOnce(&str) -> String) -> ExitCode {
+    // Nothing else sets the mark on which commands stop.
+    let by = signal::interruption().unwrap_or(Interruption::CtrlC);
+    say(&sentence(by.name()));
+    ExitCode::from(by.exit_status())
 }
 
 /// Tells the person one sentence. That nobody can read it is no reason to fail, or to panic.

@@ -1,8 +1,8 @@
 //! The command line: parses, calls the other rooms, prints. The only place that knows clap.
 //!
-//! Exit status: 0 for success, 1 for a failure (also a guest's), 2 for wrong usage, 130 after Ctrl-C. Messages go to
-//! standard error in one sentence; results go to standard output. A reader of either that goes away ends a command
-//! without a word.
+//! Exit status: 0 for success, 1 for a failure (also a guest's), 2 for wrong usage, and after a signal 128 and its number:
+//! 130 after Ctrl-C, 143 after SIGTERM. Messages go to standard error in one sentence; results go to standard output. A
+//! reader of either that goes away ends a command without a word.
 mod bench;
 mod debug;
 mod doctor;
@@ -29,7 +29,9 @@ use std::process::ExitCode;
         trivisor run hello                   a built-in guest, emulated\n  \
         trivisor run --mode kvm kernel.elf   your own image (ELF64 with a PVH note)\n  \
         trivisor debug --mode pv hello       step through it, look inside\n  \
-        trivisor bench                       all workloads in all modes, then reports/index.html"
+        trivisor bench                       all workloads in all modes, then reports/index.html\n\n\
+        Exit status: 0 for success, 1 for a failure (also a guest's), 2 for wrong usage, 130 after Ctrl-C, 143 after \
+        SIGTERM."
 )]
 struct Arguments {
     #[command(subcommand)]

@@ -1,5 +1,5 @@
 //! `trivisor run`: one guest, its console on standard input and output.
-use super::error::{CliError, say};
+use super::error::{CliError, interrupted, say};
 use super::guest::GuestArguments;
 use super::units;
 use crate::abi;
@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
     trivisor run hello\n  \
     trivisor run --mode kvm --memory 256M kernel.elf --append 'budget_us=20000'\n  \
     trivisor run --mode pv --stats crc32\n\n\
-    Ctrl-C ends the guest. The exit status is 0 if the guest switched off with status 0.")]
+    Ctrl-C ends the guest.\n\n\
+    Exit status: 0 if the guest switched off with status 0 or, with --no-reboot, asked for a reset; 1 if it ended \
+    otherwise or could not run; 2 for wrong usage; 130 after Ctrl-C; 143 after SIGTERM.")]
 pub(super) struct RunArguments {
     #[command(flatten)]
     guest: GuestArguments,
@@ -113,10 +115,7 @@ fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
             "the guest crashed: an exception could not be delivered, nor the double fault after it (triple fault)",
         ),
         Stop::Timeout => failed("stopped, because --timeout was over"),
-        Stop::Interrupted => {
-            say(&format!("{name}: stopped by Ctrl-C"));
-            ExitCode::from(130)
-        }
+        Stop::Interrupted => interrupted(|by| format!("{name}: stopped by {by}")),
         Stop::Breakpoint(_) | Stop::Stepped => failed("stopped for a debugger that is not there"),
     }
 }

@@ -1,4 +1,9 @@
 //! Deadlines of devices. The vCPU's thread runs what is due; a host timer wakes it in time.
+//!
+//! Threads may arm timers at once. What the observer is told must not arrive in another order than it was decided in, or
+//! the host's timer would end at the later of two deadlines and the earlier would be missed. So a thread that tells
+//! holds [`TimerQueue::teller`] and reads the earliest deadline anew under it: whoever tells last tells what holds then.
+//! Lock order: a device's lock, then the teller's, then the observer's own; the slots' lock is held over none of them.
 use super::Nanos;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -21,8 +26,10 @@ struct Slot {
 pub struct TimerQueue {
     slots: Mutex<Vec<Slot>>,
     next: AtomicU64,
-    /// The deadline that the observer was last told of: the host's timer stands at it.
+    /// The deadline that the observer was last told of: the host's timer stands at it. Written by the teller only.
     told: AtomicU64,
+    /// Held by the thread that tells the observer, until it has been told.
+    teller: Mutex<()>,
     observer: OnceLock<Observer>,
 }
 
@@ -63,10 +70,23 @@ impl TimerQueue {
         let _first_wins = self.observer.set(Box::new(observer));
     }
 
-    fn tell(&self, deadline: u64) {
-        self.told.store(deadline, Ordering::SeqCst);
-        if let Some(observer) = self.observer.get().filter(|_| deadline != IDLE) {
-            observer(Nanos(deadline));
+    /// Tells the observer of the earliest deadline if `due(earliest, told)` still asks for it.
+    ///
+    /// No deadline is lost: one that is published before the look at it below is told by it, and the thread of one that
+    /// is published later finds an earlier deadline than `told` and comes here itself.
+    fn tell_if(&self, due: impl Fn(u64, u64) -> bool) {
+        let wanted = || {
+            let (next, told) = (self.next.load(Ordering::SeqCst), self.told.load(Ordering::SeqCst));
+            due(next, told).then_some(next)
+        };
+        if wanted().is_none() {
+            return;
+        }
+        let _telling = self.teller.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(next) = wanted() else { return };
+        self.told.store(next, Ordering::SeqCst);
+        if let Some(observer) = self.observer.get().filter(|_| next != IDLE) {
+            observer(Nanos(next));
         }
     }
 
@@ -86,9 +106,8 @@ impl TimerQueue {
                 client.lock().unwrap_or_else(PoisonError::into_inner).timer_fired(now);
             }
         }
-        if self.told.load(Ordering::SeqCst) <= now.0 {
-            self.tell(self.next.load(Ordering::SeqCst));
-        }
+        // The host's timer has fired, for whatever: it is to be set again.
+        self.tell_if(|_, told| told <= now.0);
     }
 
     /// Disarms the most overdue timer; returns its device, if it is still there.
@@ -109,11 +128,10 @@ impl TimerQueue {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Recomputes the earliest deadline.
-    fn publish(&self, slots: &[Slot]) -> u64 {
+    /// Recomputes the earliest deadline. The caller holds the lock that `slots` come from.
+    fn publish(&self, slots: &[Slot]) {
         let next = slots.iter().map(|s| s.deadline).min().unwrap_or(IDLE);
         self.next.store(next, Ordering::SeqCst);
-        next
     }
 }
 
@@ -134,20 +152,19 @@ impl Timer {
     }
 
     fn set(&self, deadline: u64) {
-        let next = {
+        {
             let mut slots = self.queue.lock();
             slots[self.index].deadline = deadline;
-            self.queue.publish(&slots)
-        };
-        if next < self.queue.told.load(Ordering::SeqCst) {
-            self.queue.tell(next);
+            self.queue.publish(&slots);
         }
+        self.queue.tell_if(|next, told| next < told);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     struct Recorder {
         timer: Timer,
@@ -215,5 +232,64 @@ mod tests {
         queue.run_due(Nanos(12));
         assert_eq!(*told.lock().unwrap(), [10, 5, 10, 15]);
         assert_eq!(queue.next_deadline(), Some(Nanos(15)));
+    }
+
+    /// The observer is slow in setting the host's timer to the later deadline, while another thread arms an earlier one:
+    /// the timer must end at the earlier.
+    #[test]
+    fn an_earlier_deadline_armed_while_a_later_one_is_told_has_the_last_word() {
+        let queue = TimerQueue::new();
+        let (begun, is_begun) = crossbeam_channel::bounded(1);
+        let (go_on, may_go_on) = crossbeam_channel::bounded::<()>(1);
+        let host_timer = Arc::new(AtomicU64::new(IDLE));
+        let stands = Arc::clone(&host_timer);
+        queue.observe(move |deadline| {
+            if deadline == Nanos(20) {
+                begun.send(()).unwrap();
+                // Until the other thread is about to arm; it may also be through, if nothing holds it back.
+                may_go_on.recv_timeout(Duration::from_millis(50)).unwrap_or_default();
+            }
+            stands.store(deadline.0, Ordering::SeqCst);
+        });
+        let (late, early) = (queue.add(), queue.add());
+        std::thread::scope(|scope| {
+            scope.spawn(move || late.arm(Nanos(20)));
+            is_begun.recv().unwrap();
+            early.arm(Nanos(10));
+            // Without effect on the queue as it is: the observer of 20 has come to its end before that of 10.
+            let _too_late = go_on.try_send(());
+        });
+        assert_eq!(host_timer.load(Ordering::SeqCst), 10);
+    }
+
+    /// Whatever the order in which threads arm, the host's timer stands at the earliest deadline in the end.
+    #[test]
+    fn threads_that_arm_at_once_leave_the_host_timer_at_the_earliest_deadline() {
+        for round in 0..500_u64 {
+            let queue = TimerQueue::new();
+            let host_timer = Arc::new(AtomicU64::new(IDLE));
+            let stands = Arc::clone(&host_timer);
+            queue.observe(move |deadline| {
+                std::thread::yield_now();
+                stands.store(deadline.0, Ordering::SeqCst);
+            });
+            let start = Arc::new(std::sync::Barrier::new(3));
+            std::thread::scope(|scope| {
+                for thread in 0..3_u64 {
+                    let (timer, start) = (queue.add(), Arc::clone(&start));
+                    scope.spawn(move || {
+                        start.wait();
+                        for turn in (0..4).rev() {
+                            timer.arm(Nanos(1 + (thread * 7 + round * 5) % 11 + turn * 20));
+                        }
+                    });
+                }
+            });
+            assert_eq!(
+                Some(Nanos(host_timer.load(Ordering::SeqCst))),
+                queue.next_deadline(),
+                "round {round}"
+            );
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::view::Hex;
 use super::view::disassembly::decode;
 use crate::arch::state::gpr;
 use crate::arch::{Activity, CpuState, Gva};
-use crate::machine::{BOOT_CPU, Stop};
+use crate::machine::Stop;
 use iced_x86::{FlowControl, Instruction, Mnemonic};
 use serde_json::json;
 
@@ -164,8 +164,6 @@ impl Session {
     /// Executes the instruction at which `state`, the present one, stands.
     fn one_step(&mut self, state: &CpuState) -> Result<Outcome, DebuggerError> {
         let rip = linear_rip(state);
-        // Deadlines are looked at when the kick cell is raised; no host timer raises it between steps.
-        self.machine.platform().kick(BOOT_CPU).poke();
         let stop = self.machine.step()?;
         let tracing = self.machine.platform().trace();
         let waits = state.activity == Activity::Halted;

@@ -15,7 +15,7 @@ pub use spec::MachineSpec;
 
 use crate::arch::{CpuState, Gva};
 use crate::bus::ClaimConflict;
-use crate::engine::{Backend, Caps, DebugEvent, EngineError, Exit, Mode, Platform, Vcpu, VcpuId};
+use crate::engine::{Backend, Caps, EngineError, Mode, Platform, Vcpu, VcpuId};
 use crate::loader::{Image, LoadError};
 use crate::mem::MemoryError;
 pub use pc::{DEVICES, Pc};
@@ -133,21 +133,18 @@ impl Machine {
         run::run(self.vcpu.as_mut(), &self.platform, &self.host_timer, self.outlet.as_ref(), limits)
     }
 
-    /// Executes one instruction.
+    /// Executes one instruction, or enters the handler of an interrupt that waits. Timers that are due fire first.
+    ///
+    /// A CPU that has halted stays so, without waiting, until a later step finds an interrupt: a person at a prompt is
+    /// not to be held up by a guest that nothing will wake. Where time is counted in instructions, a halted CPU's step
+    /// takes the clock to the next deadline, because no instruction would.
     ///
     /// # Errors
     /// [`MachineError`], also if the mode cannot step.
     pub fn step(&mut self) -> Result<Stop, MachineError> {
         let mode = self.mode();
         let debug = self.vcpu.as_debug().ok_or(MachineError::NoDebug(mode))?;
-        let _bound = run::bind(&self.platform, BOOT_CPU)?;
-        Ok(match debug.step(&self.platform)? {
-            Exit::Debug(DebugEvent::Step) | Exit::Kicked | Exit::Halted => Stop::Stepped,
-            Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
-            Exit::PowerOff(status) => Stop::PowerOff(status),
-            Exit::Reset => Stop::Reset,
-            Exit::TripleFault => Stop::TripleFault,
-        })
+        run::step(debug, &self.platform)
     }
 
     /// Replaces the set of breakpoints.

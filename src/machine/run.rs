@@ -5,7 +5,7 @@
 use super::{BOOT_CPU, MachineError};
 use crate::arch::Gva;
 use crate::clock::{ClockSource, Nanos};
-use crate::engine::{Cause, DebugEvent, EventKind, Exit, Platform, Vcpu, VcpuId};
+use crate::engine::{Cause, DebugEvent, DebugVcpu, EventKind, Exit, Platform, Vcpu, VcpuId};
 use crate::host::console::Outlet;
 use crate::sys::deadline::DeadlineTimer;
 use crate::sys::signal::{self, Bound};
@@ -34,7 +34,7 @@ pub enum Stop {
     TripleFault,
     /// [`Limits::timeout`] was over.
     Timeout,
-    /// Ctrl-C.
+    /// Ctrl-C or SIGTERM; [`signal::interruption`] says which.
     Interrupted,
     /// At a breakpoint.
     Breakpoint(Gva),
@@ -94,7 +94,7 @@ fn arm(timer: &Mutex<Option<DeadlineTimer>>, platform: &Platform, deadline: Nano
     }
 }
 
-pub(super) fn bind(platform: &Platform, vcpu: VcpuId) -> Result<Bound, MachineError> {
+fn bind(platform: &Platform, vcpu: VcpuId) -> Result<Bound, MachineError> {
     platform
         .kick(vcpu)
         .bind()
@@ -177,16 +177,45 @@ fn drive(vcpu: &mut dyn Vcpu, platform: &Platform, verdict: &AtomicU8) -> Result
     }
 }
 
+/// One step of [`super::Machine::step`].
+pub(super) fn step(vcpu: &mut dyn DebugVcpu, platform: &Platform) -> Result<Stop, MachineError> {
+    let _bound = bind(platform, BOOT_CPU)?;
+    // Makes the engine look at deadlines. No host timer is needed beside it: a step is over at once, and the next one
+    // looks again.
+    platform.kick(BOOT_CPU).poke();
+    Ok(match vcpu.step(platform)? {
+        Exit::Debug(DebugEvent::Step) | Exit::Kicked => Stop::Stepped,
+        Exit::Halted => {
+            skip_to_next_deadline(platform);
+            Stop::Stepped
+        }
+        Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
+        Exit::PowerOff(status) => Stop::PowerOff(status),
+        Exit::Reset => Stop::Reset,
+        Exit::TripleFault => Stop::TripleFault,
+    })
+}
+
+/// With a counted clock, takes a halted CPU's time to the next deadline and says that it did.
+fn skip_to_next_deadline(platform: &Platform) -> bool {
+    let (ClockSource::Counted { .. }, Some(deadline)) =
+        (platform.clock().source(), platform.timers().next_deadline())
+    else {
+        return false;
+    };
+    let kick = platform.kick(BOOT_CPU);
+    if !kick.is_raised() {
+        platform.clock().skip_to(deadline);
+        kick.poke();
+    }
+    true
+}
+
 /// The CPU has halted: sleep until its kick cell is raised, or, with a counted clock, go to the next deadline at once.
 fn wait_for_interrupt(platform: &Platform) {
-    let kick = platform.kick(BOOT_CPU);
     platform.counters(BOOT_CPU).count(Cause::Idle);
     platform.trace().record(EventKind::Halt, 0, 0, 0);
-    match (platform.clock().source(), platform.timers().next_deadline()) {
-        (ClockSource::Counted { .. }, Some(deadline)) if !kick.is_raised() => {
-            platform.clock().skip_to(deadline);
-            kick.poke();
-        }
-        _ => kick.wait(None),
+    if !skip_to_next_deadline(platform) {
+        platform.kick(BOOT_CPU).wait(None);
     }
 }

@@ -171,15 +171,55 @@ impl Drop for Bound {
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 static TIMES_INTERRUPTED: AtomicU32 = AtomicU32::new(0);
+/// The number of the first signal since the mark was last down; 0 for none.
+static INTERRUPTED_BY: AtomicI32 = AtomicI32::new(0);
 
-extern "C" fn on_interrupt(_: i32) {
+/// A signal by which somebody wants this process to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interruption {
+    /// SIGINT, as Ctrl-C sends it.
+    CtrlC,
+    /// SIGTERM, as `kill` and service managers send it.
+    Terminate,
+}
+
+impl Interruption {
+    const ALL: [Self; 2] = [Self::CtrlC, Self::Terminate];
+
+    const fn number(self) -> i32 {
+        match self {
+            Self::CtrlC => libc::SIGINT,
+            Self::Terminate => libc::SIGTERM,
+        }
+    }
+
+    /// The word for it in messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CtrlC => "Ctrl-C",
+            Self::Terminate => "SIGTERM",
+        }
+    }
+
+    /// The exit status of a process that ends because of it, as shells give it: 128 and the signal's number.
+    #[must_use]
+    pub const fn exit_status(self) -> u8 {
+        // Both numbers are below 16.
+        128 + self.number() as u8
+    }
+}
+
+extern "C" fn on_interrupt(signal: i32) {
+    // The first one counts. Before the mark, so that whoever sees the mark finds the number.
+    let _not_the_first = INTERRUPTED_BY.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
     // Reading an initialised OnceLock is one atomic load.
     if let Some(flag) = INTERRUPTED.get() {
         flag.store(true, Ordering::SeqCst);
     }
     if TIMES_INTERRUPTED.fetch_add(1, Ordering::SeqCst) >= 2 {
-        // The third Ctrl-C means it. SAFETY: _exit is async-signal-safe.
-        unsafe { libc::_exit(130) };
+        // The third one means it. SAFETY: _exit is async-signal-safe.
+        unsafe { libc::_exit(128 + signal) };
     }
 }
 
@@ -194,8 +234,20 @@ pub fn interrupt_flag() -> Arc<AtomicBool> {
 /// # Errors
 /// What `sigaction` reports.
 pub fn catch_interrupts() -> io::Result<()> {
+    catch(&Interruption::ALL)
+}
+
+/// As [`catch_interrupts`] for Ctrl-C alone; SIGTERM still ends the process.
+///
+/// # Errors
+/// What `sigaction` reports.
+pub fn catch_ctrl_c() -> io::Result<()> {
+    catch(&[Interruption::CtrlC])
+}
+
+fn catch(wanted: &[Interruption]) -> io::Result<()> {
     let _exists_before_the_handler = interrupt_flag();
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+    for signal in wanted.iter().map(|wanted| wanted.number()) {
         // SAFETY: as in `install_handler`.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = on_interrupt as *const () as usize;
@@ -213,10 +265,18 @@ pub fn interrupted() -> bool {
     INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::SeqCst))
 }
 
+/// Which signal it was, if [`interrupted`].
+#[must_use]
+pub fn interruption() -> Option<Interruption> {
+    let number = INTERRUPTED_BY.load(Ordering::SeqCst);
+    Interruption::ALL.into_iter().find(|one| one.number() == number)
+}
+
 /// Takes the mark down, so that a prompt can go on.
 pub fn clear_interrupted() {
     TIMES_INTERRUPTED.store(0, Ordering::SeqCst);
     interrupt_flag().store(false, Ordering::SeqCst);
+    INTERRUPTED_BY.store(0, Ordering::SeqCst);
 }
 
 #[cfg(test)]

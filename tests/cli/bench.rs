@@ -76,6 +76,15 @@ fn a_quick_run_leaves_rows_figures_and_a_page_and_no_escape_codes() {
 
 #[test]
 fn ctrl_c_keeps_what_was_measured_and_says_so() {
+    a_signal_keeps_what_was_measured("INT", 130, "Ctrl-C");
+}
+
+#[test]
+fn sigterm_keeps_what_was_measured_and_is_told_from_ctrl_c() {
+    a_signal_keeps_what_was_measured("TERM", 143, "SIGTERM");
+}
+
+fn a_signal_keeps_what_was_measured(signal: &str, status: i32, word: &str) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().to_str().unwrap();
     let running = Running::start(&mut command(&["bench", "--out", out]));
@@ -89,12 +98,12 @@ fn ctrl_c_keeps_what_was_measured_and_says_so() {
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     };
-    running.signal("INT");
+    running.signal(signal);
     let told = running.end();
-    assert_eq!(told.status, Some(130), "{told:?}");
+    assert_eq!(told.status, Some(status), "{told:?}");
     let last = told.err.lines().last().unwrap();
     assert!(
-        last.starts_with("trivisor: stopped by Ctrl-C after ") && !told.err.contains("panicked"),
+        last.starts_with(&format!("trivisor: stopped by {word} after ")) && !told.err.contains("panicked"),
         "{told:?}"
     );
     assert!(told.out.contains("index.html") && told.out.contains(csv.to_str().unwrap()), "{told:?}");

@@ -120,12 +120,12 @@ fn a_guest_that_loops_with_interrupts_off_ends_by_timeout_and_by_signal() {
     for mode in modes() {
         let told = trivisor(&["run", "spin", "--mode", mode.name(), "--timeout", "300ms"]);
         told.one_sentence(1, &["spin", "--timeout"]);
-        for signal in ["INT", "TERM"] {
+        for (signal, status, word) in [("INT", 130, "Ctrl-C"), ("TERM", 143, "SIGTERM")] {
             let mut running =
                 Running::start(command(&["run", "--mode", mode.name()]).arg(&path).stdin(Stdio::piped()));
             running.wait_for("!");
             running.signal(signal);
-            running.end().one_sentence(130, &["loops", "stopped"]);
+            running.end().one_sentence(status, &["loops", "stopped by", word]);
         }
     }
 }

@@ -52,9 +52,10 @@ impl Column {
         Column::new(NATIVE, "host", "host")
     }
 
-    /// The columns of the peers, marked absent where they are not installed or not permitted.
-    pub fn peers() -> Vec<Column> {
-        qemu::columns()
+    /// The columns of the peers, marked absent where they are not installed or not permitted; and where KVM's label says
+    /// that it emulates ring 0, since QEMU's firmware then takes the time that all other columns need (unless `insisted`).
+    pub fn peers(kvm_label: &str, insisted: bool) -> Vec<Column> {
+        qemu::columns(kvm_label, insisted)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::html::{escape, inline_svg, table};
 use crate::bench::dataset::{Cell, Dataset, Nature, UNMEASURED};
-use crate::bench::fingerprint::SideFile;
+use crate::bench::fingerprint::{EMULATED_SUPERVISOR, SideFile};
 use crate::bench::plot::Figure;
 use crate::bench::{NATIVE, quantity};
 
@@ -72,7 +72,7 @@ fn meaning(label: &str) -> &'static str {
         "nested" => {
             "This host is itself a virtual machine: guest code runs on the CPU, but every exit passes through two hypervisors, so exits cost several times what they do on bare hardware."
         }
-        "emulated supervisor" => {
+        EMULATED_SUPERVISOR => {
             "The host's KVM has no hardware assistance: it runs user code natively and emulates kernel code instruction by instruction, so the kvm column shows that technique and not what VMX or SVM would do."
         }
         "none" => "There is no usable KVM, so the kvm column is empty.",
