@@ -56,7 +56,7 @@ fn a_mode_that_the_host_lacks_is_told_in_one_sentence() {
 #[test]
 fn a_kernel_that_the_host_does_not_run_itself_is_told_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
-    let told = quick(dir.path(), &["call_ret", "--mode", "native"]);
+    let told = quick(dir.path(), &["cpuid", "--mode", "native"]);
     told.one_sentence(1, &["none of these workloads is for native", "trivisor list"]);
 }
 

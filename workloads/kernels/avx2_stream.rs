@@ -11,7 +11,7 @@ use super::{Kernel, Sequence, fold};
 
 /// Three arrays.
 pub const KERNEL: Kernel =
-    Kernel { name: "avx2_stream", scratch: 3 * 32 * VECTORS, prepare, available, unit };
+    Kernel { name: "avx2_stream", scratch: 3 * 32 * VECTORS, operations: 1, prepare, available, unit };
 
 const VECTORS: usize = 2048;
 const PASSES: i32 = 8;

@@ -3,7 +3,8 @@
 use super::{Kernel, Sequence, always};
 
 /// 192 KiB of pseudo-random bytes.
-pub const KERNEL: Kernel = Kernel { name: "crc32", scratch: 192 * 1024, prepare, available: always, unit };
+pub const KERNEL: Kernel =
+    Kernel { name: "crc32", scratch: 192 * 1024, operations: 1, prepare, available: always, unit };
 
 const POLYNOMIAL: u32 = 0xedb8_8320;
 

@@ -7,8 +7,14 @@ use super::scratch::as_numbers;
 use super::{Kernel, Sequence, always, fold};
 
 /// Text, output, and table.
-pub const KERNEL: Kernel =
-    Kernel { name: "lz", scratch: TABLE * 4 + TEXT + OUTPUT, prepare, available: always, unit };
+pub const KERNEL: Kernel = Kernel {
+    name: "lz",
+    scratch: TABLE * 4 + TEXT + OUTPUT,
+    operations: 1,
+    prepare,
+    available: always,
+    unit,
+};
 
 /// Entries of the hash table, each a position plus one.
 pub const TABLE: usize = 4096;

@@ -5,7 +5,7 @@ use super::{Kernel, Sequence, always, fold};
 
 /// Two factors and the product.
 pub const KERNEL: Kernel =
-    Kernel { name: "matmul", scratch: 3 * 8 * SIZE * SIZE, prepare, available: always, unit };
+    Kernel { name: "matmul", scratch: 3 * 8 * SIZE * SIZE, operations: 1, prepare, available: always, unit };
 
 const SIZE: usize = 64;
 

@@ -5,7 +5,7 @@ use super::{Kernel, always, fold};
 
 /// Two arrays.
 pub const KERNEL: Kernel =
-    Kernel { name: "memory_stream", scratch: 2 * 8 * WORDS, prepare, available: always, unit };
+    Kernel { name: "memory_stream", scratch: 2 * 8 * WORDS, operations: 1, prepare, available: always, unit };
 
 /// Words of one array.
 const WORDS: usize = 1 << 20;

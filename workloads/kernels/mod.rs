@@ -4,6 +4,7 @@
 //! unit of work is a few hundred microseconds natively and at most about two million instructions.
 
 pub mod avx2_stream;
+pub mod calls;
 pub mod crc32;
 pub mod lz;
 pub mod matmul;
@@ -16,6 +17,7 @@ pub mod scratch;
 pub mod sha256;
 pub mod sieve;
 pub mod sse2_stream;
+pub mod string_ops;
 pub mod virtual_dispatch;
 
 #[cfg(test)]
@@ -28,6 +30,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// Bytes of scratch memory, which must be aligned to 64.
     pub scratch: usize,
+    /// Operations in a unit of work where one operation is what is measured; 1 where it is the whole unit.
+    pub operations: u64,
     /// Writes the input into the scratch memory, whatever it held. Once before any number of units.
     pub prepare: fn(&mut [u8]),
     /// Whether this CPU, as the system set it up, has the instructions for it.
@@ -52,6 +56,15 @@ pub static ALL: &[Kernel] = &[
     recursion::KERNEL,
     virtual_dispatch::KERNEL,
     nbody::KERNEL,
+    calls::DIRECT,
+    calls::INDIRECT,
+    calls::INDIRECT_4,
+    string_ops::MOVS_4K,
+    string_ops::MOVS_4K_BY8,
+    string_ops::MOVS_64K,
+    string_ops::STOS_4K,
+    string_ops::STOS_4K_BY8,
+    string_ops::STOS_64K,
 ];
 
 /// For kernels that need no more than x86-64.

@@ -9,7 +9,8 @@ use core::arch::x86_64::{_mm_cvtsd_f64, _mm_set_sd, _mm_sqrt_pd};
 use super::{Kernel, always, fold};
 
 /// 1500 steps.
-pub const KERNEL: Kernel = Kernel { name: "nbody", scratch: 64, prepare, available: always, unit };
+pub const KERNEL: Kernel =
+    Kernel { name: "nbody", scratch: 64, operations: 1, prepare, available: always, unit };
 
 const STEPS: usize = 1500;
 const STEP: f64 = 0.01;

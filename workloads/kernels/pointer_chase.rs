@@ -10,6 +10,7 @@ use super::{Kernel, always, fold};
 pub const IN_CACHE: Kernel = Kernel {
     name: "pointer_chase_l1",
     scratch: 16 * 1024,
+    operations: 1,
     prepare,
     available: always,
     unit: |scratch| unit(scratch, 200_000),
@@ -19,6 +20,7 @@ pub const IN_CACHE: Kernel = Kernel {
 pub const IN_MEMORY: Kernel = Kernel {
     name: "pointer_chase_memory",
     scratch: 16 << 20,
+    operations: 1,
     prepare,
     available: always,
     unit: |scratch| unit(scratch, 20_000),

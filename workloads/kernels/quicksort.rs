@@ -5,7 +5,7 @@ use super::{Kernel, Sequence, always, fold};
 
 /// 8192 pseudo-random numbers, copied and sorted.
 pub const KERNEL: Kernel =
-    Kernel { name: "quicksort", scratch: 2 * 4 * COUNT, prepare, available: always, unit };
+    Kernel { name: "quicksort", scratch: 2 * 4 * COUNT, operations: 1, prepare, available: always, unit };
 
 const COUNT: usize = 8192;
 

@@ -5,7 +5,8 @@ use core::hint::black_box;
 use super::{Kernel, always};
 
 /// tak(18, 12, 6).
-pub const KERNEL: Kernel = Kernel { name: "recursion", scratch: 64, prepare, available: always, unit };
+pub const KERNEL: Kernel =
+    Kernel { name: "recursion", scratch: 64, operations: 1, prepare, available: always, unit };
 
 fn prepare(_: &mut [u8]) {}
 

@@ -3,7 +3,8 @@
 use super::{Kernel, Sequence, always};
 
 /// 32 KiB of pseudo-random bytes.
-pub const KERNEL: Kernel = Kernel { name: "sha256", scratch: 32 * 1024, prepare, available: always, unit };
+pub const KERNEL: Kernel =
+    Kernel { name: "sha256", scratch: 32 * 1024, operations: 1, prepare, available: always, unit };
 
 #[rustfmt::skip]
 const INITIAL: [u32; 8] = [

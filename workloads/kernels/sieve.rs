@@ -3,7 +3,8 @@
 use super::{Kernel, always, fold};
 
 /// Primes below 131072.
-pub const KERNEL: Kernel = Kernel { name: "sieve", scratch: 128 * 1024, prepare, available: always, unit };
+pub const KERNEL: Kernel =
+    Kernel { name: "sieve", scratch: 128 * 1024, operations: 1, prepare, available: always, unit };
 
 /// How many primes there are below `composite.len()`, and their sum. Leaves 1 at composite indices.
 pub fn sieve(composite: &mut [u8]) -> (u64, u64) {

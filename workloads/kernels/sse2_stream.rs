@@ -7,8 +7,14 @@ use super::scratch::as_numbers;
 use super::{Kernel, Sequence, always, fold};
 
 /// Three arrays.
-pub const KERNEL: Kernel =
-    Kernel { name: "sse2_stream", scratch: 3 * 16 * VECTORS, prepare, available: always, unit };
+pub const KERNEL: Kernel = Kernel {
+    name: "sse2_stream",
+    scratch: 3 * 16 * VECTORS,
+    operations: 1,
+    prepare,
+    available: always,
+    unit,
+};
 
 const VECTORS: usize = 2048;
 const PASSES: i32 = 8;

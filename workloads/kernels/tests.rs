@@ -1,7 +1,8 @@
 //! Kernels against published vectors and against simpler methods.
 
 use super::{
-    ALL, Kernel, Sequence, crc32, lz, matmul, nbody, pointer_chase, quicksort, recursion, sha256, sieve,
+    ALL, Kernel, Sequence, calls, crc32, lz, matmul, nbody, pointer_chase, quicksort, recursion, scratch,
+    sha256, sieve, string_ops,
 };
 
 fn run_twice(kernel: &Kernel) -> (u64, u64) {
@@ -184,5 +185,56 @@ fn vector_streams_agree_with_scalar_arithmetic() {
             });
             assert_eq!(words[index], expected, "{} word {index}", kernel.name);
         }
+    }
+}
+
+/// The same operations, told in Rust.
+#[test]
+fn calls_arrive_each_and_in_order() {
+    type Function = fn(u64) -> u64;
+    let triple: Function = |v| v.wrapping_mul(3).wrapping_add(1);
+    let quintuple: Function = |v| v.wrapping_mul(5).wrapping_add(3);
+    let ninefold: Function = |v| v.wrapping_mul(9).wrapping_add(5);
+    let step: Function = |v| v.wrapping_add(7);
+    let in_turn = [triple, quintuple, ninefold, step];
+    for (kernel, function) in [
+        (&calls::DIRECT, Box::new(|_: u64| triple) as Box<dyn Fn(u64) -> Function>),
+        (&calls::INDIRECT, Box::new(|_| quintuple)),
+        // A call takes the function after the last call's; each turn of sixteen calls begins one further.
+        (&calls::INDIRECT_4, Box::new(|n| in_turn[((n + n / 16) % 4) as usize])),
+    ] {
+        let expected = (0..kernel.operations).fold(1, |value, number| function(number)(value));
+        assert_eq!((kernel.unit)(&mut []), expected, "{}", kernel.name);
+    }
+}
+
+#[test]
+fn string_instructions_reach_both_ends_and_no_further() {
+    for kernel in [&string_ops::MOVS_4K, &string_ops::MOVS_4K_BY8, &string_ops::MOVS_64K] {
+        let mut memory = vec![0x5au8; kernel.scratch + 128];
+        let start = memory.as_ptr().align_offset(64);
+        let whole = &mut memory[start..start + kernel.scratch + 64];
+        let (block, after) = whole.split_at_mut(kernel.scratch);
+        (kernel.prepare)(block);
+        (kernel.unit)(block);
+        let (from, to) = block.split_at(kernel.scratch / 2);
+        let differ: Vec<usize> = (0..from.len()).filter(|&at| from[at] != to[at]).collect();
+        // The last operation changed the last word, which was put back after it was copied.
+        assert_eq!(differ.iter().min(), Some(&(from.len() - 8)), "{}", kernel.name);
+        assert!(after.iter().all(|&byte| byte == 0x5a), "{}", kernel.name);
+    }
+    for kernel in [&string_ops::STOS_4K, &string_ops::STOS_4K_BY8, &string_ops::STOS_64K] {
+        let mut memory = vec![0x5au8; kernel.scratch + 128];
+        let start = memory.as_ptr().align_offset(64);
+        let whole = &mut memory[start..start + kernel.scratch + 64];
+        let (block, after) = whole.split_at_mut(kernel.scratch);
+        (kernel.unit)(block);
+        let words = scratch::as_numbers::<u64>(block);
+        assert!(
+            words.iter().all(|&word| word == words[0] && word != 0x5a5a_5a5a_5a5a_5a5a),
+            "{}",
+            kernel.name
+        );
+        assert!(after.iter().all(|&byte| byte == 0x5a), "{}", kernel.name);
     }
 }

@@ -5,7 +5,7 @@ use super::{Kernel, Sequence, always};
 
 /// 65,536 calls.
 pub const KERNEL: Kernel =
-    Kernel { name: "virtual_dispatch", scratch: 4 * CALLS, prepare, available: always, unit };
+    Kernel { name: "virtual_dispatch", scratch: 4 * CALLS, operations: 1, prepare, available: always, unit };
 
 const CALLS: usize = 65_536;
 

@@ -132,7 +132,7 @@ fn work(kernel: &Kernel, budget: u64) -> (Sample, u64) {
     (kernel.prepare)(scratch);
     let checksum = (kernel.unit)(scratch);
     let mut differs = false;
-    let sample = calibrate(budget, 1, |repetitions| {
+    let sample = calibrate(budget, kernel.operations, |repetitions| {
         for _ in 0..repetitions {
             differs |= (kernel.unit)(scratch) != checksum;
         }

@@ -331,7 +331,7 @@ fn absent(rows: &[&Row], modes: &[String], measures: &[Measure]) -> BTreeMap<Str
     absent
 }
 
-/// For each measure the native repetitions that it is held against. The host has no ring 0, so a task timed there is held
+/// For each measure the native repetitions that it is held against. The host has no ring 0, so a kernel timed there is held
 /// against the same kernel in the host's process (ring 3).
 fn native_samples(measures: &[Measure]) -> Vec<Vec<Sample>> {
     fn native(measure: &Measure) -> Option<&Vec<Sample>> {
@@ -344,7 +344,7 @@ fn native_samples(measures: &[Measure]) -> Vec<Vec<Sample>> {
             let elsewhere = || {
                 measures
                     .iter()
-                    .filter(|o| o.nature == Nature::Task && o.workload == measure.workload)
+                    .filter(|o| o.nature == measure.nature && o.workload == measure.workload)
                     .filter(|o| base(o) == base(measure))
                     .find_map(native)
             };

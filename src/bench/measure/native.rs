@@ -7,7 +7,7 @@ use super::{Column, Observation, Request, RunError, Runner};
 use crate::abi;
 use crate::bench::kernels::{self, Kernel};
 use crate::bench::native::Scratch;
-use crate::bench::workload::{Kind, Workload};
+use crate::bench::workload::Workload;
 use crate::sys::{affinity, tsc};
 use std::hint::black_box;
 use std::time::Instant;
@@ -18,7 +18,7 @@ pub struct NativeRunner;
 
 impl Runner for NativeRunner {
     fn suits(&self, workload: &Workload, _: &Column) -> bool {
-        workload.kind == Kind::Task && kernels_of(workload.name).next().is_some()
+        kernels_of(workload.name).next().is_some()
     }
 
     fn run(
@@ -68,7 +68,7 @@ fn kernels_of(workload: &str) -> impl Iterator<Item = &'static Kernel> {
     })
 }
 
-/// Iterations, ticks and checksum of one kernel.
+/// Operations, ticks and checksum of one kernel.
 fn time(kernel: &Kernel, budget: u64, request: &Request<'_>) -> Result<(u64, u64, u64), RunError> {
     let begun = Instant::now();
     let mut scratch = Scratch::prepared(kernel);
@@ -86,7 +86,7 @@ fn time(kernel: &Kernel, budget: u64, request: &Request<'_>) -> Result<(u64, u64
             return Err(RunError::Failed(format!("{}: a repetition gave another checksum", kernel.name)));
         }
         if cycles >= budget / 2 {
-            return Ok((iterations, cycles, checksum));
+            return Ok((iterations.saturating_mul(kernel.operations), cycles, checksum));
         }
         if request.stopped() {
             return Err(RunError::Interrupted);
