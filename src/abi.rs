@@ -50,6 +50,10 @@ pub const MARK_BEGIN: u32 = 1;
 /// Mark on [`PORT_BENCH`]: the timed region ends.
 pub const MARK_END: u32 = 2;
 
+/// Mark on [`PORT_BENCH`]: the timed region that ended last is one whose figure is reported. Regions without it were
+/// for calibration.
+pub const MARK_KEPT: u32 = 3;
+
 /// CPUID leaf at which hypervisors name themselves.
 pub const CPUID_HYPERVISOR: u32 = 0x4000_0000;
 

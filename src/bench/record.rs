@@ -4,8 +4,10 @@
 //! - `value` is empty exactly where there is no figure; `valid` says whether it may be used, `reason` why not.
 //! - `unit` tells a figure's nature: [`UNIT_NANO`] the cost of one operation, [`UNIT_TASK`] the time of one fixed unit of
 //!   work, [`UNIT_COUNT`] a count, [`UNIT_FOLD`] a checksum folded to 32 bits, [`UNIT_TEXT`] a fact in words (in `reason`).
-//! - a metric measured by a guest is named `metric@ringN`; `.iterations` and `.checksum` belong to it; `exits.<cause>` are
-//!   counters; `wall` is the time of the whole run as the host saw it.
+//! - a metric measured by a guest is named `metric@ringN`; `.iterations` and `.checksum` belong to it.
+//! - `exits.<cause>` count why the guest was left in the timed regions that its metrics report, all regions of a run
+//!   together; `count.<cause>` are counts of the whole run, boot and calibration included; `wall` is the time of the whole
+//!   run as the host saw it.
 //! - repetition 0 is the warm-up and never valid.
 //!
 //! The writer hands each batch of rows to the kernel in one call before it returns, so that a crash loses nothing that was
@@ -29,8 +31,10 @@ pub const UNIT_COUNT: &str = "count";
 pub const UNIT_FOLD: &str = "fold32";
 /// No figure: `reason` holds a fact in words.
 pub const UNIT_TEXT: &str = "text";
-/// Prefix of metrics that count exits by cause.
+/// Prefix of metrics that count exits by cause, in the timed regions.
 pub const EXITS: &str = "exits.";
+/// Prefix of other counts, of the whole run.
+pub const COUNT: &str = "count.";
 /// Suffix of the metric that counts the iterations of a timed region.
 pub const ITERATIONS: &str = ".iterations";
 /// Suffix of the metric that holds a checksum.

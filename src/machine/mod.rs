@@ -6,12 +6,14 @@ mod backends;
 mod pc;
 mod run;
 mod spec;
+mod timed;
 
 pub use crate::device::uart16550::ConsoleSink;
 pub use crate::host::console::{Capture, Outlet, Stream};
 pub use backends::availability;
 pub use run::{Limits, Stop};
 pub use spec::MachineSpec;
+pub use timed::{Counts, TimedCounts};
 
 use crate::arch::{CpuState, Gva};
 use crate::bus::ClaimConflict;

@@ -1,5 +1,5 @@
 //! Which chip sits where: a PC, wired by the map of [`crate::arch::layout`].
-use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec};
+use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec, TimedCounts};
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::layout;
 use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, PowerSwitch};
@@ -12,10 +12,10 @@ use crate::device::interrupts::{InterruptComplex, IoApicPage, LapicPage, PicPort
 use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
 use crate::device::uart16550::Uart16550;
-use crate::engine::{KickCell, Platform, PlatformParts};
+use crate::engine::{Counters, KickCell, Platform, PlatformParts};
 use crate::mem::GuestRam;
 use crate::sys::host_cpuid;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The devices of every machine, for the record of a measurement.
@@ -38,6 +38,7 @@ pub struct Pc {
     interrupts: Arc<InterruptComplex>,
     uart: Arc<Mutex<Uart16550>>,
     marks: Arc<Mutex<Marks>>,
+    timed: Arc<Mutex<TimedCounts>>,
 }
 
 impl Pc {
@@ -82,7 +83,18 @@ impl Pc {
         bus.claim_ports("i8042", layout::I8042_COMMAND, i8042)?;
         let debug_exit = DebugExit::new(Arc::clone(&power));
         bus.claim_ports("isa-debug-exit", layout::DEBUG_EXIT, Arc::new(Mutex::new(debug_exit)))?;
-        let bench_port = BenchPort::new(Arc::clone(&clock), Arc::clone(&marks));
+        let timed = Arc::new(Mutex::new(TimedCounts::default()));
+        // The platform makes the counters, from the bus that this device goes to.
+        let counters: Arc<OnceLock<Arc<Counters>>> = Arc::default();
+        let listener = {
+            let (timed, counters) = (Arc::clone(&timed), Arc::clone(&counters));
+            Box::new(move |mark| {
+                if let Some(counters) = counters.get() {
+                    timed.lock().unwrap_or_else(PoisonError::into_inner).mark(mark, counters);
+                }
+            })
+        };
+        let bench_port = BenchPort::new(Arc::clone(&clock), Arc::clone(&marks), listener);
         bus.claim_ports("bench-port", layout::BENCH, Arc::new(Mutex::new(bench_port)))?;
         bus.claim_ports("post", layout::POST, Arc::new(Mutex::new(Post::default())))?;
         let lapic = Arc::new(Mutex::new(LapicPage(Arc::clone(&interrupts))));
@@ -101,7 +113,8 @@ impl Pc {
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![kick],
         }));
-        Ok(Self { platform, interrupts, uart, marks })
+        counters.get_or_init(|| Arc::clone(platform.counters(BOOT_CPU)));
+        Ok(Self { platform, interrupts, uart, marks, timed })
     }
 
     /// The platform that the chips form.
@@ -120,6 +133,12 @@ impl Pc {
     #[must_use]
     pub fn uart(&self) -> &Arc<Mutex<Uart16550>> {
         &self.uart
+    }
+
+    /// What was counted in the timed regions that the guest reports.
+    #[must_use]
+    pub fn timed_counts(&self) -> TimedCounts {
+        self.timed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Phases that the guest marked on the bench port.

@@ -61,6 +61,7 @@ pub fn calibrate(budget: u64, unroll: u64, mut batch: impl FnMut(u64)) -> Sample
         let cycles = rdtsc().wrapping_sub(start);
         mark(abi::MARK_END);
         if cycles >= budget / 2 || repetitions >= MOST {
+            mark(abi::MARK_KEPT);
             return Sample { iterations: repetitions * unroll, cycles };
         }
         repetitions *= 2;

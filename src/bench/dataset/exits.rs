@@ -1,10 +1,10 @@
-//! Exit counts by cause: how often each mode had to leave guest code, and why.
+//! Exit counts by cause: how often each mode had to leave guest code in the timed regions, and why.
 
 use super::super::record::{self, Row};
 use super::super::stats;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What made one mode leave the guest during one workload.
+/// What made one mode leave the guest in the timed regions of one workload.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExitBar {
     /// The workload.

@@ -6,7 +6,7 @@ use crate::abi;
 use crate::bench::workload::{Kind, Workload};
 use crate::engine::{Cause, EngineError, Mode};
 use crate::loader::Image;
-use crate::machine::{BOOT_CPU, Capture, Limits, Machine, MachineError, MachineSpec, Stop};
+use crate::machine::{BOOT_CPU, Capture, Counts, Limits, Machine, MachineError, MachineSpec, Stop};
 use std::time::Instant;
 
 /// Bytes of console output that are kept: more than any workload prints, and a bound for one that goes wild.
@@ -53,12 +53,15 @@ impl Runner for MachineRunner {
             Stop::Breakpoint(_) | Stop::Stepped => Some("stopped for a debugger".to_owned()),
         };
         let counters = machine.platform().counters(BOOT_CPU);
-        let counters =
-            Cause::ALL.into_iter().map(|cause| (cause.name().to_owned(), counters.get(cause))).collect();
+        let named = |counts: Counts| {
+            Cause::ALL.into_iter().zip(counts).map(|(cause, n)| (cause.name().to_owned(), n)).collect()
+        };
+        let counters = named(Cause::ALL.map(|cause| counters.get(cause)));
+        let timed = machine.pc().timed_counts().kept().copied().map(named).unwrap_or_default();
         drop(machine);
         let wall = begun.elapsed();
         let console = console.text().into_bytes();
-        Ok(Observation { console, misfortune, counters, wall, tsc_khz })
+        Ok(Observation { console, misfortune, counters, timed, wall, tsc_khz })
     }
 }
 

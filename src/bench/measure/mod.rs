@@ -92,8 +92,10 @@ pub struct Observation {
     pub console: Vec<u8>,
     /// How the machine ended, if not as a guest that went well ends it: `triple fault`, `exit status 3` …
     pub misfortune: Option<String>,
-    /// Counters by the ledger's names of causes.
+    /// Counters of the whole run, by the ledger's names of causes.
     pub counters: Vec<(String, u64)>,
+    /// The same of the timed regions alone; empty if the guest marked none, or nobody counted.
+    pub timed: Vec<(String, u64)>,
     /// Time of the whole run on the host.
     pub wall: Duration,
     /// Frequency of the TSC that the guest read, in kHz.

@@ -112,9 +112,9 @@ impl Runner for QemuRunner {
         Ok(Observation {
             console,
             misfortune: misfortune(status, &complaint),
-            counters: Vec::new(),
             wall: begun.elapsed(),
             tsc_khz,
+            ..Observation::default()
         })
     }
 }

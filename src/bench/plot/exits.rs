@@ -26,8 +26,9 @@ const OTHER: &str = "other causes";
 
 /// The figure; `None` if nothing was counted.
 pub(super) fn exits(data: &Dataset) -> Option<Scene> {
-    let bars: Vec<&ExitBar> = data.exits.iter().filter(|b| b.total > 0.0).collect();
-    if bars.is_empty() {
+    // A mode that never left the guest keeps its line: that none was needed is a result too.
+    let bars: Vec<&ExitBar> = data.exits.iter().collect();
+    if bars.iter().all(|bar| bar.total == 0.0) {
         return None;
     }
     let causes = ranking(&bars);
@@ -37,7 +38,9 @@ pub(super) fn exits(data: &Dataset) -> Option<Scene> {
         let (colour, hatch) = palette::of_cause(*index);
         palette::bar((x - 8.0, y - 5.0, 16.0, 10.0), colour, hatch)
     });
-    frame.remark("Share of each cause in a run; beside it the count of a run, and per measured iteration.");
+    frame.remark(
+        "Share of each cause in the timed regions of a run; beside it the count there, and per measured iteration.",
+    );
     frame.y += 28.0;
     let mut groups: Vec<(&str, Vec<&ExitBar>)> = Vec::new();
     for bar in &bars {
@@ -99,7 +102,7 @@ fn draw_bar(
         }
     }
     let mut words = quantity::count(bar.total);
-    if let Some(n) = bar.iterations.filter(|n| *n > 0.0) {
+    if let Some(n) = bar.iterations.filter(|n| *n > 0.0 && bar.total > 0.0) {
         words.push_str(&format!(" · {} / iteration", quantity::count(bar.total / n)));
     }
     frame.push(palette::text((right + 10.0, baseline), Anchor::Start, SMALL, INK, words));

@@ -59,8 +59,8 @@ pub fn figures(data: &Dataset) -> Vec<Figure> {
     add(
         "exits",
         "Exits by cause",
-        "Each bar divides the moments at which a mode had to leave guest code by their cause, and the figure beside it \
-         counts them. A slow task with many exits pays for crossings; a slow task with few pays for the way its \
+        "Each bar divides the moments at which a mode had to leave guest code in the timed regions by their cause, and \
+         the figure beside it counts them; boot and calibration do not count. A slow task with many exits pays for crossings; a slow task with few pays for the way its \
          instructions are executed.",
         exits_alt(data),
         exits::exits(data),
@@ -151,7 +151,7 @@ fn exits_alt(data: &Dataset) -> String {
         })
         .collect();
     format!(
-        "Stacked bars: shares of exit causes per workload and mode. Exits over all workloads: {}.",
+        "Stacked bars: shares of exit causes per workload and mode. Exits in the timed regions of all workloads: {}.",
         totals.join(", ")
     )
 }

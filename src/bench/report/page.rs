@@ -175,7 +175,7 @@ fn table_behind(name: &str, data: &Dataset) -> Option<Table> {
                     ]
                 })
                 .collect();
-            Some(("Median counts of a run".to_owned(), head, rows))
+            Some(("Median counts in the timed regions of a run".to_owned(), head, rows))
         }
         _ => None,
     }

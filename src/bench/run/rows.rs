@@ -88,8 +88,11 @@ impl RowMaker {
             rows.push(row(metric + record::CHECKSUM, record::UNIT_FOLD, folded, trouble.as_deref()));
         }
         let whole = trouble.as_deref();
-        for (cause, count) in &observation.counters {
-            rows.push(row(counter_metric(cause), record::UNIT_COUNT, *count as f64, whole));
+        for (cause, count) in observation.timed.iter().filter(|(cause, _)| is_exit(cause)) {
+            rows.push(row(format!("{}{cause}", record::EXITS), record::UNIT_COUNT, *count as f64, whole));
+        }
+        for (cause, count) in observation.counters.iter().filter(|(cause, _)| !is_exit(cause)) {
+            rows.push(row(format!("{}{cause}", record::COUNT), record::UNIT_COUNT, *count as f64, whole));
         }
         rows.push(row("wall".to_owned(), record::UNIT_NS, observation.wall.as_nanos() as f64, whole));
         if let Some(reason) = trouble.or_else(|| refusal(&transcript)) {
@@ -157,13 +160,9 @@ fn ns(mark: &Mark, observation: &Observation) -> f64 {
     mark.ns_per_iteration(observation.tsc_khz)
 }
 
-/// Name of a counter's metric. Three of the ledger's counts are no causes of leaving the guest: they would be counted twice
-/// (every return of the host's mechanism has a cause of its own) or dwarf all others (instructions).
-fn counter_metric(cause: &str) -> String {
+/// Whether a count is a cause of leaving the guest. Three of the ledger's are not: they would be counted twice (every
+/// return of the host's mechanism has a cause of its own) or dwarf all others (instructions).
+fn is_exit(cause: &str) -> bool {
     let beside = [Cause::Instruction, Cause::Translate, Cause::HostExit];
-    if beside.iter().any(|c| c.name() == cause) {
-        format!("count.{cause}")
-    } else {
-        format!("{}{cause}", record::EXITS)
-    }
+    !beside.iter().any(|c| c.name() == cause)
 }

@@ -35,7 +35,8 @@ fn said(workload: &Workload, cycles: u64, checksum: u64) -> Observation {
     );
     Observation {
         console: text.into_bytes(),
-        counters: vec![("port-io".into(), 40), ("instruction".into(), 1_000_000)],
+        counters: vec![("port-io".into(), 700), ("instruction".into(), 1_000_000)],
+        timed: vec![("port-io".into(), 40), ("instruction".into(), 3)],
         wall: Duration::from_millis(1),
         tsc_khz: 1_000_000,
         misfortune: None,
@@ -85,10 +86,13 @@ fn a_good_run_is_whole() {
     assert!((49.0..51.0).contains(&emu.slowdown.unwrap().mid));
     assert_eq!(data.absent["kvm"], "/dev/kvm: no such file");
     assert!(!actor.calls.keys().any(|(_, mode)| mode == "kvm"));
-    // Instructions are no cause of an exit.
+    // Instructions are no cause of an exit, and what boot left the guest for is none of the timed region's.
     assert!(data.exits.iter().all(|b| b.causes == [("port-io".to_owned(), 40.0)]));
     let side = SideFile::load(&summary.csv).unwrap();
     let rows = record::read(&summary.csv).unwrap().rows;
+    let count = |metric: &str| rows.iter().find(|r| r.metric == metric).and_then(|r| r.value);
+    assert_eq!((count("count.instruction"), count("exits.port-io")), (Some(1e6), Some(40.0)));
+    assert_eq!(count("exits.instruction").or(count("count.port-io")), None);
     assert!(
         rows.iter().filter(|r| r.value.is_some()).all(|r| side.fingerprints.contains_key(&r.fingerprint))
     );

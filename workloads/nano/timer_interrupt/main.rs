@@ -80,6 +80,7 @@ fn steal(run: &Run) -> Sample {
     }
     cpu::cli();
     measure::mark(abi::MARK_END);
+    measure::mark(abi::MARK_KEPT);
     Sample { iterations: seen, cycles: disturbed.saturating_sub(turns * shortest).max(1) }
 }
 
