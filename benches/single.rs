@@ -9,7 +9,7 @@ use trivisor::arch::state::gpr;
 use trivisor::arch::{CpuState, Cr0, Cr4, Efer, Gpa, Segment};
 use trivisor::bus::{Bus, InterruptController, PowerSwitch};
 use trivisor::clock::{Clock, ClockSource, TimerQueue};
-use trivisor::emulator::Emulator;
+use trivisor::emulator::{EmuEngine, Emulator};
 use trivisor::engine::{Backend, Cause, Exit, KickCell, Platform, PlatformParts, VcpuId};
 use trivisor::mem::GuestRam;
 use trivisor::sys::host_cpuid;
@@ -82,7 +82,7 @@ fn measure(name: &str, program: impl Fn(&mut CodeAssembler) -> Result<(), IcedEr
     platform.ram().write(Gpa(CODE), &code).expect("in RAM");
     let best = (0..RUNS)
         .map(|_| {
-            let emulator = Emulator::new(Arc::clone(platform.ram()));
+            let emulator = Emulator::new(Arc::clone(platform.ram()), EmuEngine::Single);
             let mut vcpu = emulator.create_vcpu(VcpuId(0), &long_mode()).expect("a vCPU");
             let before = platform.counters(VcpuId(0)).get(Cause::Instruction);
             let start = Instant::now();

@@ -27,8 +27,13 @@ pub mod workload;
 
 pub use error::BenchError;
 
-/// Names of the modes and peers in the order in which tables and figures show them.
+/// Names of the modes and peers in the order in which tables and figures show them; a mode's engines stand in its place.
 pub const MODE_ORDER: [&str; 6] = ["native", "emu", "pv", "kvm", "qemu-tcg", "qemu-kvm"];
+
+/// The mode of a column: `emu` of `emu/single`, where the user asked for engines of a mode side by side; else the name.
+pub fn base_mode(column: &str) -> &str {
+    column.split('/').next().unwrap_or(column)
+}
 
 /// Name of the column that every slowdown is relative to: the same kernels in a host process.
 pub const NATIVE: &str = "native";

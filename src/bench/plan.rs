@@ -5,6 +5,7 @@
 //! workload are compared within seconds, before the host's speed drifts, and none has a fixed place. Round 0 is the warm-up.
 //! A run that is stopped early holds about as many repetitions of everything.
 
+use super::base_mode;
 use super::random::SplitMix64;
 use super::workload::{Kind, Workload};
 
@@ -38,8 +39,13 @@ impl Filter {
 
     /// Whether a mode is wanted.
     pub fn wants_mode(&self, mode: &str) -> bool {
-        self.modes.is_empty() || self.modes.iter().any(|pattern| matches(pattern, mode))
+        self.modes.is_empty() || self.modes.iter().any(|pattern| fits_mode(pattern, mode))
     }
+}
+
+/// Whether the name of a column fits a pattern; `emu` also fits each of its engines, as in `emu/single`.
+pub fn fits_mode(pattern: &str, column: &str) -> bool {
+    matches(pattern, column) || matches(pattern, base_mode(column))
 }
 
 /// Whether `name` fits a pattern in which `*` stands for any text and `?` for one character.
@@ -116,6 +122,21 @@ mod tests {
             ("*x*", "crc32", false),
         ] {
             assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_mode_means_all_its_engines() {
+        for (pattern, column, fits) in [
+            ("emu", "emu", true),
+            ("emu", "emu/single", true),
+            ("e*", "emu/single", true),
+            ("emu/single", "emu/single", true),
+            ("emu/single", "emu/other", false),
+            ("emu/single", "emu", false),
+            ("pv", "emu/single", false),
+        ] {
+            assert_eq!(fits_mode(pattern, column), fits, "{pattern} {column}");
         }
     }
 

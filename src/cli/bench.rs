@@ -3,13 +3,13 @@ use super::error::{CliError, interrupted, say};
 use super::units;
 use crate::bench::dataset::Dataset;
 use crate::bench::measure::{Column, Dispatch, MachineRunner};
-use crate::bench::plan::Filter;
+use crate::bench::plan::{self, Filter};
 use crate::bench::progress::Bar;
 use crate::bench::run::{self, CutShort, Options, Summary};
 use crate::bench::workload::Kind;
 use crate::bench::{report, table, workload};
 use crate::engine::Mode;
-use crate::machine;
+use crate::machine::{self, EmuEngine};
 use crate::sys::signal;
 use clap::Args;
 use std::io::{self, IsTerminal, Write};
@@ -22,6 +22,7 @@ use std::time::Duration;
     trivisor bench                          everything, in every mode the host has\n  \
     trivisor bench crc32 'c*' --mode emu    some workloads in one mode\n  \
     trivisor bench --peers                  QEMU in the same run, if it is installed\n  \
+    trivisor bench --engine single --peers --mode emu,qemu-tcg lz    one engine against QEMU's translator\n  \
     trivisor bench --quick --out /tmp/run   fewer repetitions, elsewhere\n\n\
     Each measurement is written to DIR/data/RUN.csv at once: Ctrl-C leaves what was measured, and the page of it.\n\n\
     Exit status: 0 if anything was measured; 1 if nothing was, or it could not be written; 2 for wrong usage; \
@@ -32,6 +33,9 @@ pub(super) struct BenchArguments {
     /// Only these modes (native, emu, pv, kvm, and with --peers qemu-tcg, qemu-kvm)
     #[arg(long = "mode", value_name = "MODE", value_delimiter = ',')]
     modes: Vec<String>,
+    /// Engines of mode emu, each in a column of its own (emu/NAME), instead of the default one
+    #[arg(long = "engine", value_name = "ENGINE", value_delimiter = ',', value_parser = super::engine_parser())]
+    engines: Vec<EmuEngine>,
     /// Where CSV, plots and the page go
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
@@ -64,7 +68,7 @@ pub(super) struct BenchArguments {
 pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     let (columns, kvm_label) = columns(arguments);
     for mode in &arguments.modes {
-        if !columns.iter().any(|c| crate::bench::plan::matches(mode, &c.mode)) {
+        if !columns.iter().any(|c| plan::fits_mode(mode, &c.mode)) {
             let known: Vec<_> = columns.iter().map(|c| c.mode.as_str()).collect();
             return Err(CliError::Usage(format!(
                 "there is no mode '{mode}' here; choose from {}",
@@ -73,7 +77,7 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
         }
     }
     for pattern in &arguments.workloads {
-        if !workload::all().iter().any(|w| crate::bench::plan::matches(pattern, w.name)) {
+        if !workload::all().iter().any(|w| plan::matches(pattern, w.name)) {
             return Err(CliError::Usage(format!("no workload fits '{pattern}'; 'trivisor list' shows them")));
         }
     }
@@ -163,6 +167,12 @@ fn columns(arguments: &BenchArguments) -> (Vec<Column>, String) {
     let mut columns = vec![Column::native()];
     let mut kvm_label = "none".to_owned();
     for mode in Mode::ALL {
+        if mode == Mode::Emu && !arguments.engines.is_empty() {
+            columns.extend(
+                EmuEngine::ALL.into_iter().filter(|e| arguments.engines.contains(e)).map(Column::emu),
+            );
+            continue;
+        }
         let mut column = match machine::availability(mode) {
             Ok(caps) => {
                 if mode == Mode::Kvm {

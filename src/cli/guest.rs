@@ -5,7 +5,7 @@ use crate::abi;
 use crate::clock::ClockSource;
 use crate::engine;
 use crate::loader::Image;
-use crate::machine::MachineSpec;
+use crate::machine::{EmuEngine, MachineSpec};
 use crate::sys::tsc;
 use clap::Args;
 use std::ffi::OsString;
@@ -17,6 +17,9 @@ pub(super) struct GuestArguments {
     /// Who executes the guest
     #[arg(long, value_enum, default_value = "emu")]
     mode: super::Mode,
+    /// Who emulates, in mode emu
+    #[arg(long, value_name = "ENGINE", value_parser = super::engine_parser())]
+    engine: Option<EmuEngine>,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M", allow_hyphen_values = true)]
     memory: u64,
@@ -41,7 +44,13 @@ impl GuestArguments {
                 "--deterministic counts instructions, which {mode} cannot; use it with --mode emu"
             )));
         }
+        if self.engine.is_some() && mode != engine::Mode::Emu {
+            return Err(CliError::Usage(format!(
+                "--engine says who emulates, and {mode} has an engine of its own; use it with --mode emu"
+            )));
+        }
         let mut spec = MachineSpec::new(mode);
+        spec.engine = self.engine.unwrap_or_default();
         spec.memory = self.memory;
         spec.command_line = self.command_line();
         if self.deterministic {

@@ -15,6 +15,8 @@ mod report;
 mod run;
 mod units;
 
+use crate::machine::EmuEngine;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
 
@@ -73,6 +75,12 @@ impl From<Mode> for crate::engine::Mode {
             Mode::Kvm => Self::Kvm,
         }
     }
+}
+
+/// Parses the name of an engine of mode emu.
+fn engine_parser() -> impl TypedValueParser<Value = EmuEngine> {
+    let names = EmuEngine::ALL.map(|engine| PossibleValue::new(engine.name()).help(engine.label()));
+    PossibleValuesParser::new(names).try_map(|name| EmuEngine::find(&name).ok_or("no such engine"))
 }
 
 /// Parses the process's arguments and does what they say.

@@ -8,24 +8,60 @@ use crate::mem::{GuestRam, RamSlot};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Makes vCPUs that interpret.
+/// Who executes instructions in mode emu.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default)]
+pub enum EmuEngine {
+    /// The interpreter.
+    #[default]
+    Single,
+}
+
+impl EmuEngine {
+    /// All engines, in the order in which they are shown.
+    pub const ALL: [Self; 1] = [Self::Single];
+
+    /// The word for it on the command line and in CSV.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+        }
+    }
+
+    /// One line that says what it is.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Single => "interpreter",
+        }
+    }
+
+    /// The engine of this name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|engine| engine.name() == name)
+    }
+}
+
+/// Makes vCPUs that emulate.
 #[derive(Debug)]
 pub struct Emulator {
     ram: Arc<GuestRam>,
+    engine: EmuEngine,
     caps: Caps,
 }
 
 impl Emulator {
     /// An emulator over `ram`.
     #[must_use]
-    pub fn new(ram: Arc<GuestRam>) -> Self {
-        Self { ram, caps: Self::capabilities() }
+    pub fn new(ram: Arc<GuestRam>, engine: EmuEngine) -> Self {
+        Self { ram, engine, caps: Self::capabilities(engine) }
     }
 
-    /// What emulation is, the same on every host.
+    /// What emulation by `engine` is, the same on every host.
     #[must_use]
-    pub fn capabilities() -> Caps {
-        Caps { engine: "single", interface: "bare", label: "interpreter".to_owned() }
+    pub fn capabilities(engine: EmuEngine) -> Caps {
+        Caps { engine: engine.name(), interface: "bare", label: engine.label().to_owned() }
     }
 }
 
@@ -44,12 +80,14 @@ impl Backend for Emulator {
     }
 
     fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError> {
-        Ok(Box::new(EmuVcpu {
-            id,
-            state: reset.clone(),
-            single: Single::new(id, Arc::clone(&self.ram)),
-            breakpoints: HashSet::new(),
-        }))
+        Ok(match self.engine {
+            EmuEngine::Single => Box::new(EmuVcpu {
+                id,
+                state: reset.clone(),
+                single: Single::new(id, Arc::clone(&self.ram)),
+                breakpoints: HashSet::new(),
+            }),
+        })
     }
 }
 

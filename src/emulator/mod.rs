@@ -14,4 +14,4 @@ pub(crate) mod interrupt;
 pub(crate) mod mmu;
 pub mod single;
 
-pub use backend::Emulator;
+pub use backend::{EmuEngine, Emulator};

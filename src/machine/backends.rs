@@ -1,32 +1,27 @@
 //! Makes the engine of a mode, and says which modes this host has.
-use crate::emulator::Emulator;
+use super::MachineSpec;
+use crate::emulator::{EmuEngine, Emulator};
 use crate::engine::{Backend, Caps, EngineError, Mode, Platform};
 use crate::hwassist::KvmBackend;
-use crate::loader::Image;
 use crate::pv::Pv;
 use std::sync::Arc;
 
-/// The backend of `mode` over the platform's RAM.
-pub(super) fn create(
-    mode: Mode,
-    platform: &Arc<Platform>,
-    image: &Image,
-) -> Result<Box<dyn Backend>, EngineError> {
-    let _ = image;
-    match mode {
+/// The backend that `spec` wants, over the platform's RAM.
+pub(super) fn create(spec: &MachineSpec, platform: &Arc<Platform>) -> Result<Box<dyn Backend>, EngineError> {
+    match spec.mode {
         Mode::Kvm => Ok(Box::new(KvmBackend::new(platform)?)),
-        Mode::Emu => Ok(Box::new(Emulator::new(Arc::clone(platform.ram())))),
+        Mode::Emu => Ok(Box::new(Emulator::new(Arc::clone(platform.ram()), spec.engine))),
         Mode::Pv => Ok(Box::new(Pv::new(Arc::clone(platform.ram()))?)),
     }
 }
 
-/// Why `mode` cannot run on this host, or what it truly is here.
+/// Why `mode` cannot run on this host, or what it truly is here; for emu, with its default engine.
 ///
 /// # Errors
 /// [`EngineError::Unavailable`] with the reason.
 pub fn availability(mode: Mode) -> Result<Caps, EngineError> {
     match mode {
-        Mode::Emu => Ok(Emulator::capabilities()),
+        Mode::Emu => Ok(Emulator::capabilities(EmuEngine::default())),
         Mode::Kvm => KvmBackend::availability(),
         Mode::Pv => Pv::availability(),
     }

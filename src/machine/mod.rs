@@ -9,6 +9,7 @@ mod spec;
 mod timed;
 
 pub use crate::device::uart16550::ConsoleSink;
+pub use crate::emulator::EmuEngine;
 pub use crate::host::console::{Capture, Outlet, Stream};
 pub use backends::availability;
 pub use run::{Limits, Stop};
@@ -88,7 +89,7 @@ impl Machine {
         let pc = Pc::assemble(spec, console)?;
         let state = image.load(pc.platform().ram(), &spec.command_line)?;
         let platform = Arc::clone(pc.platform());
-        let backend = backends::create(spec.mode, &platform, image)?;
+        let backend = backends::create(spec, &platform)?;
         for slot in platform.ram().slots() {
             backend.map_ram(slot)?;
         }

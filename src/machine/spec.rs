@@ -1,12 +1,15 @@
 //! What machine is wanted: plain data.
 use crate::clock::ClockSource;
+use crate::emulator::EmuEngine;
 use crate::engine::Mode;
 
 /// What machine is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MachineSpec {
-    /// Who executes instructions.
+    /// By which technique the guest runs.
     pub mode: Mode,
+    /// Who executes instructions in mode emu; the other modes have one engine each.
+    pub engine: EmuEngine,
     /// Bytes of RAM.
     pub memory: u64,
     /// Where time comes from. A counted clock needs a mode that counts instructions: emu.
@@ -22,6 +25,12 @@ impl MachineSpec {
     /// A machine of the default shape.
     #[must_use]
     pub fn new(mode: Mode) -> Self {
-        Self { mode, memory: Self::DEFAULT_MEMORY, clock: ClockSource::Real, command_line: String::new() }
+        Self {
+            mode,
+            engine: EmuEngine::default(),
+            memory: Self::DEFAULT_MEMORY,
+            clock: ClockSource::Real,
+            command_line: String::new(),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use trivisor::bench::record;
 use trivisor::engine::Mode;
-use trivisor::machine;
+use trivisor::machine::{self, EmuEngine};
 
 fn quick(out: &Path, more: &[&str]) -> Told {
     trivisor(&[&["bench", "--quick", "--out", out.to_str().unwrap()][..], more].concat())
@@ -26,6 +26,8 @@ fn what_cannot_be_measured_is_told_in_one_sentence() {
         (&["not-there"], &["'not-there'", "trivisor list"]),
         (&["call_ret", "x*"], &["'x*'", "trivisor list"]),
         (&["--mode", "xen"], &["'xen'", "native, emu, pv, kvm"]),
+        (&["--engine", "xen"], &["'xen'", "single"]),
+        (&["--engine", "single", "--mode", "emu/other"], &["'emu/other'", "native, emu/single, pv, kvm"]),
         (&["--budget", "0"], &["--budget", "no time at all"]),
         (&["--timeout", "0"], &["--timeout", "no time at all"]),
         (&["--deadline", "0s"], &["--deadline", "no time at all"]),
@@ -72,6 +74,26 @@ fn a_quick_run_leaves_rows_figures_and_a_page_and_no_escape_codes() {
     assert!(!rows.torn && rows.rows.iter().any(|row| row.mode == "emu" && row.valid));
     assert!(left.iter().any(|path| path.ends_with("index.html")));
     assert!(left.iter().all(|path| !path.to_string_lossy().contains(".part")), "{left:?}");
+}
+
+#[test]
+fn engines_that_are_named_have_columns_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let engines = EmuEngine::ALL.map(EmuEngine::name).join(",");
+    let told = quick(dir.path(), &["call_ret", "--engine", &engines, "--mode", "native,emu", "--no-report"]);
+    told.well();
+    let csv = left(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "csv")).unwrap();
+    let rows = record::read(&csv).unwrap().rows;
+    for engine in EmuEngine::ALL {
+        let mode = format!("emu/{}", engine.name());
+        assert!(told.out.contains(&mode), "{told:?}");
+        let valid = |row: &&record::Row| row.mode == mode && row.engine == engine.name() && row.valid;
+        assert!(rows.iter().any(|row| valid(&row) && row.metric == "call_ret@ring3"), "{mode}");
+    }
+    assert!(rows.iter().all(|row| row.mode != "emu" && row.mode != "kvm"));
+    trivisor(&["run", "hello", "--engine", "single"]).well();
+    trivisor(&["run", "hello", "--engine", "single", "--mode", "pv"])
+        .one_sentence(2, &["--engine", "--mode emu"]);
 }
 
 #[test]

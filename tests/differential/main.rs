@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 use subject::{Subject, VcpuSubject};
-use trivisor::emulator::Emulator;
+use trivisor::emulator::{EmuEngine, Emulator};
 
 const DEFAULT_SEED: u64 = 1;
 const INSTRUCTIONS: u64 = 200_000;
@@ -42,7 +42,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 fn emulator() -> VcpuSubject {
-    VcpuSubject::new(|platform| Ok(Emulator::new(platform.ram().clone()))).unwrap()
+    VcpuSubject::new(|platform| Ok(Emulator::new(platform.ram().clone(), EmuEngine::Single))).unwrap()
 }
 
 fn decode(bytes: &[u8]) -> Code {

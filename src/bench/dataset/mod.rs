@@ -14,7 +14,7 @@ use super::error::BenchError;
 use super::fingerprint::comparable_part;
 use super::record::{self, Row};
 use super::stats::{self, Interval};
-use super::{MODE_ORDER, NATIVE};
+use super::{MODE_ORDER, NATIVE, base_mode};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -174,9 +174,10 @@ impl Dataset {
 /// Modes that occur, known ones in their order, others after them by name.
 fn modes_of(rows: &[&Row]) -> Vec<String> {
     let found: BTreeSet<&str> = rows.iter().map(|r| r.mode.as_str()).filter(|m| !m.is_empty()).collect();
-    let known = MODE_ORDER.iter().copied().filter(|m| found.contains(m));
-    let others = found.iter().copied().filter(|m| !MODE_ORDER.contains(m));
-    known.chain(others).map(str::to_owned).collect()
+    let mut modes: Vec<&str> = found.into_iter().collect();
+    // Stable: engines of one mode, and unknown modes, stay in the order of their names.
+    modes.sort_by_key(|m| MODE_ORDER.iter().position(|known| known == &base_mode(m)).unwrap_or(usize::MAX));
+    modes.into_iter().map(str::to_owned).collect()
 }
 
 fn facts_of(rows: &[&Row]) -> Vec<(String, String)> {

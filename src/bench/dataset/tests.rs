@@ -262,3 +262,24 @@ fn a_workload_that_never_measured_is_a_failure_not_a_measure() {
     assert!(data.measures.is_empty());
     assert_eq!(data.failures, [("bad".to_owned(), "emu".to_owned(), "triple fault".to_owned())]);
 }
+
+#[test]
+fn engines_of_a_mode_stand_in_its_place() {
+    let mut rows = synthetic(3);
+    for row in &mut rows {
+        if row.mode == "emu" {
+            row.mode = "emu/single".into();
+        }
+    }
+    let other: Vec<Row> = rows
+        .iter()
+        .filter(|row| row.mode == "emu/single")
+        .map(|row| Row { mode: "emu/another".into(), ..row.clone() })
+        .collect();
+    rows.extend(other);
+    let data = Dataset::from_rows(&rows).unwrap();
+    let at = |mode: &str| data.modes.iter().position(|m| m == mode).unwrap();
+    assert_eq!((at("native"), at("emu/another"), at("emu/single")), (0, 1, 2), "{:?}", data.modes);
+    let cell = |mode: &str| data.measures[0].cell(mode).unwrap().time;
+    assert!(cell("emu/single").is_some() && cell("emu/single") == cell("emu/another"));
+}

@@ -3,10 +3,13 @@
 use super::native::Pinned;
 use super::{Column, Observation, Request, RunError, Runner};
 use crate::abi;
+use crate::bench::base_mode;
 use crate::bench::workload::{Kind, Workload};
 use crate::engine::{Cause, EngineError, Mode};
 use crate::loader::Image;
-use crate::machine::{BOOT_CPU, Capture, Counts, Limits, Machine, MachineError, MachineSpec, Stop};
+use crate::machine::{
+    BOOT_CPU, Capture, Counts, EmuEngine, Limits, Machine, MachineError, MachineSpec, Stop,
+};
 use std::time::Instant;
 
 /// Bytes of console output that are kept: more than any workload prints, and a bound for one that goes wild.
@@ -29,11 +32,15 @@ impl Runner for MachineRunner {
     ) -> Result<Observation, RunError> {
         let mode = Mode::ALL
             .into_iter()
-            .find(|mode| mode.name() == column.mode)
+            .find(|mode| mode.name() == base_mode(&column.mode))
             .ok_or_else(|| RunError::Unavailable(format!("there is no mode {}", column.mode)))?;
         let image = Image::parse(workload.image).map_err(|error| RunError::Unsupported(error.to_string()))?;
         let console = Capture::new(CONSOLE_MOST);
         let mut spec = MachineSpec::new(mode);
+        if mode == Mode::Emu {
+            spec.engine = EmuEngine::find(&column.engine)
+                .ok_or_else(|| RunError::Unavailable(format!("there is no engine {}", column.engine)))?;
+        }
         let tsc_khz = crate::sys::tsc::frequency() / 1000;
         spec.command_line = request.command_line(tsc_khz);
         let begun = Instant::now();

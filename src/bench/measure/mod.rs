@@ -14,13 +14,16 @@ pub use qemu::{QEMU, QemuRunner};
 
 use super::NATIVE;
 use super::workload::Workload;
+use crate::engine::Mode;
+use crate::machine::EmuEngine;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// One column of the comparison: a mode or a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// Name of the mode, one of [`super::MODE_ORDER`] or a further one.
+    /// Name of the mode, one of [`super::MODE_ORDER`] or a further one; with an engine after a slash where engines of one
+    /// mode stand side by side.
     pub mode: String,
     /// Who executes instructions.
     pub engine: String,
@@ -45,6 +48,11 @@ impl Column {
             options: String::new(),
             absent: None,
         }
+    }
+
+    /// The column of one engine of mode emu, where the user names engines.
+    pub fn emu(engine: EmuEngine) -> Column {
+        Column::new(&format!("{}/{}", Mode::Emu.name(), engine.name()), engine.name(), "bare")
     }
 
     /// The native column.

@@ -4,7 +4,7 @@
 //! the shape of their marker, causes in their hatch.
 
 use super::scene::{Anchor, Colour, Shape};
-use crate::bench::MODE_ORDER;
+use crate::bench::{MODE_ORDER, base_mode};
 
 /// Background.
 pub(super) const PAPER: Colour = Colour(0xff, 0xff, 0xff);
@@ -26,6 +26,9 @@ const VERMILION: Colour = Colour(0xd5, 0x5e, 0x00);
 const PURPLE: Colour = Colour(0xcc, 0x79, 0xa7);
 const BLACK: Colour = Colour(0x22, 0x22, 0x22);
 
+/// The column of emu's interpreter, where engines stand side by side.
+const INTERPRETER: &str = "emu/single";
+
 /// Shape of a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Marker {
@@ -41,9 +44,12 @@ pub(super) enum Marker {
     TriangleDown,
     /// ✕
     Cross,
+    /// ⬟
+    Pentagon,
 }
 
-/// Colour and marker of a mode; those not known share the last ones.
+/// Colour and marker of a mode; those not known share the last ones. Of engines side by side in mode emu the interpreter
+/// has one of its own, and any other has that of emu.
 pub(super) fn of_mode(mode: &str) -> (Colour, Marker) {
     const STYLES: [(Colour, Marker); 6] = [
         (BLACK, Marker::Cross),
@@ -53,7 +59,10 @@ pub(super) fn of_mode(mode: &str) -> (Colour, Marker) {
         (PURPLE, Marker::Diamond),
         (SKY, Marker::TriangleDown),
     ];
-    MODE_ORDER.iter().position(|m| *m == mode).map_or((MUTED, Marker::Cross), |i| STYLES[i])
+    if mode == INTERPRETER {
+        return (ORANGE, Marker::Pentagon);
+    }
+    MODE_ORDER.iter().position(|m| *m == base_mode(mode)).map_or((MUTED, Marker::Cross), |i| STYLES[i])
 }
 
 /// The shapes that draw a marker of radius `r` at `(x, y)`; outlined instead of filled if not `filled`.
@@ -68,6 +77,7 @@ pub(super) fn marker(kind: Marker, x: f64, y: f64, r: f64, colour: Colour, fille
         Marker::Triangle => polygon(&[(0.0, -1.15), (1.1, 0.85), (-1.1, 0.85)]),
         Marker::TriangleDown => polygon(&[(0.0, 1.15), (1.1, -0.85), (-1.1, -0.85)]),
         Marker::Diamond => polygon(&[(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)]),
+        Marker::Pentagon => polygon(&[(0.0, -1.2), (1.15, -0.35), (0.7, 1.0), (-0.7, 1.0), (-1.15, -0.35)]),
         // A cross has no inside: it is outlined by a ring.
         Marker::Cross => [(-1.0, -1.0), (-1.0, 1.0)]
             .into_iter()

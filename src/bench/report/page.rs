@@ -4,7 +4,7 @@ use super::html::{escape, inline_svg, table};
 use crate::bench::dataset::{Cell, Dataset, Nature, UNMEASURED};
 use crate::bench::fingerprint::{EMULATED_SUPERVISOR, SideFile};
 use crate::bench::plot::Figure;
-use crate::bench::{NATIVE, quantity};
+use crate::bench::{NATIVE, base_mode, quantity};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -101,11 +101,12 @@ fn means(out: &mut String, data: &Dataset) {
 fn how_to_read(out: &mut String, data: &Dataset) {
     out.push_str("<h2>How to read this page</h2>\n<ul>\n");
     for mode in &data.modes {
-        let words = match mode.as_str() {
+        let words = match base_mode(mode) {
             "native" => {
                 "the same kernels, run in an ordinary process on the host: the measure of all others."
             }
-            "emu" => "emulation: every guest instruction is executed by software.",
+            "emu" if mode == "emu" => "emulation: every guest instruction is executed by software.",
+            "emu" => "emulation by the engine named after the slash; the same software in all else.",
             "pv" => {
                 "paravirtualization: the guest is patched and then runs directly on the CPU, without privileges, in a sandbox."
             }

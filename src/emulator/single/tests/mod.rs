@@ -9,7 +9,7 @@ mod system;
 use super::{Outcome, Single};
 use crate::arch::{CpuState, Gpa, Segment, SegmentRegister, Vector};
 use crate::clock::ClockSource;
-use crate::emulator::Emulator;
+use crate::emulator::{EmuEngine, Emulator};
 use crate::engine::fake::FakeMachine;
 use crate::engine::{Backend, Vcpu, VcpuId};
 use iced_x86::code_asm::CodeAssembler;
@@ -151,7 +151,9 @@ impl Bench {
 
     /// A vCPU of the backend in this state.
     pub(super) fn vcpu(&self) -> Box<dyn Vcpu> {
-        Emulator::new(Arc::clone(self.machine.ram())).create_vcpu(VcpuId(0), &self.state).unwrap()
+        Emulator::new(Arc::clone(self.machine.ram()), EmuEngine::Single)
+            .create_vcpu(VcpuId(0), &self.state)
+            .unwrap()
     }
 
     pub(super) fn peek(&self, at: u64) -> u64 {
