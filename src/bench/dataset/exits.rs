@@ -59,7 +59,8 @@ pub(super) fn collect(rows: &[&Row], modes: &[String]) -> Vec<ExitBar> {
             bars.push(ExitBar {
                 workload: workload.to_owned(),
                 mode: mode.clone(),
-                total: causes.iter().map(|(_, n)| n).sum(),
+                // An empty sum of floats would be -0.
+                total: causes.iter().fold(0.0, |sum, (_, n)| sum + n),
                 causes,
                 iterations: stats::median(&done),
             });

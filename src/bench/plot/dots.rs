@@ -6,7 +6,7 @@
 use super::axis::LogAxis;
 use super::frame::{Frame, MARGIN, SMALL, WIDTH, label_column};
 use super::palette::{self, INK, MUTED};
-use super::scene::{Anchor, Scene, Shape, fit, text_width};
+use super::scene::{Scene, Shape, fit, text_width};
 use crate::bench::dataset::{Cell, Dataset, Measure, Nature, UNMEASURED};
 use crate::bench::stats::Interval;
 use crate::bench::{NATIVE, quantity};
@@ -17,6 +17,9 @@ const LINE: f64 = 13.0;
 const GAP: f64 = 7.0;
 /// Room for a value to the right of the axis's end.
 const VALUE_ROOM: f64 = 74.0;
+
+/// Least distance of a value from the reference line.
+const CLEAR: f64 = 4.0;
 
 /// What a dot plot shows.
 struct Spec<'a> {
@@ -133,11 +136,11 @@ fn draw(
         frame.push(Shape::Line { points: vec![(x, top), (x, bottom)], colour: INK, width: 1.4 });
     }
     let mut y = top;
-    for ((label, lines), height) in bands.iter().zip(&heights) {
+    for (row, ((label, lines), height)) in bands.iter().zip(&heights).enumerate() {
         frame.row_label(label, left - 10.0, y + height / 2.0, label.starts_with("geometric"));
         for (i, line) in lines.iter().enumerate() {
             let middle = y + GAP / 2.0 + (i as f64 + 0.5) * LINE;
-            draw_line(&mut frame, line, middle, &axis, spec, (left, right));
+            draw_line(&mut frame, line, (row, middle), &axis, spec, (left, right));
         }
         y += height;
     }
@@ -148,19 +151,18 @@ fn draw(
 fn draw_line(
     frame: &mut Frame,
     line: &Line<'_>,
-    y: f64,
+    (row, y): (usize, f64),
     axis: &LogAxis,
     spec: &Spec<'_>,
     (left, right): (f64, f64),
 ) {
     let (colour, kind) = palette::of_mode(line.mode);
-    let baseline = y + SMALL * 0.36;
     let Some(figure) = line.figure else {
         let note = format!("{}: {}", line.mode, line.note.unwrap_or("no figure"));
         let left = spec.reference.map_or(left, |r| axis.at(r));
         frame.extend(palette::marker(kind, left + 8.0, y, 3.0, colour, false));
         let words = fit(&note, SMALL, right - left - 24.0);
-        frame.push(palette::text((left + 18.0, baseline), Anchor::Start, SMALL, MUTED, words));
+        frame.words((left + 18.0, y), row, MUTED, words);
         return;
     };
     let (low, high) = (axis.at(figure.low), axis.at(figure.high));
@@ -172,18 +174,19 @@ fn draw_line(
     }
     frame.extend(palette::marker(kind, axis.at(figure.mid), y, 4.0, colour, true));
     let mut words = (spec.value)(figure.mid);
+    let mut x = high.max(axis.at(figure.mid)) + 9.0;
+    if let Some(reference) = spec.reference.map(|r| axis.at(r)) {
+        // The reference line stays whole: what would cross it stands behind it.
+        if (x - CLEAR..=x + text_width(&words, SMALL, false) * 1.1 + CLEAR).contains(&reference) {
+            x = reference + CLEAR + 1.0;
+        }
+    }
     if let Some(note) = line.note {
-        let room = WIDTH - MARGIN - high - 20.0 - text_width(&words, SMALL, false);
+        let room = WIDTH - MARGIN - x - 11.0 - text_width(&words, SMALL, false);
         let more = fit(&format!(" ({note})"), SMALL, room);
         words.push_str(&more);
     }
-    frame.push(palette::text(
-        (high.max(axis.at(figure.mid)) + 9.0, baseline),
-        Anchor::Start,
-        SMALL,
-        INK,
-        words,
-    ));
+    frame.words((x, y), row, INK, words);
 }
 
 /// `1.00 µs` as a grid label is `1 µs`.

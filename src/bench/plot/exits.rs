@@ -41,6 +41,11 @@ pub(super) fn exits(data: &Dataset) -> Option<Scene> {
     frame.remark(
         "Share of each cause in the timed regions of a run; beside it the count there, and per measured iteration.",
     );
+    if bars.iter().any(|bar| bar.mode == "kvm") {
+        frame.remark(
+            "kvm: what reached this program; exits that the host's kernel handles by itself do not show.",
+        );
+    }
     frame.y += 28.0;
     let mut groups: Vec<(&str, Vec<&ExitBar>)> = Vec::new();
     for bar in &bars {
@@ -103,7 +108,9 @@ fn draw_bar(
     }
     let mut words = quantity::count(bar.total);
     if let Some(n) = bar.iterations.filter(|n| *n > 0.0 && bar.total > 0.0) {
-        words.push_str(&format!(" · {} / iteration", quantity::count(bar.total / n)));
+        let each = bar.total / n;
+        let each = if each < 0.001 { "< 0.001".to_owned() } else { quantity::count(each) };
+        words.push_str(&format!(" · {each} / iteration"));
     }
     frame.push(palette::text((right + 10.0, baseline), Anchor::Start, SMALL, INK, words));
 }

@@ -1,7 +1,7 @@
 //! What all figures share: title, legend, row labels, grid, notes on empty columns.
 
-use super::palette::{self, GRID, INK, MUTED, STRIPE};
-use super::scene::{Anchor, Scene, Shape, fit, text_width};
+use super::palette::{self, GRID, INK, MUTED, PAPER, STRIPE};
+use super::scene::{Anchor, Colour, Scene, Shape, fit, text_width};
 use crate::bench::dataset::Dataset;
 
 /// Width of every figure in logical pixels.
@@ -99,8 +99,19 @@ impl Frame {
     pub(super) fn stripe(&mut self, index: usize, top: f64, height: f64) {
         if index % 2 == 1 {
             let area = (MARGIN, top, WIDTH - 2.0 * MARGIN, height);
-            self.push(Shape::Rect { area, fill: STRIPE });
+            self.push(Shape::Rect { area, fill: ground(index) });
         }
+    }
+
+    /// Small text that begins at `x` in the row `index`, centred on `y`, on a patch of the row's background, so that no
+    /// grid line runs through it.
+    pub(super) fn words(&mut self, (x, y): (f64, f64), index: usize, colour: Colour, words: String) {
+        if words.is_empty() {
+            return;
+        }
+        let area = (x - 2.0, y - SMALL * 0.5, text_width(&words, SMALL, false) + 4.0, SMALL);
+        self.push(Shape::Rect { area, fill: ground(index) });
+        self.push(palette::text((x, y + SMALL * 0.36), Anchor::Start, SMALL, colour, words));
     }
 
     /// Upright grid lines with labels above and below the rows.
@@ -131,6 +142,11 @@ impl Frame {
         }
         Scene { width: WIDTH, height: self.y + MARGIN, shapes: self.shapes }
     }
+}
+
+/// The background of row `index`.
+fn ground(index: usize) -> Colour {
+    if index % 2 == 1 { STRIPE } else { PAPER }
 }
 
 /// Where the plotting area begins if these are the row labels.

@@ -2,9 +2,9 @@
 
 use super::axis::LinearAxis;
 use super::dots::shown_modes;
-use super::frame::{Frame, MARGIN, SMALL, WIDTH, label_column};
+use super::frame::{Frame, MARGIN, WIDTH, label_column};
 use super::palette::{self, INK};
-use super::scene::{Anchor, Scene, Shape};
+use super::scene::{Scene, Shape};
 use crate::bench::dataset::{Dataset, Measure, Nature};
 
 /// Height of one mode's line.
@@ -68,10 +68,11 @@ pub(super) fn repetitions(data: &Dataset, nature: Nature) -> Option<Scene> {
         width: 1.4,
     });
     let mut y = top;
-    for (measure, height) in measures.iter().zip(&heights) {
+    for (row, (measure, height)) in measures.iter().zip(&heights).enumerate() {
         frame.row_label(&measure.label, left - 10.0, y + height / 2.0, false);
         for (i, mode) in modes.iter().filter(|mode| has_samples(measure, mode)).enumerate() {
-            draw_line(&mut frame, measure, mode, y + GAP / 2.0 + (i as f64 + 0.5) * LINE, &axis, (low, high));
+            let middle = y + GAP / 2.0 + (i as f64 + 0.5) * LINE;
+            draw_line(&mut frame, measure, mode, (row, middle), &axis, (low, high));
         }
         y += height;
     }
@@ -87,7 +88,7 @@ fn draw_line(
     frame: &mut Frame,
     measure: &Measure,
     mode: &str,
-    y: f64,
+    (row, y): (usize, f64),
     axis: &LinearAxis,
     (low, high): (f64, f64),
 ) {
@@ -107,8 +108,7 @@ fn draw_line(
         .map(|b| percent(b.1))
         .collect();
     if !beyond.is_empty() {
-        let at = (axis.at(high) + 12.0, y + SMALL * 0.36);
-        frame.push(palette::text(at, Anchor::Start, SMALL, INK, beyond.join(", ")));
+        frame.words((axis.at(high) + 12.0, y), row, INK, beyond.join(", "));
     }
 }
 

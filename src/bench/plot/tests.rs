@@ -56,6 +56,78 @@ fn labels_stay_apart_and_inside() {
     }
 }
 
+/// Upright lines drawn before a text, and not painted over behind it, that run through it.
+fn crossed(scene: &Scene) -> Vec<String> {
+    let mut lines: Vec<Box> = Vec::new();
+    let mut patches: Vec<(usize, Box)> = Vec::new();
+    let mut found = Vec::new();
+    for shape in &scene.shapes {
+        match shape {
+            Shape::Line { points, .. } if points.len() == 2 && points[0].0 == points[1].0 => {
+                let (x, (top, bottom)) = (points[0].0, (points[0].1, points[1].1));
+                lines.push((x, top.min(bottom), x, top.max(bottom)));
+            }
+            Shape::Rect { area: (x, y, w, h), .. } => patches.push((lines.len(), (*x, *y, x + w, y + h))),
+            _ => {}
+        }
+        let lone = Scene { width: scene.width, height: scene.height, shapes: vec![shape.clone()] };
+        for (text, words) in text_boxes(&lone) {
+            let middle = f64::midpoint(text.1, text.3);
+            for (number, line) in lines.iter().enumerate() {
+                let runs_through = text.0 < line.0 && line.0 < text.2 && line.1 < middle && middle < line.3;
+                let painted_over = patches.iter().any(|(drawn, patch)| {
+                    *drawn > number
+                        && patch.0 <= text.0
+                        && text.2 <= patch.2
+                        && patch.1 < middle
+                        && middle < patch.3
+                });
+                if runs_through && !painted_over {
+                    found.push(format!("{words:?} at {text:?} by the line at {}", line.0));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_line_runs_through_a_value() {
+    let data = Dataset::from_rows(&synthetic(34)).unwrap();
+    for figure in figures(&data) {
+        assert_eq!(crossed(&figure.scene), Vec::<String>::new(), "{}", figure.name);
+    }
+}
+
+#[test]
+fn values_near_native_speed_leave_the_reference_line_whole() {
+    let mut rows = Vec::new();
+    for (number, ratio) in [0.5, 0.62, 0.68, 0.7, 0.75, 0.8, 0.9, 0.97, 1.0, 1.02].into_iter().enumerate() {
+        let name = format!("task{number}");
+        for repetition in 1..=3 {
+            let metric = format!("{name}@ring3");
+            rows.push(row(&name, &metric, record::UNIT_TASK, "native", repetition, 1000.0));
+            rows.push(row(&name, &metric, record::UNIT_TASK, "pv", repetition, 1000.0 * ratio));
+            rows.push(row(&name, &metric, record::UNIT_TASK, "emu", repetition, 30_000.0));
+        }
+    }
+    for row in &mut rows {
+        row.fingerprint = format!("same-{}", row.mode);
+    }
+    let data = Dataset::from_rows(&rows).unwrap();
+    let scene = figures(&data).into_iter().find(|f| f.name == "slowdown").unwrap().scene;
+    let reference = |shape: &&Shape| matches!(shape, Shape::Line { width, points, .. } if *width == 1.4 && points.len() == 2);
+    let Some(Shape::Line { points, .. }) = scene.shapes.iter().find(reference) else { panic!("no line") };
+    let x = points[0].0;
+    let over: Vec<_> = text_boxes(&scene)
+        .into_iter()
+        .filter(|(text, words)| words.ends_with('×') && text.3 > points[0].1 && text.1 < points[1].1)
+        .filter(|(text, _)| text.0 - 1.0 < x && x < text.2 + 1.0)
+        .collect();
+    assert!(over.is_empty(), "{over:?} on the line at {x}");
+    check(&scene);
+}
+
 #[test]
 fn long_names_and_reasons_stay_inside() {
     let mut rows = synthetic(3);
