@@ -1,6 +1,6 @@
 //! The terminal table: what was measured by mode, with median, interval and slowdown to native.
 
-use super::dataset::{Cell, Dataset, Measure, Nature, UNMEASURED};
+use super::dataset::{Cell, Dataset, Means, Measure, Nature, UNMEASURED};
 use super::{NATIVE, quantity};
 
 /// How the table is drawn.
@@ -70,17 +70,16 @@ fn section(
         }
         lines.push(line);
     }
-    let mean = mean_line(data);
-    let has_mean = mean.len() > 1 && measures[0].nature == Nature::Task;
-    if has_mean {
-        lines.push(mean);
+    let first_mean = lines.len();
+    if measures[0].nature == Nature::Task {
+        lines.extend(mean_lines(data));
     }
     let widths: Vec<usize> = (0..=data.modes.len())
         .map(|c| lines.iter().map(|l| l[c].plain.chars().count()).max().unwrap_or(0))
         .collect();
     let rule = "─".repeat(widths.iter().sum::<usize>() + 2 * data.modes.len());
     for (i, line) in lines.iter().enumerate() {
-        if has_mean && i + 1 == lines.len() {
+        if i == first_mean {
             out.push_str(&rule);
             out.push('\n');
         }
@@ -150,18 +149,17 @@ fn footnote(notes: &mut Vec<String>, mode: &str, reason: &str) -> usize {
     }) + 1
 }
 
-/// The geometric means; only a name if no mode has one.
-fn mean_line(data: &Dataset) -> Vec<Text> {
-    let means: Vec<Option<(f64, usize)>> = data.modes.iter().map(|m| data.mean_slowdown(m)).collect();
-    let Some(n) = means.iter().flatten().map(|(_, n)| *n).max() else {
-        return vec![Text { plain: String::new(), colour: None }];
-    };
-    let mut line = vec![Text { plain: format!("geometric mean ({n} tasks)"), colour: None }];
-    line.extend(means.iter().map(|m| match m {
-        Some((mean, _)) => Text { plain: quantity::ratio(*mean), colour: None },
+/// The geometric means, a line for each set of tasks.
+fn mean_lines(data: &Dataset) -> Vec<Vec<Text>> {
+    let cell = |mean: &Option<f64>| match mean {
+        Some(mean) => Text { plain: quantity::ratio(*mean), colour: None },
         None => Text { plain: "-".to_owned(), colour: Some(GREY) },
-    }));
-    line
+    };
+    let line = |means: &Means| {
+        let label = Text { plain: means.label(), colour: None };
+        std::iter::once(label).chain(means.by_mode.iter().map(cell)).collect()
+    };
+    data.means().iter().map(line).collect()
 }
 
 /// Replaces the few signs beyond ASCII that the table uses.

@@ -6,8 +6,10 @@
 //! comparable*, and modes whose checksums disagree have *diverged*; neither gets a figure.
 
 mod exits;
+mod means;
 
 pub use exits::ExitBar;
+pub use means::{Means, TaskSet};
 
 use super::checksum::Ballots;
 use super::error::BenchError;
@@ -143,24 +145,6 @@ impl Dataset {
     /// Measures of one nature.
     pub fn of(&self, nature: Nature) -> impl Iterator<Item = &Measure> {
         self.measures.iter().filter(move |m| m.nature == nature)
-    }
-
-    /// Geometric mean of a mode's slowdowns over tasks in which every mode shown with a figure anywhere has one, and their
-    /// number: the same set of tasks for every mode, or the means would not compare.
-    pub fn mean_slowdown(&self, mode: &str) -> Option<(f64, usize)> {
-        let contenders: Vec<&String> = self
-            .modes
-            .iter()
-            .filter(|m| {
-                *m != NATIVE && self.of(Nature::Task).any(|t| t.cell(m).is_some_and(|c| c.slowdown.is_some()))
-            })
-            .collect();
-        let shared: Vec<f64> = self
-            .of(Nature::Task)
-            .filter(|t| contenders.iter().all(|m| t.cell(m).is_some_and(|c| c.slowdown.is_some())))
-            .filter_map(|t| Some(t.cell(mode)?.slowdown?.mid))
-            .collect();
-        Some((stats::geometric_mean(&shared)?, shared.len()))
     }
 
     /// One line that says where and when: for titles.

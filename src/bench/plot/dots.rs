@@ -48,17 +48,17 @@ pub(super) fn slowdown(data: &Dataset) -> Option<Scene> {
         reference: Some(1.0),
     };
     let modes: Vec<&str> = shown_modes(data).into_iter().filter(|m| *m != NATIVE).collect();
-    let means: Vec<Line<'_>> = modes
-        .iter()
-        .filter_map(|mode| {
-            let (mid, _) = data.mean_slowdown(mode)?;
+    let means = data.means();
+    let labels: Vec<String> = means.iter().map(|m| format!("mean of {} {}", m.tasks, m.set.name())).collect();
+    let extra = means.iter().zip(&labels).map(|(means, label)| {
+        let by_mode = data.modes.iter().zip(&means.by_mode);
+        let lines = by_mode.filter(|(mode, _)| modes.contains(&mode.as_str())).filter_map(|(mode, mean)| {
+            let mid = (*mean)?;
             Some(Line { mode, figure: Some(Interval { mid, low: mid, high: mid }), note: None })
-        })
-        .collect();
-    let n = modes.iter().find_map(|m| Some(data.mean_slowdown(m)?.1)).unwrap_or(0);
-    let mean_label = format!("geometric mean of {n}");
-    let extra = (!means.is_empty()).then_some((mean_label.as_str(), means));
-    draw(data, &data.of(Nature::Task).collect::<Vec<_>>(), &modes, &spec, extra)
+        });
+        (label.as_str(), lines.collect())
+    });
+    draw(data, &data.of(Nature::Task).collect::<Vec<_>>(), &modes, &spec, extra.collect())
 }
 
 /// Cost of every nano operation. `None` if none was measured.
@@ -70,7 +70,7 @@ pub(super) fn nano(data: &Dataset) -> Option<Scene> {
         value: quantity::time,
         reference: None,
     };
-    draw(data, &data.of(Nature::Nano).collect::<Vec<_>>(), &shown_modes(data), &spec, None)
+    draw(data, &data.of(Nature::Nano).collect::<Vec<_>>(), &shown_modes(data), &spec, Vec::new())
 }
 
 /// Modes that could run at all.
@@ -83,7 +83,7 @@ fn draw(
     measures: &[&Measure],
     modes: &[&str],
     spec: &Spec<'_>,
-    extra: Option<(&str, Vec<Line<'_>>)>,
+    extra: Vec<(&str, Vec<Line<'_>>)>,
 ) -> Option<Scene> {
     let mut bands: Vec<(&str, Vec<Line<'_>>)> = measures
         .iter()
@@ -106,6 +106,7 @@ fn draw(
     }
     let present: Vec<&str> =
         modes.iter().copied().filter(|m| bands.iter().any(|b| b.1.iter().any(|l| l.mode == *m))).collect();
+    let first_extra = bands.len();
     bands.extend(extra);
     let mut frame = Frame::begin(spec.title, data);
     frame.mode_legend(&present);
@@ -137,7 +138,7 @@ fn draw(
     }
     let mut y = top;
     for (row, ((label, lines), height)) in bands.iter().zip(&heights).enumerate() {
-        frame.row_label(label, left - 10.0, y + height / 2.0, label.starts_with("geometric"));
+        frame.row_label(label, left - 10.0, y + height / 2.0, row >= first_extra);
         for (i, line) in lines.iter().enumerate() {
             let middle = y + GAP / 2.0 + (i as f64 + 0.5) * LINE;
             draw_line(&mut frame, line, (row, middle), &axis, spec, (left, right));

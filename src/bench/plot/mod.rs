@@ -42,7 +42,7 @@ pub fn figures(data: &Dataset) -> Vec<Figure> {
         "slowdown",
         "Slowdown to native",
         "Each mark is the time of one task divided by the time of the same code run directly on the host in the same round: \
-         the median over all rounds, with a bar over its 95 % bootstrap interval. The axis is logarithmic: equal distances are equal factors, and \
+         the median over all rounds, with a bar over its 95 % bootstrap interval; means are geometric. The axis is logarithmic: equal distances are equal factors, and \
          marks on the line at 1× run at native speed.",
         slowdown_alt(data),
         dots::slowdown(data),
@@ -113,7 +113,7 @@ fn slowdown_alt(data: &Dataset) -> String {
         .modes
         .iter()
         .filter(|m| *m != super::NATIVE)
-        .filter_map(|m| Some(format!("{m} {}", quantity::ratio(data.mean_slowdown(m)?.0))))
+        .filter_map(|m| Some(format!("{m} {}", quantity::ratio(data.mean_slowdown(m)?))))
         .collect();
     format!(
         "Dot plot with a logarithmic axis: slowdown of {} tasks relative to native. Geometric means: {}.",

@@ -81,21 +81,22 @@ fn meaning(label: &str) -> &'static str {
 }
 
 fn means(out: &mut String, data: &Dataset) {
-    let means: Vec<(&String, f64, usize)> = data
-        .modes
-        .iter()
-        .filter(|m| *m != NATIVE)
-        .filter_map(|m| data.mean_slowdown(m).map(|(mean, n)| (m, mean, n)))
-        .collect();
-    let Some((_, _, n)) = means.first() else { return };
-    out.push_str(&format!(
-        "<h2>In short</h2>\n<p>Geometric mean of the slowdown to native over the {n} tasks that every mode completed:</p>\n\
-         <ul class=\"means\">\n"
-    ));
-    for (mode, mean, _) in &means {
-        out.push_str(&format!("<li>{}<b>{}</b></li>\n", escape(mode), quantity::ratio(*mean)));
+    let means = data.means();
+    if means.is_empty() {
+        return;
     }
-    out.push_str("</ul>\n");
+    out.push_str(
+        "<h2>In short</h2>\n<p>Geometric mean of the slowdown to native, over the tasks that every mode completed:</p>\n",
+    );
+    for means in &means {
+        out.push_str(&format!("<h3>{} {}</h3>\n<ul class=\"means\">\n", means.tasks, means.set.name()));
+        for (mode, mean) in data.modes.iter().zip(&means.by_mode).filter(|(mode, _)| *mode != NATIVE) {
+            if let Some(mean) = mean {
+                out.push_str(&format!("<li>{}<b>{}</b></li>\n", escape(mode), quantity::ratio(*mean)));
+            }
+        }
+        out.push_str("</ul>\n");
+    }
 }
 
 fn how_to_read(out: &mut String, data: &Dataset) {
