@@ -82,7 +82,7 @@ fn a_guest_that_maps_its_ram_everywhere_is_kept_within_a_bound() {
     }
     let mut pv = vcpu(&machine, &state);
     assert_eq!(pv.run(&machine.platform).unwrap(), Exit::Halted);
-    assert_eq!(pv.save().unwrap().gpr[15], 0o1111_1111 * (PIECES as u64 / 8) & 0xffff_ffff);
+    assert_eq!(pv.save().unwrap().gpr[15], (0o1111_1111 * (PIECES as u64 / 8)) & 0xffff_ffff);
     let status = std::fs::read_to_string(format!("/proc/{}/status", pv.child_pid())).unwrap();
     let kib = |name: &str| -> u64 {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
