@@ -1,6 +1,8 @@
-//! The `emu` mode: vCPUs that the interpreter runs.
+//! The `emu` mode: vCPUs that the translator or the interpreter runs.
 use super::single::{Ended, Outcome, Single};
+use super::translate::session::Translator;
 use crate::arch::{Activity, CpuState, Gva};
+use crate::clock::ClockSource;
 use crate::engine::{
     Attention, Backend, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Mode, Platform, Vcpu, VcpuId,
 };
@@ -11,19 +13,22 @@ use std::sync::Arc;
 /// Who executes instructions in mode emu.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default)]
 pub enum EmuEngine {
-    /// The interpreter.
+    /// The binary translator.
     #[default]
+    Translator,
+    /// The interpreter.
     Single,
 }
 
 impl EmuEngine {
     /// All engines, in the order in which they are shown.
-    pub const ALL: [Self; 1] = [Self::Single];
+    pub const ALL: [Self; 2] = [Self::Translator, Self::Single];
 
     /// The word for it on the command line and in CSV.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Translator => "translator",
             Self::Single => "single",
         }
     }
@@ -32,6 +37,7 @@ impl EmuEngine {
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Translator => "binary translator",
             Self::Single => "interpreter",
         }
     }
@@ -80,21 +86,42 @@ impl Backend for Emulator {
     }
 
     fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError> {
-        Ok(match self.engine {
-            EmuEngine::Single => Box::new(EmuVcpu {
-                id,
-                state: reset.clone(),
-                single: Single::new(id, Arc::clone(&self.ram)),
-                breakpoints: HashSet::new(),
-            }),
-        })
+        let ram = Arc::clone(&self.ram);
+        let core = match self.engine {
+            EmuEngine::Translator => Core::Translator(Box::new(Translator::new(id, ram))),
+            EmuEngine::Single => Core::Single(Box::new(Single::new(id, ram))),
+        };
+        Ok(Box::new(EmuVcpu { id, state: reset.clone(), core, breakpoints: HashSet::new() }))
+    }
+}
+
+/// What executes a vCPU's instructions.
+enum Core {
+    Translator(Box<Translator>),
+    Single(Box<Single>),
+}
+
+impl Core {
+    /// The interpreter, which both have: it takes single steps and delivers interrupts.
+    fn single(&mut self) -> &mut Single {
+        match self {
+            Self::Translator(translator) => translator.single(),
+            Self::Single(single) => single,
+        }
+    }
+
+    fn flush(&mut self) {
+        match self {
+            Self::Translator(translator) => translator.flush(),
+            Self::Single(single) => single.flush(),
+        }
     }
 }
 
 struct EmuVcpu {
     id: VcpuId,
     state: CpuState,
-    single: Single,
+    core: Core,
     breakpoints: HashSet<u64>,
 }
 
@@ -112,7 +139,8 @@ impl EmuVcpu {
         if self.state.can_take_interrupt()
             && platform.interrupt_pending(self.id)
             && let Some(vector) = platform.acknowledge_interrupt(self.id)
-            && self.single.deliver_interrupt(&mut self.state, platform, vector)? == Outcome::TripleFault
+            && self.core.single().deliver_interrupt(&mut self.state, platform, vector)?
+                == Outcome::TripleFault
         {
             return Ok(Some(Exit::TripleFault));
         }
@@ -127,7 +155,13 @@ impl Vcpu for EmuVcpu {
             if let Some(exit) = self.attend(platform)? {
                 return Ok(exit);
             }
-            match self.single.run(&mut self.state, platform, &self.breakpoints, &mut fresh)? {
+            // Instructions are counted and breakpoints looked at only by the interpreter.
+            let plain = self.breakpoints.is_empty() && platform.clock().source() == ClockSource::Real;
+            let ended = match &mut self.core {
+                Core::Translator(translator) if plain => translator.run(&mut self.state, platform)?,
+                core => core.single().run(&mut self.state, platform, &self.breakpoints, &mut fresh)?,
+            };
+            match ended {
                 Ended::Attention | Ended::Halted => {}
                 Ended::TripleFault => return Ok(Exit::TripleFault),
                 Ended::Breakpoint => {
@@ -143,7 +177,7 @@ impl Vcpu for EmuVcpu {
 
     fn load(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.state = state.clone();
-        self.single.flush();
+        self.core.flush();
         Ok(())
     }
 
@@ -166,7 +200,7 @@ impl DebugVcpu for EmuVcpu {
             && platform.interrupt_pending(self.id)
             && let Some(vector) = platform.acknowledge_interrupt(self.id)
         {
-            return Ok(match self.single.deliver_interrupt(&mut self.state, platform, vector)? {
+            return Ok(match self.core.single().deliver_interrupt(&mut self.state, platform, vector)? {
                 Outcome::TripleFault => Exit::TripleFault,
                 _ => Exit::Debug(DebugEvent::Step),
             });
@@ -174,7 +208,7 @@ impl DebugVcpu for EmuVcpu {
         if self.state.activity == Activity::Halted {
             return Ok(Exit::Halted);
         }
-        Ok(match self.single.step(&mut self.state, platform)? {
+        Ok(match self.core.single().step(&mut self.state, platform)? {
             Outcome::Halted => Exit::Halted,
             Outcome::TripleFault => Exit::TripleFault,
             Outcome::Retired | Outcome::Exception(_) => Exit::Debug(DebugEvent::Step),

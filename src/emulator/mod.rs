@@ -9,9 +9,12 @@
 //!
 //! Backends of other modes may use [`single::Single`] to execute one instruction.
 pub mod backend;
+pub(crate) mod code;
+pub(crate) mod emit;
 pub(crate) mod front;
 pub(crate) mod interrupt;
 pub(crate) mod mmu;
 pub mod single;
+pub(crate) mod translate;
 
 pub use backend::{EmuEngine, Emulator};

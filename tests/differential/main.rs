@@ -26,7 +26,7 @@ use rng::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
-use subject::{Subject, VcpuSubject};
+use subject::{Subject, VcpuSubject, Way};
 use trivisor::emulator::{EmuEngine, Emulator};
 
 const DEFAULT_SEED: u64 = 1;
@@ -41,8 +41,11 @@ fn setting(name: &str, default: u64) -> u64 {
     text.replace('_', "").parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}"))
 }
 
-fn emulator() -> VcpuSubject {
-    VcpuSubject::new(|platform| Ok(Emulator::new(platform.ram().clone(), EmuEngine::Single))).unwrap()
+/// The subjects: the interpreter is stepped, the translator takes a case as a whole.
+const SUBJECTS: [(EmuEngine, Way); 2] = [(EmuEngine::Single, Way::Step), (EmuEngine::Translator, Way::Run)];
+
+fn emulator(engine: EmuEngine, way: Way) -> VcpuSubject {
+    VcpuSubject::new(way, |platform| Ok(Emulator::new(platform.ram().clone(), engine))).unwrap()
 }
 
 fn decode(bytes: &[u8]) -> Code {
@@ -172,13 +175,22 @@ fn selected_forms() -> Vec<Code> {
 
 #[test]
 fn random_instructions_agree_with_the_host() {
+    random_instructions(EmuEngine::Single, Way::Step);
+}
+
+#[test]
+fn random_instructions_agree_with_the_host_when_translated() {
+    random_instructions(EmuEngine::Translator, Way::Run);
+}
+
+fn random_instructions(engine: EmuEngine, way: Way) {
     let seed = setting("TRIVISOR_DIFF_SEED", DEFAULT_SEED);
     let count = setting("TRIVISOR_DIFF_COUNT", INSTRUCTIONS);
     let forms = selected_forms();
-    println!("seed {seed}, {count} instructions of {} forms", forms.len());
+    println!("{}: seed {seed}, {count} instructions of {} forms", engine.name(), forms.len());
     let mut rng = Rng::new(seed);
     let mut made = 0;
-    let (mut oracle, mut subject) = (Oracle::start(), emulator());
+    let (mut oracle, mut subject) = (Oracle::start(), emulator(engine, way));
     let findings = run(&mut oracle, &mut subject, || {
         // Form after form, so that each has its share. A form whose registers cannot be made fit gets another try.
         let code = forms[made as usize % forms.len()];
@@ -205,14 +217,23 @@ fn random_instructions_agree_with_the_host() {
 
 #[test]
 fn random_programs_agree_with_the_host() {
+    random_programs(EmuEngine::Single, Way::Step);
+}
+
+#[test]
+fn random_programs_agree_with_the_host_when_translated() {
+    random_programs(EmuEngine::Translator, Way::Run);
+}
+
+fn random_programs(engine: EmuEngine, way: Way) {
     let seed = setting("TRIVISOR_DIFF_SEED", DEFAULT_SEED);
     let count = setting("TRIVISOR_DIFF_PROGRAMS", PROGRAMS);
     let length = setting("TRIVISOR_DIFF_LENGTH", PROGRAM_LENGTH) as usize;
     let forms = selected_forms();
-    println!("seed {seed}, {count} programs of {length} instructions");
+    println!("{}: seed {seed}, {count} programs of {length} instructions", engine.name());
     let mut rng = Rng::new(seed);
     let mut made = 0;
-    let (mut oracle, mut subject) = (Oracle::start(), emulator());
+    let (mut oracle, mut subject) = (Oracle::start(), emulator(engine, way));
     let findings = run(&mut oracle, &mut subject, || {
         made += 1;
         (made <= count).then(|| generate::program(&forms, length, &mut rng))
@@ -226,7 +247,13 @@ fn regressions() -> PathBuf {
 
 #[test]
 fn cases_that_once_differed_agree() {
-    let (mut oracle, mut subject) = (Oracle::start(), emulator());
+    for (engine, way) in SUBJECTS {
+        check_regressions(engine, way);
+    }
+}
+
+fn check_regressions(engine: EmuEngine, way: Way) {
+    let (mut oracle, mut subject) = (Oracle::start(), emulator(engine, way));
     let mut failed = Vec::new();
     for entry in std::fs::read_dir(regressions()).unwrap() {
         let path = entry.unwrap().path();

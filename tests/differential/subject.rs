@@ -1,9 +1,12 @@
-//! Who is compared with the oracle: a vCPU of any backend, stepped through the case in ring 3 of a small guest.
+//! Who is compared with the oracle: a vCPU of any backend, in ring 3 of a small guest. It is stepped through the case, or
+//! runs it as a whole until the handler of an exception (or of the INT3 behind the case) halts.
 //!
 //! The guest has an IDT of its own, in the upper half: an exception is observed as what the CPU pushed, so its
 //! delivery is tested too.
 use crate::case::{CODE, Case, DATA, DATA_BYTES, End, INT3, Observation, PAGE, READ_ONLY, Registers};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use trivisor::arch::cpuid::CpuidTable;
 use trivisor::arch::{
     CpuState, Cr0, Cr4, DescriptorTable, Efer, Gpa, Rflags, Segment, SegmentRegister, Xcr0, XsaveArea,
@@ -56,9 +59,53 @@ impl InterruptController for NoInterrupts {
     }
 }
 
+/// How a case is executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Instruction by instruction.
+    Step,
+    /// At once.
+    Run,
+}
+
+/// Ends runs that do not end: kicks the vCPU when a run has lasted for a while.
+struct Watchdog {
+    /// Odd while a run is on.
+    runs: Arc<AtomicU64>,
+}
+
+impl Watchdog {
+    fn start(kick: Arc<KickCell>) -> Self {
+        let runs = Arc::new(AtomicU64::new(0));
+        let watched = Arc::downgrade(&runs);
+        std::thread::spawn(move || {
+            let mut before = 0;
+            while let Some(runs) = watched.upgrade() {
+                let now = runs.load(Ordering::SeqCst);
+                if now % 2 == 1 && now == before {
+                    kick.kick();
+                }
+                before = now;
+                drop(runs);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        Self { runs }
+    }
+
+    fn watch<R>(&self, run: impl FnOnce() -> R) -> R {
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        let result = run();
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        result
+    }
+}
+
 /// A vCPU and the guest around it.
 pub struct VcpuSubject {
     platform: Platform,
+    way: Way,
+    watchdog: Watchdog,
     vcpu: Box<dyn Vcpu>,
     ready: CpuState,
 }
@@ -66,6 +113,7 @@ pub struct VcpuSubject {
 impl VcpuSubject {
     /// A vCPU of the backend that `make` returns.
     pub fn new<B: Backend>(
+        way: Way,
         make: impl FnOnce(&Platform) -> Result<B, EngineError>,
     ) -> Result<Self, EngineError> {
         let ram = Arc::new(GuestRam::new(RAM).unwrap());
@@ -86,11 +134,15 @@ impl VcpuSubject {
         }
         let ready = user_mode();
         let vcpu = backend.create_vcpu(CPU, &ready)?;
-        Ok(Self { platform, vcpu, ready })
+        let watchdog = Watchdog::start(Arc::clone(platform.kick(CPU)));
+        Ok(Self { platform, way, watchdog, vcpu, ready })
     }
 
     fn execute(&mut self, case: &Case, code: &[u8; PAGE]) -> Result<(End, CpuState), EngineError> {
         self.vcpu.load(&self.before(&case.registers))?;
+        if self.way == Way::Run {
+            return self.execute_at_once(code);
+        }
         for _ in 0..MOST_STEPS {
             let state = self.vcpu.save()?;
             if state.cpl() == 0 {
@@ -107,6 +159,30 @@ impl VcpuSubject {
             }
         }
         Ok((End::Endless, self.vcpu.save()?))
+    }
+
+    fn execute_at_once(&mut self, code: &[u8; PAGE]) -> Result<(End, CpuState), EngineError> {
+        let (vcpu, platform) = (&mut self.vcpu, &self.platform);
+        platform.kick(CPU).take_leave();
+        platform.kick(CPU).take_attention();
+        match self.watchdog.watch(|| vcpu.run(platform))? {
+            Exit::Halted => {}
+            Exit::Kicked => return Ok((End::Endless, self.vcpu.save()?)),
+            other => panic!("{other:?} in ring 3 with handlers for all exceptions"),
+        }
+        let mut state = self.vcpu.save()?;
+        // The handler's HLT is behind RIP.
+        state.rip -= 1;
+        let (end, mut state) = self.delivered(state);
+        let into = state.rip.wrapping_sub(CODE).wrapping_sub(1);
+        if matches!(end, End::Exception { vector: 3, .. })
+            && into < PAGE as u64
+            && code[into as usize] == INT3
+        {
+            state.rip -= 1;
+            return Ok((End::Reached, state));
+        }
+        Ok((end, state))
     }
 
     fn before(&self, registers: &Registers) -> CpuState {
@@ -205,7 +281,9 @@ fn lay_out(ram: &GuestRam) {
     ram.write(Gpa(TSS + 102), &104_u16.to_le_bytes()).unwrap();
     for vector in 0..32 {
         let handler = KERNEL + HANDLERS + 16 * vector;
-        put(IDT + 16 * vector, handler & 0xffff | 0x08 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48);
+        // INT3 may be executed at ring 3.
+        let rights = if vector == 3 { 0xee00 } else { 0x8e00 };
+        put(IDT + 16 * vector, handler & 0xffff | 0x08 << 16 | rights << 32 | (handler >> 16 & 0xffff) << 48);
         put(IDT + 16 * vector + 8, handler >> 32);
         // HLT
         ram.write(Gpa(HANDLERS + 16 * vector), &[0xf4]).unwrap();

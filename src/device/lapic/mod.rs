@@ -65,9 +65,8 @@ pub struct Lapic {
     state: State,
 }
 
-/// What one APIC is at: its registers, pins and timer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct State {
+struct State {
     base: ApicBase,
     id: u8,
     tpr: u8,

@@ -34,6 +34,11 @@ impl CodeMode {
         }
     }
 
+    /// A number below 16 that is different for each.
+    pub(crate) fn number(self) -> u8 {
+        self.0
+    }
+
     /// A number that is unique for each pair of a canonical address and a mode: bits 55:48 of such an address only
     /// repeat bit 47.
     #[inline(always)]

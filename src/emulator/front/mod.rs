@@ -69,7 +69,7 @@ fn next_page(mmu: &Mmu, rip: u64) -> u64 {
 }
 
 /// Marks code at `place` and copies its bytes.
-fn fetch(mmu: &mut Mmu, place: Place, into: &mut [u8]) {
+pub(crate) fn fetch(mmu: &mut Mmu, place: Place, into: &mut [u8]) {
     if place.host.is_some()
         && let Some(offset) = mmu.ram.offset(place.gpa, into.len() as u64)
     {
@@ -138,15 +138,19 @@ fn decode_one(bytes: &[u8], mode: CodeMode, rip: u64) -> (Instruction, bool) {
     let bytes = &bytes[..bytes.len().min(MOST_BYTES)];
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
     let mut instruction = decoder.decode();
-    // In 64-bit code these prefixes select nothing: the address keeps its own segment (SDM vol. 1, 3.3.4).
-    if mode.bits() == 64
-        && matches!(instruction.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS)
-    {
-        instruction.set_segment_prefix(Register::None);
+    if mode.bits() == 64 {
+        drop_void_segments(&mut instruction);
     }
     let cut = decoder.last_error() == DecoderError::NoMoreBytes
         || instruction.is_invalid() && bytes.len() == MOST_BYTES && is_too_long(bytes, mode);
     (instruction, !cut)
+}
+
+/// In 64-bit code some prefixes select nothing: the address keeps its own segment (SDM vol. 1, 3.3.4).
+pub(crate) fn drop_void_segments(instruction: &mut Instruction) {
+    if matches!(instruction.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS) {
+        instruction.set_segment_prefix(Register::None);
+    }
 }
 
 /// Whether 15 bytes that do not decode are the beginning of something longer: prefixes, and what would be valid without

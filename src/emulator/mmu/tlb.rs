@@ -6,8 +6,17 @@
 //! slow path. Instruction pages have a small table of their own that gives guest-physical addresses.
 use crate::arch::address::PAGE_SIZE;
 
-/// Entries in a bank.
-const ENTRIES: usize = 1024;
+/// Entries in a bank; a power of two.
+pub(crate) const ENTRIES: usize = 1024;
+/// log2 of the bytes of an entry.
+pub(crate) const ENTRY_SHIFT: u8 = 5;
+/// Offsets in an entry, for translated code.
+pub(crate) const ENTRY_READ: i32 = std::mem::offset_of!(Entry, read) as i32;
+/// As [`ENTRY_READ`].
+pub(crate) const ENTRY_WRITE: i32 = std::mem::offset_of!(Entry, write) as i32;
+/// As [`ENTRY_READ`].
+pub(crate) const ENTRY_ADDEND: i32 = std::mem::offset_of!(Entry, addend) as i32;
+const _: () = assert!(size_of::<Entry>() == 1 << ENTRY_SHIFT);
 /// Entries of the instruction table in a bank.
 const CODE_ENTRIES: usize = 256;
 /// A tag that matches nothing: not page-aligned.
@@ -31,6 +40,7 @@ pub(crate) enum Bank {
 }
 
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Entry {
     read: u64,
     write: u64,
@@ -108,6 +118,11 @@ fn code_index(bank: Bank, at: u64) -> usize {
 }
 
 impl Tlb {
+    /// Address of a bank's entries, for translated code.
+    pub(crate) fn bank_address(&self, bank: Bank) -> u64 {
+        self.entries.as_ptr() as u64 + ((bank as u64 * ENTRIES as u64) << ENTRY_SHIFT)
+    }
+
     /// Host address for reading `length` bytes at `at`, if it is known and they lie in one page.
     #[inline(always)]
     pub(crate) fn read(&self, bank: Bank, at: u64, length: usize) -> Option<usize> {

@@ -153,14 +153,14 @@ pub(crate) fn lower(
         .or_else(|| super::rare(instruction))
         .or_else(|| vector::lower(instruction))
         .unwrap_or(unsupported as Handler);
-    let branches = branch::sets_rip(instruction);
-    let ends = branches
-        || !matches!(
-            instruction.flow_control(),
-            FlowControl::Next | FlowControl::Call | FlowControl::ConditionalBranch
-        )
-        || super::changes_state(instruction);
-    Lowered { op, ends, branches }
+    Lowered { op, ends: ends_block(instruction), branches: branch::sets_rip(instruction) }
+}
+
+/// Whether the instruction is the last one of its block.
+pub(crate) fn ends_block(instruction: &Instruction) -> bool {
+    branch::sets_rip(instruction)
+        || instruction.flow_control() != FlowControl::Next
+        || super::changes_state(instruction)
 }
 
 /// Whether a register is one of the general ones.

@@ -45,8 +45,9 @@ use crate::engine::{EngineError, Platform, VcpuId};
 use crate::mem::GuestRam;
 use cx::Handler;
 use host_fpu::HostFpu;
+pub(crate) use host_fpu::operand_alignment;
 use iced_x86::Instruction;
-pub(crate) use run::Ended;
+pub(crate) use run::{Ended, step_here};
 use std::sync::Arc;
 
 /// What became of one step.

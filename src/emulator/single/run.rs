@@ -1,7 +1,6 @@
 //! The loop: block after block until something needs attention.
 use super::cx::{Cx, Flow};
 use super::{Outcome, Single};
-use crate::arch::paging::PagingMode;
 use crate::arch::{Activity, CpuState, Exception, Rflags};
 use crate::clock::ClockSource;
 use crate::emulator::front::block::{Block, CodeMode, Link};
@@ -99,16 +98,17 @@ fn drop_changes(cache: &mut CodeCache, cx: &mut Cx) {
 
 impl Single {
     /// Runs `work` with the state taken over into a [`Cx`].
-    fn with<R>(
+    pub(crate) fn with<R>(
         &mut self,
         state: &mut CpuState,
         platform: &Platform,
         work: impl FnOnce(&mut Cx, &mut CodeCache, &Features) -> R,
     ) -> R {
         let features = self.features.get_or_insert_with(|| Features::of(platform.cpuid_table()));
-        let paging = PagingMode { physical_bits: features.physical_bits(), ..PagingMode::of(state) };
+        let paging = crate::arch::paging::PagingMode::of(state);
         // Someone else changed the paging registers since the last run.
-        let ac = |mode: PagingMode| PagingMode { ac: false, ..mode };
+        let ac =
+            |mode: crate::arch::paging::PagingMode| crate::arch::paging::PagingMode { ac: false, ..mode };
         if self.paging.is_some_and(|before| ac(before) != ac(paging)) {
             self.tlb.flush_all();
         }
@@ -152,23 +152,7 @@ impl Single {
             return Ok(self.deliver(state, platform, Event::Exception(exception)));
         }
         self.with(state, platform, |cx, cache, features| {
-            let mode = CodeMode::new(cx.state.code_bits(), cx.state.cpl() == 3).single();
-            let found = match front::find(cache, &mut cx.mmu, features, mode, cx.state.rip) {
-                Ok(found) => found,
-                Err(Fault) => return Ok(interrupt::deliver(cx, Event::Exception(cx.mmu.exception))),
-            };
-            let outcome = match &found {
-                Found::Once(block) => one(cx, block),
-                Found::Kept(number) => match cache.get(*number) {
-                    Some(block) => one(cx, block),
-                    None => Ok((Outcome::Retired, 0)),
-                },
-            };
-            if cx.mmu.stop {
-                drop_written(cache, cx);
-                cx.mmu.stop = false;
-            }
-            let (outcome, retired) = outcome?;
+            let (outcome, retired) = step_here(cx, cache, features)?;
             let clock = cx.platform.clock();
             clock.retire(retired.into());
             let due = |deadline| clock.source() != ClockSource::Real && deadline <= clock.now();
@@ -201,6 +185,32 @@ impl Single {
             ended
         })
     }
+}
+
+/// Executes the one instruction at RIP; also says how many were completed.
+pub(crate) fn step_here(
+    cx: &mut Cx,
+    cache: &mut CodeCache,
+    features: &Features,
+) -> Result<(Outcome, u32), EngineError> {
+    let mode = CodeMode::new(cx.state.code_bits(), cx.state.cpl() == 3).single();
+    drop_written(cache, cx);
+    let found = match front::find(cache, &mut cx.mmu, features, mode, cx.state.rip) {
+        Ok(found) => found,
+        Err(Fault) => return Ok((interrupt::deliver(cx, Event::Exception(cx.mmu.exception)), 0)),
+    };
+    let outcome = match &found {
+        Found::Once(block) => one(cx, block),
+        Found::Kept(number) => match cache.get(*number) {
+            Some(block) => one(cx, block),
+            None => Ok((Outcome::Retired, 0)),
+        },
+    };
+    if cx.mmu.stop {
+        drop_written(cache, cx);
+        cx.mmu.stop = false;
+    }
+    outcome
 }
 
 /// One instruction, with its interrupt shadow and single-step trap.

@@ -1,0 +1,280 @@
+//! Translated code: its memory, the blocks in it, how they are found and how they are linked.
+//!
+//! Code memory is filled from its start; when it is full everything is forgotten at once. It is written through one
+//! mapping and run through another ([`ExecMemory`]). A block is found by guest-physical address, guest-virtual address
+//! and mode. It is entered at one of two places: with the guest's flags in the host's, or saved in the context.
+//!
+//! - **Links**: a jump to another block of the same guest page first asks for help and is then patched to go there. It
+//!   holds as long as the target exists: who was translated at this address went through the same page.
+//! - **Jump cache**: all other jumps look their target up by address. An entry holds for one mode and one generation
+//!   of translations ([`Context::tag`]).
+pub(crate) mod context;
+pub(crate) mod registers;
+pub(crate) mod stubs;
+
+use super::emit::Assembler;
+use crate::arch::address::PAGE_SIZE;
+use crate::emulator::front::cache::AddressMap;
+use crate::sys::exec_memory::ExecMemory;
+use iced_x86::Instruction;
+use std::io;
+use stubs::{Answer, Stubs};
+
+/// Bytes of code memory.
+pub(crate) const CAPACITY: usize = 64 << 20;
+/// Entries of the jump cache; a power of two.
+pub(crate) const JUMPS: usize = 1024;
+/// Bytes of one entry, as a shift.
+pub(crate) const JUMP_SHIFT: u8 = 5;
+
+/// Where an address leads. Read by translated code: layout as declared.
+#[repr(C, align(32))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Jump {
+    /// Guest RIP.
+    pub rip: u64,
+    /// [`context::Context::tag`] at which it holds.
+    pub tag: u64,
+    /// Host address for entering with saved flags.
+    pub target: usize,
+}
+
+impl Jump {
+    /// Offset of the tag.
+    pub(crate) const TAG: i32 = 8;
+    /// Offset of the target.
+    pub(crate) const TARGET: i32 = 16;
+}
+
+const NO_JUMP: Jump = Jump { rip: u64::MAX, tag: u64::MAX, target: 0 };
+
+/// Place in the jump cache.
+pub(crate) fn jump_index(rip: u64) -> usize {
+    rip as usize & (JUMPS - 1)
+}
+
+/// The two ways into a block, as host addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entries {
+    /// The guest's flags are in the host's.
+    pub live: usize,
+    /// The guest's flags are in the context.
+    pub saved: usize,
+}
+
+/// One translated block.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub entries: Entries,
+    gpa: u64,
+    key: u64,
+    /// Links that lead here.
+    incoming: Vec<u32>,
+}
+
+/// An instruction that `single` may have to execute.
+pub(crate) struct Site {
+    pub instruction: Instruction,
+    /// What became of it in `single`, once needed.
+    pub op: std::cell::OnceCell<Box<super::single::op::Op>>,
+    /// Translated code goes on after it by itself.
+    pub resumes: bool,
+}
+
+/// A jump to another block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    /// Where it goes.
+    pub rip: u64,
+    /// Offset of the 32-bit displacement in code memory, if it can be patched.
+    displacement: Option<usize>,
+    /// Offset of the code that asks for help.
+    stub: usize,
+    /// The flags are saved when it is taken.
+    pub saved: bool,
+}
+
+/// A jump in a block that is about to be kept; positions are offsets into the block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewLink {
+    pub rip: u64,
+    pub displacement: Option<usize>,
+    pub stub: usize,
+    pub saved: bool,
+}
+
+/// All translated code of one vCPU.
+pub(crate) struct CodeStore {
+    memory: ExecMemory,
+    next: usize,
+    first: usize,
+    stubs: Stubs,
+    blocks: Vec<Option<Compiled>>,
+    starts: AddressMap<(u64, u64), u32>,
+    pages: AddressMap<u64, Vec<u32>>,
+    pub sites: Vec<Site>,
+    pub links: Vec<Link>,
+    jumps: Box<[Jump; JUMPS]>,
+    /// How often everything was forgotten.
+    pub flushes: u64,
+}
+
+impl CodeStore {
+    /// Empty code memory with its stubs.
+    ///
+    /// # Errors
+    /// When the host refuses executable memory.
+    pub(crate) fn new(asm: &mut Assembler, avx: bool, answer: Answer) -> io::Result<Self> {
+        let mut memory = ExecMemory::new(CAPACITY)?;
+        let base = memory.address(0);
+        asm.restart(base);
+        let stubs = Stubs::emit(asm, base, avx, answer);
+        let first = asm.position().next_multiple_of(64);
+        if !memory.write(0, asm.bytes()) {
+            return Err(io::Error::other("the stubs do not fit"));
+        }
+        Ok(Self {
+            memory,
+            next: first,
+            first,
+            stubs,
+            blocks: Vec::new(),
+            starts: AddressMap::default(),
+            pages: AddressMap::default(),
+            sites: Vec::new(),
+            links: Vec::new(),
+            jumps: Box::new([NO_JUMP; JUMPS]),
+            flushes: 0,
+        })
+    }
+
+    /// The stubs' addresses.
+    pub(crate) fn stubs(&self) -> Stubs {
+        self.stubs
+    }
+
+    /// Address of the jump cache.
+    pub(crate) fn jumps(&self) -> u64 {
+        self.jumps.as_ptr() as u64
+    }
+
+    /// The address at which the next block will run.
+    pub(crate) fn here(&self) -> usize {
+        self.memory.address(self.next)
+    }
+
+    /// Whether a block of `bytes` fits.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.next + bytes <= self.memory.size()
+    }
+
+    /// A block by its place.
+    pub(crate) fn find(&self, gpa: u64, key: u64) -> Option<u32> {
+        self.starts.get(&(gpa, key)).copied()
+    }
+
+    /// The entries of a block.
+    pub(crate) fn entries(&self, block: u32) -> Option<Entries> {
+        self.blocks.get(block as usize)?.as_ref().map(|block| block.entries)
+    }
+
+    /// Keeps a block whose code was assembled for [`Self::here`]. The entries are offsets into it.
+    pub(crate) fn keep(
+        &mut self,
+        code: &[u8],
+        (gpa, key): (u64, u64),
+        entries: Entries,
+        links: &[NewLink],
+    ) -> Option<u32> {
+        let at = self.next;
+        if !self.memory.write(at, code) {
+            return None;
+        }
+        self.next = (at + code.len()).next_multiple_of(16);
+        self.links.extend(links.iter().map(|link| Link {
+            rip: link.rip,
+            displacement: link.displacement.map(|displacement| at + displacement),
+            stub: at + link.stub,
+            saved: link.saved,
+        }));
+        let number = self.blocks.len() as u32;
+        let base = self.memory.address(at);
+        self.blocks.push(Some(Compiled {
+            entries: Entries { live: base + entries.live, saved: base + entries.saved },
+            gpa,
+            key,
+            incoming: Vec::new(),
+        }));
+        if let Some(old) = self.starts.insert((gpa, key), number) {
+            self.release(old);
+        }
+        self.pages.entry(gpa & !(PAGE_SIZE - 1)).or_default().push(number);
+        Some(number)
+    }
+
+    fn patch(&mut self, displacement: usize, target: usize) {
+        let end = self.memory.address(displacement + 4);
+        let relative = target.wrapping_sub(end) as u32;
+        // In bounds: the place lies in a block that was written.
+        let written = self.memory.write(displacement, &relative.to_le_bytes());
+        debug_assert!(written);
+    }
+
+    /// Lets a link go straight to a block.
+    pub(crate) fn connect(&mut self, link: u32, block: u32) {
+        let Some(&Link { displacement: Some(displacement), saved, .. }) = self.links.get(link as usize)
+        else {
+            return;
+        };
+        let Some(Some(target)) = self.blocks.get_mut(block as usize) else { return };
+        target.incoming.push(link);
+        let entry = if saved { target.entries.saved } else { target.entries.live };
+        self.patch(displacement, entry);
+    }
+
+    /// Remembers where an address leads.
+    pub(crate) fn note_jump(&mut self, rip: u64, tag: u64, target: usize) {
+        self.jumps[jump_index(rip)] = Jump { rip, tag, target };
+    }
+
+    fn release(&mut self, number: u32) {
+        let Some(block) = self.blocks.get_mut(number as usize).and_then(Option::take) else { return };
+        for link in block.incoming {
+            let Link { displacement, stub, .. } = self.links[link as usize];
+            if let Some(displacement) = displacement {
+                self.patch(displacement, self.memory.address(stub));
+            }
+        }
+        for jump in self.jumps.iter_mut() {
+            if jump.target == block.entries.saved {
+                *jump = NO_JUMP;
+            }
+        }
+    }
+
+    /// Drops all blocks with code in a guest-physical page.
+    pub(crate) fn drop_page(&mut self, page: u64) {
+        for number in self.pages.remove(&page).unwrap_or_default() {
+            if let Some(Some(block)) = self.blocks.get(number as usize) {
+                let place = (block.gpa, block.key);
+                self.starts.remove(&place);
+                self.release(number);
+            }
+        }
+    }
+
+    /// Forgets all blocks. No translated code may be running or be returned to.
+    pub(crate) fn clear(&mut self) {
+        if self.next == self.first {
+            return;
+        }
+        self.next = self.first;
+        self.blocks.clear();
+        self.starts.clear();
+        self.pages.clear();
+        self.sites.clear();
+        self.links.clear();
+        self.jumps.fill(NO_JUMP);
+        self.flushes += 1;
+    }
+}

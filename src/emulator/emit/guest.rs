@@ -1,0 +1,153 @@
+//! The bytes of a guest instruction taken apart: prefixes, opcode, fields of ModRM, immediate.
+use iced_x86::ConstantOffsets;
+
+/// Opcode maps of legacy encodings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Map {
+    One,
+    Two,
+    Three38,
+    Three3a,
+}
+
+/// What a VEX prefix says beside the operands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Vex {
+    pub map: u8,
+    pub wide: u8,
+    pub length: u8,
+    pub prefix: u8,
+    /// The register of VEX.vvvv.
+    pub vvvv: u8,
+}
+
+/// An instruction without its operands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// 66, then F2 or F3, then F0, as they are present (zero: not).
+    prefixes: [u8; 3],
+    /// REX, or zero.
+    pub rex: u8,
+    pub map: Map,
+    pub opcode: u8,
+    pub vex: Option<Vex>,
+    /// ModRM, if there is one.
+    pub modrm: Option<u8>,
+    /// The reg field with its extension.
+    pub reg: u8,
+    /// The r/m field with its extension; a register if `is_register`.
+    pub rm: u8,
+    immediate: [u8; 8],
+    immediate_length: u8,
+}
+
+impl Shape {
+    /// Takes apart the bytes of one valid instruction of 64-bit code; `offsets` are the decoder's. `None` for encodings
+    /// that are not taken apart: EVEX, XOP, and addresses in the place of an operand (`mov al, [moffs]`).
+    pub(crate) fn parse(bytes: &[u8], offsets: &ConstantOffsets) -> Option<Self> {
+        let mut at = 0;
+        let mut prefixes = [0; 3];
+        let mut rex = 0;
+        loop {
+            match *bytes.get(at)? {
+                0x66 => prefixes[0] = 0x66,
+                byte @ (0xf2 | 0xf3) => prefixes[1] = byte,
+                0xf0 => prefixes[2] = 0xf0,
+                0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67 => {}
+                // A REX prefix that another prefix follows has no effect.
+                byte @ 0x40..=0x4f => {
+                    rex = byte;
+                    at += 1;
+                    continue;
+                }
+                _ => break,
+            }
+            rex = 0;
+            at += 1;
+        }
+        let mut vex = None;
+        let mut map = Map::One;
+        match bytes[at] {
+            0x62 | 0x8f if bytes[at] == 0x62 => return None,
+            0xc5 => {
+                let p = *bytes.get(at + 1)?;
+                rex = if p & 0x80 == 0 { 4 } else { 0 };
+                vex = Some(Vex { map: 1, wide: 0, length: p >> 2 & 1, prefix: p & 3, vvvv: !p >> 3 & 15 });
+                at += 2;
+            }
+            0xc4 => {
+                let (p, q) = (*bytes.get(at + 1)?, *bytes.get(at + 2)?);
+                rex = !p >> 5 & 7;
+                vex = Some(Vex {
+                    map: p & 31,
+                    wide: q >> 7,
+                    length: q >> 2 & 1,
+                    prefix: q & 3,
+                    vvvv: !q >> 3 & 15,
+                });
+                at += 3;
+            }
+            0x0f => {
+                at += 1;
+                map = match *bytes.get(at)? {
+                    0x38 => Map::Three38,
+                    0x3a => Map::Three3a,
+                    _ => Map::Two,
+                };
+                at += usize::from(map != Map::Two);
+            }
+            _ => {}
+        }
+        let opcode = *bytes.get(at)?;
+        at += 1;
+        let is_move_offset = vex.is_none() && map == Map::One && matches!(opcode, 0xa0..=0xa3);
+        if is_move_offset {
+            return None;
+        }
+        let known = offsets.immediate_size() + offsets.immediate_size2() + offsets.displacement_size();
+        let modrm = if bytes.len() > at + known { Some(*bytes.get(at)?) } else { None };
+        let operand = modrm.map_or(0, |modrm| {
+            let sib = modrm < 0xc0 && modrm & 7 == 4;
+            1 + usize::from(sib) + offsets.displacement_size()
+        });
+        // The rest, which may name a register too (the fourth operand of VEX forms).
+        let rest = bytes.get(at + operand..).filter(|rest| rest.len() <= 8)?;
+        let length = rest.len();
+        let mut immediate = [0; 8];
+        immediate[..length].copy_from_slice(rest);
+        let fields = modrm.unwrap_or(opcode);
+        Some(Self {
+            prefixes,
+            rex,
+            map,
+            opcode,
+            vex,
+            modrm,
+            reg: fields >> 3 & 7 | (rex & 4) << 1,
+            rm: fields & 7 | (rex & 1) << 3,
+            immediate,
+            immediate_length: length as u8,
+        })
+    }
+
+    /// Whether the r/m field names a register.
+    pub(crate) fn is_register(&self) -> bool {
+        self.modrm.is_some_and(|modrm| modrm >= 0xc0)
+    }
+
+    /// The bytes after the operands.
+    pub(crate) fn immediate(&self) -> &[u8] {
+        &self.immediate[..usize::from(self.immediate_length)]
+    }
+
+    /// Prefixes in the order in which they are written.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = u8> {
+        self.prefixes.into_iter().filter(|&p| p != 0)
+    }
+
+    /// The same with another opcode of the first map.
+    pub(crate) fn with_opcode(mut self, opcode: u8) -> Self {
+        self.opcode = opcode;
+        self
+    }
+}

@@ -1,0 +1,399 @@
+//! Host machine code: a byte-level assembler for the few forms that the translator glues guest instructions with, and
+//! for guest instructions whose registers and memory operand are replaced.
+//!
+//! It is our own because the budget is a few hundred cycles for a guest instruction with its glue; a general encoder
+//! takes that long for one host instruction (docs/decisions/emu-01-translator.md). Positions are offsets into the
+//! buffer; `base` is the address at which the buffer will run, so that jumps to known addresses can be relative.
+mod guest;
+
+pub(crate) use guest::{Map, Shape};
+
+/// A general register of the host, by its number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Reg(pub u8);
+
+/// RAX: scratch in translated code.
+pub(crate) const RAX: Reg = Reg(0);
+/// RCX: scratch in translated code.
+pub(crate) const RCX: Reg = Reg(1);
+/// RDX.
+pub(crate) const RDX: Reg = Reg(2);
+/// RBX.
+pub(crate) const RBX: Reg = Reg(3);
+/// RSP: the context, in translated code.
+pub(crate) const RSP: Reg = Reg(4);
+/// RSI.
+pub(crate) const RSI: Reg = Reg(6);
+/// RDI.
+pub(crate) const RDI: Reg = Reg(7);
+
+/// A memory operand of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Mem {
+    pub base: Option<Reg>,
+    /// Register and log2 of the scale.
+    pub index: Option<(Reg, u8)>,
+    pub disp: i32,
+}
+
+impl Mem {
+    /// `[base + disp]`.
+    pub(crate) fn at(base: Reg, disp: i32) -> Self {
+        Self { base: Some(base), index: None, disp }
+    }
+}
+
+/// What the r/m field of an instruction names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rm {
+    Reg(u8),
+    Mem(Mem),
+}
+
+impl From<Reg> for Rm {
+    fn from(reg: Reg) -> Self {
+        Self::Reg(reg.0)
+    }
+}
+
+impl From<Mem> for Rm {
+    fn from(mem: Mem) -> Self {
+        Self::Mem(mem)
+    }
+}
+
+impl Rm {
+    /// REX.X and REX.B (or their VEX counterparts, not inverted).
+    fn extension(self) -> u8 {
+        match self {
+            Self::Reg(reg) => reg >> 3 & 1,
+            Self::Mem(mem) => {
+                mem.index.map_or(0, |(r, _)| r.0 >> 3 & 1) << 1 | mem.base.map_or(0, |r| r.0 >> 3 & 1)
+            }
+        }
+    }
+}
+
+/// The eight operations of the classic arithmetic group, by their number in opcodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Alu {
+    Add = 0,
+    And = 4,
+    Cmp = 7,
+}
+
+/// Condition codes of Jcc.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Condition(pub u8);
+
+impl Condition {
+    /// Unsigned: not below.
+    pub(crate) const NOT_BELOW: Self = Self(3);
+    /// Unsigned: below or equal.
+    pub(crate) const NOT_ABOVE: Self = Self(6);
+    /// Equal.
+    pub(crate) const EQUAL: Self = Self(4);
+    /// Not equal.
+    pub(crate) const NOT_EQUAL: Self = Self(5);
+
+    /// The opposite.
+    pub(crate) fn inverted(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+}
+
+/// A jump whose target is not known yet: the position of its 32-bit displacement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) struct Forward(pub usize);
+
+/// A short jump whose target is not known yet: the position of its 8-bit displacement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) struct ShortForward(usize);
+
+/// A buffer of host code.
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    code: Vec<u8>,
+    base: usize,
+}
+
+impl Assembler {
+    /// Empties the buffer for code that will run at `base`.
+    pub(crate) fn restart(&mut self, base: usize) {
+        self.code.clear();
+        self.base = base;
+    }
+
+    /// The bytes so far.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.code
+    }
+
+    /// Offset of the next byte.
+    pub(crate) fn position(&self) -> usize {
+        self.code.len()
+    }
+
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.code.push(byte);
+    }
+
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.code.extend_from_slice(bytes);
+    }
+
+    fn dword(&mut self, value: u32) {
+        self.code.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// ModRM, SIB and displacement.
+    fn operand(&mut self, reg: u8, rm: Rm) {
+        let reg = (reg & 7) << 3;
+        let mem = match rm {
+            Rm::Reg(rm) => {
+                self.byte(0xc0 | reg | rm & 7);
+                return;
+            }
+            Rm::Mem(mem) => mem,
+        };
+        let sib_index = mem.index.map_or(0x20, |(index, scale)| scale << 6 | (index.0 & 7) << 3);
+        let Some(base) = mem.base else {
+            // No base: a SIB byte with base 101 and a 32-bit displacement.
+            self.byte(reg | 4);
+            self.byte(sib_index | 5);
+            self.dword(mem.disp as u32);
+            return;
+        };
+        let mode = match i8::try_from(mem.disp) {
+            Ok(0) if base.0 & 7 != 5 => 0,
+            Ok(_) => 0x40,
+            Err(_) => 0x80,
+        };
+        if mem.index.is_some() || base.0 & 7 == 4 {
+            self.byte(mode | reg | 4);
+            self.byte(sib_index | base.0 & 7);
+        } else {
+            self.byte(mode | reg | base.0 & 7);
+        }
+        match mode {
+            0x40 => self.byte(mem.disp as u8),
+            0x80 => self.dword(mem.disp as u32),
+            _ => {}
+        }
+    }
+
+    /// An instruction with a one-byte opcode; `wide` for 64 bits.
+    pub(crate) fn op(&mut self, wide: bool, opcode: u8, reg: u8, rm: impl Into<Rm>) {
+        let rm = rm.into();
+        self.rex(wide, reg, rm, false);
+        self.byte(opcode);
+        self.operand(reg, rm);
+    }
+
+    fn rex(&mut self, wide: bool, reg: u8, rm: Rm, force: bool) {
+        let rex = u8::from(wide) << 3 | (reg >> 3 & 1) << 2 | rm.extension();
+        if rex != 0 || force {
+            self.byte(0x40 | rex);
+        }
+    }
+
+    /// `mov to, from`, 64 bits.
+    pub(crate) fn mov(&mut self, to: Reg, from: Reg) {
+        self.op(true, 0x8b, to.0, from);
+    }
+
+    /// `mov to, from`, 32 bits.
+    pub(crate) fn mov32(&mut self, to: Reg, from: Reg) {
+        self.op(false, 0x8b, to.0, from);
+    }
+
+    /// Loads 64 bits.
+    pub(crate) fn load(&mut self, to: Reg, from: Mem) {
+        self.op(true, 0x8b, to.0, from);
+    }
+
+    /// Loads 32 bits, zero-extended.
+    pub(crate) fn load32(&mut self, to: Reg, from: Mem) {
+        self.op(false, 0x8b, to.0, from);
+    }
+
+    /// Stores 64 bits.
+    pub(crate) fn store(&mut self, to: Mem, from: Reg) {
+        self.op(true, 0x89, from.0, to);
+    }
+
+    /// Stores 32 bits.
+    pub(crate) fn store32(&mut self, to: Mem, from: Reg) {
+        self.op(false, 0x89, from.0, to);
+    }
+
+    /// Stores a 32-bit constant, sign-extended to 64 bits.
+    pub(crate) fn store_imm(&mut self, to: Mem, value: i32) {
+        self.op(true, 0xc7, 0, to);
+        self.dword(value as u32);
+    }
+
+    /// `mov to, value`, as short as it goes.
+    pub(crate) fn mov_imm(&mut self, to: Reg, value: u64) {
+        if let Ok(value) = u32::try_from(value) {
+            if to.0 >= 8 {
+                self.byte(0x41);
+            }
+            self.byte(0xb8 | to.0 & 7);
+            self.dword(value);
+        } else if let Ok(value) = i32::try_from(value as i64) {
+            self.op(true, 0xc7, 0, to);
+            self.dword(value as u32);
+        } else {
+            self.byte(0x48 | to.0 >> 3);
+            self.byte(0xb8 | to.0 & 7);
+            self.raw(&value.to_le_bytes());
+        }
+    }
+
+    /// `lea to, from`.
+    pub(crate) fn lea(&mut self, to: Reg, from: Mem) {
+        self.op(true, 0x8d, to.0, from);
+    }
+
+    /// `operation reg, rm`, 64 bits.
+    pub(crate) fn alu(&mut self, operation: Alu, reg: Reg, rm: impl Into<Rm>) {
+        self.op(true, (operation as u8) << 3 | 3, reg.0, rm);
+    }
+
+    /// `operation rm, value`.
+    pub(crate) fn alu_imm(&mut self, wide: bool, operation: Alu, rm: impl Into<Rm>, value: i32) {
+        match i8::try_from(value) {
+            Ok(value) => {
+                self.op(wide, 0x83, operation as u8, rm);
+                self.byte(value as u8);
+            }
+            Err(_) => {
+                self.op(wide, 0x81, operation as u8, rm);
+                self.dword(value as u32);
+            }
+        }
+    }
+
+    /// `shl reg, count` (`right`: `shr`), 64 or 32 bits.
+    pub(crate) fn shift(&mut self, wide: bool, right: bool, reg: Reg, count: u8) {
+        self.op(wide, 0xc1, if right { 5 } else { 4 }, reg);
+        self.byte(count);
+    }
+
+    /// `test reg8, value`, for RAX and RCX.
+    pub(crate) fn test8(&mut self, reg: Reg, value: u8) {
+        self.byte(0xf6);
+        self.byte(0xc0 | reg.0 & 3);
+        self.byte(value);
+    }
+
+    fn displacement_to(&self, target: usize, end: usize) -> u32 {
+        target.wrapping_sub(self.base.wrapping_add(end)) as u32
+    }
+
+    /// `jmp` to an address.
+    pub(crate) fn jump_to(&mut self, target: usize) {
+        self.byte(0xe9);
+        let displacement = self.displacement_to(target, self.position() + 4);
+        self.dword(displacement);
+    }
+
+    /// `jmp` to an earlier place of the buffer.
+    pub(crate) fn jump_back(&mut self, position: usize) {
+        self.jump_to(self.base.wrapping_add(position));
+    }
+
+    /// `call` of an address.
+    pub(crate) fn call(&mut self, target: usize) {
+        self.byte(0xe8);
+        let displacement = self.displacement_to(target, self.position() + 4);
+        self.dword(displacement);
+    }
+
+    /// `jmp` forward.
+    pub(crate) fn jump(&mut self) -> Forward {
+        self.byte(0xe9);
+        self.dword(0);
+        Forward(self.position() - 4)
+    }
+
+    /// `jcc` forward.
+    pub(crate) fn jump_if(&mut self, condition: Condition) -> Forward {
+        self.raw(&[0x0f, 0x80 | condition.0]);
+        self.dword(0);
+        Forward(self.position() - 4)
+    }
+
+    /// `jrcxz` forward.
+    pub(crate) fn jump_if_rcx_zero(&mut self) -> ShortForward {
+        self.raw(&[0xe3, 0]);
+        ShortForward(self.position() - 1)
+    }
+
+    /// The target of a forward jump is here.
+    pub(crate) fn bind(&mut self, from: Forward) {
+        let displacement = (self.position() - from.0 - 4) as u32;
+        self.code[from.0..from.0 + 4].copy_from_slice(&displacement.to_le_bytes());
+    }
+
+    /// The target of a short forward jump is here, at most 127 bytes on.
+    pub(crate) fn bind_short(&mut self, from: ShortForward) {
+        let displacement = self.position() - from.0 - 1;
+        debug_assert!(displacement < 128);
+        self.code[from.0] = displacement as u8;
+    }
+
+    /// `jmp rm`.
+    pub(crate) fn jump_rm(&mut self, rm: impl Into<Rm>) {
+        self.op(false, 0xff, 4, rm);
+    }
+
+    /// A guest instruction whose one register is part of the opcode, with another register.
+    pub(crate) fn guest_in_opcode(&mut self, shape: &Shape, register: u8, byte: bool) {
+        for prefix in shape.prefixes() {
+            self.byte(prefix);
+        }
+        self.rex(shape.rex & 8 != 0, 0, Rm::Reg(register), byte);
+        if shape.map == Map::Two {
+            self.byte(0x0f);
+        }
+        self.byte(shape.opcode & !7 | register & 7);
+        self.raw(shape.immediate());
+    }
+
+    /// A guest instruction of this shape with other operands: `reg` and `rm` fields and VEX.vvvv. `byte` says that
+    /// general 8-bit registers take part, so that numbers 4 to 7 mean SPL to DIL.
+    pub(crate) fn guest(&mut self, shape: &Shape, reg: u8, rm: Option<Rm>, vvvv: u8, byte: bool) {
+        if let Some(vex) = shape.vex {
+            let extension = rm.map_or(0, Rm::extension);
+            let third = (vex.wide << 7) | (!vvvv & 15) << 3 | vex.length << 2 | vex.prefix;
+            self.byte(0xc4);
+            self.byte((!reg >> 3 & 1) << 7 | (!extension & 3) << 5 | vex.map);
+            self.byte(third);
+        } else {
+            for prefix in shape.prefixes() {
+                self.byte(prefix);
+            }
+            let wide = shape.rex & 8 != 0;
+            self.rex(wide, reg, rm.unwrap_or(Rm::Reg(0)), byte);
+            match shape.map {
+                Map::One => {}
+                Map::Two => self.byte(0x0f),
+                Map::Three38 => self.raw(&[0x0f, 0x38]),
+                Map::Three3a => self.raw(&[0x0f, 0x3a]),
+            }
+        }
+        self.byte(shape.opcode);
+        if let Some(rm) = rm {
+            self.operand(reg, rm);
+        }
+        self.raw(shape.immediate());
+    }
+}
+
+#[cfg(test)]
+mod tests;

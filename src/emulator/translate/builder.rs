@@ -1,0 +1,449 @@
+//! What one block is built with: the flags' whereabouts, memory operands, the ways out, and what lies off the hot path.
+//!
+//! Between guest instructions RAX and RCX are free and the guest's flags are either in the host's or saved in the
+//! context ([`Flags`]). Glue that changes flags saves them first, so that every instruction that can fault finds them
+//! exact. Whatever goes wrong on the fast path of an instruction has changed nothing yet; it jumps to a cold piece that
+//! lets `single` execute the instruction and comes back behind it.
+use super::number;
+use crate::emulator::code::context::Context;
+use crate::emulator::code::registers::home;
+use crate::emulator::code::stubs::{Stubs, field, restore_flags, save_flags};
+use crate::emulator::code::{JUMP_SHIFT, Jump, NewLink, Site, jump_index};
+use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, Reg};
+use crate::emulator::mmu::tlb::{ENTRIES, ENTRY_ADDEND, ENTRY_READ, ENTRY_SHIFT, ENTRY_WRITE};
+use crate::emulator::single::cx::{FS_BASE, GS_BASE};
+use iced_x86::{Instruction, Register};
+
+/// Where the guest's status flags are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Flags {
+    /// In the host's.
+    Live,
+    /// In the context; the host's hold rubbish.
+    Saved,
+}
+
+/// The first thing that a block does with the flags that it was entered with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FirstUse {
+    /// Reads them, keeps some of them, or hands them on.
+    Needs,
+    /// Overwrites all.
+    Sets,
+}
+
+/// A guest-virtual address as the guest computes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Address {
+    /// Guest register.
+    pub base: Option<u8>,
+    /// Guest register and log2 of the scale.
+    pub index: Option<(u8, u8)>,
+    pub disp: i64,
+    /// Slot of a segment's base.
+    pub segment: Option<u8>,
+}
+
+impl Address {
+    /// `[base + disp]`.
+    pub(super) fn at(base: u8, disp: i64) -> Self {
+        Self { base: Some(base), disp, ..Self::default() }
+    }
+
+    /// The memory operand of `instruction`; `None` if its address is cut to 32 bits.
+    pub(super) fn of(instruction: &Instruction) -> Option<Self> {
+        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        let wide = |r: Register| r == Register::None || r.is_gpr64();
+        let relative = base == Register::RIP;
+        if !(wide(base) || relative) || !wide(index) {
+            return None;
+        }
+        if base == Register::None && index == Register::None && instruction.memory_displ_size() != 8 {
+            return None;
+        }
+        let number = |r: Register| (r != Register::None && !relative).then(|| r.number() as u8);
+        Some(Self {
+            base: number(base),
+            index: (index != Register::None)
+                .then(|| (index.number() as u8, instruction.memory_index_scale().trailing_zeros() as u8)),
+            disp: instruction.memory_displacement64() as i64,
+            segment: match instruction.memory_segment() {
+                Register::FS => Some(FS_BASE),
+                Register::GS => Some(GS_BASE),
+                _ => None,
+            },
+        })
+    }
+
+    /// As a host operand, if each part has a host register or is small enough.
+    fn direct(&self) -> Option<Mem> {
+        let base = match self.base {
+            Some(base) => Some(home(base)?),
+            None => None,
+        };
+        let index = match self.index {
+            Some((index, scale)) => Some((home(index)?, scale)),
+            None => None,
+        };
+        Some(Mem { base, index, disp: i32::try_from(self.disp).ok()? })
+    }
+}
+
+/// A piece of code off the hot path.
+#[derive(Clone, Copy, Debug)]
+enum Cold {
+    /// `single` executes the instruction of a site, then goes on at `resume`.
+    Execute { site: u32, resume: usize, live: bool },
+    /// Asks for help with flags saved (or live), after putting RAX into the context's RIP if it is a target.
+    Ask { number: u32, live: bool, target: bool },
+    /// A jump through the jump cache to a fixed address.
+    Away { link: u32, rip: u64 },
+}
+
+/// Builds one block.
+pub(super) struct Builder<'a> {
+    pub asm: &'a mut Assembler,
+    pub flags: Flags,
+    pub first_use: Option<FirstUse>,
+    pub stubs: Stubs,
+    pub sites: &'a mut Vec<Site>,
+    pub links: &'a mut Vec<NewLink>,
+    /// Number of the first of `links`.
+    pub first_link: u32,
+    /// Start of the block.
+    pub rip: u64,
+    /// The block has made sure that the vector registers are loaded.
+    pub vectors: bool,
+    /// Jumps of the current instruction to its cold piece.
+    pending: Vec<Forward>,
+    cold: Vec<(Vec<Forward>, Cold)>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(
+        asm: &'a mut Assembler,
+        sites: &'a mut Vec<Site>,
+        links: &'a mut Vec<NewLink>,
+        first_link: u32,
+        stubs: Stubs,
+        rip: u64,
+    ) -> Self {
+        Self {
+            asm,
+            flags: Flags::Live,
+            first_use: None,
+            stubs,
+            sites,
+            links,
+            first_link,
+            rip,
+            vectors: false,
+            pending: Vec::new(),
+            cold: Vec::new(),
+        }
+    }
+
+    /// From here on glue may change the host's flags. Changes RAX.
+    pub(super) fn save_flags(&mut self) {
+        self.first_use.get_or_insert(FirstUse::Needs);
+        if self.flags == Flags::Live {
+            save_flags(self.asm);
+            self.flags = Flags::Saved;
+        }
+    }
+
+    /// Puts the guest's flags into the host's. Changes RAX.
+    pub(super) fn restore_flags(&mut self) {
+        self.first_use.get_or_insert(FirstUse::Needs);
+        if self.flags == Flags::Saved {
+            restore_flags(self.asm);
+            self.flags = Flags::Live;
+        }
+    }
+
+    /// The host's flags are the guest's from here on.
+    pub(super) fn flags_written(&mut self) {
+        self.first_use.get_or_insert(FirstUse::Sets);
+        self.flags = Flags::Live;
+    }
+
+    /// Makes sure that the guest's vector registers are in the host's. Changes RCX, no flags.
+    pub(super) fn need_vectors(&mut self) {
+        if self.vectors {
+            return;
+        }
+        self.vectors = true;
+        self.asm.load32(RCX, field(Context::VECTOR));
+        let absent = self.asm.jump_if_rcx_zero();
+        // jmp over the call
+        self.asm.raw(&[0xeb, 5]);
+        self.asm.bind_short(absent);
+        self.asm.call(self.stubs.load_vectors);
+    }
+
+    /// A register as an operand: its host register, or `scratch` with its value.
+    pub(super) fn value(&mut self, guest: u8, scratch: Reg) -> Reg {
+        match home(guest) {
+            Some(reg) => reg,
+            None => {
+                self.asm.load(scratch, field(Context::register(guest)));
+                scratch
+            }
+        }
+    }
+
+    /// Puts an address into RCX. Changes RAX and, with a segment, flags.
+    pub(super) fn put_address(&mut self, address: &Address) {
+        if let Some(mem) = address.direct() {
+            if mem.base.is_none() && mem.index.is_none() {
+                self.asm.mov_imm(RCX, address.disp as u64);
+            } else {
+                self.asm.lea(RCX, mem);
+            }
+        } else {
+            match address.base {
+                Some(base) => {
+                    let base = self.value(base, RCX);
+                    if base != RCX {
+                        self.asm.mov(RCX, base);
+                    }
+                }
+                None if address.index.is_some() => self.asm.mov_imm(RCX, 0),
+                None => {}
+            }
+            let index = address.index.map(|(index, scale)| (self.value(index, RAX), scale));
+            match (i32::try_from(address.disp), index) {
+                (Ok(disp), index) if address.base.is_some() || index.is_some() => {
+                    self.asm.lea(RCX, Mem { base: Some(RCX), index, disp });
+                }
+                // Only an absolute address is longer, and it stands alone.
+                _ => self.asm.mov_imm(RCX, address.disp as u64),
+            }
+        }
+        if let Some(slot) = address.segment {
+            self.asm.alu(Alu::Add, RCX, field(Context::register(slot)));
+        }
+    }
+
+    /// A way to the cold piece of the current instruction.
+    pub(super) fn cold_if(&mut self, condition: Condition) {
+        let forward = self.asm.jump_if(condition);
+        self.pending.push(forward);
+    }
+
+    /// The host's place of `size` bytes at a guest address, for reading or writing. Goes to the cold piece unless the
+    /// soft TLB knows that it is allowed. Flags are saved; RCX belongs to the operand until it was used, RAX is free.
+    pub(super) fn memory(&mut self, address: &Address, size: usize, write: bool, alignment: u64) -> Mem {
+        self.save_flags();
+        self.put_address(address);
+        if alignment > 1 {
+            self.asm.test8(RCX, (alignment - 1) as u8);
+            self.cold_if(Condition::NOT_EQUAL);
+        }
+        self.asm.mov(RAX, RCX);
+        self.asm.shift(true, true, RAX, 12 - ENTRY_SHIFT);
+        self.asm.alu_imm(false, Alu::And, RAX, ((ENTRIES - 1) << ENTRY_SHIFT) as i32);
+        self.asm.alu(Alu::Add, RAX, field(Context::TLB));
+        // The last byte's page: an access that leaves its page finds another tag.
+        if size > 1 {
+            self.asm.lea(RCX, Mem::at(RCX, size as i32 - 1));
+        }
+        self.asm.alu_imm(true, Alu::And, RCX, -4096);
+        self.asm.alu(Alu::Cmp, RCX, Mem::at(RAX, if write { ENTRY_WRITE } else { ENTRY_READ }));
+        self.cold_if(Condition::NOT_EQUAL);
+        let simple = address.direct().filter(|_| address.segment.is_none());
+        match simple {
+            Some(Mem { base: Some(base), index: None, disp }) => {
+                self.asm.load(RCX, Mem::at(RAX, ENTRY_ADDEND));
+                Mem { base: Some(base), index: Some((RCX, 0)), disp }
+            }
+            Some(Mem { base, index: Some(index), disp }) => {
+                self.asm.load(RCX, Mem::at(RAX, ENTRY_ADDEND));
+                if let Some(base) = base {
+                    self.asm.alu(Alu::Add, RCX, base);
+                }
+                Mem { base: Some(RCX), index: Some(index), disp }
+            }
+            _ => {
+                // RAX may be needed for the index: the addend goes through the context's scratch place.
+                self.asm.load(RAX, Mem::at(RAX, ENTRY_ADDEND));
+                self.asm.store(field(Context::RESUME), RAX);
+                self.put_address(address);
+                self.asm.alu(Alu::Add, RCX, field(Context::RESUME));
+                Mem::at(RCX, 0)
+            }
+        }
+    }
+
+    /// A new site for an instruction.
+    pub(super) fn site(&mut self, instruction: &Instruction, resumes: bool) -> u32 {
+        self.sites.push(Site { instruction: *instruction, op: std::cell::OnceCell::new(), resumes });
+        (self.sites.len() - 1) as u32
+    }
+
+    /// Ends the current instruction: if something can go wrong in it, makes its cold piece.
+    pub(super) fn settle(&mut self, instruction: &Instruction) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let site = self.site(instruction, true);
+        let from = std::mem::take(&mut self.pending);
+        let cold = Cold::Execute { site, resume: self.asm.position(), live: self.flags == Flags::Live };
+        self.cold.push((from, cold));
+    }
+
+    /// As [`Self::settle`], for an instruction after which the block does not go on.
+    pub(super) fn settle_last(&mut self, instruction: &Instruction) -> u32 {
+        let site = self.site(instruction, false);
+        let from = std::mem::take(&mut self.pending);
+        if !from.is_empty() {
+            self.cold.push((from, Cold::Ask { number: number::SITE | site, live: false, target: false }));
+        }
+        site
+    }
+
+    /// `single` executes the instruction, and the block goes on.
+    pub(super) fn execute(&mut self, instruction: &Instruction) {
+        self.save_flags();
+        let site = self.site(instruction, true);
+        self.asm.mov_imm(RAX, (number::SITE | site).into());
+        self.asm.call(self.stubs.execute);
+    }
+
+    /// `single` executes the instruction, and the block ends.
+    pub(super) fn end(&mut self, instruction: &Instruction) {
+        self.save_flags();
+        let site = self.site(instruction, false);
+        self.asm.mov_imm(RAX, (number::SITE | site).into());
+        self.asm.jump_to(self.stubs.help);
+    }
+
+    fn link(&mut self, rip: u64, saved: bool) -> u32 {
+        self.links.push(NewLink { rip, displacement: None, stub: 0, saved });
+        self.first_link + (self.links.len() - 1) as u32
+    }
+
+    fn is_near(&self, rip: u64) -> bool {
+        self.rip >> 12 == rip >> 12
+    }
+
+    /// Leaves the block for `rip` if `condition` holds. The flags are live and stay so.
+    pub(super) fn leave_if(&mut self, condition: Condition, rip: u64) {
+        self.first_use.get_or_insert(FirstUse::Needs);
+        if self.is_near(rip) {
+            let link = self.link(rip, false);
+            let from = self.asm.jump_if(condition);
+            self.links[(link - self.first_link) as usize].displacement = Some(from.0);
+            self.cold
+                .push((vec![from], Cold::Ask { number: number::LINK | link, live: true, target: false }));
+        } else {
+            let link = self.link(rip, true);
+            let from = self.asm.jump_if(condition);
+            self.cold.push((vec![from], Cold::Away { link, rip }));
+        }
+    }
+
+    /// Leaves the block for `rip`. `back` says that this may close a loop, so that attention is looked at.
+    pub(super) fn leave(&mut self, rip: u64, back: bool) {
+        self.first_use.get_or_insert(FirstUse::Needs);
+        if !self.is_near(rip) {
+            self.save_flags();
+            let link = self.link(rip, true);
+            self.look_up_fixed(link, rip);
+            return;
+        }
+        let saved = self.flags == Flags::Saved;
+        let link = self.link(rip, saved);
+        if back {
+            // Without a change of flags.
+            self.asm.load(RCX, field(Context::KICK));
+            self.asm.load32(RCX, Mem::at(RCX, 0));
+            let calm = self.asm.jump_if_rcx_zero();
+            let kicked = self.asm.jump();
+            self.asm.bind_short(calm);
+            self.cold
+                .push((vec![kicked], Cold::Ask { number: number::KICK | link, live: !saved, target: false }));
+        }
+        let from = self.asm.jump();
+        self.links[(link - self.first_link) as usize].displacement = Some(from.0);
+        self.cold.push((vec![from], Cold::Ask { number: number::LINK | link, live: !saved, target: false }));
+    }
+
+    /// A jump to a fixed address in another page, through the jump cache. Flags are saved.
+    fn look_up_fixed(&mut self, link: u32, rip: u64) {
+        let slot = (jump_index(rip) << JUMP_SHIFT) as i32;
+        self.asm.load(RCX, field(Context::KICK));
+        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
+        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.load(RCX, field(Context::JUMPS));
+        self.asm.mov_imm(RAX, rip);
+        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, slot));
+        let other = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.load(RAX, field(Context::TAG));
+        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, slot + Jump::TAG));
+        let stale = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.jump_rm(Mem::at(RCX, slot + Jump::TARGET));
+        let ask = Cold::Ask { number: number::LINK | link, live: false, target: false };
+        self.cold.push((vec![kicked, other, stale], ask));
+    }
+
+    /// A jump to the guest address in RAX, through the jump cache. Flags are saved.
+    pub(super) fn look_up(&mut self, site: u32) {
+        self.asm.load(RCX, field(Context::KICK));
+        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
+        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.mov32(RCX, RAX);
+        self.asm.alu_imm(false, Alu::And, RCX, (crate::emulator::code::JUMPS - 1) as i32);
+        self.asm.shift(false, false, RCX, JUMP_SHIFT);
+        self.asm.alu(Alu::Add, RCX, field(Context::JUMPS));
+        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, 0));
+        let other = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.load(RAX, field(Context::TAG));
+        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, Jump::TAG));
+        // The address is needed again: it is that of the entry.
+        self.asm.load(RAX, Mem::at(RCX, 0));
+        let stale = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.jump_rm(Mem::at(RCX, Jump::TARGET));
+        let ask = Cold::Ask { number: number::INDIRECT | site, live: false, target: true };
+        self.cold.push((vec![kicked, other, stale], ask));
+    }
+
+    /// Writes what lies off the hot path.
+    pub(super) fn finish(&mut self) {
+        let mut next = 0;
+        // Pieces may ask for further ones.
+        while next < self.cold.len() {
+            let (from, cold) =
+                std::mem::replace(&mut self.cold[next], (Vec::new(), Cold::Away { link: 0, rip: 0 }));
+            next += 1;
+            let at = self.asm.position();
+            for forward in from {
+                self.asm.bind(forward);
+            }
+            match cold {
+                Cold::Execute { site, resume, live } => {
+                    self.asm.mov_imm(RAX, (number::SITE | site).into());
+                    self.asm.call(self.stubs.execute);
+                    if live {
+                        restore_flags(self.asm);
+                    }
+                    self.asm.jump_back(resume);
+                }
+                Cold::Ask { number, live, target } => {
+                    if let Some(link) = number::link(number) {
+                        self.links[(link - self.first_link) as usize].stub = at;
+                    }
+                    if target {
+                        self.asm.store(field(Context::RIP), RAX);
+                    }
+                    self.asm.mov_imm(RAX, number.into());
+                    self.asm.jump_to(if live { self.stubs.help_with_flags } else { self.stubs.help });
+                }
+                Cold::Away { link, rip } => {
+                    save_flags(self.asm);
+                    self.look_up_fixed(link, rip);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! How each instruction form is translated: which of its encoded fields name general registers, and the way it takes.
+//!
+//! Found once for each of iced's codes and kept; what depends on the operands is asked of the instruction itself.
+use iced_x86::{
+    Code, CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind,
+    Register,
+};
+
+/// The way of an instruction into host code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// Itself, with registers renamed and the memory operand replaced.
+    Plain,
+    /// Itself, byte for byte: no operand, or implied vector registers only.
+    Verbatim,
+    /// Nothing: hints.
+    Nothing,
+    /// Arithmetic of AL to RAX with an immediate in its short form.
+    Accumulator,
+    /// One register that is part of the opcode.
+    OpcodeRegister,
+    /// XCHG of RAX with a register in its short form.
+    ExchangeAccumulator,
+    /// A shift or rotation by CL.
+    ShiftByCl,
+    /// MUL and IMUL into RDX:RAX.
+    Multiply,
+    /// DIV and IDIV.
+    Divide,
+    /// CBW to CQO.
+    Widen,
+    CompareExchange,
+    Lea,
+    Push,
+    Pop,
+    Leave,
+    /// Direct near jump.
+    Jump,
+    /// Conditional jump.
+    JumpIf,
+    Call,
+    /// Near jump or call through register or memory.
+    JumpIndirect,
+    CallIndirect,
+    Ret,
+    /// `single` executes it, and the block goes on.
+    Execute,
+    /// `single` executes it, and everything is looked at anew.
+    End,
+}
+
+/// What an encoded field names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Field {
+    /// Nothing, part of the opcode, or a vector register.
+    #[default]
+    Other,
+    /// A general register.
+    General {
+        /// It is written (perhaps read too).
+        written: bool,
+    },
+}
+
+/// What is known of an instruction form.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    pub kind: Kind,
+    pub reg: Field,
+    pub rm: Field,
+    pub vvvv: Field,
+    /// General 8-bit registers may take part.
+    pub byte: bool,
+    /// Memory is written.
+    pub writes_memory: bool,
+    /// The host's vector registers are used.
+    pub vector: bool,
+    /// It is AVX.
+    pub avx: bool,
+}
+
+/// The forms that were met so far.
+#[derive(Debug)]
+pub(crate) struct Forms {
+    known: Vec<Option<Form>>,
+    factory: InstructionInfoFactory,
+}
+
+impl Default for Forms {
+    fn default() -> Self {
+        Self { known: vec![None; Code::values().len()], factory: InstructionInfoFactory::new() }
+    }
+}
+
+impl Forms {
+    /// The form of an instruction.
+    pub(crate) fn of(&mut self, instruction: &Instruction) -> Form {
+        let code = instruction.code() as usize;
+        if let Some(Some(form)) = self.known.get(code) {
+            return *form;
+        }
+        let form = find(instruction, &mut self.factory);
+        if let Some(slot) = self.known.get_mut(code) {
+            *slot = Some(form);
+        }
+        form
+    }
+}
+
+/// Instructions after which nothing that was known holds: modes, translations, the way vectors are handled.
+fn ends(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        instruction.mnemonic(),
+        M::Ldmxcsr
+            | M::Vldmxcsr
+            | M::Fxrstor
+            | M::Fxrstor64
+            | M::Xrstor
+            | M::Xrstor64
+            | M::Invpcid
+            | M::Wrmsr
+    ) || crate::emulator::single::lower::ends_block(instruction)
+}
+
+fn is_general(instruction: &Instruction) -> Option<Kind> {
+    use Mnemonic as M;
+    let memory_destination = instruction.op0_kind() == OpKind::Memory;
+    let register_count = instruction.op_count() == 2 && instruction.op1_kind() == OpKind::Register;
+    Some(match instruction.mnemonic() {
+        M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test => {
+            let short = instruction.op_code().op_kind(0);
+            let accumulator = matches!(
+                short,
+                OpCodeOperandKind::al | OpCodeOperandKind::ax | OpCodeOperandKind::eax | OpCodeOperandKind::rax
+            );
+            if accumulator { Kind::Accumulator } else { Kind::Plain }
+        }
+        M::Shl | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
+            let last = instruction.op_code().op_kind(instruction.op_count() - 1);
+            if last == OpCodeOperandKind::cl { Kind::ShiftByCl } else { Kind::Plain }
+        }
+        // A bit index in a register reaches beyond the operand.
+        M::Bt | M::Bts | M::Btr | M::Btc if memory_destination && register_count => Kind::Execute,
+        M::Bt | M::Bts | M::Btr | M::Btc => Kind::Plain,
+        M::Imul if instruction.op_count() == 1 => Kind::Multiply,
+        M::Mul => Kind::Multiply,
+        M::Div | M::Idiv => Kind::Divide,
+        M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo => Kind::Widen,
+        M::Cmpxchg => Kind::CompareExchange,
+        M::Xchg => match instruction.op_code().op_kind(0) {
+            OpCodeOperandKind::r16_opcode | OpCodeOperandKind::r32_opcode | OpCodeOperandKind::r64_opcode => {
+                Kind::ExchangeAccumulator
+            }
+            _ => Kind::Plain,
+        },
+        M::Imul | M::Movzx | M::Movsx | M::Movsxd | M::Inc | M::Dec | M::Neg | M::Not | M::Xadd
+        | M::Movbe | M::Crc32 | M::Popcnt | M::Bsf | M::Bsr | M::Tzcnt | M::Lzcnt | M::Movnti
+        // BMI and ADX
+        | M::Andn | M::Bextr | M::Blsi | M::Blsmsk | M::Blsr | M::Bzhi | M::Mulx | M::Pdep | M::Pext
+        | M::Rorx | M::Sarx | M::Shlx | M::Shrx | M::Adcx | M::Adox
+        // CMOVcc and SETcc
+        | M::Cmova | M::Cmovae | M::Cmovb | M::Cmovbe | M::Cmove | M::Cmovg | M::Cmovge | M::Cmovl
+        | M::Cmovle | M::Cmovne | M::Cmovno | M::Cmovnp | M::Cmovns | M::Cmovo | M::Cmovp | M::Cmovs
+        | M::Seta | M::Setae | M::Setb | M::Setbe | M::Sete | M::Setg | M::Setge | M::Setl | M::Setle
+        | M::Setne | M::Setno | M::Setnp | M::Setns | M::Seto | M::Setp | M::Sets => Kind::Plain,
+        M::Bswap => Kind::OpcodeRegister,
+        M::Mov => match instruction.op_code().op_kind(0) {
+            OpCodeOperandKind::r8_opcode
+            | OpCodeOperandKind::r16_opcode
+            | OpCodeOperandKind::r32_opcode
+            | OpCodeOperandKind::r64_opcode => Kind::OpcodeRegister,
+            _ => Kind::Plain,
+        },
+        M::Lea => Kind::Lea,
+        M::Push => Kind::Push,
+        M::Pop => Kind::Pop,
+        M::Leave => Kind::Leave,
+        M::Clc | M::Stc | M::Cmc | M::Lfence | M::Mfence | M::Sfence | M::Pause => Kind::Verbatim,
+        M::Nop | M::Endbr64 | M::Endbr32 | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta
+        | M::Prefetchw | M::Reservednop => Kind::Nothing,
+        _ => return None,
+    })
+}
+
+fn branch(instruction: &Instruction) -> Option<Kind> {
+    if let Code::Jmp_rel8_64 | Code::Jmp_rel32_64 = instruction.code() {
+        return Some(Kind::Jump);
+    }
+    Some(match instruction.code() {
+        Code::Call_rel32_64 => Kind::Call,
+        Code::Jmp_rm64 => Kind::JumpIndirect,
+        Code::Call_rm64 => Kind::CallIndirect,
+        Code::Retnq | Code::Retnq_imm16 => Kind::Ret,
+        _ if instruction.is_jcc_short_or_near() && instruction.op0_kind() == OpKind::NearBranch64 => {
+            Kind::JumpIf
+        }
+        _ => return None,
+    })
+}
+
+/// Vector instructions that run as themselves.
+fn vector(instruction: &Instruction) -> Option<Kind> {
+    use Mnemonic as M;
+    let op = instruction.op_code();
+    let unfit = |kind: OpCodeOperandKind| {
+        use OpCodeOperandKind as K;
+        matches!(
+            kind,
+            K::mm_or_mem
+                | K::mm_reg
+                | K::mm_rm
+                | K::seg_rDI
+                | K::mem_vsib32x
+                | K::mem_vsib64x
+                | K::mem_vsib32y
+                | K::mem_vsib64y
+                | K::st0
+                | K::sti_opcode
+        )
+    };
+    let is_vector = |kind: OpCodeOperandKind| {
+        use OpCodeOperandKind as K;
+        matches!(
+            kind,
+            K::xmm_or_mem
+                | K::ymm_or_mem
+                | K::xmm_reg
+                | K::xmm_rm
+                | K::xmm_vvvv
+                | K::xmm_is4
+                | K::ymm_reg
+                | K::ymm_rm
+                | K::ymm_vvvv
+                | K::ymm_is4
+        )
+    };
+    let kinds = op.op_kinds();
+    if kinds.iter().any(|&kind| unfit(kind)) || op.is_evex_or_other() {
+        return None;
+    }
+    match instruction.mnemonic() {
+        M::Vzeroupper | M::Vzeroall => return Some(Kind::Verbatim),
+        // Implied general registers, and elements that are not accessed.
+        M::Pcmpestri
+        | M::Pcmpestri64
+        | M::Pcmpestrm
+        | M::Pcmpestrm64
+        | M::Pcmpistri
+        | M::Vpcmpestri
+        | M::Vpcmpestri64
+        | M::Vpcmpestrm
+        | M::Vpcmpestrm64
+        | M::Vpcmpistri
+        | M::Vmaskmovps
+        | M::Vmaskmovpd
+        | M::Vpmaskmovd
+        | M::Vpmaskmovq => return None,
+        _ => {}
+    }
+    kinds.iter().any(|&kind| is_vector(kind)).then_some(Kind::Plain)
+}
+
+trait Encoding {
+    /// Neither legacy nor VEX.
+    fn is_evex_or_other(&self) -> bool;
+}
+
+impl Encoding for iced_x86::OpCodeInfo {
+    fn is_evex_or_other(&self) -> bool {
+        !matches!(self.encoding(), iced_x86::EncodingKind::Legacy | iced_x86::EncodingKind::VEX)
+    }
+}
+
+fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form {
+    use OpCodeOperandKind as K;
+    let mut form = Form {
+        kind: Kind::Execute,
+        reg: Field::Other,
+        rm: Field::Other,
+        vvvv: Field::Other,
+        byte: false,
+        writes_memory: false,
+        vector: false,
+        avx: instruction.cpuid_features().iter().any(|f| {
+            matches!(
+                f,
+                CpuidFeature::AVX
+                    | CpuidFeature::AVX2
+                    | CpuidFeature::FMA
+                    | CpuidFeature::F16C
+                    | CpuidFeature::VAES
+                    | CpuidFeature::VPCLMULQDQ
+            )
+        }),
+    };
+    let branch = branch(instruction);
+    if branch.is_none() && ends(instruction) {
+        form.kind = Kind::End;
+        return form;
+    }
+    let info = factory.info(instruction);
+    let op = instruction.op_code();
+    for (i, &kind) in op.op_kinds().iter().enumerate() {
+        let access = info.op_access(i as u32);
+        let written =
+            !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+        let general = Field::General { written };
+        match kind {
+            K::r8_reg | K::r16_reg | K::r32_reg | K::r64_reg => form.reg = general,
+            K::r8_or_mem
+            | K::r16_or_mem
+            | K::r32_or_mem
+            | K::r64_or_mem
+            | K::r16_rm
+            | K::r32_rm
+            | K::r64_rm
+            | K::r8_opcode
+            | K::r16_opcode
+            | K::r32_opcode
+            | K::r64_opcode => form.rm = general,
+            K::r32_vvvv | K::r64_vvvv => form.vvvv = general,
+            K::seg_reg
+            | K::cr_reg
+            | K::dr_reg
+            | K::tr_reg
+            | K::mem_offs
+            | K::r16_reg_mem
+            | K::r32_reg_mem
+            | K::r64_reg_mem => return form,
+            _ => {}
+        }
+        form.byte |= matches!(kind, K::r8_reg | K::r8_or_mem | K::r8_opcode);
+        // The code is shared with the register form, whose access is the same.
+        form.writes_memory |= written
+            && matches!(
+                kind,
+                K::mem
+                    | K::r8_or_mem
+                    | K::r16_or_mem
+                    | K::r32_or_mem
+                    | K::r64_or_mem
+                    | K::xmm_or_mem
+                    | K::ymm_or_mem
+            );
+    }
+    let general = branch.or_else(|| is_general(instruction));
+    form.kind = match general {
+        Some(kind) => kind,
+        None => match vector(instruction) {
+            Some(kind) => {
+                form.vector = true;
+                kind
+            }
+            None => Kind::Execute,
+        },
+    };
+    form
+}
+
+/// Whether one of the operands is AH, CH, DH or BH.
+pub(crate) fn has_high_byte(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|i| {
+        instruction.op_kind(i) == OpKind::Register
+            && matches!(instruction.op_register(i), Register::AH | Register::CH | Register::DH | Register::BH)
+    })
+}

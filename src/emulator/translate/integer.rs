@@ -1,0 +1,418 @@
+//! Instructions that run as themselves: renamed registers, checked memory operands; integer and vector alike.
+use super::builder::{Address, Builder, Flags};
+use super::forms::{Field, Form, Kind, has_high_byte};
+use crate::emulator::code::context::Context;
+use crate::emulator::code::registers::{GUEST_RAX, GUEST_RCX, GUEST_RSP, home};
+use crate::emulator::code::stubs::field;
+use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX, RDX, Reg, Rm, Shape};
+use crate::emulator::single::operand_alignment;
+use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
+
+/// What an instruction does with the six status flags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FlagUse {
+    /// Neither reads nor writes them.
+    None,
+    /// Writes all, whatever they were.
+    Sets,
+    /// Needs them as they are.
+    Needs,
+}
+
+const STATUS: u32 =
+    RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+
+/// What `instruction` does with the status flags.
+pub(super) fn flag_use(instruction: &Instruction, kind: Kind) -> FlagUse {
+    use Mnemonic as M;
+    let modified = instruction.rflags_modified() & STATUS;
+    if instruction.rflags_read() & STATUS != 0 {
+        return FlagUse::Needs;
+    }
+    if modified == 0 {
+        return FlagUse::None;
+    }
+    let defined = modified & !instruction.rflags_undefined();
+    // Undefined here means that the CPU writes something, which does not depend on what was there.
+    let overwrites = matches!(
+        instruction.mnemonic(),
+        M::And | M::Or | M::Xor | M::Test | M::Mul | M::Imul | M::Shl | M::Shr | M::Sar
+    );
+    let sets = kind != Kind::ShiftByCl && (defined == STATUS || modified == STATUS && overwrites);
+    if sets { FlagUse::Sets } else { FlagUse::Needs }
+}
+
+/// One guest register of an instruction, and where the host has it.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    guest: u8,
+    reg: Reg,
+    spilled: bool,
+    written: bool,
+}
+
+/// Places of the registers of one instruction.
+#[derive(Default)]
+struct Places(Vec<Placed>);
+
+impl Places {
+    /// Gives `guest` a place, of `free` if it has no host register.
+    fn add(&mut self, guest: u8, written: bool, free: &mut Vec<Reg>) -> Option<Reg> {
+        if let Some(placed) = self.0.iter_mut().find(|p| p.guest == guest) {
+            placed.written |= written;
+            return Some(placed.reg);
+        }
+        let (reg, spilled) = match home(guest) {
+            Some(reg) => (reg, false),
+            None => (free.pop()?, true),
+        };
+        self.0.push(Placed { guest, reg, spilled, written });
+        Some(reg)
+    }
+
+    fn load(&self, b: &mut Builder) {
+        for place in self.0.iter().filter(|p| p.spilled) {
+            b.asm.load(place.reg, field(Context::register(place.guest)));
+        }
+    }
+
+    fn store(&self, b: &mut Builder) {
+        for place in self.0.iter().filter(|p| p.spilled && p.written) {
+            b.asm.store(field(Context::register(place.guest)), place.reg);
+        }
+    }
+}
+
+/// An instruction about to be translated.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'i> {
+    pub instruction: &'i Instruction,
+    pub shape: &'i Shape,
+    pub form: &'i Form,
+}
+
+impl Source<'_> {
+    fn has_memory(&self) -> bool {
+        self.shape.modrm.is_some() && !self.shape.is_register()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.instruction.memory_size().size()
+    }
+}
+
+impl Builder<'_> {
+    /// Brings the flags to where `flag_use` wants them. Changes RAX.
+    fn prepare_flags(&mut self, flag_use: FlagUse) {
+        if flag_use == FlagUse::Needs {
+            self.restore_flags();
+        }
+    }
+
+    fn note_flags(&mut self, source: &Source) {
+        if source.instruction.rflags_modified() & STATUS != 0 {
+            self.flags_written();
+        }
+    }
+
+    fn operand(&mut self, source: &Source) -> Option<Mem> {
+        let address = Address::of(source.instruction)?;
+        let bytes = source.memory_bytes();
+        if bytes == 0 || bytes > 32 {
+            return None;
+        }
+        let alignment = if source.form.vector { operand_alignment(source.instruction, bytes) } else { 1 };
+        Some(self.memory(&address, bytes, source.form.writes_memory, alignment))
+    }
+
+    /// Translates an instruction of the simple kinds; `false`: it is one that `single` must execute.
+    pub(super) fn simple(&mut self, source: &Source) -> bool {
+        match source.form.kind {
+            Kind::Plain => self.plain(source, &[]),
+            Kind::Verbatim => {
+                self.prepare_flags(flag_use(source.instruction, Kind::Verbatim));
+                if source.form.vector {
+                    self.need_vectors();
+                }
+                // No operands: the reg and r/m fields are part of the opcode.
+                let rm = source.shape.modrm.map(|_| Rm::Reg(source.shape.rm));
+                self.asm.guest(source.shape, source.shape.reg, rm, 0, false);
+                self.note_flags(source);
+                true
+            }
+            Kind::Nothing => true,
+            Kind::Accumulator => self.accumulator(source),
+            Kind::OpcodeRegister => self.opcode_register(source),
+            Kind::ExchangeAccumulator => self.exchange_accumulator(source),
+            Kind::ShiftByCl => self.shift_by_cl(source),
+            Kind::Multiply => self.multiply(source),
+            Kind::Divide => self.divide(source),
+            Kind::Widen => self.widen(source),
+            Kind::CompareExchange => self.compare_exchange(source),
+            Kind::Lea => self.lea(source),
+            _ => false,
+        }
+    }
+
+    /// The instruction itself. `reserved` scratch registers are not available for it.
+    fn plain(&mut self, source: &Source, reserved: &[Reg]) -> bool {
+        let Source { instruction, shape, form } = *source;
+        if form.byte && has_high_byte(instruction) {
+            return self.high_byte(source);
+        }
+        let memory = source.has_memory();
+        let mut free: Vec<Reg> =
+            [RCX, RAX].into_iter().filter(|r| !(reserved.contains(r) || memory && *r == RCX)).collect();
+        let mut places = Places::default();
+        let mut place = |kind: Field, number: u8| match kind {
+            Field::General { written } => places.add(number, written, &mut free).map(|r| r.0),
+            Field::Other => Some(number),
+        };
+        let vvvv = shape.vex.map_or(0, |vex| vex.vvvv);
+        let Some(reg) = place(form.reg, shape.reg) else { return false };
+        let Some(vvvv) = place(form.vvvv, vvvv) else { return false };
+        let mut rm = Rm::Reg(shape.rm);
+        if !memory {
+            let Some(number) = place(form.rm, shape.rm) else { return false };
+            rm = Rm::Reg(number);
+        } else if Address::of(instruction).is_none() {
+            return false;
+        }
+        if form.vector {
+            self.need_vectors();
+        }
+        if memory {
+            let Some(mem) = self.operand(source) else { return false };
+            rm = Rm::Mem(mem);
+        }
+        self.prepare_flags(flag_use(instruction, form.kind));
+        places.load(self);
+        self.asm.guest(shape, reg, Some(rm), vvvv, form.byte);
+        places.store(self);
+        self.note_flags(source);
+        true
+    }
+
+    /// Moves out of AH to BH; the rest of what high bytes can do is rare.
+    fn high_byte(&mut self, source: &Source) -> bool {
+        let Source { instruction, shape, .. } = *source;
+        let from = instruction.op1_kind() == OpKind::Register;
+        let to_general = instruction.op0_register().size() >= 4;
+        if instruction.mnemonic() != Mnemonic::Movzx || !from || !to_general {
+            return false;
+        }
+        let value = self.value(shape.rm & 3, RAX);
+        if value != RAX {
+            self.asm.mov32(RAX, value);
+        }
+        // movzx eax, ah
+        self.asm.raw(&[0x0f, 0xb6, 0xc4]);
+        match home(shape.reg) {
+            Some(reg) => self.asm.mov32(reg, RAX),
+            None => self.asm.store(field(Context::register(shape.reg)), RAX),
+        }
+        true
+    }
+
+    fn accumulator(&mut self, source: &Source) -> bool {
+        let Source { instruction, shape, .. } = *source;
+        self.prepare_flags(flag_use(instruction, Kind::Accumulator));
+        let byte = shape.opcode & 1 == 0;
+        let (opcode, digit) = if instruction.mnemonic() == Mnemonic::Test {
+            (if byte { 0xf6 } else { 0xf7 }, 0)
+        } else {
+            (if byte { 0x80 } else { 0x81 }, shape.opcode >> 3)
+        };
+        let general = shape.with_opcode(opcode);
+        self.asm.guest(&general, digit, Some(GUEST_RAX.into()), 0, byte);
+        self.note_flags(source);
+        true
+    }
+
+    fn opcode_register(&mut self, source: &Source) -> bool {
+        let Source { instruction, shape, form } = *source;
+        if form.byte && has_high_byte(instruction) {
+            return false;
+        }
+        let mut places = Places::default();
+        let mut free = vec![RCX];
+        let Some(reg) = places.add(shape.rm, true, &mut free) else { return false };
+        places.load(self);
+        self.asm.guest_in_opcode(shape, reg.0, form.byte);
+        places.store(self);
+        true
+    }
+
+    fn exchange_accumulator(&mut self, source: &Source) -> bool {
+        let mut places = Places::default();
+        let mut free = vec![RCX];
+        let Some(reg) = places.add(source.shape.rm, true, &mut free) else { return false };
+        places.load(self);
+        let general = source.shape.with_opcode(0x87);
+        self.asm.guest(&general, GUEST_RAX.0, Some(reg.into()), 0, false);
+        places.store(self);
+        true
+    }
+
+    fn shift_by_cl(&mut self, source: &Source) -> bool {
+        let Source { instruction, shape, form } = *source;
+        if form.byte && has_high_byte(instruction) {
+            return false;
+        }
+        let memory = source.has_memory();
+        let mut free = vec![RAX];
+        let mut places = Places::default();
+        let mut rm = Rm::Reg(0);
+        if !memory {
+            let Some(reg) = places.add(shape.rm, true, &mut free) else { return false };
+            rm = reg.into();
+        }
+        let mut reg = shape.reg;
+        if let Field::General { written } = form.reg {
+            // SHLD and SHRD; with memory RAX is the operand's.
+            if memory && home(shape.reg).is_none() {
+                return false;
+            }
+            let Some(placed) = places.add(shape.reg, written, &mut free) else { return false };
+            reg = placed.0;
+        }
+        if memory {
+            let Some(mem) = self.operand(source) else { return false };
+            // CL is needed: the operand moves to RAX.
+            self.asm.lea(RAX, mem);
+            if self.flags == Flags::Saved {
+                // Restoring flags takes RAX.
+                self.asm.mov(RCX, RAX);
+                self.restore_flags();
+                self.asm.mov(RAX, RCX);
+            }
+            rm = Mem::at(RAX, 0).into();
+        } else {
+            self.restore_flags();
+            places.load(self);
+        }
+        self.asm.mov32(RCX, GUEST_RCX);
+        self.asm.guest(shape, reg, Some(rm), 0, form.byte);
+        places.store(self);
+        self.note_flags(source);
+        true
+    }
+
+    /// The one explicit operand of MUL, DIV and their kin, not in RAX.
+    fn single_operand(&mut self, source: &Source) -> Option<Rm> {
+        if source.has_memory() {
+            return self.operand(source).map(Rm::Mem);
+        }
+        Some(self.value(source.shape.rm, RCX).into())
+    }
+
+    fn multiply(&mut self, source: &Source) -> bool {
+        let Source { instruction, shape, form } = *source;
+        if form.byte && has_high_byte(instruction) {
+            return false;
+        }
+        let Some(rm) = self.single_operand(source) else { return false };
+        self.asm.mov(RAX, GUEST_RAX);
+        self.asm.guest(shape, shape.reg, Some(rm), 0, form.byte);
+        self.asm.mov(GUEST_RAX, RAX);
+        self.note_flags(source);
+        true
+    }
+
+    /// DIV and IDIV of 32 and 64 bits, after a check that they cannot fault; what the check refuses goes to `single`.
+    fn divide(&mut self, source: &Source) -> bool {
+        let Source { instruction, shape, form } = *source;
+        if form.byte || shape.prefixes().next().is_some() {
+            return false;
+        }
+        let wide = shape.rex & 8 != 0;
+        let signed = instruction.mnemonic() == Mnemonic::Idiv;
+        self.save_flags();
+        match self.single_operand(source) {
+            None => return false,
+            Some(Rm::Mem(mem)) => self.asm.op(wide, 0x8b, RCX.0, mem),
+            Some(Rm::Reg(reg)) if reg != RCX.0 => self.asm.op(wide, 0x8b, RCX.0, Reg(reg)),
+            Some(Rm::Reg(_)) => {}
+        }
+        if signed {
+            // Divisors 0 and -1 can overflow, and so can a dividend that is no sign-extended accumulator.
+            self.asm.op(wide, 0x8d, RAX.0, Mem::at(RCX, 1));
+            self.asm.alu_imm(wide, Alu::Cmp, RAX, 1);
+            self.cold_if(Condition::NOT_ABOVE);
+            self.asm.op(wide, 0x8b, RAX.0, GUEST_RAX);
+            // sar rax, 63 or 31
+            self.asm.op(wide, 0xc1, 7, RAX);
+            self.asm.byte(if wide { 63 } else { 31 });
+            self.asm.op(wide, 0x3b, RAX.0, RDX);
+            self.cold_if(Condition::NOT_EQUAL);
+        } else {
+            self.asm.op(wide, 0x3b, RDX.0, RCX);
+            self.cold_if(Condition::NOT_BELOW);
+        }
+        self.asm.mov(RAX, GUEST_RAX);
+        self.asm.guest(shape, shape.reg, Some(RCX.into()), 0, false);
+        self.asm.mov(GUEST_RAX, RAX);
+        self.flags_written();
+        true
+    }
+
+    fn widen(&mut self, source: &Source) -> bool {
+        self.asm.mov(RAX, GUEST_RAX);
+        self.asm.guest(source.shape, 0, None, 0, false);
+        if source.shape.opcode == 0x98 {
+            self.asm.mov(GUEST_RAX, RAX);
+        }
+        true
+    }
+
+    fn compare_exchange(&mut self, source: &Source) -> bool {
+        let Source { instruction, shape, form } = *source;
+        let memory = source.has_memory();
+        let Some(reg) = home(shape.reg) else { return false };
+        if form.byte && has_high_byte(instruction) || !memory && home(shape.rm).is_none() {
+            return false;
+        }
+        let rm = match home(shape.rm) {
+            Some(rm) if !memory => rm.into(),
+            _ => match self.operand(source) {
+                Some(mem) => Rm::Mem(mem),
+                None => return false,
+            },
+        };
+        if !memory && shape.rm == 0 {
+            // The accumulator itself is the destination: one register in two places.
+            return false;
+        }
+        self.asm.mov(RAX, GUEST_RAX);
+        self.asm.guest(shape, reg.0, Some(rm), 0, form.byte);
+        self.asm.mov(GUEST_RAX, RAX);
+        self.note_flags(source);
+        true
+    }
+
+    fn lea(&mut self, source: &Source) -> bool {
+        let Source { instruction, shape, .. } = *source;
+        let Some(mut address) = Address::of(instruction) else { return false };
+        address.segment = None;
+        if !matches!(instruction.op0_register().size(), 4 | 8) {
+            return false;
+        }
+        self.put_address(&address);
+        let wide = instruction.op0_register().size() == 8;
+        match home(shape.reg) {
+            Some(reg) => self.asm.op(wide, 0x8b, reg.0, RCX),
+            None => {
+                if !wide {
+                    self.asm.mov32(RCX, RCX);
+                }
+                self.asm.store(field(Context::register(shape.reg)), RCX);
+            }
+        }
+        true
+    }
+
+    /// Moves the stack pointer.
+    pub(super) fn move_stack(&mut self, by: i32) {
+        self.asm.lea(GUEST_RSP, Mem::at(GUEST_RSP, by));
+    }
+}

@@ -1,0 +1,287 @@
+//! The translator: guest code becomes host code, a block at a time.
+//!
+//! A block begins anywhere and goes on, past conditional branches that are not taken, to the first instruction that
+//! sets RIP or to the end of the page. Most instructions become themselves with other registers ([`integer`]); the rest
+//! is executed by `single` in the middle of the block. [`session`] runs what was translated.
+//!
+//! See `docs/translator.md` for a listing and the invariants.
+mod branch;
+mod builder;
+mod forms;
+mod integer;
+pub(crate) mod session;
+
+use super::code::{CodeStore, Entries};
+use super::emit::{Assembler, Shape};
+use super::front::features::Features;
+use super::front::{self, block::CodeMode};
+use super::mmu::Mmu;
+use super::mmu::slow::Place;
+use crate::arch::state::XsaveArea;
+use crate::arch::{CpuState, Cr0, Cr4, Xcr0};
+use crate::engine::Cause;
+use branch::Branch;
+use builder::{Builder, FirstUse, Flags};
+use forms::{Form, Forms, Kind};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+use integer::{FlagUse, Source, flag_use};
+
+/// Instructions in a block at most.
+const MOST_INSTRUCTIONS: usize = 64;
+/// Bytes of guest code that are looked at for one block.
+const WINDOW: usize = 320;
+/// Host bytes that a block may take at most, with much to spare.
+const MOST_BYTES: usize = 64 << 10;
+
+/// Numbers of calls for help: a kind in the upper bits, and which.
+pub(super) mod number {
+    /// Execute the instruction of a site.
+    pub(crate) const SITE: u32 = 0;
+    /// Follow a link.
+    pub(crate) const LINK: u32 = 1 << 30;
+    /// Go to the address in the context's RIP; the site is that of the branch.
+    pub(crate) const INDIRECT: u32 = 2 << 30;
+    /// Attention is asked for, on the way of a link.
+    pub(crate) const KICK: u32 = 3 << 30;
+    /// The bits of the kind.
+    pub(crate) const KIND: u32 = 3 << 30;
+
+    /// The link of a [`LINK`].
+    pub(crate) fn link(number: u32) -> Option<u32> {
+        (number & KIND == LINK).then_some(number & !KIND)
+    }
+}
+
+/// What translated code may do by itself: part of what blocks are found by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Vectors {
+    /// `single` executes all vector instructions: they may fault, or MXCSR lets them raise exceptions.
+    None,
+    Sse,
+    Avx,
+}
+
+impl Vectors {
+    /// What `state` allows.
+    fn of(state: &CpuState) -> Self {
+        let mxcsr = XsaveArea::MXCSR;
+        let mxcsr = u32::from_le_bytes([
+            state.xsave.0[mxcsr],
+            state.xsave.0[mxcsr + 1],
+            state.xsave.0[mxcsr + 2],
+            state.xsave.0[mxcsr + 3],
+        ]);
+        let all_masked = mxcsr & 0xffff_1f80 == 0x1f80;
+        if state.cr0.intersects(Cr0::TS | Cr0::EM) || !state.cr4.contains(Cr4::OSFXSR) || !all_masked {
+            Self::None
+        } else if state.cr4.contains(Cr4::OSXSAVE) && state.xcr0.contains(Xcr0::SSE | Xcr0::AVX) {
+            Self::Avx
+        } else {
+            Self::Sse
+        }
+    }
+}
+
+/// What decides about the meaning of code beside its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Limits {
+    pub code: CodeMode,
+    pub vectors: Vectors,
+}
+
+impl Limits {
+    fn of(state: &CpuState) -> Self {
+        Self { code: CodeMode::new(state.code_bits(), state.cpl() == 3), vectors: Vectors::of(state) }
+    }
+
+    /// A small number that is different for each.
+    fn number(self) -> u64 {
+        u64::from(self.code.number()) | (self.vectors as u64) << 4
+    }
+
+    /// With a guest-virtual address, what blocks are found by.
+    fn key(self, rip: u64) -> u64 {
+        rip ^ self.number() << 48
+    }
+}
+
+/// What translating needs beside the code.
+#[derive(Debug, Default)]
+pub(crate) struct Workshop {
+    pub asm: Assembler,
+    forms: Forms,
+    decoded: Vec<Decoded>,
+    links: Vec<super::code::NewLink>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Decoded {
+    instruction: Instruction,
+    /// `None`: only `single` knows what to do.
+    shape: Option<Shape>,
+    form: Form,
+}
+
+impl Decoded {
+    /// Where it wants the flags to be, if it is the first in its block to care.
+    fn flags_first(&self) -> Option<Flags> {
+        let Some(shape) = self.shape else { return Some(Flags::Saved) };
+        let memory = shape.modrm.is_some() && !shape.is_register();
+        match self.form.kind {
+            Kind::Nothing | Kind::Lea => None,
+            _ if memory => Some(Flags::Saved),
+            Kind::Plain | Kind::Verbatim | Kind::Accumulator | Kind::Multiply => {
+                (flag_use(&self.instruction, self.form.kind) == FlagUse::Needs).then_some(Flags::Live)
+            }
+            Kind::OpcodeRegister | Kind::ExchangeAccumulator | Kind::Widen => None,
+            Kind::Jump | Kind::JumpIf => Some(Flags::Live),
+            Kind::ShiftByCl => Some(Flags::Live),
+            Kind::CompareExchange => None,
+            _ => Some(Flags::Saved),
+        }
+    }
+
+    fn sets_flags(&self) -> bool {
+        flag_use(&self.instruction, self.form.kind) == FlagUse::Sets
+    }
+}
+
+fn decode(
+    mmu: &mut Mmu,
+    features: &Features,
+    workshop: &mut Workshop,
+    limits: Limits,
+    rip: u64,
+    place: Place,
+) -> u64 {
+    let mut window = [0; WINDOW];
+    let length = WINDOW.min((4096 - rip % 4096) as usize);
+    front::fetch(mmu, place, &mut window[..length]);
+    workshop.decoded.clear();
+    let mut decoder = Decoder::with_ip(64, &window[..length], rip, DecoderOptions::FORCE_RESERVED_NOP);
+    while decoder.can_decode() && workshop.decoded.len() < MOST_INSTRUCTIONS {
+        let at = decoder.position();
+        let mut instruction = decoder.decode();
+        if decoder.last_error() == DecoderError::NoMoreBytes || instruction.is_invalid() && length - at < 16 {
+            break;
+        }
+        front::drop_void_segments(&mut instruction);
+        let known = !instruction.is_invalid() && features.offers(&instruction);
+        let mut form = workshop.forms.of(&instruction);
+        let offsets = decoder.get_constant_offsets(&instruction);
+        let mut shape = known.then(|| Shape::parse(&window[at..at + instruction.len()], &offsets)).flatten();
+        let needed = if form.avx { Vectors::Avx } else { Vectors::Sse };
+        if !known {
+            form.kind = Kind::End;
+        } else if form.vector && limits.vectors < needed {
+            form.kind = Kind::Execute;
+            shape = None;
+        }
+        workshop.decoded.push(Decoded { instruction, shape, form });
+        if matches!(
+            form.kind,
+            Kind::End | Kind::Jump | Kind::Call | Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret
+        ) {
+            break;
+        }
+    }
+    workshop.decoded.last().map_or(rip, |last| last.instruction.next_ip())
+}
+
+/// Translates the block at `rip`, whose first byte lies at `place` in RAM. `None`: it has to be executed otherwise,
+/// because its first instruction crosses into the next page.
+pub(crate) fn translate(
+    mmu: &mut Mmu,
+    store: &mut CodeStore,
+    features: &Features,
+    workshop: &mut Workshop,
+    limits: Limits,
+    rip: u64,
+    place: Place,
+) -> Option<u32> {
+    let next = decode(mmu, features, workshop, limits, rip, place);
+    if workshop.decoded.is_empty() {
+        return None;
+    }
+    if !store.has_room(MOST_BYTES) {
+        store.clear();
+    }
+    mmu.platform.counters(mmu.vcpu).add(Cause::Translate, workshop.decoded.len() as u64);
+    let stubs = store.stubs();
+    let here = store.here();
+    let first_link = store.links.len() as u32;
+    workshop.asm.restart(here);
+    workshop.links.clear();
+    let mut b =
+        Builder::new(&mut workshop.asm, &mut store.sites, &mut workshop.links, first_link, stubs, rip);
+
+    // If the flags will be saved anyway, that is done first, and who comes with saved flags begins behind it.
+    let mut first = None;
+    for decoded in &workshop.decoded {
+        first = decoded.flags_first();
+        if first.is_some() || decoded.sets_flags() {
+            break;
+        }
+    }
+    let mut saved = 0;
+    if first == Some(Flags::Saved) {
+        b.save_flags();
+        saved = b.asm.position();
+    }
+    let mut ended = false;
+    for decoded in &workshop.decoded {
+        ended = one(&mut b, decoded);
+        if ended {
+            break;
+        }
+    }
+    if !ended {
+        b.leave(next, false);
+    }
+    b.finish();
+    if saved == 0 && b.first_use != Some(FirstUse::Sets) {
+        saved = b.asm.position();
+        super::code::stubs::restore_flags(b.asm);
+        b.asm.jump_back(0);
+    }
+    store.keep(
+        workshop.asm.bytes(),
+        (place.gpa.0, limits.key(rip)),
+        Entries { live: 0, saved },
+        &workshop.links,
+    )
+}
+
+/// Translates one instruction; says whether it ended the block.
+fn one(b: &mut Builder, decoded: &Decoded) -> bool {
+    let Decoded { instruction, shape, form } = decoded;
+    if form.kind == Kind::End {
+        b.end(instruction);
+        return true;
+    }
+    let Some(shape) = shape else {
+        b.execute(instruction);
+        return false;
+    };
+    let source = Source { instruction, shape, form };
+    let done = match form.kind {
+        Kind::Execute => false,
+        Kind::Push | Kind::Pop | Kind::Leave => b.stack(&source),
+        Kind::Jump | Kind::JumpIf | Kind::Call | Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret => {
+            match b.branch(&source) {
+                Branch::GoesOn => return false,
+                Branch::Ended => return true,
+                Branch::Refused => {
+                    b.end(instruction);
+                    return true;
+                }
+            }
+        }
+        _ => b.simple(&source),
+    };
+    if !done {
+        b.execute(instruction);
+    }
+    b.settle(instruction);
+    false
+}

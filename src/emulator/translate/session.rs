@@ -1,0 +1,418 @@
+//! Runs translated code, and answers its calls for help.
+//!
+//! While translated code runs, the guest's registers are the host's; each call for help brings them to the context and
+//! from there to the [`Cx`] that `single` works on, and back. So exceptions, interrupts, device accesses and everything
+//! rare are `single`'s business, and there is one of each.
+#![expect(unsafe_code, reason = "enters generated code, which calls back with a raw pointer to the session")]
+use super::{Limits, Workshop, number, translate};
+use crate::arch::{Activity, CpuState, Gva, Rflags};
+use crate::emulator::code::CodeStore;
+use crate::emulator::code::context::{Context, Frame};
+use crate::emulator::front::cache::CodeCache;
+use crate::emulator::front::features::Features;
+use crate::emulator::interrupt::{self, Event};
+use crate::emulator::mmu::Fault;
+use crate::emulator::single::cx::{Cx, Flow, GS_BASE};
+use crate::emulator::single::{Ended, Outcome, Single, lower, step_here};
+use crate::engine::{EngineError, Platform, VcpuId};
+use crate::mem::{CodeChanges, GuestRam};
+use std::sync::Arc;
+
+/// Registers that go between context and `Cx`: the general ones and the segment bases.
+const SHARED: usize = GS_BASE as usize + 1;
+/// Exceptions in a row that the fetch of code may raise before the surroundings are looked at.
+const MOST_FAULTS: usize = 16;
+
+type Enter = extern "sysv64" fn(*mut Context, usize);
+
+/// The translator of one vCPU.
+pub(crate) struct Translator {
+    single: Single,
+    store: Option<CodeStore>,
+    workshop: Workshop,
+    frame: Box<Frame>,
+    cursor: u64,
+    epoch: Epoch,
+}
+
+/// Counts generations of translations without end.
+#[derive(Clone, Copy, Default, Debug)]
+struct Epoch {
+    number: u64,
+    generation: u32,
+}
+
+// SAFETY: the raw addresses in the context are set anew by each run and mean nothing between runs.
+unsafe impl Send for Translator {}
+
+impl Translator {
+    /// A translator that knows nothing yet.
+    pub(crate) fn new(vcpu: VcpuId, ram: Arc<GuestRam>) -> Self {
+        let cursor = ram.code().cursor();
+        Self {
+            single: Single::new(vcpu, ram),
+            store: None,
+            workshop: Workshop::default(),
+            frame: Frame::new(),
+            cursor,
+            epoch: Epoch::default(),
+        }
+    }
+
+    /// The interpreter beside it, for single steps and deliveries.
+    pub(crate) fn single(&mut self) -> &mut Single {
+        &mut self.single
+    }
+
+    /// Forgets cached translations and code.
+    pub(crate) fn flush(&mut self) {
+        self.single.flush();
+        if let Some(store) = &mut self.store {
+            store.clear();
+        }
+    }
+
+    /// Executes until something needs attention.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] for a valid instruction that we lack; [`EngineError::Host`] without code memory.
+    pub(crate) fn run(&mut self, state: &mut CpuState, platform: &Platform) -> Result<Ended, EngineError> {
+        if let Some(exception) = state.pending_exception.take()
+            && self.single.deliver_exception(state, platform, exception)? == Outcome::TripleFault
+        {
+            return Ok(Ended::TripleFault);
+        }
+        let store = match &mut self.store {
+            Some(store) => store,
+            None => {
+                let avx = platform.cpuid_table().query(1, 0, crate::arch::Cr4::empty()).ecx >> 28 & 1 != 0;
+                let made = CodeStore::new(&mut self.workshop.asm, avx, answer);
+                self.store.insert(made.map_err(|source| EngineError::Host {
+                    what: "cannot map memory for translated code",
+                    source,
+                })?)
+            }
+        };
+        let (workshop, frame) = (&mut self.workshop, &mut self.frame);
+        let (cursor, epoch) = (&mut self.cursor, &mut self.epoch);
+        self.single.with(state, platform, |cx, cache, features| {
+            let context = &raw mut frame.context;
+            let mut session =
+                Session { cx, store, workshop, features, context, cursor, epoch, end: None, error: None };
+            session.run(cache)
+        })
+    }
+}
+
+/// Why translated code was left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Ended(Ended),
+    /// The next instruction needs care: `single` executes it alone.
+    Careful,
+    /// There is an error.
+    Broken,
+}
+
+/// What to do after a call for help.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Go {
+    /// On in the same block.
+    Resume,
+    /// To the block at RIP.
+    Next,
+    /// Out.
+    Leave(End),
+}
+
+/// One run.
+struct Session<'s, 'a> {
+    cx: &'s mut Cx<'a>,
+    store: &'s mut CodeStore,
+    workshop: &'s mut Workshop,
+    features: &'s Features,
+    context: *mut Context,
+    cursor: &'s mut u64,
+    epoch: &'s mut Epoch,
+    end: Option<End>,
+    error: Option<EngineError>,
+}
+
+/// What translated code calls.
+extern "sysv64" fn answer(context: *mut Context, number: u32) -> usize {
+    // SAFETY: translated code passes the context that it was entered with; its session is the one that entered, which
+    // waits on the stack and uses nothing of itself until it is returned to.
+    let session = unsafe { &mut *((*context).session as *mut Session<'_, '_>) };
+    session.answer(number)
+}
+
+impl Session<'_, '_> {
+    fn run(&mut self, cache: &mut CodeCache) -> Result<Ended, EngineError> {
+        self.prepare();
+        loop {
+            let target = match self.next() {
+                Ok(target) => target,
+                Err(end) => {
+                    self.end = Some(end);
+                    0
+                }
+            };
+            if target != 0 {
+                self.enter(target);
+            }
+            match self.end.take() {
+                Some(End::Ended(ended)) => return Ok(ended),
+                Some(End::Broken) => return Err(self.broken()),
+                Some(End::Careful) => {
+                    let (outcome, _) = step_here(self.cx, cache, self.features)?;
+                    match outcome {
+                        Outcome::Halted => return Ok(Ended::Halted),
+                        Outcome::TripleFault => return Ok(Ended::TripleFault),
+                        Outcome::Retired | Outcome::Exception(_) => {}
+                    }
+                    if self.interruptible() {
+                        return Ok(Ended::Attention);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn broken(&mut self) -> EngineError {
+        let rip = self.cx.state.rip;
+        self.error.take().unwrap_or(EngineError::Unsupported { rip, bytes: Vec::new() })
+    }
+
+    /// Fills in what does not change during the run.
+    fn prepare(&mut self) {
+        let kick = self.cx.platform.kick(self.cx.mmu.vcpu).word().as_ptr() as u64;
+        let xsave = (&raw mut self.cx.state.xsave) as u64;
+        let jumps = self.store.jumps();
+        // SAFETY: the frame outlives the session, and nothing else refers to it now.
+        let context = unsafe { &mut *self.context };
+        context.kick = kick;
+        context.xsave = xsave;
+        context.jumps = jumps;
+        context.vector = 0;
+    }
+
+    fn enter(&mut self, target: usize) {
+        self.write_context();
+        let enter = self.store.stubs().enter;
+        // SAFETY: the stub is a function of this type.
+        let enter: Enter = unsafe { std::mem::transmute::<usize, Enter>(enter) };
+        let context = self.context;
+        // SAFETY: the context is this session's own.
+        unsafe { (*context).session = std::ptr::from_mut(self) as u64 };
+        enter(context, target);
+    }
+
+    fn write_context(&mut self) {
+        // SAFETY: translated code does not run now, and nothing else refers to the context.
+        let context = unsafe { &mut *self.context };
+        context.regs[..SHARED].copy_from_slice(&self.cx.regs[..SHARED]);
+        context.flags = self.cx.flags.into();
+    }
+
+    fn answer(&mut self, number: u32) -> usize {
+        {
+            // SAFETY: as in `write_context`.
+            let context = unsafe { &*self.context };
+            self.cx.regs[..16].copy_from_slice(&context.regs[..16]);
+            self.cx.flags = context.flags as u16;
+        }
+        let index = number & !number::KIND;
+        let go = match number & number::KIND {
+            number::SITE => self.execute(index),
+            number::LINK => {
+                self.cx.state.rip = self.store.links[index as usize].rip;
+                match self.next() {
+                    Ok(target) => {
+                        self.follow(index, target);
+                        self.write_context();
+                        return target;
+                    }
+                    Err(end) => Go::Leave(end),
+                }
+            }
+            number::INDIRECT => self.indirect(index),
+            _ => {
+                self.cx.state.rip = self.store.links[index as usize].rip;
+                Go::Leave(End::Ended(Ended::Attention))
+            }
+        };
+        let target = match go {
+            // SAFETY: as in `write_context`.
+            Go::Resume => Ok(unsafe { (*self.context).resume as usize }),
+            Go::Next => self.next(),
+            Go::Leave(end) => Err(end),
+        };
+        match target {
+            Ok(target) => {
+                self.write_context();
+                target
+            }
+            Err(end) => {
+                self.end = Some(end);
+                // SAFETY: as in `write_context`. The vector registers were saved on the way here.
+                unsafe { (*self.context).vector = 0 };
+                self.store.stubs().leave
+            }
+        }
+    }
+
+    /// `single` executes the instruction of a site.
+    fn execute(&mut self, site: u32) -> Go {
+        let Some(site) = self.store.sites.get(site as usize) else { return Go::Leave(End::Broken) };
+        let instruction = &site.instruction;
+        let mode = crate::emulator::front::block::CodeMode::new(64, self.cx.state.cpl() == 3);
+        let op = site.op.get_or_init(|| {
+            Box::new(lower::lower(instruction, self.features, mode, instruction.ip(), true).op)
+        });
+        let cx = &mut *self.cx;
+        cx.state.rip = instruction.ip();
+        cx.mmu.stop = false;
+        let next = instruction.next_ip();
+        match (op.run)(cx, op) {
+            Ok(Flow::Next) if site.resumes => return Go::Resume,
+            Ok(Flow::Next | Flow::Stop) => cx.state.rip = next,
+            Ok(Flow::Jump) => {}
+            Ok(Flow::Renew | Flow::Again) => {
+                if self.interruptible() {
+                    return Go::Leave(End::Ended(Ended::Attention));
+                }
+            }
+            Ok(Flow::Halt) => {
+                cx.state.activity = Activity::Halted;
+                return Go::Leave(End::Ended(Ended::Halted));
+            }
+            Ok(Flow::Broken) => {
+                self.error = cx.error.take();
+                return Go::Leave(End::Broken);
+            }
+            Err(Fault) => {
+                let event = Event::Exception(cx.mmu.exception);
+                if interrupt::deliver(cx, event) == Outcome::TripleFault {
+                    return Go::Leave(End::Ended(Ended::TripleFault));
+                }
+            }
+        }
+        Go::Next
+    }
+
+    fn interruptible(&self) -> bool {
+        self.cx.state.can_take_interrupt() && self.cx.platform.interrupt_pending(self.cx.mmu.vcpu)
+    }
+
+    /// A branch to the address in the context.
+    fn indirect(&mut self, site: u32) -> Go {
+        // SAFETY: as in `write_context`.
+        let rip = unsafe { (*self.context).rip };
+        if Gva(rip).is_canonical() {
+            self.cx.state.rip = rip;
+            return Go::Next;
+        }
+        // The branch itself must fault: its move of the stack pointer is taken back, and it is executed again.
+        let Some(instruction) = self.store.sites.get(site as usize).map(|site| site.instruction) else {
+            return Go::Leave(End::Broken);
+        };
+        let moved = i64::from(instruction.stack_pointer_increment());
+        let stack = &mut self.cx.regs[crate::arch::state::gpr::RSP];
+        *stack = stack.wrapping_sub(moved as u64);
+        self.execute(site)
+    }
+
+    /// Drops what was made of code that has been written since.
+    fn drop_written(&mut self) {
+        let code = self.cx.mmu.ram.code();
+        if *self.cursor == code.cursor() {
+            return;
+        }
+        let (changes, cursor) = code.changes_since(*self.cursor);
+        *self.cursor = cursor;
+        match changes {
+            CodeChanges::Everything => self.store.clear(),
+            CodeChanges::Pages(pages) => {
+                for page in pages {
+                    if let Some(gpa) = self.cx.mmu.ram.gpa_of(page * crate::arch::address::PAGE_SIZE) {
+                        self.store.drop_page(gpa.0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The mark of jumps that hold now.
+    fn tag(&mut self, limits: Limits) -> u64 {
+        let generation = self.cx.mmu.tlb.generation;
+        if self.epoch.generation != generation {
+            *self.epoch = Epoch { number: self.epoch.number + 1, generation };
+        }
+        self.epoch.number << 8 | limits.number()
+    }
+
+    /// Where the block at RIP can be entered with saved flags. Makes it if need be, and takes over what translated code
+    /// must know of the CPU's mode.
+    fn next(&mut self) -> Result<usize, End> {
+        let kick = self.cx.platform.kick(self.cx.mmu.vcpu);
+        for _ in 0..MOST_FAULTS {
+            if kick.is_raised() {
+                return Err(End::Ended(Ended::Attention));
+            }
+            self.cx.mmu.stop = false;
+            self.drop_written();
+            // RF only holds off instruction breakpoints, of which there are none in translated code.
+            self.cx.state.rflags.remove(Rflags::RF);
+            let state = &*self.cx.state;
+            if state.interrupt_shadow || state.rflags.contains(Rflags::TF) || !state.is_64bit_code() {
+                return Err(End::Careful);
+            }
+            let limits = Limits::of(state);
+            let rip = state.rip;
+            let place = match self.cx.mmu.fetch_place(rip) {
+                Ok(place) => place,
+                Err(Fault) => {
+                    let event = Event::Exception(self.cx.mmu.exception);
+                    if interrupt::deliver(self.cx, event) == Outcome::TripleFault {
+                        return Err(End::Ended(Ended::TripleFault));
+                    }
+                    continue;
+                }
+            };
+            if place.host.is_none() {
+                return Err(End::Careful);
+            }
+            let known = self.store.find(place.gpa.0, limits.key(rip));
+            let block = known.or_else(|| {
+                translate(&mut self.cx.mmu, self.store, self.features, self.workshop, limits, rip, place)
+            });
+            let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
+            let tag = self.tag(limits);
+            self.store.note_jump(rip, tag, entries.saved);
+            let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
+            // SAFETY: as in `write_context`.
+            let context = unsafe { &mut *self.context };
+            context.tag = tag;
+            context.tlb = tlb;
+            return Ok(entries.saved);
+        }
+        Err(End::Ended(Ended::Attention))
+    }
+
+    /// Lets a link go straight to the block whose entry with saved flags is `target`.
+    fn follow(&mut self, link: u32, target: usize) {
+        // Making the block may have emptied the store, and an exception may have led elsewhere.
+        let rip = self.cx.state.rip;
+        if self.store.links.get(link as usize).is_none_or(|link| link.rip != rip) {
+            return;
+        }
+        let limits = Limits::of(self.cx.state);
+        let Ok(place) = self.cx.mmu.fetch_place(rip) else { return };
+        if let Some(block) = self.store.find(place.gpa.0, limits.key(rip))
+            && self.store.entries(block).is_some_and(|entries| entries.saved == target)
+        {
+            self.store.connect(link, block);
+        }
+    }
+}
