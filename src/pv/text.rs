@@ -55,6 +55,7 @@ impl Text {
     }
 
     /// Reads from the shadow.
+    #[cfg(test)]
     pub(super) fn read_shadow(&self, offset: u64, into: &mut [u8]) {
         assert!(offset <= self.ram_size && into.len() as u64 <= self.ram_size - offset);
         // SAFETY: inside the mapping; the destination is ordinary memory.

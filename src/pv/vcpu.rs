@@ -228,6 +228,11 @@ impl PvVcpu {
         let patched = |rip| self.patches.is_patched(rip);
         let (why, back) = trap::classify(&trap, self.state.rip, &mode, &self.ram, patched);
         self.state.rip = self.state.rip.wrapping_sub(back);
+        if why == Why::Execute
+            && let Some((Kind::Text, text)) = self.space.find(self.state.rip & !(PAGE_SIZE - 1))
+        {
+            self.patches.learn(&self.state, self.state.rip, text);
+        }
         why
     }
 
@@ -252,17 +257,20 @@ impl PvVcpu {
         space.note_size(child, address, &translation)?;
         let page = address & !(PAGE_SIZE - 1);
         if access == Access::Execute {
-            if let Some(other) = space.text_at(offset).filter(|&other| other != page) {
-                patches.drop_page(other);
-            }
             if self.ram.code().mark(offset, PAGE_SIZE) {
                 // `single` must notice its own writes to the page from now on.
                 self.single.flush();
             }
             // The fetch may have failed in the middle of an instruction that began on the page before.
-            patches.prepare_page(&self.state, page, offset, self.state.rip);
-            space.map_text(child, page, offset)?;
-            return Ok(true);
+            if patches.is_full() {
+                space.clear(child)?;
+                patches.clear();
+            }
+            let fits = patches.prepare_page(&self.state, page, offset, self.state.rip);
+            if fits {
+                space.map_text(child, page, offset)?;
+            }
+            return Ok(fits);
         }
         let text = space.text_at(offset);
         let mut kind = Kind::Read;

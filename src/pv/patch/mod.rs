@@ -1,7 +1,7 @@
 //! Patches the guest's code: sensitive instructions become jumps to thunks, or traps.
 //!
 //! Guest RAM stays as it is; the child executes patched copies of its code pages ([`Text`]). A page is scanned and
-//! patched when it is executed for the first time. A *site* is a run of instructions of five bytes or more, among them at
+//! patched when it is executed for the first time, before anything of it is executed natively. A *site* is a run of instructions of five bytes or more, among them at
 //! least one sensitive one, that is replaced by a jump to its *thunk*; instructions of the run keep their meaning there,
 //! and the map from guest addresses to thunk addresses and back is total for the run: whoever lands in the middle of a
 //! site traps (`zone`), and goes on in the thunk. A sensitive instruction for which no run can be formed becomes INT3 if
@@ -21,7 +21,7 @@ use crate::arch::{CpuState, Efer};
 use crate::mem::GuestRam;
 use crate::pv::trap;
 use iced_x86::Instruction;
-use scan::{Listing, Source};
+use scan::{Entry, Listing, Source};
 use sensitive::{ends_block, remedy};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -72,6 +72,8 @@ pub(super) struct Patches {
     zone: Zone,
     /// Pages that are text now, and their RAM offsets.
     pages: BTreeMap<u64, u64>,
+    /// The same the other way round: a RAM page is text at one address only.
+    places: HashMap<u64, u64>,
     sites: BTreeMap<u64, Site>,
     /// Guest address of each instruction of a jump site → its thunk address.
     native: HashMap<u64, u64>,
@@ -79,6 +81,8 @@ pub(super) struct Patches {
     clean: BTreeMap<u64, (u64, u8)>,
     /// First byte of each thunk → the byte behind it.
     thunks: BTreeMap<u64, u64>,
+    /// Jump sites → first bytes of their thunks.
+    thunk_of: BTreeMap<u64, u64>,
     after_sti: HashSet<u64>,
 }
 
@@ -90,10 +94,12 @@ impl Patches {
             listing: Listing::default(),
             zone: Zone::default(),
             pages: BTreeMap::new(),
+            places: HashMap::new(),
             sites: BTreeMap::new(),
             native: HashMap::new(),
             clean: BTreeMap::new(),
             thunks: BTreeMap::new(),
+            thunk_of: BTreeMap::new(),
             after_sti: HashSet::new(),
         }
     }
@@ -137,61 +143,101 @@ impl Patches {
         }
     }
 
-    /// Scans the code around `entry` and makes the shadow of the page, whose RAM offset is `offset`.
-    pub(super) fn prepare_page(&mut self, state: &CpuState, page: u64, offset: u64, entry: u64) {
+    /// Whether so much is known that no more can be kept: [`Self::clear`] is due, and all text to be unmapped.
+    pub(super) fn is_full(&self) -> bool {
+        self.listing.is_full()
+    }
+
+    /// Scans `page`, whose RAM offset is `offset` and which is about to be executed at `entry`, and makes its shadow.
+    /// `false` if it cannot be text.
+    pub(super) fn prepare_page(&mut self, state: &CpuState, page: u64, offset: u64, entry: u64) -> bool {
         let ram = Arc::clone(&self.ram);
         let mode = PagingMode::of(state);
         let mut source = Source::new(&ram, mode);
-        let mut bytes = vec![0; PAGE_SIZE as usize];
-        if trap::read(&ram, &mode, page, &mut bytes) < bytes.len() {
+        let Some(bytes) = source.page(page) else { return false };
+        self.text.write_shadow(offset, bytes);
+        if let Some(&other) = self.places.get(&offset) {
+            self.drop_page(other);
+        }
+        self.drop_page(page);
+        self.pages.insert(page, offset);
+        self.places.insert(offset, page);
+        self.listing.open_page(page);
+        let mut entries = self.listing.entries_of(page);
+        entries.extend(handlers(state, &ram, &mode).into_iter().map(|at| (at, true)));
+        entries.push((entry, true));
+        let mut new = self.listing.descend(&mut source, entries);
+        new.extend(self.listing.sweep(&mut source, page));
+        self.patch_all(&mut source, new);
+        true
+    }
+
+    /// An instruction of text at `rip` has trapped: if it was not proven to be one, it is now.
+    pub(super) fn learn(&mut self, state: &CpuState, rip: u64, text: u64) {
+        let page = rip & !(PAGE_SIZE - 1);
+        if self.listing.is_proven(rip) || self.pages.get(&page) != Some(&text) {
             return;
         }
-        self.text.write_shadow(offset, &bytes);
-        let fresh = self.pages.insert(page, offset).is_none();
-        if !fresh {
-            self.forget_sites(page);
-            self.listing.forget_page(page);
-        }
-        if self.listing.is_full() {
-            self.listing.clear();
-        }
-        let mut roots = handlers(state, &ram, &mode);
-        roots.push(entry);
-        let mut new = self.listing.descend(&mut source, roots);
-        new.extend(self.listing.sweep(&mut source, page));
-        let mut addresses: Vec<u64> =
-            self.listing.in_page(page).filter(|i| is_sensitive(i)).map(Instruction::ip).collect();
-        addresses.extend(new.iter().filter(|i| is_sensitive(i)).map(Instruction::ip));
-        addresses.sort_unstable();
-        addresses.dedup();
-        for address in addresses {
-            if self.pages.contains_key(&(address & !(PAGE_SIZE - 1))) {
-                self.patch(address);
+        let ram = Arc::clone(&self.ram);
+        let mut source = Source::new(&ram, PagingMode::of(state));
+        let entry: Entry = (rip, true);
+        let new = self.listing.descend(&mut source, vec![entry]);
+        self.patch_all(&mut source, new);
+    }
+
+    /// Patches the sensitive ones of these instructions. What was patched inside a proven one, when it was thought to be
+    /// something else, is taken back.
+    fn patch_all(&mut self, source: &mut Source<'_>, mut new: Vec<u64>) {
+        new.sort_unstable();
+        new.dedup();
+        let found: Vec<Instruction> = new.into_iter().filter_map(|at| source.decode(at)).collect();
+        for i in &found {
+            if self.listing.is_proven(i.ip()) {
+                let inside: Vec<u64> = self.sites.range(i.ip() + 1..i.next_ip()).map(|(&at, _)| at).collect();
+                inside.into_iter().for_each(|at| self.take_back(at));
             }
+        }
+        for i in found.iter().filter(|i| is_sensitive(i)) {
+            self.patch(source, i);
         }
     }
 
-    /// Patches the sensitive instruction at `address`, unless a site holds it already. Its page is text.
-    fn patch(&mut self, address: u64) {
-        if self.is_patched(address) {
+    /// Takes the INT3 at `at` back.
+    fn take_back(&mut self, at: u64) {
+        if let Some(site) = self.sites.get(&at).filter(|site| site.kind == SiteKind::Breakpoint) {
+            self.put(at, &site.original[..1]);
+            self.sites.remove(&at);
+        }
+    }
+
+    /// Patches the sensitive instruction `i`, unless a site holds it already. Its page is text.
+    fn patch(&mut self, source: &mut Source<'_>, i: &Instruction) {
+        let address = i.ip();
+        let must = remedy(i).is_some_and(|(_, must)| must);
+        let is_proven = self.listing.is_proven(address);
+        if self.native.contains_key(&address) || !is_proven && (!must || self.sites.contains_key(&address)) {
             return;
         }
-        let Some(&i) = self.listing.at(address) else { return };
-        if let Some(run) = self.run(&i)
-            && self.patch_with_thunk(&run)
+        if is_proven
+            && let Some(run) = self.run(source, i)
+            && self.patch_with_thunk(source, &run)
         {
             return;
         }
-        let must = remedy(&i).is_some_and(|(_, must)| must);
+        if is_proven && self.listing.is_overlapped(source, &[*i]) {
+            // Either reading of these bytes may be executed: none can be changed.
+            return self.take_back(address);
+        }
         let kind = if must { SiteKind::Breakpoint } else { SiteKind::Fault };
         if must {
             self.put(address, &[INT3]);
         }
-        self.sites.insert(address, Site { address, original: self.original(address, i.len()), kind });
+        self.sites.insert(address, Site { address, original: original(source, address, i.len()), kind });
     }
 
-    /// The instructions to be replaced together with `i`: at least five bytes in one page, no two sites overlapping.
-    fn run(&self, i: &Instruction) -> Option<Vec<Instruction>> {
+    /// The instructions to be replaced together with `i`: at least five bytes in one page, no two sites overlapping, and
+    /// no other reading of the bytes.
+    fn run(&self, source: &mut Source<'_>, i: &Instruction) -> Option<Vec<Instruction>> {
         let page = i.ip() & !(PAGE_SIZE - 1);
         let mut run = vec![*i];
         let length = |run: &[Instruction]| run.iter().map(|i| i.len() as u64).sum::<u64>();
@@ -201,26 +247,28 @@ impl Patches {
                 break;
             }
             let next = last.next_ip();
-            match self.listing.at(next) {
-                Some(n) if thunk::can_carry(n) && !self.is_patched(next) && next < page + PAGE_SIZE => {
-                    run.push(*n)
-                }
-                _ => break,
+            if next >= page + PAGE_SIZE || self.native.contains_key(&next) || !self.listing.is_proven(next) {
+                break;
+            }
+            match source.decode(next).filter(thunk::can_carry) {
+                Some(n) => run.push(n),
+                None => break,
             }
         }
         while length(&run) < JUMP {
             let first = run.first()?.ip();
-            let before = self.listing.before(first).filter(|b| {
+            let before = self.listing.before(source, first).filter(|b| {
                 b.ip() >= page
                     && thunk::can_carry(b)
                     && !ends_block(b)
                     && !self.is_patched(b.ip())
                     && !self.in_site(b.ip())
             })?;
-            run.insert(0, *before);
+            run.insert(0, before);
         }
         let end = run.last()?.next_ip();
-        (run[0].ip() + JUMP <= page + PAGE_SIZE && end <= page + PAGE_SIZE).then_some(run)
+        let fits = run[0].ip() + JUMP <= page + PAGE_SIZE && end <= page + PAGE_SIZE;
+        (fits && !self.listing.is_overlapped(source, &run)).then_some(run)
     }
 
     /// Whether a jump site covers `address`.
@@ -231,7 +279,7 @@ impl Patches {
             .is_some_and(|(_, s)| s.kind == SiteKind::Jump && address - s.address < s.original.len() as u64)
     }
 
-    fn patch_with_thunk(&mut self, run: &[Instruction]) -> bool {
+    fn patch_with_thunk(&mut self, source: &mut Source<'_>, run: &[Instruction]) -> bool {
         let Some((first, last)) = run.first().zip(run.last()) else { return false };
         let (start, end) = (first.ip(), last.next_ip());
         let next = start + JUMP;
@@ -246,14 +294,16 @@ impl Patches {
         // Copies may encode longer at another distance: leave room.
         let room = draft.code.len() as u64 + 16;
         let Some(place) = self.zone.allocate(next, room, starts) else { return false };
-        let Ok(thunk) = thunk::write(run, place) else { return false };
-        if thunk.code.len() as u64 > room {
+        let displacement = i32::try_from(place.wrapping_sub(next) as i64);
+        let thunk = thunk::write(run, place).ok().filter(|thunk| thunk.code.len() as u64 <= room);
+        let (Ok(displacement), Some(thunk)) = (displacement, thunk) else {
+            self.zone.release(place);
             return false;
-        }
-        let Ok(displacement) = i32::try_from(place.wrapping_sub(next) as i64) else { return false };
-        let original = self.original(start, (end - start) as usize);
+        };
+        let original = original(source, start, (end - start) as usize);
         self.text.write_zone(place - ZONE, &thunk.code);
         self.thunks.insert(place, place + thunk.code.len() as u64);
+        self.thunk_of.insert(start, place);
         for (offset, guest) in &thunk.clean {
             self.clean.insert(place + offset, (*guest, thunk.code[*offset as usize]));
         }
@@ -262,7 +312,11 @@ impl Patches {
             if let Some((offset, _)) = thunk.clean.iter().find(|(_, guest)| *guest == i.ip()) {
                 self.native.insert(i.ip(), place + offset);
             }
-            self.sites.remove(&i.ip());
+        }
+        // Breakpoints of these instructions, and of what was thought to be some, lie under the jump now.
+        let under: Vec<u64> = self.sites.range(start..end).map(|(&at, _)| at).collect();
+        for at in under {
+            self.sites.remove(&at);
         }
         self.after_sti.extend(&thunk.after_sti);
         let mut bytes = vec![0xe9];
@@ -280,40 +334,58 @@ impl Patches {
         }
     }
 
-    fn original(&self, address: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        if let Some(offset) = self.pages.get(&(address & !(PAGE_SIZE - 1))) {
-            let at = offset + address % PAGE_SIZE;
-            // Offsets of the shadow are those of RAM; what lies in the next page may be elsewhere and is left out.
-            let in_page = (PAGE_SIZE - address % PAGE_SIZE).min(length as u64) as usize;
-            self.text.read_shadow(at, &mut bytes[..in_page]);
-            bytes.truncate(in_page);
-        }
-        bytes
-    }
-
+    /// Forgets the sites of a page, and gives the places of their thunks back. No thunk of it is being executed: the
+    /// child waits, and not inside one.
     fn forget_sites(&mut self, page: u64) {
         let range = page..page + PAGE_SIZE;
-        self.sites.retain(|at, _| !range.contains(at));
-        self.native.retain(|at, _| !range.contains(at));
-        self.after_sti.retain(|at| !(page + 1..=page + PAGE_SIZE).contains(at));
+        let sites: Vec<u64> = self.sites.range(range.clone()).map(|(&at, _)| at).collect();
+        for at in sites {
+            let Some(site) = self.sites.remove(&at) else { continue };
+            let Some(place) = self.thunk_of.remove(&at) else { continue };
+            for address in at..at + site.original.len() as u64 {
+                self.native.remove(&address);
+                self.after_sti.remove(&(address + 1));
+            }
+            if let Some(end) = self.thunks.remove(&place) {
+                let clean: Vec<u64> = self.clean.range(place..end).map(|(&at, _)| at).collect();
+                for at in clean {
+                    self.clean.remove(&at);
+                }
+                self.text.write_zone(place - ZONE, &vec![INT3; (end - place) as usize]);
+            }
+            self.zone.release(place);
+        }
     }
 
     /// The page is no longer text: its bytes may change.
     pub(super) fn drop_page(&mut self, page: u64) {
-        self.pages.remove(&page);
-        self.forget_sites(page);
-        self.listing.forget_page(page);
+        if let Some(offset) = self.pages.remove(&page) {
+            self.places.remove(&offset);
+            self.forget_sites(page);
+            self.listing.forget_page(page);
+        }
     }
 
     /// No page is text any more.
     pub(super) fn clear(&mut self) {
         self.pages.clear();
+        self.places.clear();
         self.sites.clear();
         self.native.clear();
+        self.clean.clear();
+        self.thunks.clear();
+        self.thunk_of.clear();
         self.after_sti.clear();
+        self.zone = Zone::default();
         self.listing.clear();
     }
+}
+
+/// The guest's bytes at `address`, as far as they lie in its page.
+fn original(source: &mut Source<'_>, address: u64, length: usize) -> Vec<u8> {
+    let from = (address % PAGE_SIZE) as usize;
+    let Some(page) = source.page(address) else { return vec![] };
+    page[from..page.len().min(from + length)].to_vec()
 }
 
 /// Code that the CPU itself enters: handlers named by the IDT, and the target of SYSCALL.
@@ -335,3 +407,6 @@ fn handlers(state: &CpuState, ram: &GuestRam, mode: &PagingMode) -> Vec<u64> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests;
