@@ -250,6 +250,35 @@ fn code_that_takes_the_place_of_other_code_by_a_remap_is_run() {
 }
 
 #[test]
+fn a_handler_that_is_named_after_its_page_was_scanned_is_patched_when_it_is_entered() {
+    // Its only sensitive instruction comes last: a trap there would not prove what stands before it.
+    let handler = CODE + 0x200;
+    let (_, pv) = compare(
+        |a| {
+            let mut top = a.create_label();
+            for (at, part) in [(0_u64, handler as u16), (6, (handler >> 16) as u16)] {
+                a.mov(rdi, IDT + 16 * 0x80 + at).unwrap();
+                a.mov(word_ptr(rdi), i32::from(part as i16)).unwrap();
+            }
+            a.mov(ecx, 3).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.int(0x80).unwrap();
+            a.dec(ecx).unwrap();
+            a.jnz(top).unwrap();
+            a.hlt().unwrap();
+            a.ud2().unwrap();
+            let length = a.assemble(CODE).unwrap().len();
+            a.nops_with_size(0x200 - length).unwrap();
+            a.add(rax, 0x1234).unwrap();
+            a.iretq().unwrap();
+        },
+        halt,
+    );
+    let site = pv.sites().into_iter().find(|site| site.address == handler).expect("a site at the handler");
+    assert_eq!(site.kind, SiteKind::Jump);
+}
+
+#[test]
 fn kicks_at_any_moment_find_a_way_out_of_thunks() {
     const TURNS: u64 = 3000;
     let (machine, state) = guest(

@@ -128,6 +128,10 @@ impl PvVcpu {
             Some((Kind::Text, offset)) => Some(offset & !(PAGE_SIZE - 1)),
             _ => None,
         };
+        if let Some(offset) = text {
+            // Wherever an exception, a return or a system call leads is code.
+            patches.learn(&self.state, self.state.rip, offset);
+        }
         let start = patches.native_rip(self.state.rip, text);
         let mut commands = child.load_registers(&self.state, start, waits);
         if !self.vectors_live {

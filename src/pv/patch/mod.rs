@@ -172,10 +172,14 @@ impl Patches {
         true
     }
 
-    /// An instruction of text at `rip` has trapped: if it was not proven to be one, it is now.
+    /// An instruction of text at `rip` has trapped or is to be executed next: if it was not proven to be one, it is now.
+    /// `text` is the RAM offset of its page.
     pub(super) fn learn(&mut self, state: &CpuState, rip: u64, text: u64) {
         let page = rip & !(PAGE_SIZE - 1);
-        if self.listing.is_proven(rip) || self.pages.get(&page) != Some(&text) {
+        if self.native.contains_key(&rip)
+            || self.listing.is_proven(rip)
+            || self.pages.get(&page) != Some(&text)
+        {
             return;
         }
         let ram = Arc::clone(&self.ram);
