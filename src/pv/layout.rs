@@ -45,10 +45,17 @@ pub(super) const TEXT_FD: u32 = 5;
 
 /// Offsets in the shared area. The first page is the control page.
 pub(super) mod at {
-    // A line of the cache has one writer at a time, and only the turn word is looked at while the other side works.
+    // A line of the cache has one writer at a time, and only the first is looked at while the other side works.
 
-    /// u32: whose turn it is, [`super::turn`]. The one word that both sides wait on, alone in its cache line.
+    /// u32: whose turn it is, [`super::turn`]. The one word that both sides wait on. With it in its cache line is what both
+    /// sides change at nearly every hand-over, immediately before.
     pub(in crate::pv) const TURN: u64 = 0x000;
+    /// u32: what the child reports, [`super::event`].
+    pub(in crate::pv) const EVENT: u64 = 0x004;
+    /// u64: instruction pointer of a hypercall.
+    pub(in crate::pv) const RIP: u64 = 0x008;
+    /// u64: host flags at a hypercall.
+    pub(in crate::pv) const RFLAGS: u64 = 0x010;
 
     /// u32: how many entries of REQUESTS are to be executed before the guest goes on.
     pub(in crate::pv) const REQUEST_COUNT: u64 = 0x040;
@@ -61,8 +68,6 @@ pub(super) mod at {
     /// u32: how often the child looks at TURN before it sleeps; at least 1.
     pub(in crate::pv) const SPINS: u64 = 0x050;
 
-    /// u32: what the child reports, [`super::event`].
-    pub(in crate::pv) const EVENT: u64 = 0x080;
     /// u32: the child sleeps on TURN and wants to be woken.
     pub(in crate::pv) const CHILD_ASLEEP: u64 = 0x084;
     /// u64: number of the signal that came.
@@ -95,10 +100,6 @@ pub(super) mod at {
 
     /// u64 × 16: general registers of a hypercall, in encoding order.
     pub(in crate::pv) const GPR: u64 = 0x100;
-    /// u64: instruction pointer of a hypercall.
-    pub(in crate::pv) const RIP: u64 = 0x180;
-    /// u64: host flags at a hypercall.
-    pub(in crate::pv) const RFLAGS: u64 = 0x188;
     /// XSAVE area, standard format.
     pub(in crate::pv) const XSAVE: u64 = 0x1000;
     /// The stub's own stack, growing down from here.

@@ -90,6 +90,8 @@ pub(super) struct Child {
     waiting: Waiting,
     requests: Vec<[u64; 7]>,
     sent: usize,
+    /// RIP and host flags for the way out of a hypercall, to be written with the next release.
+    resume: Option<(u64, u64)>,
 }
 
 impl Child {
@@ -107,8 +109,15 @@ impl Child {
             .map_err(|source| EngineError::Host { what: "cannot ask for the size of guest RAM", source })?
             .len();
         let process = spawn::spawn(shared.file(), ram, text, address_space(ram_size))?;
-        let mut child =
-            Self { process, place, shared, waiting: Waiting::Hypercall, requests: Vec::new(), sent: 0 };
+        let mut child = Self {
+            process,
+            place,
+            shared,
+            waiting: Waiting::Hypercall,
+            requests: Vec::new(),
+            sent: 0,
+            resume: None,
+        };
         child.place.update(child.process.pid());
         child.await_report()?;
         if child.shared.word(at::EVENT).load(Ordering::Relaxed) != event::BOOT {
@@ -197,6 +206,10 @@ impl Child {
         self.shared.put_word(at::REQUEST_COUNT, self.sent as u32);
         self.shared.put_word(at::COMMAND, commands);
         self.shared.put_word(at::KICK, 0);
+        if let Some((rip, flags)) = self.resume.take() {
+            self.shared.put(at::RIP, rip);
+            self.shared.put(at::RFLAGS, flags);
+        }
         self.shared.word(at::TURN).store(turn::CHILD, Ordering::SeqCst);
         if self.shared.word(at::CHILD_ASLEEP).load(Ordering::SeqCst) != 0 {
             futex::wake(self.shared.word(at::TURN));

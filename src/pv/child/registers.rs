@@ -78,8 +78,8 @@ impl Child {
                 for (i, &value) in state.gpr.iter().enumerate() {
                     shared.put(at::GPR + 8 * i as u64, value);
                 }
-                shared.put(at::RIP, rip);
-                shared.put(at::RFLAGS, host_flags);
+                // Into the line that the child looks at: with the release.
+                self.resume = Some((rip, host_flags));
             }
             Waiting::Signal { frame: base, .. } => {
                 for (&value, offset) in state.gpr.iter().zip(frame::GPR) {
