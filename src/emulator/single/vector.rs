@@ -76,7 +76,7 @@ fn execute<const GENERAL: bool>(cx: &mut Cx, op: &Op) -> Step {
     let Some(fpu) = cx.fpu.as_mut() else {
         return Err(cx.raise(Exception::UD));
     };
-    let prepared = op.vector.get_or_init(|| Box::new(fpu.prepare(instruction)));
+    let prepared = op.vector.get_or_init(|| Box::new(HostFpu::prepare(instruction)));
     cx.state.rip = instruction.ip();
     let bank = cx.mmu.bank;
     if bank == Bank::UserAligned && prepared.ignores_alignment() {

@@ -6,10 +6,18 @@ use super::thunk::HostCode;
 use crate::engine::EngineError;
 use crate::sys::exec_memory::ExecMemory;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The generation that no cache of this process has had yet. One of 0 is never valid.
+static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
+
+fn new_generation() -> u64 {
+    NEXT_GENERATION.fetch_add(1, Ordering::Relaxed)
+}
 
 const SIZE: usize = 1 << 20;
 
-/// Where a thunk is. Valid while the cache's generation is the same.
+/// Where a thunk is. Valid in the cache of the same generation, which is one cache of the process, until that forgets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Place {
     pub(super) generation: u64,
@@ -28,13 +36,7 @@ impl Cache {
     pub(super) fn new() -> Result<Self, EngineError> {
         let memory = ExecMemory::new(SIZE)
             .map_err(|source| EngineError::Host { what: "cannot map memory for code", source })?;
-        Ok(Self {
-            memory,
-            used: 0,
-            // A place of generation 0 is never valid.
-            generation: 1,
-            known: HashMap::new(),
-        })
+        Ok(Self { memory, used: 0, generation: new_generation(), known: HashMap::new() })
     }
 
     #[inline]
@@ -55,7 +57,7 @@ impl Cache {
         if self.used + code.bytes.len() > SIZE {
             self.known.clear();
             self.used = 0;
-            self.generation += 1;
+            self.generation = new_generation();
         }
         let fits = self.memory.write(self.used, &code.bytes);
         debug_assert!(fits, "a thunk is far smaller than the memory");

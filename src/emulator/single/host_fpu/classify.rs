@@ -2,7 +2,6 @@
 //!
 //! Facts that iced does not have (who uses MXCSR, whose memory operand must be aligned, who waits for a pending x87
 //! error) are lists here, by mnemonic, and the differential test against the host's CPU holds them.
-use crate::arch::cpuid::CpuidTable;
 use crate::arch::state::XsaveArea;
 use crate::arch::{CpuState, Cr0, Cr4, Exception, Vector, Xcr0};
 use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind, Register};
@@ -126,7 +125,7 @@ pub(super) enum Save {
 /// Who executes the instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Work {
-    /// Not offered: #UD.
+    /// Registers that must differ do not: #UD.
     Undefined,
     Control(Control),
     Save(Save),
@@ -153,7 +152,7 @@ fn has_register(instruction: &Instruction, which: fn(Register) -> bool) -> bool 
         .any(|i| instruction.op_kind(i) == OpKind::Register && which(instruction.op_register(i)))
 }
 
-/// Whether this module executes the instruction (possibly to say #UD).
+/// Whether this module executes the instruction.
 pub(super) fn handles(instruction: &Instruction) -> bool {
     use CpuidFeature as F;
     let mine = |f: &F| {
@@ -203,41 +202,10 @@ pub(super) fn handles(instruction: &Instruction) -> bool {
     legacy_or_vex && !integer && (wait || instruction.cpuid_features().iter().any(mine))
 }
 
-/// Whether every feature that the instruction needs is in the guest's CPUID.
-pub(super) fn is_offered(instruction: &Instruction, cpuid: &CpuidTable) -> bool {
-    use CpuidFeature as F;
-    let one = cpuid.query(1, 0, Cr4::empty());
-    let seven = cpuid.query(7, 0, Cr4::empty());
-    instruction.cpuid_features().iter().all(|f| match f {
-        F::FPU | F::FPU287 | F::FPU387 => one.edx & 1 != 0,
-        F::MMX => one.edx & 1 << 23 != 0,
-        F::FXSR => one.edx & 1 << 24 != 0,
-        F::SSE => one.edx & 1 << 25 != 0,
-        F::SSE2 => one.edx & 1 << 26 != 0,
-        F::SSE3 => one.ecx & 1 != 0,
-        F::PCLMULQDQ => one.ecx & 1 << 1 != 0,
-        F::SSSE3 => one.ecx & 1 << 9 != 0,
-        F::FMA => one.ecx & 1 << 12 != 0,
-        F::SSE4_1 => one.ecx & 1 << 19 != 0,
-        F::SSE4_2 => one.ecx & 1 << 20 != 0,
-        F::AES => one.ecx & 1 << 25 != 0,
-        F::XSAVE => one.ecx & 1 << 26 != 0,
-        F::AVX => one.ecx & 1 << 28 != 0,
-        F::F16C => one.ecx & 1 << 29 != 0,
-        F::AVX2 => seven.ebx & 1 << 5 != 0,
-        F::SHA => seven.ebx & 1 << 29 != 0,
-        F::XSAVEOPT => cpuid.query(0xd, 1, Cr4::empty()).eax & 1 != 0,
-        F::CMOV => one.edx & 1 << 15 != 0,
-        // FWAIT is as old as the 8086.
-        F::X64 | F::INTEL8086 => true,
-        _ => false,
-    })
-}
-
 /// Who executes it, and under which condition.
-pub(super) fn classify(instruction: &Instruction, cpuid: &CpuidTable) -> (Unit, Work) {
+pub(super) fn classify(instruction: &Instruction) -> (Unit, Work) {
     use Mnemonic as M;
-    if !handles(instruction) || !is_offered(instruction, cpuid) {
+    if !handles(instruction) {
         return (Unit::Wait, Work::Undefined);
     }
     let vex = instruction.encoding() == EncodingKind::VEX;

@@ -27,11 +27,10 @@ mod save;
 mod tests;
 mod thunk;
 
-use crate::arch::cpuid::CpuidTable;
 use crate::arch::state::XsaveArea;
 use crate::arch::{CpuState, Cr4, Exception, Gva, Vector};
 use crate::engine::EngineError;
-use crate::sys::{fp_trap, host_cpuid};
+use crate::sys::fp_trap;
 use cache::{Cache, Place};
 pub(crate) use classify::alignment as operand_alignment;
 use classify::{Unit, Work};
@@ -123,7 +122,6 @@ type Thunk = extern "sysv64" fn(*mut CpuState, *mut Scratch);
 pub(crate) struct HostFpu {
     cache: Cache,
     scratch: Box<Scratch>,
-    cpuid: CpuidTable,
 }
 
 impl std::fmt::Debug for HostFpu {
@@ -140,14 +138,11 @@ impl HostFpu {
     pub(crate) fn new() -> Result<Self, EngineError> {
         fp_trap::install()
             .map_err(|source| EngineError::Host { what: "cannot catch floating-point exceptions", source })?;
-        Ok(Self {
-            cache: Cache::new()?,
-            scratch: Box::new(Scratch::new()),
-            cpuid: CpuidTable::from_host(host_cpuid::query),
-        })
+        Ok(Self { cache: Cache::new()?, scratch: Box::new(Scratch::new()) })
     }
 
-    /// Whether this module executes the instruction. For one that the guest's CPUID does not offer, to say #UD.
+    /// Whether this module executes the instruction. That the guest's CPUID offers it (and so the host has it) is the
+    /// decoder's to check: [`crate::emulator::front::features`].
     pub(crate) fn handles(instruction: &Instruction) -> bool {
         classify::handles(instruction)
     }
@@ -163,13 +158,13 @@ impl HostFpu {
         state: &mut CpuState,
         memory: &mut M,
     ) -> Result<(), Exception> {
-        let prepared = self.prepare(instruction);
+        let prepared = Self::prepare(instruction);
         self.run(&prepared, state, memory)
     }
 
-    /// Makes an instruction ready; the result serves this `HostFpu` and any other one.
-    pub(crate) fn prepare(&mut self, instruction: &Instruction) -> Prepared {
-        let (unit, mut work) = classify::classify(instruction, &self.cpuid);
+    /// Makes an instruction ready, for any `HostFpu`: the one that runs it finds or builds the host code.
+    pub(crate) fn prepare(instruction: &Instruction) -> Prepared {
+        let (unit, mut work) = classify::classify(instruction);
         if work == Work::Gather && !elements::gather_is_valid(instruction) {
             work = Work::Undefined;
         }

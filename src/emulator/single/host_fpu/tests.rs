@@ -1,6 +1,9 @@
 use super::*;
+use crate::arch::cpuid::CpuidTable;
 use crate::arch::exception::PageFaultCode;
 use crate::arch::{Cr0, Xcr0};
+use crate::emulator::front::features::Features;
+use crate::sys::host_cpuid;
 use iced_x86::{Code, Decoder, DecoderOptions, OpKind, Register};
 
 /// One page of memory at 0x1000; everything else faults.
@@ -89,6 +92,7 @@ fn xmm(state: &CpuState, number: usize) -> u128 {
 #[test]
 fn every_form_that_is_offered_can_be_encoded() {
     let (mut fpu, ..) = ready();
+    let features = Features::of(&CpuidTable::from_host(host_cpuid::query));
     let mut forms = 0;
     for code in Code::values() {
         let op_code = code.op_code();
@@ -96,7 +100,8 @@ fn every_form_that_is_offered_can_be_encoded() {
         if !op_code.mode64() || !op_code.is_instruction() || op_code.fwait() {
             continue;
         }
-        // Operands of the first kind that the form takes are enough: numbers only change fields.
+        // Operands of the first kind that the form takes are enough: numbers only change fields. They differ, as a
+        // gather's must.
         let mut instruction = Instruction::default();
         instruction.set_code(code);
         for i in 0..op_code.op_count() {
@@ -106,12 +111,12 @@ fn every_form_that_is_offered_can_be_encoded() {
                     (OpKind::Memory, Register::None)
                 }
                 K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_or_mem | K::xmm_is4 => {
-                    (OpKind::Register, Register::XMM1)
+                    (OpKind::Register, Register::XMM1 + i)
                 }
                 K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_or_mem | K::ymm_is4 => {
-                    (OpKind::Register, Register::YMM1)
+                    (OpKind::Register, Register::YMM1 + i)
                 }
-                K::mm_reg | K::mm_rm | K::mm_or_mem => (OpKind::Register, Register::MM1),
+                K::mm_reg | K::mm_rm | K::mm_or_mem => (OpKind::Register, Register::MM1 + i),
                 K::r32_reg | K::r32_rm | K::r32_or_mem => (OpKind::Register, Register::EBP),
                 K::r64_reg | K::r64_rm | K::r64_or_mem => (OpKind::Register, Register::RSP),
                 K::st0 => (OpKind::Register, Register::ST0),
@@ -124,12 +129,19 @@ fn every_form_that_is_offered_can_be_encoded() {
                 instruction.set_op_register(i, register);
             } else if kind == OpKind::Memory {
                 instruction.set_memory_base(Register::RAX);
+                let index = match op_code.op_kind(i) {
+                    K::mem_vsib32x | K::mem_vsib64x => Register::XMM9,
+                    K::mem_vsib32y | K::mem_vsib64y => Register::YMM9,
+                    _ => Register::None,
+                };
+                instruction.set_memory_index(index);
             }
         }
-        if !HostFpu::handles(&instruction) {
+        if !HostFpu::handles(&instruction) || !features.offers(&instruction) {
             continue;
         }
-        let prepared = fpu.prepare(&instruction);
+        let prepared = HostFpu::prepare(&instruction);
+        assert_ne!(prepared.work, Work::Undefined, "{code:?}");
         if matches!(prepared.work, Work::Vector | Work::Fpu) {
             assert!(fpu.build(&prepared).is_ok(), "{code:?}");
             forms += 1;
@@ -249,7 +261,7 @@ fn aligned_forms_refuse_other_addresses() {
 #[test]
 fn a_full_cache_forgets_and_goes_on() {
     let (mut fpu, mut state, mut page) = ready();
-    let early = fpu.prepare(&decode(&[0x0f, 0xfe, 0xc1]));
+    let early = HostFpu::prepare(&decode(&[0x0f, 0xfe, 0xc1]));
     fpu.run(&early, &mut state, &mut page).unwrap();
     let first = early.place.get();
     // pshufd and shufps with every immediate and many registers: more than the memory holds.
@@ -266,6 +278,20 @@ fn a_full_cache_forgets_and_goes_on() {
     assert!(!fpu.cache.is_valid(first));
     fpu.run(&early, &mut state, &mut page).unwrap();
     assert!(fpu.cache.is_valid(early.place.get()));
+}
+
+#[test]
+fn what_is_prepared_serves_any_host_fpu() {
+    let (mut first, mut state, mut page) = ready();
+    let paddd = HostFpu::prepare(&decode(&[0x66, 0x0f, 0xfe, 0xc1]));
+    set_xmm(&mut state, 1, 3);
+    first.run(&paddd, &mut state, &mut page).unwrap();
+    let (mut second, ..) = ready();
+    assert!(!second.cache.is_valid(paddd.place.get()));
+    drop(first);
+    second.run(&paddd, &mut state, &mut page).unwrap();
+    assert!(second.cache.is_valid(paddd.place.get()));
+    assert_eq!(xmm(&state, 0), 6);
 }
 
 /// Prints nanoseconds an instruction: `cargo test --release -- --ignored --nocapture host_fpu::tests::speed`.
@@ -287,7 +313,7 @@ fn speed() {
         ("paddb mm0, mm1", &[0x0f, 0xfc, 0xc1]),
     ];
     for (name, bytes) in cases {
-        let prepared = fpu.prepare(&decode(bytes));
+        let prepared = HostFpu::prepare(&decode(bytes));
         let start = std::time::Instant::now();
         for _ in 0..1_000_000 {
             fpu.run(&prepared, &mut state, &mut page).unwrap();
