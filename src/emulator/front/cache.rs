@@ -7,6 +7,7 @@
 use super::block::{Block, Link};
 use crate::arch::address::PAGE_SIZE;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Blocks that are kept at most; then all are dropped.
@@ -40,7 +41,7 @@ pub(crate) struct CodeCache {
     free: Vec<u32>,
     /// (guest-physical address, [`super::block::CodeMode::key`]) → block.
     starts: AddressMap<(u64, u64), u32>,
-    /// Guest-physical page → blocks with code in it.
+    /// Guest-physical page → blocks with code in it. A block is in the lists of its pages, once, while it is kept.
     pages: AddressMap<u64, Vec<u32>>,
     jumps: Box<[Link; JUMPS]>,
     /// Half of the generation; the other one is the TLB's.
@@ -62,6 +63,12 @@ impl CodeCache {
             cursor,
         }
     }
+}
+
+/// The guest-physical pages of a block that begins at `gpa`, each once.
+fn pages_of(gpa: u64, second: Option<u64>) -> impl Iterator<Item = u64> {
+    let first = gpa & !(PAGE_SIZE - 1);
+    std::iter::once(first).chain(second.filter(|&page| page != first))
 }
 
 fn jump_slot(key: u64) -> usize {
@@ -116,21 +123,25 @@ impl CodeCache {
         if let Some(old) = self.starts.insert((gpa, key), number) {
             self.release(old);
         }
-        for page in [Some(gpa & !(PAGE_SIZE - 1)), second].into_iter().flatten() {
+        for page in pages_of(gpa, second) {
             self.pages.entry(page).or_default().push(number);
         }
         number
     }
 
-    /// Frees a block's place once nothing finds it. Its number may remain in page lists, which is harmless: dropping
-    /// another block too often costs only its decoding.
+    /// Frees a block's place once nothing finds it, and takes it out of the lists of its pages.
     fn release(&mut self, number: u32) {
-        if let Some(slot) = self.blocks.get_mut(number as usize)
-            && slot.take().is_some()
-        {
-            self.free.push(number);
-            self.drops = self.drops.wrapping_add(1);
+        let Some(block) = self.blocks.get_mut(number as usize).and_then(Option::take) else { return };
+        for page in pages_of(block.gpa, block.second_page) {
+            if let Entry::Occupied(mut list) = self.pages.entry(page) {
+                list.get_mut().retain(|&other| other != number);
+                if list.get().is_empty() {
+                    list.remove();
+                }
+            }
         }
+        self.free.push(number);
+        self.drops = self.drops.wrapping_add(1);
     }
 
     /// Drops all blocks with code in a guest-physical page.
@@ -154,5 +165,73 @@ impl CodeCache {
         self.starts.clear();
         self.pages.clear();
         self.drops = self.drops.wrapping_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::front::block::CodeMode;
+    use std::cell::Cell;
+
+    fn block(rip: u64, gpa: u64, second_page: Option<u64>) -> Block {
+        Block {
+            rip,
+            gpa,
+            second_page,
+            mode: CodeMode::new(64, false),
+            ops: Box::new([]),
+            count: 1,
+            links: [const { Cell::new(Link { key: 0, generation: 0, block: 0 }) }; 2],
+        }
+    }
+
+    /// Each kept block is in the lists of its pages, and nothing else is in any.
+    fn check(cache: &CodeCache) {
+        let mut wanted: Vec<(u64, u32)> = Vec::new();
+        for (i, block) in cache.blocks.iter().enumerate() {
+            let Some(block) = block else { continue };
+            wanted.extend(pages_of(block.gpa, block.second_page).map(|page| (page, i as u32)));
+            assert_eq!(cache.find(block.gpa, block.mode.key(block.rip)), Some(i as u32));
+        }
+        let mut listed: Vec<_> =
+            cache.pages.iter().flat_map(|(&page, list)| list.iter().map(move |&n| (page, n))).collect();
+        wanted.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, wanted);
+        assert!(cache.pages.values().all(|list| !list.is_empty()));
+        assert_eq!(cache.starts.len() + cache.free.len(), cache.blocks.len());
+    }
+
+    #[test]
+    fn a_block_leaves_the_lists_of_both_its_pages() {
+        let mut cache = CodeCache::new(0);
+        for dropped in [0x1000, 0x2000] {
+            let crossing = cache.insert(block(0x1ffe, 0x1ffe, Some(0x2000)));
+            let inside = cache.insert(block(0x3000, 0x3000, None));
+            check(&cache);
+            cache.drop_page(dropped);
+            check(&cache);
+            assert!(cache.get(crossing).is_none() && cache.get(inside).is_some());
+        }
+    }
+
+    #[test]
+    fn lists_do_not_grow_with_what_was_dropped() {
+        let mut cache = CodeCache::new(0);
+        for i in 0..1000_u64 {
+            // One start, whose second page is mapped elsewhere each time; and pages that are written again and again.
+            cache.insert(block(0x1ffe, 0x1ffe, Some(0x10_0000 + i % 7 * PAGE_SIZE)));
+            cache.insert(block(0x5ffe, 0x5ffe, Some(0x6000)));
+            cache.insert(block(0x9000 + i, 0x1000 + i, Some(0x1000)));
+            if i % 3 == 0 {
+                cache.drop_page(0x5000);
+            }
+            if i % 50 == 0 {
+                cache.drop_page(0x1000);
+            }
+            check(&cache);
+        }
+        assert!(cache.blocks.len() < 100, "{}", cache.blocks.len());
     }
 }
