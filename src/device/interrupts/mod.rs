@@ -15,7 +15,7 @@ pub use pages::{IoApicPage, LapicPage, PicPorts};
 
 use super::BadState;
 use super::ioapic::{IoApic, SavedIoApic};
-use super::lapic::{DeliveryMode, Effect, Lapic, Message, SavedLapic, Shorthand};
+use super::lapic::{self, DeliveryMode, Effect, Lapic, Message, SavedLapic, Shorthand};
 use super::pic8259::{PicPair, SavedPicPair};
 use crate::arch::layout::{IRQ_CASCADE, IRQ_PIT};
 use crate::arch::msr;
@@ -151,16 +151,19 @@ impl InterruptComplex {
     /// Takes on a saved state. The clock has been restored before.
     ///
     /// # Errors
-    /// [`BadState`], if the chips cannot be in that state, or it is one of a machine with another number of vCPUs.
+    /// [`BadState`], if the chips cannot be in that state, or it is one of a machine with another number of vCPUs. They
+    /// are unchanged then.
     pub fn restore(&self, saved: &SavedInterrupts) -> Result<(), BadState> {
         let SavedInterrupts { pics, ioapic, lapics } = saved;
+        // All that can be refused comes before anything is changed.
         let (pics, ioapic) = (PicPair::restored(pics)?, IoApic::restored(ioapic)?);
+        let states = lapics.iter().map(lapic::State::restored).collect::<Result<Vec<_>, _>>()?;
         let mut chips = self.lock();
-        if lapics.len() != chips.lapics.len() {
+        if states.len() != chips.lapics.len() {
             return Err(BadState { device: "interrupts", what: "another number of vCPUs" });
         }
-        for (lapic, saved) in chips.lapics.iter_mut().zip(lapics) {
-            lapic.restore(saved)?;
+        for (lapic, state) in chips.lapics.iter_mut().zip(states) {
+            lapic.take_on(state);
         }
         (chips.pics, chips.ioapic) = (pics, ioapic);
         self.sync(&mut chips);

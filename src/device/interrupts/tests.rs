@@ -433,6 +433,32 @@ impl Bench {
     }
 }
 
+#[test]
+fn a_refused_state_changes_nothing() {
+    let (bench, other) = (Bench::with_pics(), Bench::new());
+    bench.enable();
+    bench.write(CPU0, 0x80, 0x30);
+    bench.set_entry(5, 0x31);
+    let good = bench.complex.saved();
+    let before = other.complex.saved();
+    assert_ne!(good.lapics[0], before.lapics[0]);
+    let breaks: [fn(&mut SavedInterrupts); 5] = [
+        |s| s.lapics[1].model = 0x10,
+        |s| s.lapics[0].divide = 4,
+        |s| s.ioapic.id = 16,
+        |s| s.lapics.truncate(1),
+        |s| s.lapics.push(s.lapics[0].clone()),
+    ];
+    for damage in breaks {
+        let mut bad = good.clone();
+        damage(&mut bad);
+        assert!(other.complex.restore(&bad).is_err());
+        assert_eq!(other.complex.saved(), before);
+    }
+    other.complex.restore(&good).unwrap();
+    assert_eq!(other.complex.saved(), good);
+}
+
 proptest! {
     #[test]
     fn a_restored_complex_behaves_like_the_saved_one(

@@ -65,8 +65,9 @@ pub struct Lapic {
     state: State,
 }
 
+/// What one APIC is at: its registers, pins and timer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct State {
+pub struct State {
     base: ApicBase,
     id: u8,
     tpr: u8,

@@ -70,6 +70,23 @@ impl Lapic {
     /// # Errors
     /// [`BadState`], if the APIC cannot be in that state; it is unchanged then.
     pub fn restore(&mut self, saved: &SavedLapic) -> Result<(), BadState> {
+        self.take_on(State::restored(saved)?);
+        Ok(())
+    }
+
+    /// Takes on a state that is possible, and arms the timer. The clock has been restored before.
+    pub fn take_on(&mut self, state: State) {
+        self.state = state;
+        self.sync();
+    }
+}
+
+impl State {
+    /// The state that was saved.
+    ///
+    /// # Errors
+    /// [`BadState`], if no APIC can be in that state.
+    pub fn restored(saved: &SavedLapic) -> Result<Self, BadState> {
         let SavedLapic {
             base,
             id,
@@ -103,7 +120,7 @@ impl Lapic {
         if !possible {
             return Err(BadState { device: "lapic", what: "a reserved bit is set" });
         }
-        self.state = State {
+        Ok(Self {
             base: ApicBase::from_bits_retain(base),
             id,
             tpr,
@@ -119,8 +136,6 @@ impl Lapic {
             lvt: lvt.map(Lvt::from_bits_retain),
             lint0,
             counter: Counter { initial: initial_count, divide, expiry: expiry.map(Nanos) },
-        };
-        self.sync();
-        Ok(())
+        })
     }
 }
