@@ -35,6 +35,10 @@ pub struct CpuidTable {
     entries: Vec<CpuidEntry>,
 }
 
+/// The most physical address bits (MAXPHYADDR) that a guest is offered: what KVM's usual hosts have. Never more than the
+/// host's own.
+pub const MOST_PHYSICAL_BITS: u8 = 46;
+
 const LEAF1_ECX: u32 = 1 << 0 // SSE3
     | 1 << 1 // PCLMULQDQ
     | 1 << 9 // SSSE3
@@ -174,7 +178,10 @@ impl CpuidTable {
         put(
             0x8000_0008,
             None,
-            CpuidResult { eax: (sizes.eax & 0xff).min(46) | 48 << 8, ..CpuidResult::default() },
+            CpuidResult {
+                eax: (sizes.eax & 0xff).min(MOST_PHYSICAL_BITS.into()) | 48 << 8,
+                ..CpuidResult::default()
+            },
         );
         Self { entries }
     }
@@ -183,6 +190,15 @@ impl CpuidTable {
     #[must_use]
     pub fn entries(&self) -> &[CpuidEntry] {
         &self.entries
+    }
+
+    /// MAXPHYADDR: how many bits a guest-physical address has. A table without the leaf says 36 (SDM 4.1.4).
+    #[must_use]
+    pub fn physical_bits(&self) -> u8 {
+        match self.query(0x8000_0008, 0, Cr4::empty()).eax as u8 {
+            0 => 36,
+            bits => bits,
+        }
     }
 
     /// What CPUID returns with `leaf` in EAX and `subleaf` in ECX while CR4 is `cr4`. Unknown leaves read as zeros.

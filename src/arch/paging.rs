@@ -3,6 +3,7 @@
 //! [`walk`] checks rights and sets accessed and dirty bits, as the CPU does on a TLB miss; [`look`] shows a
 //! translation level by level and changes nothing, for people and debuggers.
 use super::address::PAGE_SIZE;
+use super::cpuid::MOST_PHYSICAL_BITS;
 use super::exception::{Exception, PageFaultCode};
 use super::{CpuState, Cr0, Cr4, Efer, Gpa, Gva, Rflags};
 
@@ -51,10 +52,13 @@ pub struct PagingMode {
     pub efer: Efer,
     /// RFLAGS.AC, which lifts SMAP.
     pub ac: bool,
+    /// MAXPHYADDR: entries must not have address bits from this one on.
+    pub physical_bits: u8,
 }
 
 impl PagingMode {
-    /// The mode that `state` is in.
+    /// The mode that `state` is in, with the most address bits that [`super::cpuid`] offers: who knows the guest's table
+    /// sets [`Self::physical_bits`] to what that says.
     #[inline]
     #[must_use]
     pub fn of(state: &CpuState) -> Self {
@@ -64,6 +68,7 @@ impl PagingMode {
             cr4: state.cr4,
             efer: state.efer,
             ac: state.rflags.contains(Rflags::AC),
+            physical_bits: MOST_PHYSICAL_BITS,
         }
     }
 }
@@ -178,16 +183,25 @@ impl Format {
                 }
     }
 
-    /// Bits that must be zero in a present entry.
+    /// Whether entries of `level` have R/W, U/S and accessed bits: all but those of PAE's root.
+    fn has_rights(self, level: u8) -> bool {
+        !(self == Self::Pae && level == 3)
+    }
+
+    /// Bits that must be zero in a present entry (SDM 4.3 to 4.5).
+    #[inline(always)]
     fn reserved(self, mode: &PagingMode, level: u8, leaf: bool) -> u64 {
+        let width = u32::from(mode.physical_bits);
         if self == Self::Legacy {
-            return if leaf && level == 2 { 1 << 21 } else { 0 };
+            // Bits 20:13 of a large page are address bits 39:32, as far as there are any.
+            let width = width.clamp(32, 40);
+            return if leaf && level == 2 { (1 << 22) - (1 << (width - 19)) } else { 0 };
         }
-        let mut bits = 0;
+        let mut bits = FRAME & u64::MAX.checked_shl(width).unwrap_or(0);
         if self == Self::Pae {
-            // PDPTEs hold no rights; NX and bits 62:52 are reserved with PAE outside long mode.
+            // Bits 62:52 are reserved with PAE outside long mode; the root's entries hold no rights.
             bits |= 0x7ff << 52;
-            if level == 3 {
+            if !self.has_rights(level) {
                 bits |= NX | 0x1e6;
             }
         }
@@ -216,6 +230,70 @@ impl Format {
     }
 }
 
+/// Where a walk ends, with the rights of all its levels together.
+struct Leaf {
+    level: u8,
+    at: Gpa,
+    entry: u64,
+    writable: bool,
+    user: bool,
+    executable: bool,
+}
+
+impl Leaf {
+    fn translation(&self, format: Format, mode: &PagingMode, gva: Gva) -> Translation {
+        let page_size = format.page_size(self.level);
+        Translation {
+            gpa: Gpa(format.leaf_base(self.entry, self.level) | gva.0 & (page_size - 1)),
+            page_size,
+            writable: self.writable,
+            user: self.user,
+            executable: self.executable,
+            global: self.entry & G != 0 && mode.cr4.contains(Cr4::PGE),
+            dirty: self.entry & D != 0,
+        }
+    }
+}
+
+/// The one loop over levels: `meet` gets every entry from the root on, the last one included. Reads only.
+///
+/// `Err` is what the page fault's error code says about the entry that ended it: not present, or a reserved bit.
+#[inline(always)]
+fn descend(
+    memory: &impl PageMemory,
+    mode: &PagingMode,
+    format: Format,
+    gva: Gva,
+    mut meet: impl FnMut(Level),
+) -> Result<Leaf, PageFaultCode> {
+    let mut table = format.root(mode.cr3);
+    let (mut writable, mut user, mut executable) = (true, true, true);
+    let mut level = format.top();
+    loop {
+        let at = format.entry_at(table, gva.0, level);
+        let entry = format.read(memory, at);
+        let present = entry & P != 0;
+        let leaf = present && format.is_leaf(mode, level, entry);
+        meet(Level { level, entry_at: at, entry, leaf });
+        if !present {
+            return Err(PageFaultCode::empty());
+        }
+        if entry & format.reserved(mode, level, leaf) != 0 {
+            return Err(PageFaultCode::PRESENT | PageFaultCode::RESERVED);
+        }
+        if format.has_rights(level) {
+            writable &= entry & RW != 0;
+            user &= entry & US != 0;
+        }
+        executable &= format == Format::Legacy || entry & NX == 0;
+        if leaf {
+            return Ok(Leaf { level, at, entry, writable, user, executable });
+        }
+        table = if format == Format::Legacy { entry & 0xffff_f000 } else { entry & FRAME };
+        level -= 1;
+    }
+}
+
 /// Translates `gva`, checks rights, and sets accessed (and, for a write, dirty) bits.
 ///
 /// With paging off the address is its own translation. Errors are the #PF to be raised.
@@ -241,43 +319,42 @@ pub fn walk(
         });
     }
     let format = Format::of(mode);
-    let mut code = PageFaultCode::empty();
-    code.set(PageFaultCode::WRITE, access == Access::Write);
-    code.set(PageFaultCode::USER, privilege == Privilege::User);
-    let nx_or_smep =
-        mode.cr4.contains(Cr4::SMEP) || mode.efer.contains(Efer::NXE) && format != Format::Legacy;
-    code.set(PageFaultCode::FETCH, access == Access::Execute && nx_or_smep);
-    let fault = |extra| Err(Exception::page_fault(gva, code | extra));
-
-    let mut table = format.root(mode.cr3);
-    let (mut writable, mut user, mut executable) = (true, true, true);
+    let fault = |extra| {
+        let mut code: PageFaultCode = extra;
+        code.set(PageFaultCode::WRITE, access == Access::Write);
+        code.set(PageFaultCode::USER, privilege == Privilege::User);
+        let nx_or_smep =
+            mode.cr4.contains(Cr4::SMEP) || mode.efer.contains(Efer::NXE) && format != Format::Legacy;
+        code.set(PageFaultCode::FETCH, access == Access::Execute && nx_or_smep);
+        Exception::page_fault(gva, code)
+    };
     let mut path = [(Gpa(0), 0_u64); 4];
-    let mut level = format.top();
-    loop {
-        let at = format.entry_at(table, gva.0, level);
-        let entry = format.read(memory, at);
-        if entry & P == 0 {
-            return fault(PageFaultCode::empty());
-        }
-        let leaf = format.is_leaf(mode, level, entry);
-        if entry & format.reserved(mode, level, leaf) != 0 {
-            return fault(PageFaultCode::PRESENT | PageFaultCode::RESERVED);
-        }
-        path[usize::from(level) - 1] = (at, entry);
-        if !(format == Format::Pae && level == 3) {
-            writable &= entry & RW != 0;
-            user &= entry & US != 0;
-        }
-        executable &= format == Format::Legacy || entry & NX == 0;
-        if leaf {
-            break;
-        }
-        table = if format == Format::Legacy { entry & 0xffff_f000 } else { entry & FRAME };
-        level -= 1;
+    let met = |l: Level| path[usize::from(l.level) - 1] = (l.entry_at, l.entry);
+    let leaf = descend(memory, mode, format, gva, met).map_err(fault)?;
+    if !allowed(mode, &leaf, access, privilege) {
+        return Err(fault(PageFaultCode::PRESENT));
     }
 
+    for level in leaf.level + 1..=format.top() {
+        let (at, entry) = path[usize::from(level) - 1];
+        // What has no rights has no accessed bit either.
+        if entry & A == 0 && format.has_rights(level) {
+            memory.set_bits(at, A as u32);
+        }
+    }
+    let wanted = if access == Access::Write { A | D } else { A };
+    if leaf.entry & wanted != wanted {
+        memory.set_bits(leaf.at, wanted as u32);
+    }
+    let leaf = Leaf { entry: leaf.entry | wanted, ..leaf };
+    Ok(leaf.translation(format, mode, gva))
+}
+
+/// Whether the rights of all levels allow the access (SDM 4.6.1).
+fn allowed(mode: &PagingMode, leaf: &Leaf, access: Access, privilege: Privilege) -> bool {
+    let &Leaf { writable, user, executable, .. } = leaf;
     let smap = mode.cr4.contains(Cr4::SMAP) && !(mode.ac && privilege == Privilege::Supervisor);
-    let allowed = match (privilege, access) {
+    match (privilege, access) {
         (Privilege::User, _) if !user => false,
         (Privilege::User, Access::Read) => true,
         (Privilege::User, Access::Write) => writable,
@@ -287,51 +364,32 @@ pub fn walk(
         (_, Access::Execute) => executable,
         (_, Access::Read) => !(user && smap),
         (_, Access::Write) => !(user && smap) && (writable || !mode.cr0.contains(Cr0::WP)),
-    };
-    if !allowed {
-        return fault(PageFaultCode::PRESENT);
     }
+}
 
-    let (leaf_at, leaf_entry) = path[usize::from(level) - 1];
-    for &(at, entry) in &path[usize::from(level)..usize::from(format.top())] {
-        if entry & A == 0 && !(format == Format::Pae && at == path[2].0) {
-            memory.set_bits(at, A as u32);
-        }
+/// Whether the CPU may load CR3, CR0 or CR4 so that this mode results: with PAE paging it then loads the four
+/// page-directory-pointer entries, and raises #GP for a present one with a reserved bit (SDM 4.4.1).
+#[must_use]
+pub fn root_is_valid(memory: &impl PageMemory, mode: &PagingMode) -> bool {
+    let format = Format::of(mode);
+    if !mode.cr0.contains(Cr0::PG) || format != Format::Pae {
+        return true;
     }
-    let wanted = if access == Access::Write { A | D } else { A };
-    if leaf_entry & wanted != wanted {
-        memory.set_bits(leaf_at, wanted as u32);
-    }
-    let page_size = format.page_size(level);
-    Ok(Translation {
-        gpa: Gpa(format.leaf_base(leaf_entry, level) | gva.0 & (page_size - 1)),
-        page_size,
-        writable,
-        user,
-        executable,
-        global: leaf_entry & G != 0 && mode.cr4.contains(Cr4::PGE),
-        dirty: (leaf_entry | wanted) & D != 0,
+    let root = format.root(mode.cr3);
+    (0..4).all(|i| {
+        let entry = format.read(memory, Gpa(root + 8 * i));
+        entry & P == 0 || entry & format.reserved(mode, format.top(), false) == 0
     })
 }
 
-/// The entries that a translation of `gva` meets, from the root to the leaf or to the first entry that is not present.
+/// The entries that a translation of `gva` meets, from the root to the leaf, or to the first entry that is not present
+/// or has a reserved bit set.
 #[must_use]
 pub fn look(memory: &impl PageMemory, mode: &PagingMode, gva: Gva) -> Vec<Level> {
     let mut levels = Vec::new();
-    if !mode.cr0.contains(Cr0::PG) {
-        return levels;
-    }
-    let format = Format::of(mode);
-    let mut table = format.root(mode.cr3);
-    for level in (1..=format.top()).rev() {
-        let entry_at = format.entry_at(table, gva.0, level);
-        let entry = format.read(memory, entry_at);
-        let leaf = entry & P != 0 && format.is_leaf(mode, level, entry);
-        levels.push(Level { level, entry_at, entry, leaf });
-        if entry & P == 0 || leaf {
-            break;
-        }
-        table = if format == Format::Legacy { entry & 0xffff_f000 } else { entry & FRAME };
+    if mode.cr0.contains(Cr0::PG) {
+        // How it ends shows in the last level.
+        let _ = descend(memory, mode, Format::of(mode), gva, |level| levels.push(level));
     }
     levels
 }
@@ -344,35 +402,8 @@ pub fn probe(memory: &impl PageMemory, mode: &PagingMode, gva: Gva) -> Option<(T
         return None;
     }
     let format = Format::of(mode);
-    let mut table = format.root(mode.cr3);
-    let (mut writable, mut user, mut executable) = (true, true, true);
-    for level in (1..=format.top()).rev() {
-        let entry = format.read(memory, format.entry_at(table, gva.0, level));
-        let leaf = format.is_leaf(mode, level, entry);
-        if entry & P == 0 || entry & format.reserved(mode, level, leaf) != 0 {
-            return None;
-        }
-        if !(format == Format::Pae && level == 3) {
-            writable &= entry & RW != 0;
-            user &= entry & US != 0;
-        }
-        executable &= format == Format::Legacy || entry & NX == 0;
-        if leaf {
-            let page_size = format.page_size(level);
-            let translation = Translation {
-                gpa: Gpa(format.leaf_base(entry, level) | gva.0 & (page_size - 1)),
-                page_size,
-                writable,
-                user,
-                executable,
-                global: entry & G != 0 && mode.cr4.contains(Cr4::PGE),
-                dirty: entry & D != 0,
-            };
-            return Some((translation, entry & A != 0));
-        }
-        table = if format == Format::Legacy { entry & 0xffff_f000 } else { entry & FRAME };
-    }
-    None
+    let leaf = descend(memory, mode, format, gva, |_| {}).ok()?;
+    Some((leaf.translation(format, mode, gva), leaf.entry & A != 0))
 }
 
 /// Translates `gva` for a person or a debugger: no rights are checked, nothing is changed.
@@ -381,12 +412,7 @@ pub fn peek(memory: &impl PageMemory, mode: &PagingMode, gva: Gva) -> Option<Gpa
     if !mode.cr0.contains(Cr0::PG) {
         return Some(Gpa(gva.0));
     }
-    let format = Format::of(mode);
-    let last = *look(memory, mode, gva).last()?;
-    last.leaf.then(|| {
-        let page_size = format.page_size(last.level);
-        Gpa(format.leaf_base(last.entry, last.level) | gva.0 & (page_size - 1))
-    })
+    probe(memory, mode, gva).map(|(translation, _)| translation.gpa)
 }
 
 #[cfg(test)]

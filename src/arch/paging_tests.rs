@@ -1,5 +1,6 @@
 use super::*;
 use crate::arch::Vector;
+use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -43,6 +44,7 @@ fn long(rights: u64) -> (Memory, PagingMode) {
         cr4: Cr4::PAE,
         efer: Efer::LMA | Efer::NXE,
         ac: false,
+        physical_bits: 46,
     };
     (memory, mode)
 }
@@ -102,6 +104,104 @@ fn reserved_bits_fault() {
     assert_eq!(code(walk(&memory, &no_nx, GVA, Access::Read, Privilege::Supervisor)), 0b01001);
 }
 
+/// What a read by ring 0 gives with `mode`, and that looking and probing say the same.
+fn read(memory: &Memory, mode: &PagingMode, gva: Gva) -> Result<Gpa, u32> {
+    let probed = probe(memory, mode, gva).map(|(t, _)| t.gpa);
+    assert_eq!(peek(memory, mode, gva), probed);
+    let walked = walk(memory, mode, gva, Access::Read, Privilege::Supervisor);
+    assert_eq!(walked.ok().map(|t| t.gpa), probed);
+    assert!(look(memory, mode, gva).last().is_some_and(|l| l.leaf) || probed.is_none());
+    walked.map(|t| t.gpa).map_err(|e| e.error_code.unwrap())
+}
+
+#[test]
+fn address_bits_that_the_cpu_does_not_have_are_reserved() {
+    for table in [
+        0x1000 + (GVA.0 >> 39 & 511) * 8,
+        0x2000 + (GVA.0 >> 30 & 511) * 8,
+        0x3000 + (GVA.0 >> 21 & 511) * 8,
+        0x4000 + (GVA.0 >> 12 & 511) * 8,
+    ] {
+        for (bits, bit, fine) in
+            [(46, 46, false), (46, 51, false), (40, 40, false), (52, 51, true), (40, 39, true)]
+        {
+            let (memory, mode) = long(P | RW);
+            let mode = PagingMode { physical_bits: bits, ..mode };
+            memory.put(table, memory.get(table) | 1 << bit);
+            let walked = walk(&memory, &mode, GVA, Access::Write, Privilege::User);
+            if !fine {
+                assert_eq!(code(walked), 0b01111, "{table:#x} {bits} {bit}");
+                assert_eq!(look(&memory, &mode, GVA).last().unwrap().entry_at, Gpa(table));
+                assert_eq!(probe(&memory, &mode, GVA), None);
+            } else if table < 0x4000 {
+                assert_eq!(code(walked), 0b00110, "its table is elsewhere, where nothing is present");
+            } else {
+                assert_eq!(read(&memory, &mode, GVA), Ok(Gpa(0x77_7abc | 1 << bit)));
+            }
+        }
+    }
+}
+
+#[test]
+fn large_pages_of_32_bit_paging_have_40_address_bits_at_most() {
+    let at = 0x1000 + (0x8040_0000_u64 >> 22) * 4;
+    for (bits, bit, expected) in [
+        (46, 20, Ok(Gpa(0x80_00c0_1234))),
+        (46, 21, Err(0b01001)),
+        (36, 16, Ok(Gpa(0x8_00c0_1234))),
+        (36, 17, Err(0b01001)),
+        (32, 13, Err(0b01001)),
+    ] {
+        let memory = Memory::default();
+        let mode = PagingMode { cr4: Cr4::PSE, efer: Efer::empty(), physical_bits: bits, ..long(0).1 };
+        memory.put(at, 0x00c0_0000 | P | RW | PS | 1 << bit);
+        assert_eq!(read(&memory, &mode, Gva(0x8040_1234)), expected, "{bits} {bit}");
+    }
+}
+
+#[test]
+fn the_root_of_pae_paging_is_checked_when_it_is_loaded() {
+    let (memory, mode) = (Memory::default(), PagingMode { efer: Efer::NXE, ..long(0).1 });
+    memory.put(0x1000, 0x2000 | P);
+    assert!(root_is_valid(&memory, &mode));
+    for bad in [RW, US, 1 << 5, 1 << 8, 1 << 46, NX] {
+        memory.put(0x1018, 0x3000 | bad);
+        assert!(root_is_valid(&memory, &mode), "not present: {bad:#x}");
+        memory.put(0x1018, 0x3000 | P | bad);
+        assert!(!root_is_valid(&memory, &mode), "{bad:#x}");
+        let long = PagingMode { efer: Efer::LMA | Efer::NXE, ..mode };
+        assert!(root_is_valid(&memory, &long), "only PAE paging loads its root");
+    }
+}
+
+proptest! {
+    /// Whatever the entries hold, all four ways through the tables end at the same place, and only the walk changes
+    /// them: accessed bits, where it succeeds.
+    #[test]
+    fn all_ways_through_the_tables_agree(
+        flips in prop::collection::vec((0..4_u64, 0..64_u32), 0..3),
+        kind in 0..3,
+        bits in 36..=52_u8,
+    ) {
+        let (memory, mode) = long(P | RW);
+        let mode = match kind {
+            0 => PagingMode { efer: Efer::LMA, physical_bits: bits, ..mode },
+            _ => PagingMode { physical_bits: bits, ..mode },
+        };
+        for (table, bit) in flips {
+            let at = 0x1000 * (table + 1) + (GVA.0 >> (39 - 9 * table) & 511) * 8;
+            memory.put(at, memory.get(at) ^ 1 << bit);
+        }
+        let before = memory.0.borrow().clone();
+        let result = read(&memory, &mode, GVA);
+        for (at, entry) in memory.0.borrow().iter() {
+            let old = before.get(at).copied().unwrap_or(0);
+            let new = if result.is_ok() { *entry & !A } else { *entry };
+            prop_assert_eq!(new | old & A, old);
+        }
+    }
+}
+
 #[test]
 fn large_pages_of_each_format() {
     let (memory, mode) = long(P);
@@ -112,7 +212,7 @@ fn large_pages_of_each_format() {
 
     let memory = Memory::default();
     let legacy =
-        PagingMode { cr0: Cr0::PE | Cr0::PG, cr3: 0x1000, cr4: Cr4::PSE, efer: Efer::empty(), ac: false };
+        PagingMode { cr0: Cr0::PE | Cr0::PG, cr3: 0x1000, cr4: Cr4::PSE, efer: Efer::empty(), ..long(0).1 };
     memory.put(0x1000 + (0x8040_0000_u64 >> 22) * 4, 0x00c0_0000 | P | RW | PS);
     let got = walk(&memory, &legacy, Gva(0x8040_1234), Access::Write, Privilege::Supervisor).unwrap();
     assert_eq!((got.gpa, got.page_size), (Gpa(0x00c0_1234), 4 << 20));

@@ -79,6 +79,9 @@ pub fn walk(memory: &GuestMemory<'_>, symbols: &Symbols, address: u64) -> Walk {
                     what_lies_there(memory, gpa.0)
                 )
             }
+            (None, Some(last)) if last.entry & 1 != 0 => {
+                "a reserved bit is set: an access raises #PF".to_owned()
+            }
             _ => "not present: an access raises #PF".to_owned(),
         }
     };

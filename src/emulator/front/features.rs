@@ -1,11 +1,15 @@
-//! Which instructions the guest's CPUID offers: the others are #UD.
+//! What the guest's CPUID offers: instructions outside it are #UD, and addresses have no more bits.
 use crate::arch::Cr4;
 use crate::arch::cpuid::CpuidTable;
 use iced_x86::{CpuidFeature, Instruction};
 
-/// Which of iced's feature names are offered, by number.
+/// What is offered.
 #[derive(Clone, Debug)]
-pub(crate) struct Features([bool; 256]);
+pub(crate) struct Features {
+    /// Which of iced's feature names, by number.
+    instructions: [bool; 256],
+    physical_bits: u8,
+}
 
 impl Features {
     /// What `table` offers.
@@ -87,12 +91,17 @@ impl Features {
         ] {
             set(feature, on);
         }
-        Self(offered)
+        Self { instructions: offered, physical_bits: table.physical_bits() }
     }
 
     /// Whether the guest may use `instruction`.
     pub(crate) fn offers(&self, instruction: &Instruction) -> bool {
-        instruction.cpuid_features().iter().all(|&f| self.0[f as usize & 0xff])
+        instruction.cpuid_features().iter().all(|&f| self.instructions[f as usize & 0xff])
+    }
+
+    /// MAXPHYADDR.
+    pub(crate) fn physical_bits(&self) -> u8 {
+        self.physical_bits
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct Mmu<'a> {
 impl Mmu<'_> {
     /// Takes over the registers of `state` that decide about accesses.
     pub(crate) fn refresh(&mut self, state: &CpuState) {
-        self.mode = PagingMode::of(state);
+        self.mode = PagingMode { physical_bits: self.mode.physical_bits, ..PagingMode::of(state) };
         self.bank = if state.cpl() == 3 {
             if state.cr0.contains(Cr0::AM) && state.rflags.contains(Rflags::AC) {
                 Bank::UserAligned

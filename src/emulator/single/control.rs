@@ -2,19 +2,28 @@
 use super::cx::{Cx, Flow, Handler, Step};
 use super::op::Op;
 use super::operand;
+use crate::arch::paging::{self, PagingMode};
 use crate::arch::state::gpr::{RAX, RCX, RDX};
 use crate::arch::{Cr0, Cr4, Efer, Exception, Rflags, Segment, SegmentRegister, Vector, Xcr0};
 use crate::emulator::mmu::Fault;
 use iced_x86::{Instruction, Mnemonic, OpKind};
-
-/// Physical address bits of CR3, and its PCD and PWT bits.
-const CR3_VALID: u64 = 0x000f_ffff_ffff_f000 | 0x18;
 
 /// Ends a handler after which code must be looked at anew.
 pub(super) fn renew(cx: &mut Cx, op: &Op) -> Step {
     cx.state.rip = operand::instruction(op).next_ip();
     cx.refresh();
     Ok(Flow::Renew)
+}
+
+/// Raises #GP for paging registers that cannot be: `set` has put them into a copy of the current mode.
+fn check_paging(cx: &mut Cx, set: impl FnOnce(&mut PagingMode)) -> Result<(), Fault> {
+    let mut mode = cx.mmu.mode;
+    set(&mut mode);
+    let beyond = u64::MAX.checked_shl(mode.physical_bits.into()).unwrap_or(0);
+    if mode.cr3 & beyond != 0 || !paging::root_is_valid(cx.mmu.ram, &mode) {
+        return Err(cx.raise(Exception::GP0));
+    }
+    Ok(())
 }
 
 /// Sets CR0 with its checks and effects.
@@ -37,15 +46,19 @@ fn set_cr0(cx: &mut Cx, value: u64) -> Result<(), Fault> {
         if !cx.state.cr4.contains(Cr4::PAE) || cs_long || busy_16bit_task {
             return Err(cx.raise(Exception::GP0));
         }
-        cx.state.efer |= Efer::LMA;
     }
-    if disables && cx.state.is_long_mode() {
-        if cx.state.is_64bit_code() {
-            return Err(cx.raise(Exception::GP0));
-        }
-        cx.state.efer -= Efer::LMA;
+    if disables && cx.state.is_64bit_code() {
+        return Err(cx.raise(Exception::GP0));
     }
-    cx.state.cr0 = new;
+    let mut efer = cx.state.efer;
+    if disables {
+        efer -= Efer::LMA;
+    }
+    if enables {
+        efer.set(Efer::LMA, efer.contains(Efer::LME));
+        check_paging(cx, |mode| (mode.cr0, mode.efer) = (new, efer))?;
+    }
+    (cx.state.cr0, cx.state.efer) = (new, efer);
     let watched = Cr0::PG | Cr0::WP | Cr0::PE;
     if (old ^ new).intersects(watched) {
         cx.mmu.tlb.flush_all();
@@ -57,9 +70,8 @@ fn set_cr0(cx: &mut Cx, value: u64) -> Result<(), Fault> {
 }
 
 fn set_cr3(cx: &mut Cx, value: u64) -> Result<(), Fault> {
-    if cx.state.is_long_mode() && value & !CR3_VALID & !0xfe7 != 0 {
-        return Err(cx.raise(Exception::GP0));
-    }
+    // Outside 64-bit code the value has 32 bits; the low bits that mean nothing are ignored (SDM 4.3 to 4.5).
+    check_paging(cx, |mode| mode.cr3 = value)?;
     cx.state.cr3 = value;
     cx.mmu.tlb.flush_local();
     Ok(())
@@ -72,8 +84,12 @@ fn set_cr4(cx: &mut Cx, value: u64) -> Result<(), Fault> {
     if !Cr4::SUPPORTED.contains(new) || drops_pae {
         return Err(cx.raise(Exception::GP0));
     }
+    let reloads = Cr4::PAE | Cr4::PSE | Cr4::PGE | Cr4::SMEP;
+    if (old ^ new).intersects(reloads) {
+        check_paging(cx, |mode| mode.cr4 = new)?;
+    }
     cx.state.cr4 = new;
-    let watched = Cr4::PAE | Cr4::PSE | Cr4::PGE | Cr4::SMEP | Cr4::SMAP;
+    let watched = reloads | Cr4::SMAP;
     if (old ^ new).intersects(watched) {
         cx.mmu.tlb.flush_all();
     }

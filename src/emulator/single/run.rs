@@ -1,6 +1,7 @@
 //! The loop: block after block until something needs attention.
 use super::cx::{Cx, Flow};
 use super::{Outcome, Single};
+use crate::arch::paging::PagingMode;
 use crate::arch::{Activity, CpuState, Exception, Rflags};
 use crate::clock::ClockSource;
 use crate::emulator::front::block::{Block, CodeMode, Link};
@@ -105,10 +106,9 @@ impl Single {
         work: impl FnOnce(&mut Cx, &mut CodeCache, &Features) -> R,
     ) -> R {
         let features = self.features.get_or_insert_with(|| Features::of(platform.cpuid_table()));
-        let paging = crate::arch::paging::PagingMode::of(state);
+        let paging = PagingMode { physical_bits: features.physical_bits(), ..PagingMode::of(state) };
         // Someone else changed the paging registers since the last run.
-        let ac =
-            |mode: crate::arch::paging::PagingMode| crate::arch::paging::PagingMode { ac: false, ..mode };
+        let ac = |mode: PagingMode| PagingMode { ac: false, ..mode };
         if self.paging.is_some_and(|before| ac(before) != ac(paging)) {
             self.tlb.flush_all();
         }

@@ -109,7 +109,12 @@ fn page_fault_codes_say_what_was_wrong() {
         s.rflags |= Rflags::AC;
     };
     assert_eq!(access(user_page, false, excused, read), None);
-    assert_eq!(access(user_page | 1 << 51, true, nothing, read), None, "a frame beyond RAM floats");
+    assert_eq!(access(user_page | 1 << 35, true, nothing, read), None, "a frame beyond RAM floats");
+    assert_eq!(
+        access(user_page | 1 << 46, true, nothing, read),
+        Some(0xd),
+        "no CPU of ours has that address bit"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 use super::*;
 use crate::arch::state::gpr::{R11, RAX, RBX, RCX, RDX, RSP};
 use crate::arch::{Cr0, Cr4, Efer, Rflags, msr};
+use crate::engine::fake::FakeMachine;
 use iced_x86::code_asm::*;
 
 #[test]
@@ -67,6 +68,7 @@ fn control_registers_refuse_reserved_and_contradictory_bits() {
         (|a| a.mov(cr4, rax).unwrap(), 0),
         (|a| a.mov(cr8, rax).unwrap(), 16),
         (|a| a.mov(cr3, rax).unwrap(), 1 << 60),
+        (|a| a.mov(cr3, rax).unwrap(), 1 << 46),
     ] {
         let mut b = Bench::new(program);
         b.state.gpr[RAX] = value;
@@ -74,10 +76,41 @@ fn control_registers_refuse_reserved_and_contradictory_bits() {
         b.faults(Vector::GeneralProtection);
         assert_eq!((b.state.cr0, b.state.cr3, b.state.cr4), before);
     }
+    let mut b = Bench::new(|a| a.mov(cr3, rax).unwrap());
+    let ignored = FakeMachine::TABLES.0 | 0xfff;
+    b.state.gpr[RAX] = ignored;
+    assert_eq!((b.step(), b.state.cr3), (Outcome::Retired, ignored));
     let mut b = Bench::new(|a| a.mov(cr8, rax).unwrap());
     b.state.gpr[RAX] = 5;
     b.step();
     assert_eq!(b.machine.platform.cr8(VcpuId(0)), 5);
+}
+
+#[test]
+fn the_root_of_pae_paging_is_loaded_with_cr3_and_cr0() {
+    let outcome = |entry: u64, program: fn(&mut CodeAssembler), paging: Cr0| {
+        let mut b = Bench::new(program);
+        b.poke(DATA, 0x2_1000 | 1);
+        b.poke(DATA + 24, entry);
+        b.poke(0x2_1000, 0x83);
+        b.state.cr0 = Cr0::PE | Cr0::ET | paging;
+        b.state.cr3 = DATA;
+        b.state.cr4 = Cr4::PAE;
+        b.state.efer = Efer::empty();
+        *b.state.segment_mut(SegmentRegister::Cs) = Segment::flat32(0x8, 0xb);
+        // No exception can be delivered: a fault shuts down.
+        b.state.idtr.limit = 0;
+        (b.state.gpr[RAX], b.state.gpr[RBX]) = (DATA, (Cr0::PE | Cr0::ET | Cr0::PG).bits());
+        b.step()
+    };
+    let reload: fn(&mut CodeAssembler) = |a| a.mov(cr3, rax).unwrap();
+    let enable: fn(&mut CodeAssembler) = |a| a.mov(cr0, rbx).unwrap();
+    for (program, paging) in [(reload, Cr0::PG), (enable, Cr0::empty())] {
+        assert_eq!(outcome(0x2_1000 | 1, program, paging), Outcome::Retired);
+        assert_eq!(outcome(0x2_1000 | 2, program, paging), Outcome::Retired, "not present");
+        assert_eq!(outcome(0x2_1000 | 3, program, paging), Outcome::TripleFault, "a reserved bit");
+    }
+    assert_eq!(outcome(3, reload, Cr0::empty()), Outcome::Retired, "without paging nothing is loaded");
 }
 
 #[test]
