@@ -201,7 +201,7 @@ fn long_frame(cx: &mut Cx, gate: &Gate, code: Option<u32>, new_cpl: u8, image: R
         return Err(cx.raise(Exception::GP0));
     }
     sp &= !15;
-    let bank = if new_cpl == 3 { Bank::User } else { cx.mmu.supervisor_bank() };
+    let bank = if new_cpl == 3 { Bank::User } else { frame_bank(cx) };
     let words = [
         Some(u64::from(cx.state.segment(SegmentRegister::Ss).selector)),
         Some(cx.regs[RSP]),
@@ -219,6 +219,15 @@ fn long_frame(cx: &mut Cx, gate: &Gate, code: Option<u32>, new_cpl: u8, image: R
         *cx.state.segment_mut(SegmentRegister::Ss) = null_stack(new_cpl);
     }
     Ok(())
+}
+
+/// The rights with which a frame is pushed on a stack of rings 0–2.
+///
+/// Only what is done while CPL < 3 is an explicit supervisor access, which RFLAGS.AC excuses from SMAP (SDM 4.6). CPL
+/// changes after the frame is pushed (SDM vol. 2A, INT n, Operation), so a program of ring 3 cannot lift SMAP for the
+/// kernel's stack by setting AC, its to set.
+fn frame_bank(cx: &Cx) -> Bank {
+    if cx.state.cpl() == 3 { Bank::Supervisor } else { cx.mmu.supervisor_bank() }
 }
 
 /// SS after a switch to an inner ring of 64-bit mode: a null selector that holds the privilege level.
@@ -250,6 +259,7 @@ fn legacy_frame(
     let cs = cx.state.segment(SegmentRegister::Cs).selector;
     let rip = cx.state.rip;
     let inner = new_cpl < cx.state.cpl();
+    let bank = frame_bank(cx);
     let mut words = Vec::with_capacity(6);
     if inner {
         let at = cx.state.tr.base.wrapping_add(4 + 8 * u64::from(new_cpl));
@@ -259,6 +269,7 @@ fn legacy_frame(
         *cx.state.segment_mut(SegmentRegister::Ss) = ss;
         cx.regs[RSP] = sp.into();
         cx.refresh();
+        cx.mmu.bank = bank;
         words.extend([u64::from(old_ss.selector), old_sp]);
     }
     words.extend([image.bits(), u64::from(cs), rip]);

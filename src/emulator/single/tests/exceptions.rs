@@ -117,6 +117,39 @@ fn page_fault_codes_say_what_was_wrong() {
     );
 }
 
+/// SMAP on, and the stack of the frame on a page of ring 3. Gives the vector that is delivered in the end.
+fn push_on_a_user_page(ring3: bool, ac: bool) -> Vector {
+    let mut b = Bench::new(|a| a.ud2().unwrap());
+    let top = WINDOW + 0x1000;
+    b.map(0, DATA | P | RW | US);
+    b.map(1, CODE | P | US);
+    // All else is the supervisor's.
+    b.poke(crate::engine::fake::FakeMachine::TABLES.0 + 0x2000, 0x83);
+    b.gate(14, 0, 1);
+    b.poke(TSS + 4, top);
+    b.state.gpr[RSP] = top;
+    b.state.cr4 |= Cr4::SMAP;
+    b.state.rflags.set(Rflags::AC, ac);
+    if ring3 {
+        b.enter_ring3();
+        b.state.rip = WINDOW + 0x1000;
+    }
+    let outcome = b.step();
+    let Outcome::Exception(vector) = outcome else { panic!("{outcome:?}") };
+    if vector == Vector::PageFault {
+        assert_eq!((b.peek(b.state.gpr[RSP]), b.state.cr2), (3, top - 8));
+    }
+    vector
+}
+
+#[test]
+fn ac_excuses_the_frame_of_an_exception_only_within_rings_0_to_2() {
+    assert_eq!(push_on_a_user_page(false, false), Vector::PageFault);
+    assert_eq!(push_on_a_user_page(false, true), Vector::InvalidOpcode);
+    assert_eq!(push_on_a_user_page(true, false), Vector::PageFault);
+    assert_eq!(push_on_a_user_page(true, true), Vector::PageFault);
+}
+
 #[test]
 fn accessed_and_dirty_bits_are_set_when_due() {
     let mut b = Bench::new(|a| {
