@@ -1,3 +1,4 @@
+use super::format::PS;
 use super::*;
 use crate::arch::Vector;
 use proptest::prelude::*;
