@@ -157,7 +157,7 @@ mod tests {
                 prop_assert!(places.iter().all(|&(a, b)| at + length <= a || b <= at));
                 places.push((at, at + length));
                 // Every other thunk goes again, in any order.
-                if places.len() % 2 == 0 {
+                if places.len().is_multiple_of(2) {
                     let (place, _) = places.swap_remove(gone.index(places.len()));
                     zone.release(place);
                 }
