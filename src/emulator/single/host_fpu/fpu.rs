@@ -2,8 +2,8 @@
 use super::classify::{self, Unit};
 use super::{Access, HostFpu, MXCSR_MASK, OperandMemory, Prepared};
 use crate::arch::state::XsaveArea;
-use crate::arch::{CpuState, Exception, Gva};
-use iced_x86::{Encoder, Instruction};
+use crate::arch::{CpuState, Exception, Gva, SegmentRegister};
+use iced_x86::{Encoder, Instruction, Register};
 use std::ops::Range;
 
 /// x87 opcode, instruction and data pointers in the image: FOP, FIP, FDP.
@@ -23,6 +23,20 @@ pub(super) fn opcode(instruction: &Instruction) -> u16 {
     let bytes = encoder.take_buffer();
     let at = bytes.iter().position(|b| (0xd8..=0xdf).contains(b));
     at.and_then(|at| Some(u16::from(bytes[at] & 7) << 8 | u16::from(*bytes.get(at + 1)?))).unwrap_or(0)
+}
+
+/// What was added to the memory operand's offset; in 64-bit code only FS and GS have a base.
+fn segment_base(instruction: &Instruction, state: &CpuState) -> u64 {
+    let segment = match instruction.memory_segment() {
+        Register::FS => SegmentRegister::Fs,
+        Register::GS => SegmentRegister::Gs,
+        _ if state.is_64bit_code() => return 0,
+        Register::ES => SegmentRegister::Es,
+        Register::CS => SegmentRegister::Cs,
+        Register::SS => SegmentRegister::Ss,
+        _ => SegmentRegister::Ds,
+    };
+    state.segment(segment).base
 }
 
 impl HostFpu {
@@ -73,9 +87,10 @@ impl HostFpu {
             if area[FOP] != pointers[..2] {
                 area[FOP].copy_from_slice(&prepared.opcode.to_le_bytes());
             }
-            // Where the CPU noted the operand it noted the bounce buffer.
+            // Where the CPU noted the operand it noted the bounce buffer. FDP is the offset in the segment.
             if area[FDP] != pointers[FDP.start - POINTERS.start..] {
-                area[FDP].copy_from_slice(&at.0.to_le_bytes());
+                let offset = at.0.wrapping_sub(segment_base(&prepared.instruction, state));
+                state.xsave.0[FDP].copy_from_slice(&offset.to_le_bytes());
             }
         } else if !classify::is_x87_control(&prepared.instruction) {
             state.xsave.0[POINTERS].copy_from_slice(&pointers);
