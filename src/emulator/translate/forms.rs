@@ -1,6 +1,7 @@
 //! How each instruction form is translated: which of its encoded fields name general registers, and the way it takes.
 //!
-//! Found once for each of iced's codes and kept; what depends on the operands is asked of the instruction itself.
+//! Found once for each of iced's codes, apart for a memory destination, and kept; what else depends on the operands is
+//! asked of the instruction itself.
 use iced_x86::{
     Code, CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind,
     Register,
@@ -88,14 +89,16 @@ pub(crate) struct Forms {
 
 impl Default for Forms {
     fn default() -> Self {
-        Self { known: vec![None; Code::values().len()], factory: InstructionInfoFactory::new() }
+        Self { known: vec![None; 2 * Code::values().len()], factory: InstructionInfoFactory::new() }
     }
 }
 
 impl Forms {
     /// The form of an instruction.
     pub(crate) fn of(&mut self, instruction: &Instruction) -> Form {
-        let code = instruction.code() as usize;
+        // A code is shared by registers and memory, but BT and its kin differ: only a bit in a register stays there.
+        let memory = instruction.op0_kind() == OpKind::Memory;
+        let code = instruction.code() as usize * 2 + usize::from(memory);
         if let Some(Some(form)) = self.known.get(code) {
             return *form;
         }
