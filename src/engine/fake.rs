@@ -64,6 +64,18 @@ pub(crate) struct FakeDevice {
     pub(crate) writes: Vec<(u64, usize, u64)>,
     /// Reads: where, how many bytes.
     pub(crate) reads: Vec<(u64, usize)>,
+    /// What a write to a port does, given its value.
+    pub(crate) on_port_write: Hook,
+}
+
+/// Something to do.
+#[derive(Default)]
+pub(crate) struct Hook(pub(crate) Option<Box<dyn FnMut(u32) + Send>>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Hook" } else { "no hook" })
+    }
 }
 
 impl PortDevice for FakeDevice {
@@ -73,6 +85,9 @@ impl PortDevice for FakeDevice {
     }
     fn port_write(&mut self, port: Port, width: Width, value: u32) {
         self.writes.push((port.0.into(), width.bytes(), value.into()));
+        if let Some(hook) = &mut self.on_port_write.0 {
+            hook(value);
+        }
     }
 }
 

@@ -5,8 +5,9 @@
 //! own cursor, at latest before its next block. Marking and noticing are atomic per page: a write is either before
 //! the decoding (which then sees the new bytes, because the mark is set first) or logged.
 use crate::arch::address::PAGE_SIZE;
+use crate::sys::signal::KickCell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Log entries that are kept; a reader that is further behind is told to forget everything.
 const KEPT: usize = 1024;
@@ -33,6 +34,7 @@ pub struct CodeMap {
     chunks: Box<[AtomicU64]>,
     written: AtomicU64,
     log: Mutex<Log>,
+    watchers: Mutex<Vec<Weak<KickCell>>>,
 }
 
 impl CodeMap {
@@ -42,7 +44,16 @@ impl CodeMap {
             chunks: (0..pages).map(|_| AtomicU64::new(0)).collect(),
             written: AtomicU64::new(0),
             log: Mutex::default(),
+            watchers: Mutex::default(),
         }
+    }
+
+    /// From now on each write to code by another thread than the one that `cell` is bound to asks `cell` for attention:
+    /// its vCPU goes from block to block without a look at the log.
+    pub fn watch(&self, cell: &Arc<KickCell>) {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.retain(|watcher| watcher.strong_count() > 0 && !watcher.ptr_eq(&Arc::downgrade(cell)));
+        watchers.push(Arc::downgrade(cell));
     }
 
     /// Bits of the chunks that `length` bytes at `offset` touch within the page of `offset`.
@@ -103,6 +114,12 @@ impl CodeMap {
         }
         log.pages.push(page);
         self.written.store(log.first + log.pages.len() as u64, Ordering::SeqCst);
+        drop(log);
+        for cell in
+            self.watchers.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade)
+        {
+            cell.poke_from_elsewhere();
+        }
         true
     }
 

@@ -99,6 +99,13 @@ impl KickCell {
         }
     }
 
+    /// As [`Self::poke`], unless the caller is the thread that the cell is bound to.
+    pub fn poke_from_elsewhere(&self) {
+        if self.tid.load(Ordering::SeqCst) != current_tid() {
+            self.poke();
+        }
+    }
+
     /// Asks the vCPU to leave `run` at the next instruction boundary. A kick before `run` is remembered.
     pub fn kick(&self) {
         self.leave.store(true, Ordering::SeqCst);

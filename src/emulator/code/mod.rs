@@ -20,7 +20,7 @@ use iced_x86::Instruction;
 use std::io;
 use stubs::{Answer, Stubs};
 
-/// Bytes of code memory.
+/// Bytes of code memory that a translator has.
 pub(crate) const CAPACITY: usize = 64 << 20;
 /// Entries of the jump cache; a power of two.
 pub(crate) const JUMPS: usize = 1024;
@@ -120,12 +120,12 @@ pub(crate) struct CodeStore {
 }
 
 impl CodeStore {
-    /// Empty code memory with its stubs.
+    /// Empty code memory of `capacity` bytes with its stubs.
     ///
     /// # Errors
     /// When the host refuses executable memory.
-    pub(crate) fn new(asm: &mut Assembler, avx: bool, answer: Answer) -> io::Result<Self> {
-        let mut memory = ExecMemory::new(CAPACITY)?;
+    pub(crate) fn new(asm: &mut Assembler, capacity: usize, avx: bool, answer: Answer) -> io::Result<Self> {
+        let mut memory = ExecMemory::new(capacity)?;
         let base = memory.address(0);
         asm.restart(base);
         let stubs = Stubs::emit(asm, base, avx, answer);
@@ -146,6 +146,12 @@ impl CodeStore {
             jumps: Box::new([NO_JUMP; JUMPS]),
             flushes: 0,
         })
+    }
+
+    /// Bytes of code memory, and the numbers of blocks, sites and links that are kept beside it.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> (usize, usize, usize, usize) {
+        (self.memory.size(), self.blocks.len(), self.sites.len(), self.links.len())
     }
 
     /// The stubs' addresses.

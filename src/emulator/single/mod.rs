@@ -33,7 +33,7 @@ pub(crate) mod stack;
 mod status;
 mod string;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod vector;
 
 use super::front::cache::CodeCache;
@@ -95,6 +95,11 @@ impl Single {
             fpu: None,
             paging: None,
         }
+    }
+
+    /// The vCPU that it executes.
+    pub(crate) fn vcpu(&self) -> VcpuId {
+        self.vcpu
     }
 
     /// Executes exactly one instruction, or delivers the exception that is pending in `state`. Exceptions that the

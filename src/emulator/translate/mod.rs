@@ -10,6 +10,8 @@ mod builder;
 mod forms;
 mod integer;
 pub(crate) mod session;
+#[cfg(test)]
+mod tests;
 
 use super::code::{CodeStore, Entries};
 use super::emit::{Assembler, Shape};

@@ -6,8 +6,8 @@
 #![expect(unsafe_code, reason = "enters generated code, which calls back with a raw pointer to the session")]
 use super::{Limits, Workshop, number, translate};
 use crate::arch::{Activity, CpuState, Gva, Rflags};
-use crate::emulator::code::CodeStore;
 use crate::emulator::code::context::{Context, Frame};
+use crate::emulator::code::{CAPACITY, CodeStore};
 use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
 use crate::emulator::interrupt::{self, Event};
@@ -33,6 +33,11 @@ pub(crate) struct Translator {
     frame: Box<Frame>,
     cursor: u64,
     epoch: Epoch,
+    /// Bytes of code memory.
+    capacity: usize,
+    /// Blocks that each run may enter, if that is limited; blocks are not linked then.
+    #[cfg(test)]
+    pub(super) budget: Option<u32>,
 }
 
 /// Counts generations of translations without end.
@@ -48,6 +53,11 @@ unsafe impl Send for Translator {}
 impl Translator {
     /// A translator that knows nothing yet.
     pub(crate) fn new(vcpu: VcpuId, ram: Arc<GuestRam>) -> Self {
+        Self::with_capacity(vcpu, ram, CAPACITY)
+    }
+
+    /// As [`Self::new`], with `capacity` bytes of code memory, at least a few blocks' worth (256 KiB).
+    pub(crate) fn with_capacity(vcpu: VcpuId, ram: Arc<GuestRam>, capacity: usize) -> Self {
         let cursor = ram.code().cursor();
         Self {
             single: Single::new(vcpu, ram),
@@ -56,7 +66,16 @@ impl Translator {
             frame: Frame::new(),
             cursor,
             epoch: Epoch::default(),
+            capacity,
+            #[cfg(test)]
+            budget: None,
         }
+    }
+
+    /// The translated code, once something was run.
+    #[cfg(test)]
+    pub(super) fn store(&self) -> Option<&CodeStore> {
+        self.store.as_ref()
     }
 
     /// The interpreter beside it, for single steps and deliveries.
@@ -86,7 +105,9 @@ impl Translator {
             Some(store) => store,
             None => {
                 let avx = platform.cpuid_table().query(1, 0, crate::arch::Cr4::empty()).ecx >> 28 & 1 != 0;
-                let made = CodeStore::new(&mut self.workshop.asm, avx, answer);
+                // Code that devices write must be noticed by a loop that never comes out.
+                platform.ram().code().watch(platform.kick(self.single.vcpu()));
+                let made = CodeStore::new(&mut self.workshop.asm, self.capacity, avx, answer);
                 self.store.insert(made.map_err(|source| EngineError::Host {
                     what: "cannot map memory for translated code",
                     source,
@@ -97,8 +118,19 @@ impl Translator {
         let (cursor, epoch) = (&mut self.cursor, &mut self.epoch);
         self.single.with(state, platform, |cx, cache, features| {
             let context = &raw mut frame.context;
-            let mut session =
-                Session { cx, store, workshop, features, context, cursor, epoch, end: None, error: None };
+            let mut session = Session {
+                cx,
+                store,
+                workshop,
+                features,
+                context,
+                cursor,
+                epoch,
+                end: None,
+                error: None,
+                #[cfg(test)]
+                budget: self.budget,
+            };
             session.run(cache)
         })
     }
@@ -136,6 +168,8 @@ struct Session<'s, 'a> {
     epoch: &'s mut Epoch,
     end: Option<End>,
     error: Option<EngineError>,
+    #[cfg(test)]
+    budget: Option<u32>,
 }
 
 /// What translated code calls.
@@ -360,6 +394,13 @@ impl Session<'_, '_> {
             if kick.is_raised() {
                 return Err(End::Ended(Ended::Attention));
             }
+            #[cfg(test)]
+            if let Some(left) = &mut self.budget {
+                if *left == 0 {
+                    return Err(End::Ended(Ended::Attention));
+                }
+                *left -= 1;
+            }
             self.cx.mmu.stop = false;
             self.drop_written();
             // RF only holds off instruction breakpoints, of which there are none in translated code.
@@ -389,7 +430,13 @@ impl Session<'_, '_> {
             });
             let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
             let tag = self.tag(limits);
-            self.store.note_jump(rip, tag, entries.saved);
+            #[cfg(test)]
+            let limited = self.budget.is_some();
+            #[cfg(not(test))]
+            let limited = false;
+            if !limited {
+                self.store.note_jump(rip, tag, entries.saved);
+            }
             let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
             // SAFETY: as in `write_context`.
             let context = unsafe { &mut *self.context };

@@ -17,32 +17,34 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Where programs are assembled to.
-pub(super) const CODE: u64 = 0x1_0000;
+pub(crate) const CODE: u64 = 0x1_0000;
 /// Top of their stack.
-pub(super) const STACK: u64 = 0x9000;
+pub(crate) const STACK: u64 = 0x9000;
 /// Memory for their data.
-pub(super) const DATA: u64 = 0x2_0000;
+pub(crate) const DATA: u64 = 0x2_0000;
 /// The handler of vector `n` is at `HANDLERS + 16 n`: a HLT.
-pub(super) const HANDLERS: u64 = 0x7000;
+pub(crate) const HANDLERS: u64 = 0x7000;
 /// Stack of ring 0, in the TSS.
-pub(super) const RING0_STACK: u64 = 0xa000;
+pub(crate) const RING0_STACK: u64 = 0xa000;
 /// Stack of IST 1.
-pub(super) const IST1_STACK: u64 = 0xb000;
+pub(crate) const IST1_STACK: u64 = 0xb000;
 /// A page that only [`Bench::map`] maps, and the following ones.
-pub(super) const WINDOW: u64 = 0x4000_0000;
-const GDT: u64 = 0x4000;
+pub(crate) const WINDOW: u64 = 0x4000_0000;
+pub(crate) const GDT: u64 = 0x4000;
 const IDT: u64 = 0x5000;
 const TSS: u64 = 0x6000;
-const PAGE_DIRECTORY: u64 = 0xc000;
-const PAGE_TABLE: u64 = 0xd000;
+/// The directory behind [`WINDOW`].
+pub(crate) const PAGE_DIRECTORY: u64 = 0xc000;
+/// The table behind [`WINDOW`].
+pub(crate) const PAGE_TABLE: u64 = 0xd000;
 
 /// Selectors of [`Bench`]'s GDT.
-pub(super) const KERNEL_CODE: u16 = 0x08;
-pub(super) const USER_DATA: u16 = 0x23;
-pub(super) const USER_CODE: u16 = 0x2b;
+pub(crate) const KERNEL_CODE: u16 = 0x08;
+pub(crate) const USER_DATA: u16 = 0x23;
+pub(crate) const USER_CODE: u16 = 0x2b;
 
 /// A machine with a program in it.
-pub(super) struct Bench {
+pub(crate) struct Bench {
     pub machine: FakeMachine,
     pub state: CpuState,
     pub single: Single,
@@ -50,11 +52,11 @@ pub(super) struct Bench {
 
 impl Bench {
     /// 64-bit code at [`CODE`], ring 0, with a GDT, an IDT whose handlers halt, and a TSS.
-    pub(super) fn new(program: impl FnOnce(&mut CodeAssembler)) -> Self {
+    pub(crate) fn new(program: impl FnOnce(&mut CodeAssembler)) -> Self {
         Self::with_clock(ClockSource::Real, program)
     }
 
-    pub(super) fn with_clock(source: ClockSource, program: impl FnOnce(&mut CodeAssembler)) -> Self {
+    pub(crate) fn with_clock(source: ClockSource, program: impl FnOnce(&mut CodeAssembler)) -> Self {
         let machine = FakeMachine::new(4 << 20, source);
         let state = machine.long_mode(CODE, STACK);
         let single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
@@ -90,7 +92,7 @@ impl Bench {
     }
 
     /// An interrupt gate with this privilege and stack.
-    pub(super) fn gate(&self, vector: u8, dpl: u64, ist: u64) {
+    pub(crate) fn gate(&self, vector: u8, dpl: u64, ist: u64) {
         let target = HANDLERS + 16 * u64::from(vector);
         let low = target & 0xffff | u64::from(KERNEL_CODE) << 16 | ist << 32 | (0x8e | dpl << 5) << 40;
         self.poke(IDT + 16 * u64::from(vector), low);
@@ -98,18 +100,18 @@ impl Bench {
     }
 
     /// Takes a gate away: it is not present.
-    pub(super) fn no_gate(&self, vector: u8) {
+    pub(crate) fn no_gate(&self, vector: u8) {
         let at = IDT + 16 * u64::from(vector);
         self.poke(at, self.peek(at) & !(1 << 47));
     }
 
     /// Maps page `number` of [`WINDOW`] with this entry.
-    pub(super) fn map(&self, number: u64, entry: u64) {
+    pub(crate) fn map(&self, number: u64, entry: u64) {
         self.poke(PAGE_TABLE + 8 * number, entry);
     }
 
     /// Puts the CPU into ring 3.
-    pub(super) fn enter_ring3(&mut self) {
+    pub(crate) fn enter_ring3(&mut self) {
         let data = Segment { attributes: 0xc0f3, ..Segment::flat32(USER_DATA, 3) };
         *self.state.segment_mut(SegmentRegister::Ss) = data;
         *self.state.segment_mut(SegmentRegister::Cs) =
@@ -117,7 +119,7 @@ impl Bench {
     }
 
     /// Puts code at a physical address, which is also its virtual one. Returns its end.
-    pub(super) fn assemble(&mut self, at: u64, program: impl FnOnce(&mut CodeAssembler)) -> u64 {
+    pub(crate) fn assemble(&mut self, at: u64, program: impl FnOnce(&mut CodeAssembler)) -> u64 {
         let mut a = CodeAssembler::new(64).unwrap();
         program(&mut a);
         let bytes = a.assemble(at).unwrap();
@@ -125,12 +127,12 @@ impl Bench {
         at + bytes.len() as u64
     }
 
-    pub(super) fn step(&mut self) -> Outcome {
+    pub(crate) fn step(&mut self) -> Outcome {
         self.single.step(&mut self.state, &self.machine.platform).unwrap()
     }
 
     /// Steps and expects this exception; returns its frame, error code first if it has one.
-    pub(super) fn faults(&mut self, vector: Vector) -> [u64; 6] {
+    pub(crate) fn faults(&mut self, vector: Vector) -> [u64; 6] {
         assert_eq!(self.step(), Outcome::Exception(vector));
         assert_eq!(self.state.rip, HANDLERS + 16 * vector as u64);
         let sp = self.state.gpr[4];
@@ -138,7 +140,7 @@ impl Bench {
     }
 
     /// Runs by whole blocks until HLT (or shutdown), as the backend does without interrupts.
-    pub(super) fn run(&mut self) -> super::Ended {
+    pub(crate) fn run(&mut self) -> super::Ended {
         loop {
             let ended =
                 self.single.run(&mut self.state, &self.machine.platform, &HashSet::new(), &mut true).unwrap();
@@ -149,20 +151,23 @@ impl Bench {
         }
     }
 
-    /// A vCPU of the backend in this state.
-    pub(super) fn vcpu(&self) -> Box<dyn Vcpu> {
-        Emulator::new(Arc::clone(self.machine.ram()), EmuEngine::Single)
-            .create_vcpu(VcpuId(0), &self.state)
-            .unwrap()
+    /// A vCPU of the backend in this state, which `single` runs.
+    pub(crate) fn vcpu(&self) -> Box<dyn Vcpu> {
+        self.vcpu_of(EmuEngine::Single)
     }
 
-    pub(super) fn peek(&self, at: u64) -> u64 {
+    /// A vCPU of the backend in this state.
+    pub(crate) fn vcpu_of(&self, engine: EmuEngine) -> Box<dyn Vcpu> {
+        Emulator::new(Arc::clone(self.machine.ram()), engine).create_vcpu(VcpuId(0), &self.state).unwrap()
+    }
+
+    pub(crate) fn peek(&self, at: u64) -> u64 {
         let mut bytes = [0; 8];
         self.machine.ram().read(Gpa(at), &mut bytes).unwrap();
         u64::from_le_bytes(bytes)
     }
 
-    pub(super) fn poke(&self, at: u64, value: u64) {
+    pub(crate) fn poke(&self, at: u64, value: u64) {
         self.machine.ram().write(Gpa(at), &value.to_le_bytes()).unwrap();
     }
 }

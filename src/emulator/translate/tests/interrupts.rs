@@ -1,0 +1,218 @@
+//! Interrupts at random moments: whatever block they hit, the interrupted computation never notices.
+//!
+//! The full count: `TRIVISOR_INTERRUPTS=10000000 cargo test --release --lib -- --ignored ten_million_interrupts`.
+use super::*;
+use crate::arch::state::gpr::{RAX, RBX};
+use crate::arch::{Cr4, Rflags, Xcr0};
+use iced_x86::code_asm::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const VECTOR: u8 = 0x40;
+/// How many interrupts the handler counted.
+const COUNT: u64 = DATA;
+/// How many there shall be.
+const WANTED: u64 = DATA + 8;
+/// What each pass must give, and how many gave something else.
+const EXPECTED: u64 = DATA + 16;
+const WRONG: u64 = DATA + 24;
+const PASSES: u64 = DATA + 32;
+const SCRATCH: u64 = DATA + 0x800;
+const TABLE: u64 = DATA + 0x100;
+const PASS: u64 = CODE + 0x400;
+
+/// One pass of the computation: the result in RAX. Flags live across branches, a carry chain, calls, an indirect
+/// jump, string instructions, divisions, vectors that stay in registers.
+fn pass(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut again, mut chain, mut case0, mut case1, mut on) =
+        (a.create_label(), a.create_label(), a.create_label(), a.create_label(), a.create_label());
+    let mut function = a.create_label();
+    a.lea(rax, qword_ptr(case0))?;
+    a.mov(qword_ptr(TABLE), rax)?;
+    a.lea(rax, qword_ptr(case1))?;
+    a.mov(qword_ptr(TABLE + 8), rax)?;
+    a.mov(rax, 0x1234_5678_9abc_def0_u64)?;
+    a.mov(r12, 0x9e37_79b9_7f4a_7c15_u64)?;
+    a.movq(xmm3, r12)?;
+    a.pxor(xmm4, xmm4)?;
+    a.vpxor(ymm5, ymm5, ymm5)?;
+    a.mov(ecx, 60)?;
+    a.set_label(&mut again)?;
+    // A carry chain whose loop keeps CF from one round to the next.
+    a.mov(rsi, SCRATCH)?;
+    a.mov(edx, 6)?;
+    a.add(rax, r12)?;
+    a.set_label(&mut chain)?;
+    a.adc(qword_ptr(rsi), rax)?;
+    a.lea(rsi, qword_ptr(rsi + 8))?;
+    a.rcl(rax, 1)?;
+    a.dec(edx)?;
+    a.jnz(chain)?;
+    a.adc(rax, 0)?;
+    a.call(function)?;
+    a.push(rax)?;
+    a.pop(r13)?;
+    a.mov(ebx, ecx)?;
+    a.and(ebx, 1)?;
+    a.jmp(qword_ptr(rbx * 8 + TABLE as i32))?;
+    a.set_label(&mut case0)?;
+    a.xor(rax, r13)?;
+    a.sbb(rax, rcx)?;
+    a.jmp(on)?;
+    a.set_label(&mut case1)?;
+    a.ror(rax, cl)?;
+    a.adc(rax, r12)?;
+    a.set_label(&mut on)?;
+    a.paddq(xmm4, xmm3)?;
+    a.vpaddq(ymm5, ymm5, ymm4)?;
+    a.dec(ecx)?;
+    a.jnz(again)?;
+    a.movq(rdx, xmm4)?;
+    a.add(rax, rdx)?;
+    a.vextracti128(xmm6, ymm5, 1)?;
+    a.movq(rdx, xmm6)?;
+    a.adc(rax, rdx)?;
+    a.movq(rdx, xmm5)?;
+    a.adc(rax, rdx)?;
+    // Leave memory as it was found.
+    a.mov(r8, rax)?;
+    a.mov(edi, SCRATCH as u32)?;
+    a.mov(ecx, 64)?;
+    a.xor(eax, eax)?;
+    a.rep().stosb()?;
+    a.mov(rax, r8)?;
+    a.ret()?;
+    a.set_label(&mut function)?;
+    a.push(rbp)?;
+    a.mov(rbp, rsp)?;
+    a.mov(r9, rax)?;
+    a.xor(edx, edx)?;
+    a.mov(ebx, 97)?;
+    a.div(rbx)?;
+    a.imul_2(rdx, r12)?;
+    a.add(rax, rdx)?;
+    a.lahf()?;
+    a.adc(rax, r9)?;
+    a.leave()?;
+    a.ret()
+}
+
+/// Passes until enough interrupts were counted.
+fn driver(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut again, mut right) = (a.create_label(), a.create_label());
+    a.set_label(&mut again)?;
+    a.call(PASS)?;
+    a.cmp(rax, qword_ptr(EXPECTED))?;
+    a.je(right)?;
+    a.inc(qword_ptr(WRONG))?;
+    a.mov(rbx, rax)?;
+    a.set_label(&mut right)?;
+    a.inc(qword_ptr(PASSES))?;
+    a.mov(rdx, qword_ptr(WANTED))?;
+    a.cmp(qword_ptr(COUNT), rdx)?;
+    a.jb(again)?;
+    a.int(0x81)
+}
+
+/// Counts, and spoils flags, vectors and what it saves.
+fn handler(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.push(rax)?;
+    a.push(rcx)?;
+    a.push(r12)?;
+    a.sub(rsp, 32)?;
+    a.vmovdqu(ymmword_ptr(rsp), ymm4)?;
+    a.inc(qword_ptr(COUNT))?;
+    a.mov(r12, qword_ptr(COUNT))?;
+    a.mov(eax, r12d)?;
+    a.vpcmpeqd(ymm4, ymm4, ymm4)?;
+    a.shl(eax, 3)?;
+    a.sbb(ecx, ecx)?;
+    a.cmp(eax, ecx)?;
+    a.vmovdqu(ymm4, ymmword_ptr(rsp))?;
+    a.add(rsp, 32)?;
+    a.pop(r12)?;
+    a.pop(rcx)?;
+    a.pop(rax)?;
+    a.iretq()
+}
+
+fn bench(ring: u8, wanted: u64) -> Bench {
+    let mut b = Bench::new(|a| driver(a).unwrap());
+    b.state.cr4 |= Cr4::OSXSAVE;
+    b.state.xcr0 = Xcr0::X87 | Xcr0::SSE | Xcr0::AVX;
+    b.assemble(PASS, |a| pass(a).unwrap());
+    b.assemble(CODE + 0xc00, |a| handler(a).unwrap());
+    b.assemble(HANDLERS + 16 * u64::from(VECTOR), |a| a.jmp(CODE + 0xc00).unwrap());
+    b.gate(0x81, 3, 0);
+    b.poke(WANTED, wanted);
+    if ring == 3 {
+        b.enter_ring3();
+    }
+    b
+}
+
+/// What one pass gives without interrupts, on the interpreter.
+fn expected() -> u64 {
+    let b = bench(0, 0);
+    let mut vcpu = b.vcpu();
+    assert_eq!(run_until_halt(&b, &mut *vcpu), Exit::Halted);
+    vcpu.save().unwrap().gpr[RAX]
+}
+
+/// Raises interrupts at random moments until the guest has had `wanted`, in ring `ring`.
+fn storm(engine: EmuEngine, ring: u8, wanted: u64) {
+    let expected = expected();
+    let mut b = bench(ring, wanted);
+    b.poke(EXPECTED, expected);
+    b.state.rflags |= Rflags::IF;
+    let ended = Arc::new(AtomicBool::new(false));
+    let raised = Arc::new(AtomicU64::new(0));
+    let raiser = std::thread::spawn({
+        let (interrupts, ended, raised) =
+            (Arc::clone(&b.machine.interrupts), Arc::clone(&ended), Arc::clone(&raised));
+        move || {
+            let mut random = 0x2545_f491_4f6c_dd1d_u64;
+            while !ended.load(Ordering::Relaxed) {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                for _ in 0..random % 512 {
+                    std::hint::spin_loop();
+                }
+                if !crate::bus::InterruptController::pending(&*interrupts, CPU) {
+                    interrupts.raise(VECTOR);
+                    raised.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    });
+    let mut vcpu = b.vcpu_of(engine);
+    let exit = run_until_halt(&b, &mut *vcpu);
+    ended.store(true, Ordering::Relaxed);
+    raiser.join().unwrap();
+    let state = vcpu.save().unwrap();
+    let (passes, count) = (b.peek(PASSES), b.peek(COUNT));
+    println!("{} in ring {ring}: {count} interrupts in {passes} passes", engine.name());
+    assert_eq!((exit, state.rip), (Exit::Halted, HANDLERS + 16 * 0x81 + 1));
+    assert_eq!(b.peek(WRONG), 0, "the last wrong result was {:#x}, not {expected:#x}", state.gpr[RBX]);
+    assert!(count >= wanted && passes > 0);
+    let raised = raised.load(Ordering::Relaxed);
+    assert!(raised == count || raised == count + 1, "{raised} raised, {count} taken: each is taken once");
+}
+
+#[test]
+fn a_computation_survives_interrupts_at_random_points() {
+    for ring in [0, 3] {
+        storm(EmuEngine::Translator, ring, 20_000);
+    }
+    storm(EmuEngine::Single, 0, 1_000);
+}
+
+#[test]
+#[ignore = "takes minutes; the head of the file has the command"]
+fn ten_million_interrupts() {
+    let wanted = std::env::var("TRIVISOR_INTERRUPTS").map_or(10_000_000, |n| n.parse().unwrap());
+    for ring in [0, 3] {
+        storm(EmuEngine::Translator, ring, wanted / 2);
+    }
+}
