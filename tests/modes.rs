@@ -1,4 +1,5 @@
-//! Every guest in every mode that the host has: it ends well, and its checksums are the same everywhere.
+//! Every guest in every mode that the host has, in mode emu on both engines: it ends well, and its checksums are the
+//! same everywhere.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should panic")]
 
 use std::collections::BTreeMap;
@@ -10,11 +11,37 @@ use trivisor::bench::workload::{self, Kind, Workload};
 use trivisor::clock::ClockSource;
 use trivisor::engine::Mode;
 use trivisor::loader::Image;
-use trivisor::machine::{self, Capture, Limits, Machine, MachineSpec, Stop};
+use trivisor::machine::{self, Capture, EmuEngine, Limits, Machine, MachineSpec, Stop};
 
 /// Far beyond what any mode needs: a guest that runs into it hangs.
 const HANGS: Duration = Duration::from_secs(120);
 const KEEP: usize = 1 << 20;
+
+/// One way to run a guest.
+#[derive(Clone, Copy)]
+struct Way {
+    mode: Mode,
+    engine: EmuEngine,
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.mode {
+            Mode::Emu => write!(f, "{} ({})", self.mode, self.engine.name()),
+            mode => write!(f, "{mode}"),
+        }
+    }
+}
+
+/// The ways of this host with their labels: its modes, and in mode emu each engine.
+fn ways() -> Vec<(Way, String)> {
+    let mut ways = Vec::new();
+    for (mode, label) in modes() {
+        let engines = if mode == Mode::Emu { &EmuEngine::ALL[..] } else { &[EmuEngine::Translator] };
+        ways.extend(engines.iter().map(|&engine| (Way { mode, engine }, label.clone())));
+    }
+    ways
+}
 
 /// The modes of this host with their labels.
 fn modes() -> Vec<(Mode, String)> {
@@ -40,14 +67,15 @@ fn gap(mode: Mode, label: &str, workload: &str) -> Option<&'static str> {
     }
 }
 
-fn boot(workload: &Workload, mode: Mode, limit: Duration) -> (Stop, Vec<u8>) {
+fn boot(workload: &Workload, way: Way, limit: Duration) -> (Stop, Vec<u8>) {
     let image = Image::parse(workload.image).unwrap();
-    let mut spec = MachineSpec::new(mode);
+    let mut spec = MachineSpec::new(way.mode);
+    spec.engine = way.engine;
     spec.command_line = format!("{}=2000 {}=2000000", abi::ARG_BUDGET_US, abi::ARG_TSC_KHZ);
     let console = Capture::new(KEEP);
     let mut machine = Machine::build(&spec, &image, Box::new(console.clone())).unwrap();
     let limits = Limits { timeout: Some(limit), interruptible: false };
-    let stop = machine.run(&limits).unwrap_or_else(|error| panic!("{} in {mode}: {error}", workload.name));
+    let stop = machine.run(&limits).unwrap_or_else(|error| panic!("{} in {way}: {error}", workload.name));
     (stop, console.text().into_bytes())
 }
 
@@ -57,25 +85,25 @@ fn of_kind(kinds: &[Kind]) -> impl Iterator<Item = &'static Workload> {
 
 #[test]
 fn every_workload_ends_well_with_the_same_checksums_in_every_mode() {
-    let modes = modes();
-    assert!(modes.iter().any(|(mode, _)| *mode == Mode::Emu), "emu needs nothing from the host");
+    let ways = ways();
+    assert!(ways.iter().any(|(way, _)| way.mode == Mode::Emu), "emu needs nothing from the host");
     let mut ran = 0;
     for workload in of_kind(&[Kind::Nano, Kind::Task, Kind::Demo]) {
-        let mut first: Option<(Mode, BTreeMap<String, u64>)> = None;
-        for (mode, label) in &modes {
-            let mode = *mode;
-            if let Some(reason) = gap(mode, label, workload.name) {
-                println!("skipped: {} in {mode}: {reason}", workload.name);
+        let mut first: Option<(Way, BTreeMap<String, u64>)> = None;
+        for (way, label) in &ways {
+            let way = *way;
+            if let Some(reason) = gap(way.mode, label, workload.name) {
+                println!("skipped: {} in {way}: {reason}", workload.name);
                 continue;
             }
-            let (stop, console) = boot(workload, mode, HANGS);
+            let (stop, console) = boot(workload, way, HANGS);
             let text = String::from_utf8_lossy(&console);
-            assert_eq!(stop, Stop::PowerOff(1), "{} in {mode}:\n{text}", workload.name);
+            assert_eq!(stop, Stop::PowerOff(1), "{} in {way}:\n{text}", workload.name);
             let transcript = marks::parse(&console);
-            assert_eq!(transcript.errors, [], "{} in {mode}", workload.name);
+            assert_eq!(transcript.errors, [], "{} in {way}", workload.name);
             if workload.kind != Kind::Demo {
-                assert_eq!(transcript.end, Some(End::Ok), "{} in {mode}:\n{text}", workload.name);
-                assert!(!transcript.results.is_empty(), "{} in {mode} measured nothing", workload.name);
+                assert_eq!(transcript.end, Some(End::Ok), "{} in {way}:\n{text}", workload.name);
+                assert!(!transcript.results.is_empty(), "{} in {way} measured nothing", workload.name);
             }
             let sums: BTreeMap<_, _> =
                 transcript.results.iter().map(|r| (r.metric_at_ring(), r.checksum)).collect();
@@ -83,13 +111,13 @@ fn every_workload_ends_well_with_the_same_checksums_in_every_mode() {
                 if let Some(kernel) = native::find(&result.metric) {
                     let mut scratch = native::Scratch::prepared(kernel);
                     let expected = (kernel.unit)(scratch.bytes());
-                    assert_eq!(result.checksum, expected, "{} in {mode} against native", result.metric);
+                    assert_eq!(result.checksum, expected, "{} in {way} against native", result.metric);
                 }
             }
             match &first {
-                None => first = Some((mode, sums)),
+                None => first = Some((way, sums)),
                 Some((other, expected)) => {
-                    assert_eq!(&sums, expected, "{} in {mode} against {other}", workload.name);
+                    assert_eq!(&sums, expected, "{} in {way} against {other}", workload.name);
                 }
             }
             ran += 1;
@@ -100,16 +128,16 @@ fn every_workload_ends_well_with_the_same_checksums_in_every_mode() {
 
 #[test]
 fn hostile_guests_end_without_harm() {
-    for (mode, _) in modes() {
+    for (way, _) in ways() {
         for workload in of_kind(&[Kind::Hostile]) {
-            let (stop, console) = boot(workload, mode, Duration::from_secs(2));
+            let (stop, console) = boot(workload, way, Duration::from_secs(2));
             match workload.name {
-                "triple_fault" => assert_eq!(stop, Stop::TripleFault, "{mode}"),
-                "spin" => assert_eq!(stop, Stop::Timeout, "{mode}"),
-                "flood" => assert!(!console.is_empty(), "{mode}"),
-                _ => assert_ne!(stop, Stop::Stepped, "{} in {mode}", workload.name),
+                "triple_fault" => assert_eq!(stop, Stop::TripleFault, "{way}"),
+                "spin" => assert_eq!(stop, Stop::Timeout, "{way}"),
+                "flood" => assert!(!console.is_empty(), "{way}"),
+                _ => assert_ne!(stop, Stop::Stepped, "{} in {way}", workload.name),
             }
-            println!("{} in {mode}: {stop:?}", workload.name);
+            println!("{} in {way}: {stop:?}", workload.name);
         }
     }
 }

@@ -343,8 +343,12 @@ fn saves_components(instruction: &Instruction) -> bool {
     )
 }
 
-/// Whether a program can hold the instruction: it leaves the pointers alone and reads no undefined flag.
-fn fits(instruction: &Instruction, undefined: u32) -> bool {
+/// Counts the rounds of a program that is a loop.
+const ROUNDS: Register = Register::R13;
+
+/// Whether a program can hold the instruction: it leaves the pointers (and a loop's counter) alone and reads no
+/// undefined flag.
+fn fits(instruction: &Instruction, undefined: u32, looped: bool) -> bool {
     if instruction.rflags_read() & undefined != 0 {
         return false;
     }
@@ -378,7 +382,7 @@ fn fits(instruction: &Instruction, undefined: u32) -> bool {
         );
         let full = used.register().full_register();
         let own = string && matches!(full, Register::RSI | Register::RDI) || stack && full == Register::RSP;
-        if written && KEPT.contains(&full) && !own {
+        if written && (KEPT.contains(&full) && !own || looped && full == ROUNDS) {
             return false;
         }
     }
@@ -404,7 +408,7 @@ fn fits(instruction: &Instruction, undefined: u32) -> bool {
     !string || instruction.op_kinds().all(|k| !matches!(k, OpKind::MemorySegESI | OpKind::MemoryESEDI))
 }
 
-/// A program of up to `length` of these forms, straight ahead but for branches forward.
+/// A program of up to `length` of these forms, with branches forward; every third is a loop of a few rounds.
 pub fn program(codes: &[Code], length: usize, rng: &mut Rng) -> Case {
     let mut registers = registers(rng);
     registers.rip = CODE + 0x40;
@@ -417,7 +421,9 @@ pub fn program(codes: &[Code], length: usize, rng: &mut Rng) -> Case {
     let mut ip = case.registers.rip;
     let mut undefined = RflagsBits::NONE;
     let mut branches = Vec::new();
-    while case.program.len() < length {
+    let looped = length > 4 && rng.chance(33);
+    let body = if looped { length - 2 } else { length };
+    while case.program.len() < body {
         let Some((mut bytes, instruction)) = encode(rng.pick(codes), Style::Pointers, ip, rng) else {
             continue;
         };
@@ -436,7 +442,7 @@ pub fn program(codes: &[Code], length: usize, rng: &mut Rng) -> Case {
                     | M::Fldenv
                     | M::Frstor
             );
-        if odd || harsh && rng.chance(90) || !fits(&instruction, undefined) {
+        if odd || harsh && rng.chance(90) || !fits(&instruction, undefined, looped) {
             continue;
         }
         let (_, offsets) = constants(&bytes, ip);
@@ -463,6 +469,13 @@ pub fn program(codes: &[Code], length: usize, rng: &mut Rng) -> Case {
         undefined |= instruction.rflags_undefined();
         ip += bytes.len() as u64;
         case.program.push(bytes);
+    }
+    if looped {
+        case.registers.gpr[number(ROUNDS)] = 2 + rng.below(5);
+        // sub r13d, 1 defines all flags anew; jnz to the start
+        let distance = (CODE + 0x40).wrapping_sub(ip + 4 + 6) as u32;
+        case.program.push(vec![0x41, 0x83, 0xed, 1]);
+        case.program.push([&[0x0f, 0x85][..], &distance.to_le_bytes()].concat());
     }
     aim_forward(&mut case, &branches, rng);
     case
