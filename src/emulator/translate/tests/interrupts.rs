@@ -176,7 +176,9 @@ fn storm(engine: EmuEngine, ring: u8, wanted: u64) {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                for _ in 0..random % 512 {
+                // Mostly within a pass or a handler, sometimes long after.
+                let most = if random >> 60 == 0 { 2048 } else { 32 };
+                for _ in 0..random % most {
                     std::hint::spin_loop();
                 }
                 if !crate::bus::InterruptController::pending(&*interrupts, CPU) {
@@ -203,9 +205,9 @@ fn storm(engine: EmuEngine, ring: u8, wanted: u64) {
 #[test]
 fn a_computation_survives_interrupts_at_random_points() {
     for ring in [0, 3] {
-        storm(EmuEngine::Translator, ring, 20_000);
+        storm(EmuEngine::Translator, ring, 5_000);
     }
-    storm(EmuEngine::Single, 0, 1_000);
+    storm(EmuEngine::Single, 0, 500);
 }
 
 #[test]
@@ -214,5 +216,92 @@ fn ten_million_interrupts() {
     let wanted = std::env::var("TRIVISOR_INTERRUPTS").map_or(10_000_000, |n| n.parse().unwrap());
     for ring in [0, 3] {
         storm(EmuEngine::Translator, ring, wanted / 2);
+    }
+}
+
+/// Loops that have no end, by what closes them.
+const LOOPS: &[(&str, Emit)] = &[
+    ("jmp to itself", |a| a.db(&[0xeb, 0xfe])),
+    ("jcc", |a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.test(rsp, rsp)?;
+        a.jnz(again)
+    }),
+    ("a link forward and one back", |a| {
+        let (mut on, mut again) = (a.create_label(), a.create_label());
+        a.set_label(&mut again)?;
+        a.test(rsp, rsp)?;
+        a.jnz(on)?;
+        a.hlt()?;
+        a.set_label(&mut on)?;
+        a.jmp(again)
+    }),
+    ("jmp between pages", |a| a.jmp(CODE + 0x1000)),
+    ("jcc between pages", |a| {
+        a.test(rsp, rsp)?;
+        a.jnz(CODE + 0x1000)
+    }),
+    ("jmp through a register", |a| {
+        a.mov(rax, CODE)?;
+        a.jmp(rax)
+    }),
+    ("call and ret", |a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.call(CODE + 0x1800)?;
+        a.call(CODE + 0x1800)?;
+        a.jmp(again)
+    }),
+    ("ret alone", |a| {
+        a.mov(rax, CODE)?;
+        a.push(rax)?;
+        a.ret()
+    }),
+    ("iretq", |a| {
+        a.mov(rdx, rsp)?;
+        a.push(0x10)?;
+        a.push(rdx)?;
+        a.push(2)?;
+        a.push(8)?;
+        a.push(CODE as i32)?;
+        a.iretq()
+    }),
+    ("loop", |a| a.db(&[0x31, 0xc9, 0xe2, 0xfc])),
+    ("rep", |a| {
+        a.mov(rcx, -1_i64 as u64)?;
+        a.xor(esi, esi)?;
+        a.mov(edi, 0x4000_0000_u32)?;
+        a.rep().lodsb()
+    }),
+    ("an exception each time", |a| a.ud2()),
+];
+
+type Emit = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+#[test]
+fn every_kind_of_endless_loop_is_left_when_asked() {
+    for (name, emit) in LOOPS {
+        println!("{name}");
+        let mut b = Bench::new(|a| emit(a).unwrap());
+        b.assemble(CODE + 0x1000, |a| a.jmp(CODE).unwrap());
+        b.assemble(CODE + 0x1800, |a| a.ret().unwrap());
+        // #UD comes back to where it was.
+        b.assemble(HANDLERS + 16 * 6, |a| a.iretq().unwrap());
+        b.state.gpr[RBX] = 7;
+        let kick = Arc::clone(b.machine.platform.kick(CPU));
+        let mut vcpu = b.vcpu_of(EmuEngine::Translator);
+        let kicker = std::thread::spawn(move || {
+            for _ in 0..5 {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                kick.kick();
+            }
+        });
+        assert_eq!(vcpu.run(&b.machine.platform).unwrap(), Exit::Kicked, "{name}");
+        kicker.join().unwrap();
+        let state = vcpu.save().unwrap();
+        assert_eq!(state.gpr[RBX], 7);
+        let inside = (CODE..CODE + 0x2000).contains(&state.rip) || state.rip == HANDLERS + 16 * 6;
+        assert!(inside, "{name}: {:#x}", state.rip);
     }
 }

@@ -327,3 +327,39 @@ fn blocks_that_end_with_the_page_go_on_in_the_next_or_fault_there() {
         }
     }
 }
+
+#[test]
+fn the_same_bytes_as_64_and_as_32_bit_code_are_two_things() {
+    const FUNCTION: u64 = CODE + 0x800;
+    const NARROW: u64 = CODE + 0x900;
+    const BACK: u64 = CODE + 0xa00;
+    const USER_CODE32: i32 = 0x1b;
+    let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        a.call(FUNCTION)?;
+        a.push(USER_CODE32)?;
+        a.push(NARROW as i32)?;
+        // retfq
+        a.db(&[0x48, 0xcb])
+    };
+    let b = Pair::new(|a| emit(a).unwrap())
+        .set_up(|b| {
+            b.gate(0x81, 3, 0);
+            b.enter_ring3();
+            b.state.gpr[1] = 40;
+            let ram = b.machine.ram();
+            // inc rax; ret, or dec eax; inc eax; ret
+            ram.write(Gpa(FUNCTION), &[0x48, 0xff, 0xc0, 0xc3]).unwrap();
+            // call FUNCTION; jmp USER_CODE:BACK
+            let call = (FUNCTION.wrapping_sub(NARROW + 5) as u32).to_le_bytes();
+            let bytes = [&[0xe8][..], &call, &[0xea], &(BACK as u32).to_le_bytes(), &USER_CODE.to_le_bytes()];
+            ram.write(Gpa(NARROW), &bytes.concat()).unwrap();
+            b.assemble(BACK, |a| {
+                a.dec(ecx).unwrap();
+                a.jnz(CODE).unwrap();
+                a.int(0x81).unwrap();
+            });
+        })
+        .run();
+    assert_eq!((b.state.gpr[RAX], b.state.gpr[1]), (40, 0));
+    assert_eq!(b.state.rip, HANDLERS + 16 * 0x81 + 1);
+}
