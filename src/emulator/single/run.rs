@@ -292,7 +292,7 @@ fn run_blocks(
                 let left = budget(cx);
                 limit = usize::try_from(left).unwrap_or(usize::MAX);
             }
-            let generation = cache.generation(cx.mmu.tlb.generation);
+            let generation = cache.generation(cx.mmu.tlb.code_generation);
             let key = mode.key(rip);
             let known =
                 previous.and_then(|p| cache.get(p)).and_then(|block| block.successor(key, generation));
@@ -380,7 +380,7 @@ fn locate(
         return front::find(cache, &mut cx.mmu, features, mode.single(), rip);
     }
     let key = mode.key(rip);
-    let generation = cache.generation(cx.mmu.tlb.generation);
+    let generation = cache.generation(cx.mmu.tlb.code_generation);
     let number = match cache.jump(key, generation) {
         Some(number) => number,
         None => match front::find(cache, &mut cx.mmu, features, mode, rip)? {
@@ -389,7 +389,7 @@ fn locate(
         },
     };
     // Decoding may have dropped blocks, and with them the generation.
-    let link = Link { key, generation: cache.generation(cx.mmu.tlb.generation), block: number };
+    let link = Link { key, generation: cache.generation(cx.mmu.tlb.code_generation), block: number };
     cache.note_jump(link);
     if let Some(block) = previous.and_then(|p| cache.get(p)) {
         block.link(link);

@@ -8,6 +8,7 @@ use super::{Limits, Workshop, number, translate};
 use crate::arch::{Activity, CpuState, Gva, Rflags};
 use crate::emulator::code::context::{Context, Frame};
 use crate::emulator::code::{CAPACITY, CodeStore};
+use crate::emulator::front::block::CodeMode;
 use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
 use crate::emulator::interrupt::{self, Event};
@@ -17,11 +18,15 @@ use crate::emulator::single::{Ended, Outcome, Single, lower, step_here};
 use crate::engine::{EngineError, Platform, VcpuId};
 use crate::mem::{CodeChanges, GuestRam};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Registers that go between context and `Cx`: the general ones and the segment bases.
 const SHARED: usize = GS_BASE as usize + 1;
 /// Exceptions in a row that the fetch of code may raise before the surroundings are looked at.
 const MOST_FAULTS: usize = 16;
+
+/// Stands for "an interrupt may wait", where that has to be asked.
+static ALWAYS: AtomicBool = AtomicBool::new(true);
 
 type Enter = extern "sysv64" fn(*mut Context, usize);
 
@@ -180,6 +185,16 @@ extern "sysv64" fn answer(context: *mut Context, number: u32) -> usize {
     session.answer(number)
 }
 
+/// Copies what is shared, one register at a time: each was just stored alone, and a wider load would have to wait until
+/// the CPU's store buffer is empty.
+#[inline]
+fn copy_registers(to: &mut [u64; 32], from: &[u64; 32]) {
+    for (to, from) in to[..SHARED].iter_mut().zip(from) {
+        // SAFETY: a reference can be read from.
+        *to = unsafe { std::ptr::from_ref(from).read_volatile() };
+    }
+}
+
 impl Session<'_, '_> {
     fn run(&mut self, cache: &mut CodeCache) -> Result<Ended, EngineError> {
         self.prepare();
@@ -221,12 +236,17 @@ impl Session<'_, '_> {
     /// Fills in what does not change during the run.
     fn prepare(&mut self) {
         let kick = self.cx.platform.kick(self.cx.mmu.vcpu).word().as_ptr() as u64;
+        let pending = self.cx.platform.interrupt_flag(self.cx.mmu.vcpu).unwrap_or(&ALWAYS);
+        let pending = pending.as_ptr() as u64;
+        let state = (&raw mut *self.cx.state) as u64;
         let xsave = (&raw mut self.cx.state.xsave) as u64;
         let jumps = self.store.jumps();
         // SAFETY: the frame outlives the session, and nothing else refers to it now.
         let context = unsafe { &mut *self.context };
         context.kick = kick;
         context.xsave = xsave;
+        context.state = state;
+        context.pending = pending;
         context.jumps = jumps;
         context.vector = 0;
     }
@@ -245,7 +265,7 @@ impl Session<'_, '_> {
     fn write_context(&mut self) {
         // SAFETY: translated code does not run now, and nothing else refers to the context.
         let context = unsafe { &mut *self.context };
-        context.regs[..SHARED].copy_from_slice(&self.cx.regs[..SHARED]);
+        copy_registers(&mut context.regs, &self.cx.regs);
         context.flags = self.cx.flags.into();
     }
 
@@ -253,7 +273,7 @@ impl Session<'_, '_> {
         {
             // SAFETY: as in `write_context`.
             let context = unsafe { &*self.context };
-            self.cx.regs[..16].copy_from_slice(&context.regs[..16]);
+            copy_registers(&mut self.cx.regs, &context.regs);
             self.cx.flags = context.flags as u16;
         }
         let index = number & !number::KIND;
@@ -300,8 +320,9 @@ impl Session<'_, '_> {
     fn execute(&mut self, site: u32) -> Go {
         let Some(site) = self.store.sites.get(site as usize) else { return Go::Leave(End::Broken) };
         let instruction = &site.instruction;
-        let mode = crate::emulator::front::block::CodeMode::new(64, self.cx.state.cpl() == 3);
+        let user = self.cx.state.cpl() == 3;
         let op = site.op.get_or_init(|| {
+            let mode = CodeMode::new(64, user);
             Box::new(lower::lower(instruction, self.features, mode, instruction.ip(), true).op)
         });
         let cx = &mut *self.cx;
@@ -379,7 +400,7 @@ impl Session<'_, '_> {
 
     /// The mark of jumps that hold now.
     fn tag(&mut self, limits: Limits) -> u64 {
-        let generation = self.cx.mmu.tlb.generation;
+        let generation = self.cx.mmu.tlb.code_generation;
         if self.epoch.generation != generation {
             *self.epoch = Epoch { number: self.epoch.number + 1, generation };
         }
@@ -411,6 +432,11 @@ impl Session<'_, '_> {
             }
             let limits = Limits::of(state);
             let rip = state.rip;
+            let tag = self.tag(limits);
+            if let Some(target) = self.store.jump(rip, tag) {
+                self.take_over(tag);
+                return Ok(target);
+            }
             let place = match self.cx.mmu.fetch_place(rip) {
                 Ok(place) => place,
                 Err(Fault) => {
@@ -429,7 +455,6 @@ impl Session<'_, '_> {
                 translate(&mut self.cx.mmu, self.store, self.features, self.workshop, limits, rip, place)
             });
             let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
-            let tag = self.tag(limits);
             #[cfg(test)]
             let limited = self.budget.is_some();
             #[cfg(not(test))]
@@ -437,14 +462,19 @@ impl Session<'_, '_> {
             if !limited {
                 self.store.note_jump(rip, tag, entries.saved);
             }
-            let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
-            // SAFETY: as in `write_context`.
-            let context = unsafe { &mut *self.context };
-            context.tag = tag;
-            context.tlb = tlb;
+            self.take_over(tag);
             return Ok(entries.saved);
         }
         Err(End::Ended(Ended::Attention))
+    }
+
+    /// Takes over what translated code must know of the CPU's mode.
+    fn take_over(&mut self, tag: u64) {
+        let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
+        // SAFETY: as in `write_context`.
+        let context = unsafe { &mut *self.context };
+        context.tag = tag;
+        context.tlb = tlb;
     }
 
     /// Lets a link go straight to the block whose entry with saved flags is `target`.
