@@ -62,6 +62,18 @@ struct CodeEntry {
 
 const NO_CODE: CodeEntry = CodeEntry { tag: NONE, gpa: NONE, generation: 0 };
 
+/// A page of device memory: where it lies, and what it may be used for.
+#[derive(Clone, Copy)]
+struct DeviceEntry {
+    tag: u64,
+    gpa: u64,
+    write: bool,
+    /// The generation in which it was entered; it holds in no other.
+    generation: u32,
+}
+
+const NO_DEVICE: DeviceEntry = DeviceEntry { tag: NONE, gpa: NONE, write: false, generation: 0 };
+
 /// What is entered for one page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fill {
@@ -85,6 +97,8 @@ pub(crate) struct Fill {
 pub(crate) struct Tlb {
     entries: Box<[Entry; 4 * ENTRIES]>,
     code: Box<[CodeEntry; 4 * CODE_ENTRIES]>,
+    /// The page of device memory that was used last, for each bank.
+    device: [DeviceEntry; 4],
     /// Indices of entries that may be in use and are not global; every index once at most since the last flush.
     local: Vec<u16>,
     /// As `local`, for global ones.
@@ -105,6 +119,7 @@ impl Default for Tlb {
         Self {
             entries: Box::new([EMPTY; 4 * ENTRIES]),
             code: Box::new([NO_CODE; 4 * CODE_ENTRIES]),
+            device: [NO_DEVICE; 4],
             local: Vec::new(),
             global: Vec::new(),
             large: (u64::MAX, 0),
@@ -203,6 +218,18 @@ impl Tlb {
         self.note_large(page, size);
     }
 
+    /// Guest-physical address of device memory at `at`, if that page was entered for this use.
+    pub(crate) fn device(&self, bank: Bank, at: u64, write: bool) -> Option<u64> {
+        let entry = &self.device[bank as usize];
+        let holds = entry.tag == at & PAGE_MASK && entry.generation == self.generation;
+        (holds && (entry.write || !write)).then_some(entry.gpa | at & !PAGE_MASK)
+    }
+
+    /// Enters a page of device memory.
+    pub(crate) fn fill_device(&mut self, bank: Bank, page: u64, gpa: u64, write: bool) {
+        self.device[bank as usize] = DeviceEntry { tag: page, gpa, write, generation: self.generation };
+    }
+
     /// From now on stores to the guest-physical page `gpa` take the slow path.
     pub(crate) fn protect(&mut self, gpa: u64) {
         for entry in self.entries.iter_mut() {
@@ -217,6 +244,15 @@ impl Tlb {
         let entry = &mut self.entries[index(bank, at)];
         if entry.write == at & PAGE_MASK | CODE {
             entry.write = at & PAGE_MASK;
+        }
+    }
+
+    fn begin_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        if self.generation == 0 {
+            // As in `forget_code`.
+            self.device = [NO_DEVICE; 4];
+            self.generation = 1;
         }
     }
 
@@ -253,7 +289,7 @@ impl Tlb {
                 *entry = EMPTY;
             }
         }
-        self.generation = self.generation.wrapping_add(1);
+        self.begin_generation();
         self.forget_code();
     }
 
@@ -268,7 +304,7 @@ impl Tlb {
             self.entries[usize::from(at)] = EMPTY;
         }
         self.large = (u64::MAX, 0);
-        self.generation = self.generation.wrapping_add(1);
+        self.begin_generation();
         self.forget_code();
     }
 
@@ -284,7 +320,7 @@ impl Tlb {
                 *entry = EMPTY;
             }
         }
-        self.generation = self.generation.wrapping_add(1);
+        self.begin_generation();
         if self.may_have_fetched(at) {
             self.forget_code();
         }
@@ -332,6 +368,17 @@ mod tests {
         assert_eq!(tlb.code_write(Bank::User, 0x6010), Some((0x7000_0000_9010, 0x9010)));
         tlb.unprotect(Bank::User, 0x6010);
         assert!(tlb.write(Bank::User, 0x6010, 4).is_some());
+    }
+
+    #[test]
+    fn device_pages_are_known_for_their_use_until_anything_is_forgotten() {
+        let mut tlb = Tlb::default();
+        tlb.fill_device(Bank::Supervisor, 0x5000, 0xfee0_0000, false);
+        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), Some(0xfee0_0030));
+        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, true), None);
+        assert_eq!(tlb.device(Bank::User, 0x5030, false), None);
+        tlb.flush_page(0x7000);
+        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), None);
     }
 
     #[test]

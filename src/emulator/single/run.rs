@@ -105,6 +105,17 @@ impl Single {
         platform: &Platform,
         work: impl FnOnce(&mut Cx, &mut CodeCache, &Features) -> R,
     ) -> R {
+        self.with_registers(&mut [0; 32], state, platform, work)
+    }
+
+    /// As [`Self::with`], with a place for the registers, the unused ones of which are zero.
+    pub(crate) fn with_registers<R>(
+        &mut self,
+        regs: &mut [u64; 32],
+        state: &mut CpuState,
+        platform: &Platform,
+        work: impl FnOnce(&mut Cx, &mut CodeCache, &Features) -> R,
+    ) -> R {
         let features = self.features.get_or_insert_with(|| Features::of(platform.cpuid_table()));
         let paging = PagingMode { physical_bits: features.physical_bits(), ..PagingMode::of(state) };
         // Someone else changed the paging registers since the last run.
@@ -113,7 +124,7 @@ impl Single {
             self.tlb.flush_all();
         }
         let mut cx = Cx {
-            regs: [0; 32],
+            regs,
             flags: 0,
             mmu: Mmu {
                 tlb: &mut self.tlb,
