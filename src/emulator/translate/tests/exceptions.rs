@@ -351,23 +351,34 @@ fn the_resume_flag_lasts_for_one_instruction_and_shows_in_frames_of_faults() {
 
 #[test]
 fn a_bit_beyond_the_operand_is_found_there_whatever_came_before() {
-    // The register form of BT before the memory form: the forms share a code, but not their reach.
+    // The register forms of BT before the memory forms: they share a code, but not their reach. The bit lies in a page
+    // that is not the next one in RAM.
     let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
         a.bt(ebx, ecx)?;
         a.bts(ebx, ecx)?;
-        a.btr(ebx, ecx)?;
-        a.btc(ebx, ecx)?;
+        a.btr(rbx, rcx)?;
+        a.btc(rbx, rcx)?;
         a.mov(eax, dword_ptr(rdi))?;
-        a.mov(rcx, 1000_i64 as u64)?;
+        a.mov(eax, dword_ptr(rdi + 0x1000))?;
+        a.mov(rcx, 0x1000_u64 * 8 + 5)?;
         a.bts(dword_ptr(rdi), ecx)?;
-        a.mov(rcx, -3000_i64 as u64)?;
-        a.btc(dword_ptr(rdi), ecx)?;
-        a.bt(qword_ptr(rdi), rcx)?;
+        a.bt(dword_ptr(rdi), ecx)?;
+        a.adc(edx, 0)?;
+        a.btc(qword_ptr(rdi), rcx)?;
+        a.bt(dword_ptr(rdi), ecx)?;
+        a.adc(edx, 0)?;
+        a.bts(dword_ptr(rdi), ecx)?;
         a.mov(rcx, 1_u64 << 40)?;
         a.btr(qword_ptr(rdi), rcx)?;
         a.hlt()
     };
-    let b = Pair::new(|a| emit(a).unwrap()).set_up(|b| b.state.gpr[7] = DATA + 0x800).run();
+    let b = Pair::new(|a| emit(a).unwrap())
+        .set_up(|b| {
+            b.map(0, DATA | 7);
+            b.map(1, (DATA + 0x3000) | 7);
+            b.state.gpr[7] = WINDOW + 0x800;
+        })
+        .run();
     halted_in(&b, Vector::PageFault);
-    assert_ne!(b.peek(DATA + 0x800 + 1000 / 8), 0);
+    assert_eq!((b.peek(DATA + 0x3800), b.peek(DATA + 0x1800), b.state.gpr[2] & 1), (1 << 5, 0, 1));
 }
