@@ -15,7 +15,7 @@
 //! | [`hwassist`] | the `kvm` mode |
 //! | [`loader`], [`machine`] | an image into RAM, and a whole machine around it |
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
-//! | [`emulator`] | the interpreter and the emu backend on it |
+//! | [`emulator`] | the `emu` mode: the translator, the interpreter that it is checked against |
 //! | [`cli`] | the command line |
 //! | [`debugger`] | stops a guest and shows what it is made of |
 pub mod abi;

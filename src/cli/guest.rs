@@ -12,12 +12,12 @@ use std::ffi::OsString;
 
 #[derive(Args)]
 pub(super) struct GuestArguments {
-    /// ELF64 image with a PVH note, or the name of a built-in workload
+    /// Name of a built-in workload, or an ELF64 image with a PVH note (./NAME for a file of a workload's name)
     pub(super) image: OsString,
     /// Who executes the guest
     #[arg(long, value_enum, default_value = "emu")]
     mode: super::Mode,
-    /// Who emulates, in mode emu
+    /// Who emulates, in mode emu [default: translator]
     #[arg(long, value_name = "ENGINE", value_parser = super::engine_parser())]
     engine: Option<EmuEngine>,
     /// Guest RAM

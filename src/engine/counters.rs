@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(usize)]
 pub enum Cause {
-    /// Instructions retired by the interpreter (emu only; the others run on the CPU and cannot count).
+    /// Instructions retired by the interpreter (the translator and the CPU do not count).
     Instruction,
     /// Instructions decoded or translated.
     Translate,
@@ -13,7 +13,7 @@ pub enum Cause {
     SoftMmuFill,
     /// Hypercalls: patched sites that reached the engine.
     Hypercall,
-    /// Privileged or sensitive instructions that an engine emulated.
+    /// Privileged or sensitive instructions that an engine emulated and that did not come as hypercalls.
     Privileged,
     /// Exceptions entered in the guest.
     GuestException,

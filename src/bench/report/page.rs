@@ -106,7 +106,15 @@ fn how_to_read(out: &mut String, data: &Dataset) {
             "native" => {
                 "the same kernels, run in an ordinary process on the host: the measure of all others."
             }
-            "emu" if mode == "emu" => "emulation: every guest instruction is executed by software.",
+            "emu" if mode == "emu" => {
+                "emulation by a binary translator, which makes host code of the guest's code; privileged instructions are done by software."
+            }
+            "emu" if mode == "emu/single" => {
+                "emulation by the interpreter, one guest instruction after the other; the reference for the translator."
+            }
+            "emu" if mode == "emu/translator" => {
+                "emulation by the binary translator, which makes host code of the guest's code."
+            }
             "emu" => "emulation by the engine named after the slash; the same software in all else.",
             "pv" => {
                 "paravirtualization: the guest is patched and then runs directly on the CPU, without privileges, in a sandbox."
