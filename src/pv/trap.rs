@@ -18,6 +18,8 @@ pub(super) enum Cause {
     },
     /// An instruction that `single` is to execute.
     Execute,
+    /// The same, asked for by a patched place.
+    Hypercall,
 }
 
 /// Reads guest-virtual memory as far as it is RAM; returns how much.

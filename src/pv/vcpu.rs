@@ -220,7 +220,7 @@ impl PvVcpu {
             Report::Done => return Err(crash("its process reported something that nobody asked for")),
             Report::Hypercall => {
                 platform.counters(self.id).count(Cause::Hypercall);
-                Some(Why::Execute)
+                Some(Why::Hypercall)
             }
             Report::Trap(t) => Some(self.classify(t)),
         };
@@ -301,8 +301,9 @@ impl PvVcpu {
         Ok(true)
     }
 
-    /// Executes one instruction by `single`, and keeps the mirror in step with what it did.
-    fn step_one(&mut self, platform: &Platform) -> Result<Outcome, EngineError> {
+    /// Executes one instruction by `single`, and keeps the mirror in step with what it did. What came as a hypercall is
+    /// counted as that already, and is not one event more for being privileged.
+    fn step_one(&mut self, platform: &Platform, hypercall: bool) -> Result<Outcome, EngineError> {
         if self.ran_natively && !self.rip_is_text() {
             // Native code may have changed code that `single` remembers.
             self.single.flush();
@@ -313,7 +314,7 @@ impl PvVcpu {
             self.fetch_vectors()?;
         }
         let before = PagingMode::of(&self.state);
-        if facts.privileged {
+        if facts.privileged && !hypercall {
             platform.counters(self.id).count(Cause::Privileged);
         }
         let outcome = self.single.step(&mut self.state, platform)?;
@@ -381,8 +382,8 @@ impl PvVcpu {
 
     /// One instruction; an exit if it ended the run.
     fn execute(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
-        self.why = None;
-        match self.step_one(platform)? {
+        let hypercall = self.why.take() == Some(Why::Hypercall);
+        match self.step_one(platform, hypercall)? {
             Outcome::TripleFault => Ok(Some(Exit::TripleFault)),
             // Whoever waits for the interrupt that ends a HLT counts it (`machine::run`).
             Outcome::Halted | Outcome::Retired | Outcome::Exception(_) => Ok(None),
@@ -390,15 +391,12 @@ impl PvVcpu {
     }
 
     fn turn(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
-        match self.why.take() {
+        match self.why {
             Some(Why::Page { address, access }) => {
-                if self.fill(platform, address, access)? {
-                    Ok(None)
-                } else {
-                    self.execute(platform)
-                }
+                self.why = None;
+                if self.fill(platform, address, access)? { Ok(None) } else { self.execute(platform) }
             }
-            Some(Why::Execute) => self.execute(platform),
+            Some(Why::Execute | Why::Hypercall) => self.execute(platform),
             None if self.runs_natively() => self.run_child(platform),
             None => self.execute(platform),
         }
