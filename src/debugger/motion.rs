@@ -118,11 +118,20 @@ impl Session {
         }
         let state = self.machine.state()?;
         self.machine.platform().clock().resume();
+        self.sought = false;
         let outcome = motion(self, &state);
         self.before = Some(state);
         self.machine.platform().clock().pause();
         self.events.collect(self.machine.platform().trace(), None);
-        let outcome = outcome?;
+        let mut reply = self.tell(outcome?)?;
+        if self.sought {
+            self.note_interpreter(&mut reply);
+        }
+        Ok(reply)
+    }
+
+    /// Says why the guest stopped, and where.
+    fn tell(&mut self, outcome: Outcome) -> Result<Reply, DebuggerError> {
         let (reason, head) = match &outcome {
             Outcome::Done => ("done", String::new()),
             Outcome::Breakpoints(numbers) => {
@@ -164,6 +173,7 @@ impl Session {
     /// Executes the instruction at which `state`, the present one, stands.
     fn one_step(&mut self, state: &CpuState) -> Result<Outcome, DebuggerError> {
         let rip = linear_rip(state);
+        self.interpreted |= self.machine.has_own_way();
         let stop = self.machine.step()?;
         let tracing = self.machine.platform().trace();
         let waits = state.activity == Activity::Halted;
@@ -172,9 +182,18 @@ impl Session {
     }
 
     fn run(&mut self) -> Result<Outcome, DebuggerError> {
-        let limits = self.limits;
-        let stop = self.machine.run(&limits)?;
+        let stop = self.run_machine()?;
         Ok(self.outcome(stop))
+    }
+
+    /// Runs the machine, and takes notice if breakpoints make that the interpreter's work.
+    fn run_machine(&mut self) -> Result<Stop, DebuggerError> {
+        if !self.told.is_empty() && self.machine.breakpoints_are_interpreted() {
+            self.interpreted = true;
+            self.sought = true;
+        }
+        let limits = self.limits;
+        Ok(self.machine.run(&limits)?)
     }
 
     /// Runs to `target`; with `above`, only when RSP is at least that there.
@@ -189,8 +208,7 @@ impl Session {
 
     fn run_to_told(&mut self, target: Gva, above: Option<u64>) -> Result<Outcome, DebuggerError> {
         loop {
-            let limits = self.limits;
-            let stop = self.machine.run(&limits)?;
+            let stop = self.run_machine()?;
             if stop != Stop::Breakpoint(target) {
                 return Ok(self.outcome(stop));
             }

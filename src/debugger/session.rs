@@ -86,6 +86,12 @@ pub struct Session {
     pub(super) ended: Option<String>,
     pub(super) events: EventLog,
     counted: stats::Counts,
+    /// Part of the run since the start was the interpreter's, in place of the mode's own way.
+    pub(super) interpreted: bool,
+    /// The command under way let the interpreter look for breakpoints.
+    pub(super) sought: bool,
+    /// The person was told that breakpoints are the interpreter's.
+    noted: bool,
     examining: Examining,
     repeat: Option<Command>,
 }
@@ -133,6 +139,9 @@ impl Session {
             ended: None,
             events: EventLog::default(),
             counted: stats::Counts::default(),
+            interpreted: false,
+            sought: false,
+            noted: false,
             examining: Examining { shape: Shape::default(), next: None },
             repeat: None,
         })
@@ -265,6 +274,9 @@ impl Session {
         let place = label.as_ref().map(|l| format!(" <{l}>")).unwrap_or_default();
         let mut reply = Reply::said(format!("breakpoint {number} at {address}{place}"));
         reply.data = json!({"number": number, "at": Hex(address.0), "symbol": label});
+        if self.machine.breakpoints_are_interpreted() {
+            self.note_interpreter(&mut reply);
+        }
         Ok(reply)
     }
 
@@ -280,6 +292,19 @@ impl Session {
         };
         self.tell_breakpoints(&[])?;
         Ok(Reply::said(text))
+    }
+
+    /// Adds to `reply`, once in a session, that breakpoints are the interpreter's: what the guest meets may differ.
+    pub(super) fn note_interpreter(&mut self, reply: &mut Reply) {
+        if !std::mem::replace(&mut self.noted, true) {
+            let note = format!(
+                "note: breakpoints are looked for by the interpreter: while there are any, and in until, next and \
+                 finish, the guest does not run {}",
+                own_way(self.machine.mode())
+            );
+            reply.text.push_str(&format!("\n{note}"));
+            reply.data["note"] = json!(note);
+        }
     }
 
     fn list_breakpoints(&self) -> Reply {
@@ -417,7 +442,14 @@ impl Session {
 
     fn stats(&mut self) -> Reply {
         let now = stats::counts(self.machine.platform().counters(BOOT_CPU));
-        let reply = Reply::view(&stats::show(&now, &self.counted));
+        let mut reply = Reply::view(&stats::show(&now, &self.counted));
+        reply.data["interpreted"] = json!(self.interpreted);
+        if self.interpreted {
+            let own = own_way(self.machine.mode());
+            reply.text.push_str(&format!(
+                "\npart of this is the interpreter's, for steps or breakpoints; the guest did not run {own} then"
+            ));
+        }
         self.counted = now;
         reply
     }
@@ -454,21 +486,32 @@ impl Session {
             Err(DebuggerError::Machine(MachineError::NoDebug(_))) => false,
             Err(error) => return Err(error),
         };
+        let interpreted = self.machine.breakpoints_are_interpreted();
+        let own = self.machine.has_own_way();
         let caps = self.machine.caps();
         let what = match mode {
             Mode::Emu => "full emulation",
             Mode::Pv => "paravirtualization: the guest is patched and runs natively",
             Mode::Kvm => "hardware-assisted virtualization through KVM",
         };
-        let ability =
-            if debug { "it steps and stops at breakpoints" } else { "it cannot step or stop at breakpoints" };
+        let ability = match (debug, interpreted) {
+            (false, _) => "it cannot step or stop at breakpoints".to_owned(),
+            (true, true) => format!(
+                "it steps and stops at breakpoints, both by the interpreter: the guest does not run {} then",
+                own_way(mode)
+            ),
+            (true, false) if own => {
+                "it stops at breakpoints by itself, and steps by the interpreter".to_owned()
+            }
+            (true, false) => "it steps and stops at breakpoints".to_owned(),
+        };
         let text = format!(
             "{mode}: {what}; engine {}, interface {}, {}; {ability}",
             caps.engine, caps.interface, caps.label
         );
         let data = json!({
             "mode": mode.name(), "engine": caps.engine, "interface": caps.interface, "label": caps.label,
-            "debug": debug,
+            "debug": debug, "breakpoints_interpreted": interpreted,
         });
         Ok(Reply { data, ..Reply::said(text) })
     }
@@ -484,11 +527,21 @@ impl Session {
         self.told.clear();
         self.events.clear();
         self.counted = stats::Counts::default();
+        self.interpreted = false;
         if !self.breakpoints.list().is_empty() {
             self.tell_breakpoints(&[])?;
         }
         let place = self.location()?;
         Ok(Reply { text: format!("the guest starts again\n{place}"), ..Reply::view(&place) })
+    }
+}
+
+/// How a mode executes a guest when no one looks.
+fn own_way(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Emu => "by the translator",
+        Mode::Pv => "natively",
+        Mode::Kvm => "in KVM",
     }
 }
 

@@ -174,4 +174,10 @@ pub trait DebugVcpu {
     /// # Errors
     /// When the mode cannot set one.
     fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError>;
+
+    /// Whether the interpreter carries out `run` while breakpoints are set, because it looks for them. An engine that
+    /// finds them at its own speed says no.
+    fn interprets_with_breakpoints(&self) -> bool {
+        true
+    }
 }

@@ -134,4 +134,8 @@ impl DebugVcpu for KvmVcpu {
         self.stops = stops;
         Ok(())
     }
+
+    fn interprets_with_breakpoints(&self) -> bool {
+        is_pvm() || matches!(self.stops, Stops::Stepping(_))
+    }
 }

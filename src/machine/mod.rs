@@ -18,6 +18,7 @@ pub use timed::{Counts, TimedCounts};
 
 use crate::arch::{CpuState, Gva};
 use crate::bus::ClaimConflict;
+use crate::clock::ClockSource;
 use crate::engine::{Backend, Caps, EngineError, Mode, Platform, Vcpu, VcpuId};
 use crate::loader::{Image, LoadError};
 use crate::mem::MemoryError;
@@ -157,6 +158,20 @@ impl Machine {
     pub fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), MachineError> {
         let mode = self.mode();
         Ok(self.vcpu.as_debug().ok_or(MachineError::NoDebug(mode))?.set_breakpoints(at)?)
+    }
+
+    /// Whether steps, and runs with breakpoints, leave this machine's own way of executing to the interpreter. Steps
+    /// always do; for breakpoints see [`Machine::breakpoints_are_interpreted`].
+    #[must_use]
+    pub fn has_own_way(&self) -> bool {
+        // Time is counted in instructions by the interpreter alone.
+        let counted = self.platform.clock().source() != ClockSource::Real;
+        !counted && !(self.mode() == Mode::Emu && self.caps().engine == EmuEngine::Single.name())
+    }
+
+    /// Whether a run with breakpoints is carried out by the interpreter, though one without is not.
+    pub fn breakpoints_are_interpreted(&mut self) -> bool {
+        self.has_own_way() && self.vcpu.as_debug().is_some_and(|debug| debug.interprets_with_breakpoints())
     }
 
     /// The CPU's architectural state.
