@@ -22,7 +22,7 @@ use std::time::Duration;
     trivisor bench                          everything, in every mode the host has\n  \
     trivisor bench crc32 'c*' --mode emu    some workloads in one mode\n  \
     trivisor bench --peers                  QEMU in the same run, if it is installed\n  \
-    trivisor bench --engine single --peers --mode emu,qemu-tcg lz    one engine against QEMU's translator\n  \
+    trivisor bench --engine translator,single --peers --mode emu,qemu-tcg lz    engines side by side, and QEMU's\n  \
     trivisor bench --quick --out /tmp/run   fewer repetitions, elsewhere\n\n\
     Each measurement is written to DIR/data/RUN.csv at once: Ctrl-C leaves what was measured, and the page of it.\n\n\
     Exit status: 0 if anything was measured; 1 if nothing was, or it could not be written; 2 for wrong usage; \
@@ -33,7 +33,7 @@ pub(super) struct BenchArguments {
     /// Only these modes (native, emu, pv, kvm, and with --peers qemu-tcg, qemu-kvm)
     #[arg(long = "mode", value_name = "MODE", value_delimiter = ',')]
     modes: Vec<String>,
-    /// Engines of mode emu, each in a column of its own (emu/NAME), instead of the default one
+    /// Engines of mode emu, each in a column of its own (emu/NAME), instead of a column emu of the default, translator
     #[arg(long = "engine", value_name = "ENGINE", value_delimiter = ',', value_parser = super::engine_parser())]
     engines: Vec<EmuEngine>,
     /// Where CSV, plots and the page go
@@ -78,7 +78,10 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     }
     for pattern in &arguments.workloads {
         if !workload::all().iter().any(|w| plan::matches(pattern, w.name)) {
-            return Err(CliError::Usage(format!("no workload fits '{pattern}'; 'trivisor list' shows them")));
+            let meant = super::image::meant(pattern);
+            return Err(CliError::Usage(format!(
+                "no workload fits '{pattern}'{meant}; 'trivisor list' shows them"
+            )));
         }
     }
     let wanted = Filter { workloads: arguments.workloads.clone(), ..Filter::default() };

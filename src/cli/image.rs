@@ -1,28 +1,34 @@
-//! Finds the guest that a person names: a file, or a built-in workload.
+//! Finds the guest that a person names: a built-in workload, or a file.
+//!
+//! A name of a workload means the workload, whatever lies in the current directory, so that a command means the same
+//! everywhere; `./NAME` means the file.
 use super::error::CliError;
 use crate::bench::workload;
 use crate::loader::Image;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-/// Bytes that an image file may have. A pipe has no size to look at beforehand, and may never end.
+/// Bytes that an image file may have.
 const MOST: u64 = 1 << 30;
 
-/// The image named `name`: a file if there is one (or the name looks like a path), else the built-in workload.
+/// Likeness (0 to 1, Jaro and Winkler's) from which on a wrong name is taken for a slip.
+const ALIKE: f64 = 0.85;
+
+/// The image named `name`: the built-in workload if there is one, else a file.
 pub(super) fn open(name: &OsStr, flat: bool) -> Result<Image, CliError> {
     let path = Path::new(name);
     let built_in = name.to_str().and_then(workload::find);
     let bytes = match built_in {
-        Some(workload) if !path.exists() => workload.image.to_vec(),
-        _ => read(path).map_err(|source| {
+        Some(workload) => workload.image.to_vec(),
+        None => read(path).map_err(|source| {
             let plain = !name.as_encoded_bytes().contains(&b'/');
             if source.kind() == io::ErrorKind::NotFound && plain {
                 CliError::Usage(format!(
-                    "there is no file and no built-in workload named '{}'; 'trivisor list' shows the workloads",
-                    path.display()
+                    "there is no file and no built-in workload named '{}'{}; 'trivisor list' shows the workloads",
+                    path.display(),
+                    meant(&path.to_string_lossy())
                 ))
             } else {
                 CliError::Read { path: path.to_owned(), source }
@@ -33,14 +39,26 @@ pub(super) fn open(name: &OsStr, flat: bool) -> Result<Image, CliError> {
     image.map_err(|source| CliError::Image { name: path.display().to_string(), source })
 }
 
+/// `; did you mean 'crc32'?` if a workload has a name like this, else nothing.
+pub(super) fn meant(name: &str) -> String {
+    let likeness = |w: &workload::Workload| strsim::jaro_winkler(name, w.name);
+    workload::all()
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+        .filter(|w| likeness(w) > ALIKE)
+        .map(|w| format!("; did you mean '{}'?", w.name))
+        .unwrap_or_default()
+}
+
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let refused = |why: &str| Err(io::Error::other(why.to_owned()));
     let kind = std::fs::metadata(path)?.file_type();
     if kind.is_dir() {
         return refused("it is a directory; name the image in it");
     }
-    if kind.is_char_device() || kind.is_block_device() || kind.is_socket() {
-        return refused("it is a device or socket; copy the image to a file first");
+    if !kind.is_file() {
+        // Opening a pipe waits for a writer, who may never come.
+        return refused("it is a device, pipe or socket; copy the image to a file first");
     }
     let mut bytes = Vec::new();
     File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;

@@ -55,6 +55,12 @@ impl ElfImage {
         let damaged = |error: object::read::Error| LoadError::Damaged(error.to_string());
         let header = Header::parse(bytes).map_err(damaged)?;
         let endian = header.endian().map_err(damaged)?;
+        let kind = check_kind(header.e_type(endian));
+        if kind.is_err() {
+            // Half of a file is no file of another kind: relinking would not mend it.
+            check_whole(header, endian, bytes)?;
+        }
+        kind?;
         let mut entry = None;
         let mut segments = Vec::new();
         for program in header.program_headers(endian, bytes).map_err(damaged)? {
@@ -113,11 +119,9 @@ impl ElfImage {
     }
 }
 
-/// Class, byte order, machine and type, before `object` reads the file as what it may not be.
+/// Class, byte order and machine, before `object` reads the file as what it may not be.
 fn check_machine(bytes: &[u8]) -> Result<(), LoadError> {
-    let (Some(&class), Some(&order), Some(kind), Some(machine)) =
-        (bytes.get(4), bytes.get(5), bytes.get(16..18), bytes.get(18..20))
-    else {
+    let (Some(&class), Some(&order), Some(machine)) = (bytes.get(4), bytes.get(5), bytes.get(18..20)) else {
         return Err(LoadError::Damaged("the file ends within its header".into()));
     };
     let half = |b: &[u8]| {
@@ -141,7 +145,22 @@ fn check_machine(bytes: &[u8]) -> Result<(), LoadError> {
     if machine != elf::EM_X86_64 || class != elf::ELFCLASS64 || order != elf::ELFDATA2LSB {
         return Err(LoadError::OtherMachine(format!("{bits} {name} (machine {machine})")));
     }
-    match half(kind) {
+    Ok(())
+}
+
+/// Whether what the headers name lies within the file.
+fn check_whole(header: &Header, endian: LittleEndian, bytes: &[u8]) -> Result<(), LoadError> {
+    let beyond = |what: &str| LoadError::Damaged(format!("{what} beyond the end of the file"));
+    let programs = header.program_headers(endian, bytes).map_err(|e| LoadError::Damaged(e.to_string()))?;
+    if programs.iter().any(|program| program.data(endian, bytes).is_err()) {
+        return Err(beyond("a segment lies"));
+    }
+    header.sections(endian, bytes).map(|_| ()).map_err(|_| beyond("its sections' headers lie"))
+}
+
+/// The type of file.
+fn check_kind(kind: u16) -> Result<(), LoadError> {
+    match kind {
         elf::ET_EXEC => Ok(()),
         elf::ET_DYN => Err(LoadError::NotExecutable("shared object or PIE".into())),
         elf::ET_REL => Err(LoadError::NotExecutable("object file".into())),

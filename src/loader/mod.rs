@@ -9,7 +9,7 @@ mod pvh;
 pub use elf::{ElfImage, Segment, Symbol};
 
 use crate::arch::{CpuState, Gpa, layout};
-use crate::mem::GuestRam;
+use crate::mem::{GuestRam, amount};
 
 /// Why an image cannot be loaded. Each is one sentence that says what to do.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
@@ -58,7 +58,8 @@ fn misfit(start: u64, end: u64, low: u64, high: u64) -> String {
     let most = layout::LOW_RAM_END.0;
     if start < low {
         format!(
-            "the image is to be loaded at {start:#x}, but the first {low:#x} bytes are taken; link it higher"
+            "the image is to be loaded at {start:#x}, but the first {} are taken; link it higher",
+            amount(low)
         )
     } else if end > most {
         format!(
@@ -66,9 +67,9 @@ fn misfit(start: u64, end: u64, low: u64, high: u64) -> String {
              devices begin; link it lower, or make it smaller"
         )
     } else {
-        let (needed, has) = (end.div_ceil(1 << 20), high >> 10);
+        let (needed, has) = (end.div_ceil(1 << 20), amount(high));
         format!(
-            "the image needs {needed} MiB, but the guest has {has} KiB of RAM; give it at least --memory {needed}M"
+            "the image needs {needed} MiB, but the guest has {has} of RAM; give it at least --memory {needed}M"
         )
     }
 }

@@ -98,7 +98,7 @@ fn a_misfit_says_what_helps() {
     let told = |start, end, high| LoadError::DoesNotFit { start, end, low: 0x10_0000, high }.to_string();
     assert_eq!(
         told(0x20_0000, 0x20_43c8, 0x10_0000),
-        "the image needs 3 MiB, but the guest has 1024 KiB of RAM; give it at least --memory 3M"
+        "the image needs 3 MiB, but the guest has 1 MiB of RAM; give it at least --memory 3M"
     );
     assert!(told(0x5000, 0x6000, 1 << 30).ends_with("link it higher"));
     // More RAM would not help: it would lie above the devices.

@@ -20,16 +20,28 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The size is zero, not a multiple of the page size, or above [`GuestRam::MOST`].
-    #[error("guest memory of {0} bytes is not possible: choose a multiple of 4 KiB between 4 KiB and 64 GiB")]
+    #[error("guest memory of {} is not possible: choose a multiple of 4 KiB between 4 KiB and 64 GiB", amount(*.0))]
     Size(u64),
     /// The host refused.
-    #[error("the host cannot provide {size} bytes of guest memory: {source}")]
+    #[error("the host cannot provide {} of guest memory: {source}", amount(*size))]
     Host {
         /// What was asked for.
         size: u64,
         /// What the host said.
         source: io::Error,
     },
+}
+
+/// A number of bytes as people read it, exact: in the largest binary unit that divides it.
+pub(crate) fn amount(bytes: u64) -> String {
+    match bytes.trailing_zeros() {
+        _ if bytes == 0 => "0 bytes".to_owned(),
+        40.. => format!("{} TiB", bytes >> 40),
+        30.. => format!("{} GiB", bytes >> 30),
+        20.. => format!("{} MiB", bytes >> 20),
+        10.. => format!("{} KiB", bytes >> 10),
+        _ => format!("{bytes} bytes"),
+    }
 }
 
 /// An access touched something that is not RAM.

@@ -12,7 +12,8 @@ fn each_bad_image_is_told_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let whole = workload::find("hello").unwrap().image;
     let elf = Elf::default();
-    let cases: [(&str, Vec<u8>, &[&str]); 15] = [
+    let shared = Elf { kind: 3, ..Elf::default() }.with(&LOOPS);
+    let cases: [(&str, Vec<u8>, &[&str]); 16] = [
         ("script", b"#!/bin/sh\n".to_vec(), &["not an ELF file", "--flat"]),
         ("empty", Vec::new(), &["not an ELF file"]),
         ("arm", Elf { machine: 183, ..elf }.with(&LOOPS), &["AArch64", "x86-64"]),
@@ -21,6 +22,7 @@ fn each_bad_image_is_told_in_one_sentence() {
         ("unknown", Elf { machine: 0xbeef, ..Elf::default() }.with(&LOOPS), &["another machine", "x86-64"]),
         ("i386", Elf { machine: 3, class: 1, ..Elf::default() }.with(&LOOPS), &["32-bit", "64-bit"]),
         ("shared", Elf { kind: 3, ..Elf::default() }.with(&LOOPS), &["-static -no-pie"]),
+        ("half-shared", shared[..shared.len() - 4].to_vec(), &["truncated or damaged"]),
         ("object", Elf { kind: 1, ..Elf::default() }.with(&LOOPS), &["object file"]),
         ("no-note", Elf { note: 17, ..Elf::default() }.with(&LOOPS), &["no PVH note"]),
         ("low", Elf { address: 0x5000, ..Elf::default() }.with(&LOOPS), &["0x5000", "link it higher"]),
@@ -49,8 +51,13 @@ fn what_is_no_file_is_told_in_one_sentence() {
     let path = dir.path().to_str().unwrap();
     trivisor(&["run", path]).one_sentence(1, &["is a directory"]);
     trivisor(&["run", "/dev/zero"]).one_sentence(1, &["is a device"]);
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    trivisor(&["run", pipe.to_str().unwrap()]).one_sentence(1, &["pipe or socket", "to a file"]);
     trivisor(&["run", "./not-there"]).one_sentence(1, &["cannot read ./not-there"]);
     trivisor(&["run", "not-there"]).one_sentence(2, &["'not-there'", "trivisor list"]);
+    trivisor(&["run", "helo"]).one_sentence(2, &["'helo'", "did you mean 'hello'?", "trivisor list"]);
+    trivisor(&["bench", "quicksrt"]).one_sentence(2, &["'quicksrt'", "did you mean 'quicksort'?"]);
     trivisor(&["run", ""]).one_sentence(2, &["trivisor list"]);
     trivisor(&[OsStr::new("run"), OsStr::from_bytes(b"hell\xff")]).one_sentence(2, &["trivisor list"]);
     let strange = file(dir.path(), "g", &Elf::default().with(&ECHOES));
@@ -58,6 +65,15 @@ fn what_is_no_file_is_told_in_one_sentence() {
     std::fs::rename(strange, &renamed).unwrap();
     let told = trivisor(&["run".as_ref(), renamed.as_os_str(), "--memory".as_ref(), "1M".as_ref()]);
     told.one_sentence(1, &["--memory 3M"]);
+}
+
+#[test]
+fn a_workload_is_not_hidden_by_a_file_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    file(dir.path(), "hello", b"no image");
+    let within = |name: &str| tell(command(&["run", name]).current_dir(dir.path()));
+    within("hello").well();
+    within("./hello").one_sentence(1, &["./hello", "not an ELF file"]);
 }
 
 #[test]
