@@ -17,6 +17,7 @@ pub mod plot;
 pub mod progress;
 pub mod quantity;
 pub mod random;
+pub mod reading;
 pub mod record;
 pub mod report;
 pub mod run;

@@ -39,6 +39,8 @@ pub const COUNT: &str = "count.";
 pub const ITERATIONS: &str = ".iterations";
 /// Suffix of the metric that holds a checksum.
 pub const CHECKSUM: &str = ".checksum";
+/// Name of the fact that tells the load average.
+pub const LOAD: &str = "load average";
 /// Workload name of rows that concern the run as a whole.
 pub const WHOLE_RUN: &str = "(run)";
 /// Metric of rows that concern everything a workload measures (it never came so far as to name one).

@@ -1,7 +1,7 @@
 //! The terminal table: what was measured by mode, with median, interval and slowdown to native.
 
 use super::dataset::{Cell, Dataset, Means, Measure, Nature, UNMEASURED};
-use super::{NATIVE, quantity};
+use super::{NATIVE, quantity, reading};
 
 /// How the table is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,7 +26,7 @@ const GREEN: u8 = 32;
 /// Draws all measures of `data`, nano operations first; ends with a newline.
 pub fn render(data: &Dataset, style: Style) -> String {
     let mut notes: Vec<String> = Vec::new();
-    let mut out = String::new();
+    let mut out = data.disturbance().map(|words| format!("{words}\n\n")).unwrap_or_default();
     for (nature, title) in
         [(Nature::Nano, "nano operations: time of one"), (Nature::Task, "tasks: time of one unit of work")]
     {
@@ -46,6 +46,10 @@ pub fn render(data: &Dataset, style: Style) -> String {
         out.push_str(&format!(" KVM here is: {label}."));
     }
     out.push('\n');
+    for sentence in reading::sentences(data) {
+        out.push_str(&sentence);
+        out.push('\n');
+    }
     if style.ascii { to_ascii(&out) } else { out }
 }
 

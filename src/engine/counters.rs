@@ -70,6 +70,32 @@ impl Cause {
             Self::HostExit => "host-exit",
         }
     }
+
+    /// When one is counted, for readers of figures; `docs/exits.md` says it of each mode.
+    #[must_use]
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Instruction => "the interpreter retired a guest instruction",
+            Self::Translate => "an instruction was decoded or translated",
+            Self::SoftMmuFill => {
+                "the engine walked guest page tables, because an address was not in its own cache"
+            }
+            Self::Hypercall => "a patched place in guest code called the engine",
+            Self::Privileged => {
+                "the engine executed a privileged or sensitive instruction that did not come as a hypercall"
+            }
+            Self::GuestException => "an exception was entered in the guest",
+            Self::PageTableSync => {
+                "the guest's page tables, or a register that rules them, were brought to the host's mappings"
+            }
+            Self::PortIo => "a device port was read or written",
+            Self::Mmio => "device memory was read or written",
+            Self::Interrupt => "an external interrupt was entered in the guest",
+            Self::Idle => "HLT waited, because no interrupt was there",
+            Self::Rescue => "the host could not execute an instruction, and the interpreter did",
+            Self::HostExit => "the host's own mechanism came back; the other causes say what for",
+        }
+    }
 }
 
 /// One vCPU's counts. Written by its thread, read by anyone.
@@ -106,6 +132,8 @@ mod tests {
         for (i, cause) in Cause::ALL.into_iter().enumerate() {
             assert_eq!(cause as usize, i);
         }
+        let explained = include_str!("../../docs/exits.md");
+        assert!(Cause::ALL.iter().all(|cause| explained.contains(&format!("| `{}` |", cause.name()))));
         let counters = Counters::default();
         counters.add(Cause::HostExit, 3);
         assert_eq!((counters.get(Cause::HostExit), counters.get(Cause::Idle)), (3, 0));

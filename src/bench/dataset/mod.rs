@@ -5,6 +5,7 @@
 //! a fair comparison are applied again at this point, whoever wrote the file: rows of unequal circumstances are *not
 //! comparable*, and modes whose checksums disagree have *diverged*; neither gets a figure.
 
+mod disturbance;
 mod exits;
 mod means;
 
@@ -303,14 +304,21 @@ fn absent(rows: &[&Row], modes: &[String], measures: &[Measure]) -> BTreeMap<Str
         .filter(|r| r.workload == record::WHOLE_RUN && r.metric == record::ALL_METRICS)
         .map(|r| (r.mode.clone(), r.reason.clone()))
         .collect();
+    let workloads: BTreeSet<&str> = measures.iter().map(|m| m.workload.as_str()).collect();
     for mode in modes {
-        let mut cells =
-            measures.iter().filter_map(|m| m.cell(mode)).filter(|c| c.note.as_deref() != Some(UNMEASURED));
-        let Some(reason) = cells.next().filter(|c| c.samples.is_empty()).and_then(|c| c.note.clone()) else {
+        let tried: Vec<(&Measure, &Cell)> = measures
+            .iter()
+            .filter_map(|m| Some((m, m.cell(mode)?)))
+            .filter(|(_, c)| c.note.as_deref() != Some(UNMEASURED))
+            .collect();
+        let Some(reason) = tried.first().and_then(|(_, c)| c.note.as_ref()) else {
             continue;
         };
-        if measures.len() > 1 && cells.all(|c| c.samples.is_empty() && c.note.as_ref() == Some(&reason)) {
-            absent.entry(mode.clone()).or_insert(reason);
+        let alike = tried.iter().all(|(_, c)| c.samples.is_empty() && c.note.as_ref() == Some(reason));
+        // What was not tried says nothing of the mode: one workload's failure is not everything.
+        let reached: BTreeSet<&str> = tried.iter().map(|(m, _)| m.workload.as_str()).collect();
+        if alike && reached.len() > 1 && reached == workloads {
+            absent.entry(mode.clone()).or_insert_with(|| reason.clone());
         }
     }
     absent

@@ -219,6 +219,21 @@ fn a_mode_that_fails_alike_everywhere_is_absent() {
 }
 
 #[test]
+fn one_workload_that_fails_is_not_everything() {
+    let mut rows = vec![text("a", record::ALL_METRICS, "kvm", "KVM internal error")];
+    for (name, ring) in [("a", 0), ("a", 3), ("b", 3)] {
+        rows.push(row(name, &format!("{name}@ring{ring}"), record::UNIT_TASK, "emu", 1, 10.0));
+    }
+    let data = Dataset::from_rows(&rows).unwrap();
+    assert!(data.absent.is_empty(), "{:?}", data.absent);
+    let note = |metric: &str| {
+        let measure = data.measures.iter().find(|m| m.metric == metric).unwrap();
+        measure.cell("kvm").unwrap().note.clone().unwrap()
+    };
+    assert_eq!((note("a@ring0").as_str(), note("b@ring3").as_str()), ("KVM internal error", UNMEASURED));
+}
+
+#[test]
 fn drift_between_rounds_does_not_widen_a_slowdown() {
     // The host gets slower by half from round to round; within a round the ratio is 2.
     let drift = |r: u32| 1.5f64.powi(r as i32);

@@ -7,7 +7,7 @@ use super::axis::LogAxis;
 use super::frame::{Frame, MARGIN, SMALL, WIDTH, label_column};
 use super::palette::{self, INK, MUTED};
 use super::scene::{Scene, Shape, fit, text_width};
-use crate::bench::dataset::{Cell, Dataset, Measure, Nature, UNMEASURED};
+use crate::bench::dataset::{Cell, Dataset, Measure, Nature, TaskSet, UNMEASURED};
 use crate::bench::stats::Interval;
 use crate::bench::{NATIVE, quantity};
 
@@ -49,7 +49,7 @@ pub(super) fn slowdown(data: &Dataset) -> Option<Scene> {
     };
     let modes: Vec<&str> = shown_modes(data).into_iter().filter(|m| *m != NATIVE).collect();
     let means = data.means();
-    let labels: Vec<String> = means.iter().map(|m| format!("mean of {} {}", m.tasks, m.set.name())).collect();
+    let labels: Vec<String> = means.iter().map(|m| format!("mean of {} {}", m.tasks, short(m.set))).collect();
     let extra = means.iter().zip(&labels).map(|(means, label)| {
         let by_mode = data.modes.iter().zip(&means.by_mode);
         let lines = by_mode.filter(|(mode, _)| modes.contains(&mode.as_str())).filter_map(|(mode, mean)| {
@@ -71,6 +71,15 @@ pub(super) fn nano(data: &Dataset) -> Option<Scene> {
         reference: None,
     };
     draw(data, &data.of(Nature::Nano).collect::<Vec<_>>(), &shown_modes(data), &spec, Vec::new())
+}
+
+/// A set's name that fits beside its row.
+fn short(set: TaskSet) -> &'static str {
+    match set {
+        TaskSet::All => "tasks",
+        TaskSet::Integer => "integer",
+        TaskSet::Vector => "FP and SIMD",
+    }
 }
 
 /// Modes that could run at all.

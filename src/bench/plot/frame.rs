@@ -152,5 +152,6 @@ fn ground(index: usize) -> Colour {
 /// Where the plotting area begins if these are the row labels.
 pub(super) fn label_column<'a>(labels: impl Iterator<Item = &'a str>) -> f64 {
     let widest = labels.map(|l| text_width(l, LABEL, true)).fold(60.0, f64::max);
-    MARGIN + widest.min(MAX_LABEL_WIDTH) * 1.06 + 12.0
+    // Readers' fonts, bold ones most of all, are wider than the one measured with.
+    MARGIN + widest.min(MAX_LABEL_WIDTH) * 1.15 + 12.0
 }

@@ -73,6 +73,20 @@ mod tests {
     }
 
     #[test]
+    fn a_page_without_native_shows_the_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let csv = record::data_dir(dir.path()).join("20260101T120000Z.csv");
+        let rows: Vec<_> = synthetic(20).into_iter().filter(|r| r.mode != "native").collect();
+        record::Writer::create(&csv).unwrap().append(&rows).unwrap();
+        let page = std::fs::read_to_string(generate(dir.path()).unwrap().page).unwrap();
+        let times = &page[page.find("id=\"times\"").unwrap()..];
+        for name in ["forkwait", "console-bytewise", "crc32", "cpuid"] {
+            let row = &times[times.find(&format!("<th scope=\"row\">{name}</th>")).unwrap()..];
+            assert!(row[..row.find("</tr>").unwrap()].contains(" ["), "{name} has its interval");
+        }
+    }
+
+    #[test]
     fn text_from_files_is_escaped() {
         let dir = tempfile::tempdir().unwrap();
         let csv = record::data_dir(dir.path()).join("r.csv");

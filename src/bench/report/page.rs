@@ -4,7 +4,8 @@ use super::html::{escape, inline_svg, table};
 use crate::bench::dataset::{Cell, Dataset, Nature, UNMEASURED};
 use crate::bench::fingerprint::{EMULATED_SUPERVISOR, SideFile};
 use crate::bench::plot::Figure;
-use crate::bench::{NATIVE, base_mode, quantity};
+use crate::bench::{NATIVE, base_mode, quantity, reading};
+use crate::engine::Cause;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -35,8 +36,12 @@ pub(super) fn render(
             out.push_str(&table(&caption, &head, &rows));
             out.push_str("</details>\n");
         }
+        if figure.name == "exits" {
+            causes(&mut out, data);
+        }
         out.push_str("</section>\n");
     }
+    times(&mut out, data);
     gaps(&mut out, data);
     circumstances(&mut out, data, side);
     out.push_str("</main>\n</body>\n</html>\n");
@@ -50,6 +55,9 @@ fn head(out: &mut String, data: &Dataset, source: &str) {
         escape(&data.run),
         escape(&data.started)
     ));
+    if let Some(words) = data.disturbance() {
+        out.push_str(&format!("<dt>Beware</dt><dd><strong>{}</strong></dd>\n", escape(&words)));
+    }
     for (name, value) in &data.facts {
         out.push_str(&format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)));
     }
@@ -136,36 +144,68 @@ fn how_to_read(out: &mut String, data: &Dataset) {
 
 type Table = (String, Vec<String>, Vec<Vec<String>>);
 
+fn columns(data: &Dataset, first: &str) -> Vec<String> {
+    std::iter::once(first.to_owned()).chain(data.modes.iter().cloned()).collect()
+}
+
+fn rows(data: &Dataset, nature: Nature, show: &dyn Fn(&Cell) -> String) -> Vec<Vec<String>> {
+    data.of(nature)
+        .map(|m| {
+            let cells = data.modes.iter().map(|mode| m.cell(mode).map_or_else(String::new, show));
+            std::iter::once(m.label.clone()).chain(cells).collect()
+        })
+        .collect()
+}
+
+/// The median of everything measured, also of what has no native figure and so no place in the plot.
+fn times(out: &mut String, data: &Dataset) {
+    if data.measures.is_empty() {
+        return;
+    }
+    out.push_str("<section>\n<h2 id=\"times\">Times</h2>\n");
+    for (nature, first, caption) in [
+        (
+            Nature::Task,
+            "task",
+            "Median time of one unit of work, its interval, and slowdown to native if there is one",
+        ),
+        (
+            Nature::Nano,
+            "operation",
+            "Median time of one operation, its interval, and slowdown to native if there is one",
+        ),
+    ] {
+        if data.of(nature).next().is_some() {
+            out.push_str(&table(caption, &columns(data, first), &rows(data, nature, &figures_of)));
+        }
+    }
+    for sentence in reading::sentences(data) {
+        out.push_str(&format!("<p>{}</p>\n", escape(&sentence)));
+    }
+    out.push_str("</section>\n");
+}
+
+/// What the causes of exits mean, as far as they occur.
+fn causes(out: &mut String, data: &Dataset) {
+    let rows: Vec<Vec<String>> = Cause::ALL
+        .iter()
+        .filter(|cause| data.exits.iter().any(|bar| bar.causes.iter().any(|(name, _)| name == cause.name())))
+        .map(|cause| vec![cause.name().to_owned(), cause.about().to_owned()])
+        .collect();
+    if !rows.is_empty() {
+        out.push_str(&table("The causes", &["cause", "one is counted when"].map(str::to_owned), &rows));
+    }
+}
+
 /// The figures behind a figure.
 fn table_behind(name: &str, data: &Dataset) -> Option<Table> {
-    let columns = |first: &str| -> Vec<String> {
-        std::iter::once(first.to_owned()).chain(data.modes.iter().cloned()).collect()
-    };
-    let rows = |nature: Nature, show: &dyn Fn(&Cell) -> String| -> Vec<Vec<String>> {
-        data.of(nature)
-            .map(|m| {
-                let cells = data.modes.iter().map(|mode| m.cell(mode).map_or_else(String::new, show));
-                std::iter::once(m.label.clone()).chain(cells).collect()
-            })
-            .collect()
-    };
     match name {
-        "slowdown" => Some((
-            "Median time, its interval, and slowdown to native".to_owned(),
-            columns("task"),
-            rows(Nature::Task, &|c| figures_of(c, true)),
-        )),
-        "nano" => Some((
-            "Median time of one operation and its interval".to_owned(),
-            columns("operation"),
-            rows(Nature::Nano, &|c| figures_of(c, false)),
-        )),
         "repetitions-tasks" | "repetitions-nano" => {
             let nature = if name.ends_with("nano") { Nature::Nano } else { Nature::Task };
             Some((
                 "Repetitions, outliers among them, and half width of the interval".to_owned(),
-                columns("measured"),
-                rows(nature, &|c| scatter_of(c)),
+                columns(data, "measured"),
+                rows(data, nature, &scatter_of),
             ))
         }
         "exits" => {
@@ -191,7 +231,7 @@ fn table_behind(name: &str, data: &Dataset) -> Option<Table> {
     }
 }
 
-fn figures_of(cell: &Cell, with_slowdown: bool) -> String {
+fn figures_of(cell: &Cell) -> String {
     let Some(time) = cell.time else {
         return cell.note.clone().unwrap_or_default();
     };
@@ -201,7 +241,7 @@ fn figures_of(cell: &Cell, with_slowdown: bool) -> String {
         quantity::time(time.low),
         quantity::time(time.high)
     );
-    if let Some(slowdown) = cell.slowdown.filter(|_| with_slowdown) {
+    if let Some(slowdown) = cell.slowdown {
         words.push_str(&format!(" {}", quantity::ratio(slowdown.mid)));
     }
     words

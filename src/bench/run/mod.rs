@@ -84,16 +84,25 @@ impl Options {
 pub struct Summary {
     /// Name of the run.
     pub run: String,
-    /// Where its rows are.
+    /// Where its rows are; there is no file if nothing was run at all.
     pub csv: PathBuf,
-    /// Runs that gave at least one valid figure.
+    /// Runs after the warm-up that gave at least one valid figure.
     pub measured: usize,
-    /// Runs that gave none.
+    /// Runs of the warm-up that went well; their figures do not count.
+    pub warmed: usize,
+    /// Runs that gave no figure.
     pub failed: usize,
     /// Whole rounds after the warm-up.
     pub rounds: u32,
     /// Why it ended before the plan did, if it did.
     pub cut_short: Option<CutShort>,
+}
+
+impl Summary {
+    /// Runs in all, whatever came of them.
+    pub fn runs(&self) -> usize {
+        self.measured + self.warmed + self.failed
+    }
 }
 
 /// Why a run ended early.
@@ -135,7 +144,7 @@ pub fn execute(
     let ended = session.go(&steps, runner, progress);
     progress.end();
     ended?;
-    Ok(session.summary)
+    Ok(session.end())
 }
 
 /// A run in progress.
@@ -144,6 +153,7 @@ struct Session<'a> {
     workloads: &'a [&'static Workload],
     columns: &'a [&'a Column],
     writer: Writer,
+    side: SideFile,
     maker: RowMaker,
     ballots: Ballots,
     /// Short fingerprint by workload and column.
@@ -192,6 +202,9 @@ impl<'a> Session<'a> {
             .collect();
         let mut first: Vec<_> = host.facts().iter().map(|(name, words)| maker.fact(name, words)).collect();
         first.push(maker.fact("version", env!("CARGO_PKG_VERSION")));
+        if let Some(load) = side.load_at_start {
+            first.push(maker.fact(record::LOAD, &format!("{load:.2} at the start")));
+        }
         first.extend(columns.iter().filter_map(|c| Some(maker.absent(c, c.absent.as_ref()?))));
         if let Err(error) = side.save(&csv).and_then(|()| writer.append(&first)) {
             side.discard(&csv);
@@ -203,6 +216,7 @@ impl<'a> Session<'a> {
             workloads,
             columns,
             writer,
+            side,
             maker,
             ballots: Ballots::default(),
             fingerprints,
@@ -211,7 +225,7 @@ impl<'a> Session<'a> {
             cost: BTreeMap::new(),
             allowed: None,
             failures: BTreeMap::new(),
-            summary: Summary { run, csv, measured: 0, failed: 0, rounds: 0, cut_short: None },
+            summary: Summary { run, csv, measured: 0, warmed: 0, failed: 0, rounds: 0, cut_short: None },
         })
     }
 
@@ -284,6 +298,16 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// The summary. A file without a run in it is taken away, unless it says why a column closed.
+    fn end(self) -> Summary {
+        let closed = self.columns.iter().zip(&self.closed).any(|(c, closed)| *closed && c.absent.is_none());
+        if self.summary.runs() == 0 && !closed {
+            self.side.discard(&self.summary.csv);
+            self.writer.discard();
+        }
+        self.summary
+    }
+
     /// Cuts repetitions of slow cells so that the rest of the plan fits the deadline, and writes that down.
     fn fit(&mut self, elapsed: Duration, progress: &mut dyn Progress) -> Result<(), BenchError> {
         let open: BTreeMap<trim::Cell, Duration> = self
@@ -329,10 +353,11 @@ impl<'a> Session<'a> {
     /// Counts a run that has been written, and notes the first failure of a cell.
     fn settle(&mut self, step: &Step, made: &[record::Row], progress: &mut dyn Progress) {
         // A warm-up's figures are never valid, so it counts by whether it has any.
-        let well = made.iter().any(|r| r.valid || (r.reason == record::WARM_UP && r.value.is_some()));
+        let warmed = made.iter().any(|r| r.reason == record::WARM_UP && r.value.is_some());
+        let valid = made.iter().any(|r| r.valid);
         let cell = (step.workload, step.column);
-        if well {
-            self.summary.measured += 1;
+        if valid || warmed {
+            *(if valid { &mut self.summary.measured } else { &mut self.summary.warmed }) += 1;
             self.timeouts[step.column] = None;
             self.failures.remove(&cell);
             return;

@@ -79,7 +79,7 @@ fn cost(mode: &str) -> u64 {
 fn a_good_run_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let (summary, data, actor) = run(&options(&dir), |w, c, n| Ok(said(w, cost(&c.mode) + u64::from(n), 7)));
-    assert_eq!((summary.measured, summary.failed, summary.rounds, summary.cut_short), (30, 0, 4, None));
+    assert_eq!((summary.measured, summary.warmed, summary.failed, summary.rounds), (24, 6, 0, 4));
     assert_eq!(data.of(Nature::Task).count(), 2);
     let emu = data.measures[0].cell("emu").unwrap();
     assert_eq!(emu.samples.len(), 4, "the warm-up does not count");
@@ -127,7 +127,7 @@ fn a_stop_keeps_what_was_measured() {
         stop.store(runs >= 14, Ordering::Relaxed);
         Ok(said(w, cost(&c.mode), 7))
     });
-    assert_eq!((summary.measured, summary.cut_short), (14, Some(CutShort::Interrupted)));
+    assert_eq!((summary.measured, summary.warmed, summary.cut_short), (8, 6, Some(CutShort::Interrupted)));
     assert!(data.measures.iter().any(|m| m.cell("emu").unwrap().time.is_some()));
 }
 
@@ -137,7 +137,9 @@ fn a_deadline_stops_at_once_with_the_rest_written() {
     let options = Options { deadline: Some(Duration::ZERO), ..options(&dir) };
     let mut actor = Actor { script: Box::new(|w, _, _| Ok(said(w, 1, 7))), calls: BTreeMap::new() };
     let summary = execute(&options, &mut actor, &mut Silent).unwrap();
-    assert_eq!((summary.measured, summary.cut_short), (0, Some(CutShort::Deadline)));
+    assert_eq!((summary.runs(), summary.cut_short), (0, Some(CutShort::Deadline)));
+    let left = std::fs::read_dir(record::data_dir(dir.path())).unwrap().count();
+    assert_eq!(left, 0, "a run of nothing leaves no file");
 }
 
 #[test]
@@ -219,7 +221,7 @@ fn a_column_that_only_times_out_is_closed() {
         run(&options(&dir), move |w, c, _| if c.mode == "pv" { late() } else { Ok(said(w, 1, 7)) });
     assert_eq!(actor.calls.iter().filter(|((_, m), _)| m == "pv").map(|(_, n)| n).sum::<u32>(), TIMEOUTS);
     assert_eq!(data.absent["pv"], "given up: no figure, and 3 runs with no end after 10s");
-    assert_eq!(summary.measured, 20);
+    assert_eq!(summary.measured + summary.warmed, 20);
 }
 
 #[test]
