@@ -117,7 +117,6 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     let summary = run::execute(&options, &mut runner, &mut Bar::on_stderr())?;
 
     // The page first: whoever reads the table may go away.
-    let data = Dataset::load(&summary.csv)?;
     let page = if arguments.no_report || summary.measured == 0 {
         None
     } else {
@@ -126,25 +125,31 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let mut text = String::new();
     if summary.measured > 0 {
+        let data = Dataset::load(&summary.csv)?;
         text = table::render(&data, table::Style { colour, ascii: false });
     }
-    text.push_str(&format!("\nmeasurements: {}\n", summary.csv.display()));
+    if summary.csv.exists() {
+        text.push_str(&format!("\nmeasurements: {}\n", summary.csv.display()));
+    }
     if let Some(page) = page {
         text.push_str(&format!("page:         {}\n", page.display()));
     }
     let printed = io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::Output);
     match summary.cut_short {
         Some(CutShort::Interrupted) => {
-            let runs = summary.measured + summary.failed;
-            return Ok(interrupted(|by| {
-                format!("stopped by {by} after {runs} runs; what they measured is kept")
+            let runs = summary.runs();
+            return Ok(interrupted(|by| match summary.measured {
+                0 => {
+                    format!("stopped by {by} after {runs} runs; nothing was measured{}", only_warm(&summary))
+                }
+                _ => format!("stopped by {by} after {runs} runs; what they measured is kept"),
             }));
         }
-        Some(CutShort::Deadline) => say(&format!(
+        Some(CutShort::Deadline) if summary.measured > 0 => say(&format!(
             "stopped after {} rounds, because --deadline was over; give it more time for more",
             summary.rounds
         )),
-        None => {}
+        _ => {}
     }
     printed?;
     if summary.measured == 0 {
@@ -153,9 +158,18 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says that no more than the warm-up was done, if so.
+fn only_warm(summary: &Summary) -> &'static str {
+    if summary.warmed > 0 { ", because only warm-up was done" } else { "" }
+}
+
 /// The first reason that a run without a figure has.
 fn why_nothing(options: &Options, summary: &Summary) -> String {
     let wanted = || options.columns.iter().filter(|column| options.filter.wants_mode(&column.mode));
+    if summary.cut_short == Some(CutShort::Deadline) {
+        let done = if summary.warmed > 0 { "only warm-up was done" } else { "no run was begun" };
+        return format!("{done} before --deadline was over; give it more time");
+    }
     if summary.failed > 0 {
         return format!("each run failed; {} has the reasons", summary.csv.display());
     }

@@ -50,9 +50,17 @@ fn a_mode_that_the_host_lacks_is_told_in_one_sentence() {
             let dir = tempfile::tempdir().unwrap();
             let told = quick(dir.path(), &["call_ret", "--mode", mode.name()]);
             told.one_sentence(1, &["nothing could be measured", &error.to_string()]);
+            assert!(left(dir.path()).is_empty(), "no file of nothing");
             trivisor(&["run", "hello", "--mode", mode.name()]).one_sentence(1, &[&error.to_string()]);
         }
     }
+}
+
+#[test]
+fn a_deadline_that_leaves_no_figure_is_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = quick(dir.path(), &["call_ret", "--mode", "emu", "--deadline", "1ms"]);
+    told.one_sentence(1, &["nothing could be measured", "before --deadline was over"]);
 }
 
 #[test]
@@ -109,11 +117,12 @@ fn sigterm_keeps_what_was_measured_and_is_told_from_ctrl_c() {
 fn a_signal_keeps_what_was_measured(signal: &str, status: i32, word: &str) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().to_str().unwrap();
-    let running = Running::start(&mut command(&["bench", "--out", out]));
+    let some = ["bench", "--out", out, "--repetitions", "1000", "--mode", "native,emu", "call_ret", "crc32"];
+    let running = Running::start(&mut command(&some));
     let csv = loop {
         let found = left(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "csv"));
         let measured = |csv: &PathBuf| {
-            record::read(csv).is_ok_and(|all| all.rows.iter().filter(|row| row.value.is_some()).count() > 20)
+            record::read(csv).is_ok_and(|all| all.rows.iter().filter(|row| row.valid).count() > 20)
         };
         match found.filter(measured) {
             Some(csv) => break csv,
