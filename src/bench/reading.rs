@@ -27,7 +27,11 @@ pub fn sentences(data: &Dataset) -> Vec<String> {
         );
     }
     for means in data.means() {
-        sentences.push(format!("Mean of {}: {}.", means.set.name(), means.set.members()));
+        sentences.push(format!(
+            "Mean of {}: geometric, over those that every mode completed, of {}.",
+            means.set.name(),
+            means.set.members()
+        ));
     }
     sentences
 }

@@ -38,7 +38,7 @@ impl TaskSet {
     /// Which tasks those are, in words.
     pub fn members(self) -> String {
         match self {
-            TaskSet::All => "all with a native figure".to_owned(),
+            TaskSet::All => "all that have a native figure".to_owned(),
             TaskSet::Integer => INTEGER.join(", "),
             TaskSet::Vector => VECTOR.join(", "),
         }
