@@ -10,7 +10,6 @@ mod builder;
 mod forms;
 mod integer;
 pub(crate) mod session;
-mod system;
 #[cfg(test)]
 mod tests;
 
@@ -90,23 +89,16 @@ impl Vectors {
 pub(crate) struct Limits {
     pub code: CodeMode,
     pub vectors: Vectors,
-    /// The privilege level is 0.
-    pub ring0: bool,
 }
 
 impl Limits {
     fn of(state: &CpuState) -> Self {
-        let cpl = state.cpl();
-        Self {
-            code: CodeMode::new(state.code_bits(), cpl == 3),
-            vectors: Vectors::of(state),
-            ring0: cpl == 0,
-        }
+        Self { code: CodeMode::new(state.code_bits(), state.cpl() == 3), vectors: Vectors::of(state) }
     }
 
     /// A small number that is different for each.
     fn number(self) -> u64 {
-        u64::from(self.code.number()) | (self.vectors as u64) << 4 | u64::from(self.ring0) << 7
+        u64::from(self.code.number()) | (self.vectors as u64) << 4
     }
 
     /// With a guest-virtual address, what blocks are found by.
@@ -190,13 +182,7 @@ fn decode(
         workshop.decoded.push(Decoded { instruction, shape, form });
         if matches!(
             form.kind,
-            Kind::End
-                | Kind::SystemEnd
-                | Kind::Jump
-                | Kind::Call
-                | Kind::JumpIndirect
-                | Kind::CallIndirect
-                | Kind::Ret
+            Kind::End | Kind::Jump | Kind::Call | Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret
         ) {
             break;
         }
@@ -245,9 +231,8 @@ pub(crate) fn translate(
         saved = b.asm.position();
     }
     let mut ended = false;
-    for (i, decoded) in workshop.decoded.iter().enumerate() {
-        let place = system::Place { ring0: limits.ring0, last: i + 1 == workshop.decoded.len() };
-        ended = one(&mut b, decoded, place);
+    for decoded in &workshop.decoded {
+        ended = one(&mut b, decoded);
         if ended {
             break;
         }
@@ -270,14 +255,11 @@ pub(crate) fn translate(
 }
 
 /// Translates one instruction; says whether it ended the block.
-fn one(b: &mut Builder, decoded: &Decoded, place: system::Place) -> bool {
+fn one(b: &mut Builder, decoded: &Decoded) -> bool {
     let Decoded { instruction, shape, form } = decoded;
     if form.kind == Kind::End {
         b.end(instruction);
         return true;
-    }
-    if matches!(form.kind, Kind::System | Kind::SystemEnd) {
-        return b.system(instruction, place);
     }
     let Some(shape) = shape else {
         b.execute(instruction);

@@ -1,6 +1,5 @@
 //! Small assembled programs, a file per subject.
 mod basics;
-mod engines;
 mod exceptions;
 mod interrupts;
 mod self_modifying;

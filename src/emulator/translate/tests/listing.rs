@@ -66,7 +66,7 @@ const INSTRUCTIONS: &[(&str, Emit)] = &[
     ("fld [rdi]", |a| a.fld(qword_ptr(rdi))),
     ("rep movsb", |a| a.rep().movsb()),
     ("cpuid", |a| a.cpuid()),
-    ("clts", |a| a.clts()),
+    ("sti", |a| a.sti()),
 ];
 
 /// The block of these instructions (and HLT), as text without host addresses.
