@@ -35,8 +35,8 @@ const STACK_END: u64 = 0xc000;
 const CODE_RAM: u64 = 0x10_000;
 const DATA_RAM: u64 = 0x11_000;
 const RAM: u64 = 0x20_000;
-/// More than any case needs: a repeated string instruction runs into the end of the data.
-const MOST_STEPS: usize = 20_000;
+/// More than any case needs: a loop or a repeated string instruction runs into the end of the data.
+const MOST_STEPS: usize = 400_000;
 
 /// Kicks of the watchdog after which a case is taken to be endless.
 const MOST_KICKS: usize = 20;
