@@ -166,7 +166,8 @@ impl Machine {
     pub fn has_own_way(&self) -> bool {
         // Time is counted in instructions by the interpreter alone.
         let counted = self.platform.clock().source() != ClockSource::Real;
-        !counted && !(self.mode() == Mode::Emu && self.caps().engine == EmuEngine::Single.name())
+        let interpreter = self.mode() == Mode::Emu && self.caps().engine == EmuEngine::Single.name();
+        !counted && !interpreter
     }
 
     /// Whether a run with breakpoints is carried out by the interpreter, though one without is not.
