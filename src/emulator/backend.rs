@@ -1,10 +1,10 @@
 //! The `emu` mode: vCPUs that the translator or the interpreter runs.
 use super::single::{Ended, Outcome, Single};
 use super::translate::session::Translator;
-use crate::arch::{Activity, CpuState, Gva};
+use crate::arch::{CpuState, Gva};
 use crate::clock::ClockSource;
 use crate::engine::{
-    Attention, Backend, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Mode, Platform, Vcpu, VcpuId,
+    Backend, Boundary, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Mode, Platform, Vcpu, VcpuId,
 };
 use crate::mem::{GuestRam, RamSlot};
 use std::collections::HashSet;
@@ -125,35 +125,20 @@ struct EmuVcpu {
     breakpoints: HashSet<u64>,
 }
 
-impl EmuVcpu {
-    /// Looks at the surroundings: timers, requests to leave, interrupts. `None` means that the CPU can go on.
-    fn attend(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
-        if platform.kick(self.id).is_raised()
-            && let Attention::Leave(exit) = platform.attend(self.id)
-        {
-            return Ok(Some(exit));
-        }
-        if self.state.activity == Activity::Shutdown {
-            return Ok(Some(Exit::TripleFault));
-        }
-        if self.state.can_take_interrupt()
-            && platform.interrupt_pending(self.id)
-            && let Some(vector) = platform.acknowledge_interrupt(self.id)
-            && self.core.single().deliver_interrupt(&mut self.state, platform, vector)?
-                == Outcome::TripleFault
-        {
-            return Ok(Some(Exit::TripleFault));
-        }
-        Ok((self.state.activity == Activity::Halted).then_some(Exit::Halted))
-    }
-}
-
 impl Vcpu for EmuVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut fresh = true;
         loop {
-            if let Some(exit) = self.attend(platform)? {
-                return Ok(exit);
+            match platform.at_boundary(self.id, &self.state) {
+                Boundary::Leave(exit) => return Ok(exit),
+                Boundary::Interrupt(vector) => {
+                    let single = self.core.single();
+                    let outcome = single.deliver_interrupt(&mut self.state, platform, vector)?;
+                    if outcome == Outcome::TripleFault {
+                        return Ok(Exit::TripleFault);
+                    }
+                }
+                Boundary::Execute => {}
             }
             // Instructions are counted and breakpoints looked at only by the interpreter.
             let plain = self.breakpoints.is_empty() && platform.clock().source() == ClockSource::Real;
@@ -188,31 +173,7 @@ impl Vcpu for EmuVcpu {
 
 impl DebugVcpu for EmuVcpu {
     fn step(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        if platform.kick(self.id).is_raised()
-            && let Attention::Leave(exit) = platform.attend(self.id)
-        {
-            return Ok(exit);
-        }
-        if self.state.activity == Activity::Shutdown {
-            return Ok(Exit::TripleFault);
-        }
-        if self.state.can_take_interrupt()
-            && platform.interrupt_pending(self.id)
-            && let Some(vector) = platform.acknowledge_interrupt(self.id)
-        {
-            return Ok(match self.core.single().deliver_interrupt(&mut self.state, platform, vector)? {
-                Outcome::TripleFault => Exit::TripleFault,
-                _ => Exit::Debug(DebugEvent::Step),
-            });
-        }
-        if self.state.activity == Activity::Halted {
-            return Ok(Exit::Halted);
-        }
-        Ok(match self.core.single().step(&mut self.state, platform)? {
-            Outcome::Halted => Exit::Halted,
-            Outcome::TripleFault => Exit::TripleFault,
-            Outcome::Retired | Outcome::Exception(_) => Exit::Debug(DebugEvent::Step),
-        })
+        self.core.single().step_vcpu(&mut self.state, platform)
     }
 
     fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError> {

@@ -8,6 +8,9 @@
 //! 1. If the kick cell is raised, call [`Platform::attend`]; leave if it says so.
 //! 2. If [`Platform::interrupt_pending`] and the state allows it, take the vector and enter the guest's handler.
 //! 3. Execute until the cell is raised or an access needs the platform; go to 1.
+//!
+//! [`Platform::at_boundary`] is 1 and 2 for a backend that has the state at hand.
+mod boundary;
 mod counters;
 mod exit;
 #[cfg(test)]
@@ -17,6 +20,7 @@ mod trace;
 
 pub use crate::bus::VcpuId;
 pub use crate::sys::signal::KickCell;
+pub use boundary::Boundary;
 pub use counters::{Cause, Counters};
 pub use exit::{DebugEvent, Exit};
 pub use platform::{Attention, Platform, PlatformParts};
@@ -162,8 +166,11 @@ pub trait Vcpu: Send {
 
 /// A vCPU that can be stepped and stopped.
 pub trait DebugVcpu {
-    /// Executes one instruction (or delivers one pending interrupt or exception). Ends with
-    /// [`DebugEvent::Step`] unless the instruction itself ended the run.
+    /// Does exactly one thing: enters the handler of one interrupt, delivers the exception that is pending in the
+    /// state, or executes one instruction. Timers that are due fire first, and an interrupt that they raise is that one
+    /// thing. What an instruction itself raises, its fault or its single-step trap, belongs to it: RIP is at the handler
+    /// then. Ends with [`DebugEvent::Step`], unless the guest halts or has ended, or the vCPU is to leave
+    /// ([`Boundary`]).
     ///
     /// # Errors
     /// As [`Vcpu::run`].

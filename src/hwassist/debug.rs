@@ -6,9 +6,8 @@
 //! speed until one is hit. More of them, or a KVM that does not obey its debug registers, are found by stepping.
 use super::vcpu::KvmVcpu;
 use super::{host, is_pvm};
-use crate::arch::{Activity, CpuState, Gva};
-use crate::emulator::single::Outcome;
-use crate::engine::{Attention, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu};
+use crate::arch::Gva;
+use crate::engine::{DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu};
 use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug};
 
 /// Breakpoint registers of the CPU: DR0–DR3.
@@ -43,37 +42,12 @@ fn guest_debug(at: &[u64]) -> kvm_guest_debug {
 }
 
 impl KvmVcpu {
-    /// One step on a state that is outside of KVM.
-    fn step_outside(&mut self, state: &mut CpuState, platform: &Platform) -> Result<Exit, EngineError> {
-        if platform.kick(self.id).is_raised()
-            && let Attention::Leave(exit) = platform.attend(self.id)
-        {
-            return Ok(exit);
-        }
-        if state.activity == Activity::Shutdown {
-            return Ok(Exit::TripleFault);
-        }
-        let vector = (state.can_take_interrupt() && platform.interrupt_pending(self.id))
-            .then(|| platform.acknowledge_interrupt(self.id))
-            .flatten();
-        let outcome = match vector {
-            Some(vector) => self.single().deliver_interrupt(state, platform, vector)?,
-            None if state.activity == Activity::Halted => return Ok(Exit::Halted),
-            None => self.single().step(state, platform)?,
-        };
-        Ok(match outcome {
-            Outcome::Halted => Exit::Halted,
-            Outcome::TripleFault => Exit::TripleFault,
-            Outcome::Retired | Outcome::Exception(_) => Exit::Debug(DebugEvent::Step),
-        })
-    }
-
     /// Runs by steps until something ends it; the first instruction is executed even if it is at a breakpoint.
     fn run_by_steps(&mut self, platform: &Platform, at: &[u64]) -> Result<Exit, EngineError> {
         let mut state = self.save()?;
         self.forget_single();
         let ended = loop {
-            match self.step_outside(&mut state, platform) {
+            match self.single().step_vcpu(&mut state, platform) {
                 Ok(Exit::Debug(DebugEvent::Step)) if at.contains(&state.rip) => {
                     break Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(state.rip))));
                 }
@@ -112,7 +86,7 @@ impl DebugVcpu for KvmVcpu {
     fn step(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut state = self.save()?;
         self.forget_single();
-        let exit = self.step_outside(&mut state, platform);
+        let exit = self.single().step_vcpu(&mut state, platform);
         self.load(&state)?;
         exit
     }

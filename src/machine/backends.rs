@@ -7,7 +7,7 @@ use crate::pv::Pv;
 use std::sync::Arc;
 
 /// The backend that `spec` wants, over the platform's RAM.
-pub(super) fn create(spec: &MachineSpec, platform: &Arc<Platform>) -> Result<Box<dyn Backend>, EngineError> {
+pub(super) fn create(spec: &MachineSpec, platform: &Platform) -> Result<Box<dyn Backend>, EngineError> {
     match spec.mode {
         Mode::Kvm => Ok(Box::new(KvmBackend::new(platform)?)),
         Mode::Emu => Ok(Box::new(Emulator::new(Arc::clone(platform.ram()), spec.engine))),

@@ -6,6 +6,8 @@ mod backends;
 mod pc;
 mod run;
 mod spec;
+#[cfg(test)]
+mod step_tests;
 mod timed;
 
 pub use crate::device::uart16550::ConsoleSink;

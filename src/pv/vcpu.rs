@@ -13,9 +13,11 @@ use super::text::Text;
 use super::trap::{self, Cause as Why};
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::{self, Access, PagingMode, Privilege};
-use crate::arch::{Activity, CpuState, Cr0, Gva, Rflags};
+use crate::arch::{CpuState, Cr0, Gva, Rflags};
 use crate::emulator::single::{Outcome, Single};
-use crate::engine::{Attention, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId};
+use crate::engine::{
+    Attention, Boundary, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId,
+};
 use crate::mem::{CodeChanges, GuestRam};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -164,6 +166,10 @@ impl PvVcpu {
         let report = child.report()?;
         child.save_registers(&mut self.state);
         self.leave_zone(report, platform)?;
+        // An STI thunk cannot cast a shadow: whoever finds the CPU behind one finds the shadow in the state, and the
+        // instruction there goes first, alone.
+        self.state.interrupt_shadow =
+            self.state.rflags.contains(Rflags::IF) && self.patches.follows_sti(self.state.rip);
         Ok(exit)
     }
 
@@ -348,58 +354,33 @@ impl PvVcpu {
         Ok(())
     }
 
-    /// Looks at the surroundings: timers, requests to leave, interrupts. `None` means that the CPU can go on.
-    fn attend(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
-        if platform.kick(self.id).is_raised()
-            && let Attention::Leave(exit) = platform.attend(self.id)
-        {
-            return Ok(Some(exit));
-        }
-        if self.state.activity == Activity::Shutdown {
-            return Ok(Some(Exit::TripleFault));
-        }
-        if self.state.can_take_interrupt() && platform.interrupt_pending(self.id) {
-            if self.follows_sti() {
-                // An STI thunk cannot cast a shadow: the instruction behind it goes first.
-                return self.execute(platform);
-            }
-            if let Some(vector) = platform.acknowledge_interrupt(self.id) {
-                self.why = None;
-                if self.single.deliver_interrupt(&mut self.state, platform, vector)? == Outcome::TripleFault {
-                    return Ok(Some(Exit::TripleFault));
-                }
-            }
-        }
-        Ok((self.state.activity == Activity::Halted).then_some(Exit::Halted))
+    /// Enters the guest's handler for an interrupt. What the child stopped for comes again later.
+    fn deliver(&mut self, platform: &Platform, vector: u8) -> Result<Outcome, EngineError> {
+        self.why = None;
+        self.single.deliver_interrupt(&mut self.state, platform, vector)
     }
 
-    /// Whether the instruction before this one is an STI that ran in a thunk.
-    fn follows_sti(&self) -> bool {
-        self.state.activity == Activity::Running
-            && self.ran_natively
-            && self.patches.follows_sti(self.state.rip)
-    }
-
-    /// One instruction; an exit if it ended the run.
-    fn execute(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
+    /// One instruction, or the exception that is pending.
+    fn execute(&mut self, platform: &Platform) -> Result<Outcome, EngineError> {
         let hypercall = self.why.take() == Some(Why::Hypercall);
-        match self.step_one(platform, hypercall)? {
-            Outcome::TripleFault => Ok(Some(Exit::TripleFault)),
-            // Whoever waits for the interrupt that ends a HLT counts it (`machine::run`).
-            Outcome::Halted | Outcome::Retired | Outcome::Exception(_) => Ok(None),
-        }
+        self.step_one(platform, hypercall)
     }
 
+    /// Goes on for a while; an exit if that ended the run.
     fn turn(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
         match self.why {
             Some(Why::Page { address, access }) => {
                 self.why = None;
-                if self.fill(platform, address, access)? { Ok(None) } else { self.execute(platform) }
+                if self.fill(platform, address, access)? {
+                    return Ok(None);
+                }
             }
-            Some(Why::Execute | Why::Hypercall) => self.execute(platform),
-            None if self.runs_natively() => self.run_child(platform),
-            None => self.execute(platform),
+            Some(Why::Execute | Why::Hypercall) => {}
+            None if self.runs_natively() => return self.run_child(platform),
+            None => {}
         }
+        // A HLT is for the next boundary to see; whoever waits for the interrupt that ends it counts it (`machine::run`).
+        Ok((self.execute(platform)? == Outcome::TripleFault).then_some(Exit::TripleFault))
     }
 }
 
@@ -408,16 +389,20 @@ impl Vcpu for PvVcpu {
         let mut first = true;
         self.child.settle();
         loop {
-            if let Some(exit) = self.attend(platform)? {
-                return Ok(exit);
+            match platform.at_boundary(self.id, &self.state) {
+                Boundary::Leave(exit) => return Ok(exit),
+                Boundary::Interrupt(vector) => {
+                    if self.deliver(platform, vector)? == Outcome::TripleFault {
+                        return Ok(Exit::TripleFault);
+                    }
+                }
+                Boundary::Execute => {}
             }
             if !first && self.breakpoints.contains(&self.state.rip) {
                 return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
             }
             first = false;
-            if self.state.activity == Activity::Running
-                && let Some(exit) = self.turn(platform)?
-            {
+            if let Some(exit) = self.turn(platform)? {
                 return Ok(exit);
             }
         }
@@ -447,14 +432,12 @@ impl Vcpu for PvVcpu {
 
 impl DebugVcpu for PvVcpu {
     fn step(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        let delivers = self.state.can_take_interrupt() && platform.interrupt_pending(self.id);
-        if let Some(exit) = self.attend(platform)? {
-            return Ok(exit);
-        }
-        if !delivers && let Some(exit) = self.execute(platform)? {
-            return Ok(exit);
-        }
-        Ok(if self.state.activity == Activity::Halted { Exit::Halted } else { Exit::Debug(DebugEvent::Step) })
+        let outcome = match platform.at_boundary(self.id, &self.state) {
+            Boundary::Leave(exit) => return Ok(exit),
+            Boundary::Interrupt(vector) => self.deliver(platform, vector)?,
+            Boundary::Execute => self.execute(platform)?,
+        };
+        Ok(outcome.ends_step())
     }
 
     fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError> {

@@ -41,7 +41,7 @@ use super::front::features::Features;
 use super::mmu::Tlb;
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Exception, Vector};
-use crate::engine::{EngineError, Platform, VcpuId};
+use crate::engine::{Boundary, DebugEvent, EngineError, Exit, Platform, VcpuId};
 use crate::mem::GuestRam;
 use cx::Handler;
 use host_fpu::HostFpu;
@@ -61,6 +61,18 @@ pub enum Outcome {
     Halted,
     /// An exception could not be delivered, nor the double fault; `state.activity` is shutdown.
     TripleFault,
+}
+
+impl Outcome {
+    /// How a step of [`crate::engine::DebugVcpu`] that had this outcome ends.
+    #[must_use]
+    pub fn ends_step(self) -> Exit {
+        match self {
+            Self::Halted => Exit::Halted,
+            Self::TripleFault => Exit::TripleFault,
+            Self::Retired | Self::Exception(_) => Exit::Debug(DebugEvent::Step),
+        }
+    }
 }
 
 /// The interpreter of one vCPU: what it remembers of translations and code. The architectural state is the caller's.
@@ -109,6 +121,19 @@ impl Single {
     /// [`EngineError::Unsupported`] for a valid instruction that we lack; `state` is as before then.
     pub fn step(&mut self, state: &mut CpuState, platform: &Platform) -> Result<Outcome, EngineError> {
         self.step_one(state, platform)
+    }
+
+    /// One step as [`crate::engine::DebugVcpu::step`] has it, of a vCPU whose whole state is `state`.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_vcpu(&mut self, state: &mut CpuState, platform: &Platform) -> Result<Exit, EngineError> {
+        let outcome = match platform.at_boundary(self.vcpu, state) {
+            Boundary::Leave(exit) => return Ok(exit),
+            Boundary::Interrupt(vector) => self.deliver_interrupt(state, platform, vector)?,
+            Boundary::Execute => self.step(state, platform)?,
+        };
+        Ok(outcome.ends_step())
     }
 
     /// Enters the guest's handler for an external interrupt. The caller has seen that the state allows it; a halted
