@@ -7,7 +7,7 @@ use std::time::Instant;
 use trivisor::arch::cpuid::CpuidTable;
 use trivisor::arch::state::gpr;
 use trivisor::arch::{CpuState, Cr0, Cr4, Efer, Gpa, Segment};
-use trivisor::bus::{Bus, InterruptController, PowerSwitch};
+use trivisor::bus::{Bus, NoInterrupts, PowerSwitch};
 use trivisor::clock::{Clock, ClockSource, TimerQueue};
 use trivisor::emulator::{EmuEngine, Emulator};
 use trivisor::engine::{Backend, Cause, Exit, KickCell, Platform, PlatformParts, VcpuId};
@@ -17,28 +17,6 @@ use trivisor::sys::host_cpuid;
 const CODE: u64 = 0x1_0000;
 const DATA: u64 = 0x10_0000;
 const RUNS: usize = 5;
-
-/// A machine without interrupts.
-struct Quiet;
-
-impl InterruptController for Quiet {
-    fn pending(&self, _: VcpuId) -> bool {
-        false
-    }
-    fn acknowledge(&self, _: VcpuId) -> Option<u8> {
-        None
-    }
-    fn cr8(&self, _: VcpuId) -> u8 {
-        0
-    }
-    fn set_cr8(&self, _: VcpuId, _: u8) {}
-    fn read_msr(&self, _: VcpuId, _: u32) -> Option<u64> {
-        None
-    }
-    fn write_msr(&self, _: VcpuId, _: u32, _: u64) -> Option<()> {
-        None
-    }
-}
 
 fn machine() -> Platform {
     let ram = Arc::new(GuestRam::new(16 << 20).expect("guest memory"));
@@ -51,7 +29,7 @@ fn machine() -> Platform {
     Platform::new(PlatformParts {
         ram,
         bus: Bus::default(),
-        interrupts: Arc::new(Quiet),
+        interrupts: Arc::new(NoInterrupts),
         clock: Arc::new(Clock::new(ClockSource::Real)),
         timers: TimerQueue::new(),
         power: Arc::new(PowerSwitch::default()),

@@ -55,3 +55,26 @@ pub trait InterruptController: Send + Sync {
     /// Writes one of those; `None` means #GP.
     fn write_msr(&self, vcpu: VcpuId, index: u32, value: u64) -> Option<()>;
 }
+
+/// A controller to which nothing is connected: no interrupt ever waits, CR8 reads as zero and there are no APIC MSRs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoInterrupts;
+
+impl InterruptController for NoInterrupts {
+    fn pending(&self, _: VcpuId) -> bool {
+        false
+    }
+    fn acknowledge(&self, _: VcpuId) -> Option<u8> {
+        None
+    }
+    fn cr8(&self, _: VcpuId) -> u8 {
+        0
+    }
+    fn set_cr8(&self, _: VcpuId, _: u8) {}
+    fn read_msr(&self, _: VcpuId, _: u32) -> Option<u64> {
+        None
+    }
+    fn write_msr(&self, _: VcpuId, _: u32, _: u64) -> Option<()> {
+        None
+    }
+}

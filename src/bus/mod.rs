@@ -6,7 +6,7 @@
 mod irq;
 mod power;
 
-pub use irq::{InterruptController, IrqLine, IrqSink};
+pub use irq::{InterruptController, IrqLine, IrqSink, NoInterrupts};
 pub use power::{PowerRequest, PowerSwitch};
 
 use crate::arch::{Gpa, Port, Width};

@@ -11,7 +11,7 @@ use trivisor::arch::cpuid::CpuidTable;
 use trivisor::arch::{
     CpuState, Cr0, Cr4, DescriptorTable, Efer, Gpa, Rflags, Segment, SegmentRegister, Xcr0, XsaveArea,
 };
-use trivisor::bus::{Bus, InterruptController, PowerSwitch, VcpuId};
+use trivisor::bus::{Bus, NoInterrupts, PowerSwitch, VcpuId};
 use trivisor::clock::{Clock, ClockSource, TimerQueue};
 use trivisor::engine::{Backend, EngineError, Exit, KickCell, Platform, PlatformParts, Vcpu};
 use trivisor::mem::GuestRam;
@@ -40,27 +40,6 @@ const MOST_STEPS: usize = 400_000;
 
 /// Kicks of the watchdog after which a case is taken to be endless.
 const MOST_KICKS: usize = 20;
-
-struct NoInterrupts;
-
-impl InterruptController for NoInterrupts {
-    fn pending(&self, _: VcpuId) -> bool {
-        false
-    }
-    fn acknowledge(&self, _: VcpuId) -> Option<u8> {
-        None
-    }
-    fn cr8(&self, _: VcpuId) -> u8 {
-        0
-    }
-    fn set_cr8(&self, _: VcpuId, _: u8) {}
-    fn read_msr(&self, _: VcpuId, _: u32) -> Option<u64> {
-        None
-    }
-    fn write_msr(&self, _: VcpuId, _: u32, _: u64) -> Option<()> {
-        None
-    }
-}
 
 /// How a case is executed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
