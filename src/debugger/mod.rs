@@ -10,6 +10,7 @@ pub mod command;
 mod error;
 pub mod events;
 pub mod expression;
+mod inspection;
 pub mod memory;
 mod motion;
 pub mod registers;

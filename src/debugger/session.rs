@@ -1,28 +1,24 @@
 //! A debugging session: one machine, its breakpoints, and what was seen last. Commands in, text and data out.
+//!
+//! What makes the guest go on is in `motion`, what looks at it in `inspection`.
 use super::breakpoints::Breakpoints;
 use super::catalogue;
-use super::command::{self, Command, ParseError, Place, TraceRequest};
+use super::command::{self, Command, ParseError};
 use super::error::DebuggerError;
 use super::events::EventLog;
 use super::expression::{Expression, Names};
-use super::memory::{GuestMemory, Space, linear_rip};
+use super::inspection::Examining;
+use super::memory::{GuestMemory, linear_rip};
 use super::registers;
 use super::symbols::{SymbolError, Symbols};
 use super::unwind;
-use super::view::memory::{Format, Shape};
-use super::view::{Hex, disassembly, location, memory as memory_view, paging, stats, tables, trace};
-use super::view::{registers as register_view, registers::Group};
+use super::view::{Hex, location, paging, stats, tables};
 use crate::arch::{Activity, CpuState, Gva};
-use crate::engine::{Mode, Trace};
+use crate::engine::Mode;
 use crate::machine::{BOOT_CPU, Limits, Machine, MachineError};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// Instructions or units that one command shows at most.
-const MOST_LINES: u64 = 4096;
-/// Symbols that `symbols` lists at most.
-const MOST_SYMBOLS: usize = 200;
 
 /// Makes the machine, at first and for `restart`.
 pub type Builder = Box<dyn FnMut() -> Result<Machine, MachineError>>;
@@ -63,13 +59,6 @@ impl Reply {
     }
 }
 
-/// What `x` without arguments goes on with.
-#[derive(Clone, Debug)]
-struct Examining {
-    shape: Shape,
-    next: Option<Place>,
-}
-
 /// A debugging session.
 pub struct Session {
     builder: Builder,
@@ -85,14 +74,15 @@ pub struct Session {
     /// Why the guest cannot go on.
     pub(super) ended: Option<String>,
     pub(super) events: EventLog,
-    counted: stats::Counts,
+    /// The counters when `stats` was asked last.
+    pub(super) counted: stats::Counts,
     /// Part of the run since the start was the interpreter's, in place of the mode's own way.
     pub(super) interpreted: bool,
     /// The command under way let the interpreter look for breakpoints.
     pub(super) sought: bool,
     /// The person was told that breakpoints are the interpreter's.
     noted: bool,
-    examining: Examining,
+    pub(super) examining: Examining,
     repeat: Option<Command>,
 }
 
@@ -142,7 +132,7 @@ impl Session {
             interpreted: false,
             sought: false,
             noted: false,
-            examining: Examining { shape: Shape::default(), next: None },
+            examining: Examining::default(),
             repeat: None,
         })
     }
@@ -251,17 +241,6 @@ impl Session {
         Ok(location::show(&self.code(&state, &marks), linear_rip(&state), halted))
     }
 
-    fn code<'a>(&'a self, state: &CpuState, breakpoints: &'a [u64]) -> disassembly::Source<'a> {
-        disassembly::Source {
-            memory: self.memory(state),
-            bits: state.code_bits(),
-            space: Space::Virtual,
-            next: Some(linear_rip(state)),
-            symbols: &self.symbols,
-            breakpoints,
-        }
-    }
-
     fn set_breakpoint(&mut self, at: &Expression) -> Result<Reply, DebuggerError> {
         let address = Gva(self.evaluate(at)?);
         let written = at.to_string();
@@ -318,163 +297,6 @@ impl Session {
             text = lines.collect::<Vec<_>>().join("\n");
         }
         Reply { data: json!({"breakpoints": list}), ..Reply::said(text) }
-    }
-
-    fn registers(&mut self, group: Group) -> Result<Reply, DebuggerError> {
-        let state = self.machine.state()?;
-        Ok(Reply::view(&register_view::show(&self.register_source(&state), group)))
-    }
-
-    fn register(&mut self, name: &str) -> Result<Reply, DebuggerError> {
-        let state = self.machine.state()?;
-        let shown = register_view::show_one(&self.register_source(&state), name);
-        Ok(Reply::view(&shown.ok_or_else(|| no_register(name))?))
-    }
-
-    fn register_source<'a>(&'a self, state: &'a CpuState) -> register_view::Source<'a> {
-        register_view::Source {
-            now: state,
-            before: self.before.as_ref(),
-            cr8: self.machine.platform().cr8(BOOT_CPU),
-            symbols: &self.symbols,
-        }
-    }
-
-    fn set(&mut self, register: &str, value: &Expression) -> Result<Reply, DebuggerError> {
-        let value = self.evaluate(value)?;
-        let mut state = self.machine.state()?;
-        if registers::read(&state, register).is_none() {
-            return Err(no_register(register));
-        }
-        if !registers::write(&mut state, register, value) {
-            return Err(DebuggerError::Fixed(register.to_owned()));
-        }
-        self.machine.set_state(&state)?;
-        self.register(register)
-    }
-
-    fn print(&mut self, expression: &Expression) -> Result<Reply, DebuggerError> {
-        let value = self.evaluate(expression)?;
-        let label = self.symbols.label(value);
-        let place = label.as_ref().map(|l| format!(" <{l}>")).unwrap_or_default();
-        let signed = value.cast_signed();
-        let decimal = if signed < 0 { format!("{value} or {signed}") } else { value.to_string() };
-        let text = format!("{value:#x}{place} = {decimal}");
-        Ok(Reply { data: json!({"value": Hex(value), "symbol": label}), ..Reply::said(text) })
-    }
-
-    fn examine(&mut self, shape: Option<Shape>, place: Option<&Place>) -> Result<Reply, DebuggerError> {
-        let shape = shape.unwrap_or(self.examining.shape);
-        bound("a count of", shape.count, MOST_LINES)?;
-        let place = place.cloned().or_else(|| self.examining.next.clone()).ok_or(DebuggerError::NoAddress)?;
-        let at = self.evaluate(&place.address)?;
-        let (reply, end) = if shape.format == Format::Instruction {
-            let shown = self.instructions(place.space, at, shape.count)?;
-            let last = shown.lines.last().map_or(at, |l| l.address.0.wrapping_add(l.bytes.len() as u64 / 2));
-            (Reply::view(&shown), last)
-        } else {
-            let state = self.machine.state()?;
-            let shown = memory_view::examine(&self.memory(&state), &self.symbols, place.space, at, shape);
-            (Reply::view(&shown), shown.end)
-        };
-        let next = Some(Place { space: place.space, address: Expression::number(end) });
-        self.examining = Examining { shape, next };
-        Ok(reply)
-    }
-
-    fn dump(&mut self, place: &Place, length: &Expression) -> Result<Reply, DebuggerError> {
-        let at = self.evaluate(&place.address)?;
-        let length = bound("a length of", self.evaluate(length)?, memory_view::MOST)?;
-        let state = self.machine.state()?;
-        Ok(Reply::view(&memory_view::dump(&self.memory(&state), place.space, at, length)))
-    }
-
-    fn disassemble(&mut self, at: Option<&Expression>, count: u64) -> Result<Reply, DebuggerError> {
-        bound("a count of", count, MOST_LINES)?;
-        let at = match at {
-            Some(at) => self.evaluate(at)?,
-            None => linear_rip(&self.machine.state()?),
-        };
-        Ok(Reply::view(&self.instructions(Space::Virtual, at, count)?))
-    }
-
-    fn instructions(
-        &mut self,
-        space: Space,
-        at: u64,
-        count: u64,
-    ) -> Result<disassembly::Disassembly, DebuggerError> {
-        let count = bound("a count of", count, MOST_LINES)?;
-        let state = self.machine.state()?;
-        let marks: Vec<u64> = self.breakpoints.list().iter().map(|b| b.at.0).collect();
-        let code = self.code(&state, &marks);
-        Ok(match space {
-            Space::Virtual => disassembly::lines(&code, at, count),
-            Space::Physical => {
-                // Symbols, breakpoints and RIP are virtual addresses.
-                let symbols = Arc::default();
-                let bare =
-                    disassembly::Source { space, next: None, symbols: &symbols, breakpoints: &[], ..code };
-                disassembly::lines(&bare, at, count)
-            }
-        })
-    }
-
-    fn trace(&mut self, request: TraceRequest) -> Reply {
-        let trace: &Trace = self.machine.platform().trace();
-        match request {
-            TraceRequest::On => {
-                trace.enable(true);
-                Reply::said("trace is on")
-            }
-            TraceRequest::Off => {
-                trace.enable(false);
-                Reply::said("trace is off")
-            }
-            TraceRequest::Show(count) => {
-                let recording = trace.is_enabled();
-                let count = usize::try_from(count).unwrap_or(usize::MAX);
-                let lines = trace::lines(self.events.last(count), &self.symbols);
-                Reply::view(&trace::Trace { recording, kept: self.events.kept(), lines })
-            }
-        }
-    }
-
-    fn stats(&mut self) -> Reply {
-        let now = stats::counts(self.machine.platform().counters(BOOT_CPU));
-        let mut reply = Reply::view(&stats::show(&now, &self.counted));
-        reply.data["interpreted"] = json!(self.interpreted);
-        if self.interpreted {
-            let own = own_way(self.machine.mode());
-            reply.text.push_str(&format!(
-                "\npart of this is the interpreter's, for steps or breakpoints; the guest did not run {own} then"
-            ));
-        }
-        self.counted = now;
-        reply
-    }
-
-    fn list_symbols(&self, pattern: &str) -> Reply {
-        let found: Vec<_> = self.symbols.matching(pattern).collect();
-        let data: Vec<_> = found
-            .iter()
-            .take(MOST_SYMBOLS)
-            .map(|s| json!({"address": Hex(s.address), "size": s.size, "name": s.name}))
-            .collect();
-        let mut lines: Vec<String> = found
-            .iter()
-            .take(MOST_SYMBOLS)
-            .map(|s| format!("{:#014x}  {:>6}  {}", s.address, s.size, s.name))
-            .collect();
-        if found.len() > lines.len() {
-            lines.push(format!("and {} more", found.len() - lines.len()));
-        }
-        if self.symbols.is_empty() {
-            lines.push("the image has no symbols".to_owned());
-        } else if found.is_empty() {
-            lines.push(format!("no symbol's name holds '{pattern}'"));
-        }
-        Reply { data: json!({"symbols": data, "count": found.len()}), ..Reply::said(lines.join("\n")) }
     }
 
     fn mode(&mut self) -> Result<Reply, DebuggerError> {
@@ -537,23 +359,12 @@ impl Session {
 }
 
 /// How a mode executes a guest when no one looks.
-fn own_way(mode: Mode) -> &'static str {
+pub(super) fn own_way(mode: Mode) -> &'static str {
     match mode {
         Mode::Emu => "by the translator",
         Mode::Pv => "natively",
         Mode::Kvm => "in KVM",
     }
-}
-
-fn bound(what: &'static str, asked: u64, most: u64) -> Result<usize, DebuggerError> {
-    match usize::try_from(asked) {
-        Ok(count) if asked <= most => Ok(count),
-        _ => Err(DebuggerError::TooMuch { what, asked, most }),
-    }
-}
-
-fn no_register(name: &str) -> DebuggerError {
-    super::expression::EvaluateError::Register(name.to_owned()).into()
 }
 
 fn help(topic: Option<&str>) -> Result<Reply, DebuggerError> {
