@@ -1,6 +1,7 @@
 //! Interrupt lines, from a device's side and from a CPU's.
 use super::VcpuId;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Where interrupt lines end: the interrupt complex, or a backend's in-kernel chips.
 pub trait IrqSink: Send + Sync {
@@ -44,6 +45,10 @@ impl std::fmt::Debug for IrqLine {
 pub trait InterruptController: Send + Sync {
     /// Whether [`Self::acknowledge`] would return a vector. Cheap: asked at each entry to the guest.
     fn pending(&self, vcpu: VcpuId) -> bool;
+    /// Where the answer of [`Self::pending`] lies, for code that looks by address. `None`: it has to be asked.
+    fn pending_flag(&self, _: VcpuId) -> Option<&AtomicBool> {
+        None
+    }
     /// Takes the vector of the highest-priority interrupt, as INTA does.
     fn acknowledge(&self, vcpu: VcpuId) -> Option<u8>;
     /// CR8: the task-priority class, 0–15.

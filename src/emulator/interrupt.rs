@@ -203,17 +203,16 @@ fn long_frame(cx: &mut Cx, gate: &Gate, code: Option<u32>, new_cpl: u8, image: R
     sp &= !15;
     let bank = if new_cpl == 3 { Bank::User } else { frame_bank(cx) };
     let words = [
-        Some(u64::from(cx.state.segment(SegmentRegister::Ss).selector)),
-        Some(cx.regs[RSP]),
-        Some(image.bits()),
-        Some(u64::from(cx.state.segment(SegmentRegister::Cs).selector)),
-        Some(cx.state.rip),
-        code.map(u64::from),
+        code.unwrap_or(0).into(),
+        cx.state.rip,
+        cx.state.segment(SegmentRegister::Cs).selector.into(),
+        image.bits(),
+        cx.regs[RSP],
+        cx.state.segment(SegmentRegister::Ss).selector.into(),
     ];
-    for word in words.into_iter().flatten() {
-        sp = sp.wrapping_sub(8);
-        cx.mmu.write_as(bank, sp, word, true)?;
-    }
+    let words = &words[usize::from(code.is_none())..];
+    sp = sp.wrapping_sub(8 * words.len() as u64);
+    cx.mmu.push_words(bank, sp, words)?;
     cx.regs[RSP] = sp;
     if inner {
         *cx.state.segment_mut(SegmentRegister::Ss) = null_stack(new_cpl);

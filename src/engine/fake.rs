@@ -18,12 +18,18 @@ pub(crate) struct FakeInterrupts {
     cr8: Mutex<u8>,
     apic_base: Mutex<u64>,
     kick: Mutex<Option<Arc<KickCell>>>,
+    flag: std::sync::atomic::AtomicBool,
 }
 
 impl FakeInterrupts {
+    fn renew_flag(&self) {
+        self.flag.store(self.pending(VcpuId(0)), std::sync::atomic::Ordering::SeqCst);
+    }
+
     /// Makes `vector` pending and pokes the vCPU.
     pub(crate) fn raise(&self, vector: u8) {
         self.queue.lock().unwrap().push_back(vector);
+        self.renew_flag();
         if let Some(kick) = &*self.kick.lock().unwrap() {
             kick.poke();
         }
@@ -39,13 +45,19 @@ impl InterruptController for FakeInterrupts {
         if !self.pending(vcpu) {
             return None;
         }
-        self.queue.lock().unwrap().pop_front()
+        let vector = self.queue.lock().unwrap().pop_front();
+        self.renew_flag();
+        vector
+    }
+    fn pending_flag(&self, _: VcpuId) -> Option<&std::sync::atomic::AtomicBool> {
+        Some(&self.flag)
     }
     fn cr8(&self, _: VcpuId) -> u8 {
         *self.cr8.lock().unwrap()
     }
     fn set_cr8(&self, _: VcpuId, class: u8) {
         *self.cr8.lock().unwrap() = class;
+        self.renew_flag();
     }
     fn read_msr(&self, _: VcpuId, index: u32) -> Option<u64> {
         (index == msr::APIC_BASE).then(|| *self.apic_base.lock().unwrap())

@@ -190,6 +190,12 @@ impl Platform {
         self.parts.interrupts.pending(vcpu)
     }
 
+    /// Where the answer of [`Self::interrupt_pending`] lies, if it lies anywhere.
+    #[must_use]
+    pub fn interrupt_flag(&self, vcpu: VcpuId) -> Option<&std::sync::atomic::AtomicBool> {
+        self.parts.interrupts.pending_flag(vcpu)
+    }
+
     /// Takes the vector of the interrupt to be entered now; counts and traces it.
     pub fn acknowledge_interrupt(&self, vcpu: VcpuId) -> Option<u8> {
         let vector = self.parts.interrupts.acknowledge(vcpu)?;

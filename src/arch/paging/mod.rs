@@ -209,13 +209,24 @@ pub fn walk(
         Exception::page_fault(gva, code)
     };
     let mut path = [(Gpa(0), 0_u64); 4];
-    let met = |l: Level| path[usize::from(l.level) - 1] = (l.entry_at, l.entry);
-    let leaf = descend(memory, mode, format, gva, met).map_err(fault)?;
+    let mut common = u64::MAX;
+    let met = |l: Level| {
+        path[usize::from(l.level) - 1] = (l.entry_at, l.entry);
+        common &= l.entry;
+    };
+    // The format as a constant where it matters.
+    let leaf = match format {
+        Format::Long => descend(memory, mode, Format::Long, gva, met),
+        _ => descend(memory, mode, format, gva, met),
+    };
+    let leaf = leaf.map_err(fault)?;
     if !allowed(mode, &leaf, access, privilege) {
         return Err(fault(PageFaultCode::PRESENT));
     }
 
-    for level in leaf.level + 1..=format.top() {
+    // Mostly all were used before.
+    let above = if common & A == 0 { leaf.level + 1 } else { format.top() + 1 };
+    for level in above..=format.top() {
         let (at, entry) = path[usize::from(level) - 1];
         // What has no rights has no accessed bit either.
         if entry & A == 0 && format.has_rights(level) {

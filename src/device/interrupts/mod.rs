@@ -235,6 +235,10 @@ impl InterruptController for InterruptComplex {
         self.pending.get(usize::from(vcpu.0)).is_some_and(|p| p.load(Ordering::Acquire))
     }
 
+    fn pending_flag(&self, vcpu: VcpuId) -> Option<&AtomicBool> {
+        self.pending.get(usize::from(vcpu.0))
+    }
+
     fn acknowledge(&self, vcpu: VcpuId) -> Option<u8> {
         self.with(|chips| {
             let lapic = chips.lapics.get_mut(usize::from(vcpu.0))?;

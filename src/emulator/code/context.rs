@@ -34,6 +34,10 @@ pub(crate) struct Context {
     pub host_stack: u64,
     /// Address of the guest's XSAVE area.
     pub xsave: u64,
+    /// Address of the [`crate::arch::CpuState`].
+    pub state: u64,
+    /// Address of the byte that is nonzero while an external interrupt waits.
+    pub pending: u64,
     /// Who answers calls for help; see `super::super::translate::session`.
     pub session: u64,
     /// MXCSR for host code.
@@ -55,6 +59,8 @@ impl Context {
     pub(crate) const RESUME: i32 = offset_of!(Self, resume) as i32;
     pub(crate) const HOST_STACK: i32 = offset_of!(Self, host_stack) as i32;
     pub(crate) const XSAVE: i32 = offset_of!(Self, xsave) as i32;
+    pub(crate) const STATE: i32 = offset_of!(Self, state) as i32;
+    pub(crate) const PENDING: i32 = offset_of!(Self, pending) as i32;
     pub(crate) const HOST_MXCSR: i32 = offset_of!(Self, host_mxcsr) as i32;
 }
 
@@ -82,6 +88,8 @@ impl Frame {
                 resume: 0,
                 host_stack: 0,
                 xsave: 0,
+                state: 0,
+                pending: 0,
                 session: 0,
                 host_mxcsr: 0x1f80,
             },

@@ -238,6 +238,13 @@ impl CodeStore {
         self.patch(displacement, entry);
     }
 
+    /// Where an address leads, if it is remembered.
+    #[inline]
+    pub(crate) fn jump(&self, rip: u64, tag: u64) -> Option<usize> {
+        let jump = &self.jumps[jump_index(rip)];
+        (jump.rip == rip && jump.tag == tag).then_some(jump.target)
+    }
+
     /// Remembers where an address leads.
     pub(crate) fn note_jump(&mut self, rip: u64, tag: u64, target: usize) {
         self.jumps[jump_index(rip)] = Jump { rip, tag, target };

@@ -105,6 +105,31 @@ impl Mmu<'_> {
         self.write_slow(at, T::BYTES, change(old).zx(), stack)
     }
 
+    /// Reads words upwards from `at`, if the TLB knows their page.
+    #[inline]
+    pub(crate) fn known_words<const N: usize>(&self, at: u64) -> Option<[u64; N]> {
+        let host = self.tlb.read(self.bank, at, 8 * N)? as *const u64;
+        // SAFETY: a hit proves that all the words lie in a mapped page of RAM.
+        Some(std::array::from_fn(|i| unsafe { host.add(i).read_unaligned() }))
+    }
+
+    /// Writes words (at least one) upwards from `at` with the rights of `bank`; the last is written first, as pushes
+    /// are, if they have to be written one by one.
+    #[inline]
+    pub(crate) fn push_words(&mut self, bank: Bank, at: u64, words: &[u64]) -> Result<(), Fault> {
+        if let Some(host) = self.tlb.write(bank, at, 8 * words.len()) {
+            for (i, &word) in words.iter().enumerate() {
+                // SAFETY: a hit proves that all the words lie in a mapped page of RAM, which holds no decoded code.
+                unsafe { (host as *mut u64).add(i).write_unaligned(word) };
+            }
+            return Ok(());
+        }
+        for (i, &word) in words.iter().enumerate().rev() {
+            self.write_as(bank, at.wrapping_add(8 * i as u64), word, true)?;
+        }
+        Ok(())
+    }
+
     /// Reads any number of bytes up to a page.
     #[inline]
     pub(crate) fn read_into(&mut self, at: u64, into: &mut [u8], stack: bool) -> Result<(), Fault> {

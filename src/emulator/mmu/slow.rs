@@ -38,6 +38,11 @@ impl Mmu<'_> {
 
     /// Translates one address; RAM is entered into the TLB.
     pub(crate) fn place(&mut self, bank: Bank, at: u64, access: Access) -> Result<Place, Fault> {
+        if access != Access::Execute
+            && let Some(gpa) = self.tlb.device(bank, at, access == Access::Write)
+        {
+            return Ok(Place { gpa: Gpa(gpa), host: None });
+        }
         let (mode, privilege) = self.rights(bank);
         self.platform.counters(self.vcpu).count(Cause::SoftMmuFill);
         let found = match paging::walk(self.ram, &mode, Gva(at), access, privilege) {
@@ -46,6 +51,10 @@ impl Mmu<'_> {
         };
         let page = found.gpa.page();
         let Some(host) = self.ram.host(page, PAGE_SIZE) else {
+            if access != Access::Execute {
+                let write = access == Access::Write || found.writable && found.dirty;
+                self.tlb.fill_device(bank, at & !(PAGE_SIZE - 1), page.0, write);
+            }
             return Ok(Place { gpa: found.gpa, host: None });
         };
         if access == Access::Execute {
@@ -185,7 +194,13 @@ impl Mmu<'_> {
     #[inline(never)]
     pub(crate) fn read_slow(&mut self, at: u64, length: usize, stack: bool) -> Result<u64, Fault> {
         let mut bytes = [0; 8];
-        self.read_bytes(self.bank, at, &mut bytes[..length], stack)?;
+        if self.bank != Bank::UserAligned && at % PAGE_SIZE + length as u64 <= PAGE_SIZE {
+            self.check_canonical(at, length, stack)?;
+            let place = self.place(self.bank, at, Access::Read)?;
+            self.read_piece(place, &mut bytes[..length]);
+        } else {
+            self.read_bytes(self.bank, at, &mut bytes[..length], stack)?;
+        }
         Ok(u64::from_le_bytes(bytes))
     }
 

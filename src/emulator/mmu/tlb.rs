@@ -62,6 +62,18 @@ struct CodeEntry {
 
 const NO_CODE: CodeEntry = CodeEntry { tag: NONE, gpa: NONE, generation: 0 };
 
+/// A page of device memory: where it lies, and what it may be used for.
+#[derive(Clone, Copy)]
+struct DeviceEntry {
+    tag: u64,
+    gpa: u64,
+    write: bool,
+    /// The generation in which it was entered; it holds in no other.
+    generation: u32,
+}
+
+const NO_DEVICE: DeviceEntry = DeviceEntry { tag: NONE, gpa: NONE, write: false, generation: 0 };
+
 /// What is entered for one page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fill {
@@ -85,14 +97,21 @@ pub(crate) struct Fill {
 pub(crate) struct Tlb {
     entries: Box<[Entry; 4 * ENTRIES]>,
     code: Box<[CodeEntry; 4 * CODE_ENTRIES]>,
+    /// The page of device memory that was used last, for each bank.
+    device: [DeviceEntry; 4],
     /// Indices of entries that may be in use and are not global; every index once at most since the last flush.
     local: Vec<u16>,
     /// As `local`, for global ones.
     global: Vec<u16>,
     /// The span of addresses for which an entry of a large page was made: INVLPG there flushes everything.
     large: (u64, u64),
-    /// Changes whenever translations are forgotten: links between blocks hold only for one generation.
+    /// Changes whenever translations are forgotten.
     pub generation: u32,
+    /// Changes whenever translations of instruction pages are forgotten: links between blocks hold only for one such
+    /// generation.
+    pub code_generation: u32,
+    /// An instruction page of this generation was forgotten in favour of another.
+    code_evicted: bool,
 }
 
 impl Default for Tlb {
@@ -100,10 +119,13 @@ impl Default for Tlb {
         Self {
             entries: Box::new([EMPTY; 4 * ENTRIES]),
             code: Box::new([NO_CODE; 4 * CODE_ENTRIES]),
+            device: [NO_DEVICE; 4],
             local: Vec::new(),
             global: Vec::new(),
             large: (u64::MAX, 0),
             generation: 1,
+            code_generation: 1,
+            code_evicted: false,
         }
     }
 }
@@ -183,14 +205,29 @@ impl Tlb {
     #[inline]
     pub(crate) fn fetch(&self, bank: Bank, at: u64) -> Option<u64> {
         let entry = &self.code[code_index(bank, at)];
-        (entry.tag == at & PAGE_MASK && entry.generation == self.generation)
+        (entry.tag == at & PAGE_MASK && entry.generation == self.code_generation)
             .then_some(entry.gpa | at & !PAGE_MASK)
     }
 
     /// Enters an instruction page.
     pub(crate) fn fill_code(&mut self, bank: Bank, page: u64, gpa: u64, size: u64) {
-        self.code[code_index(bank, page)] = CodeEntry { tag: page, gpa, generation: self.generation };
+        let generation = self.code_generation;
+        let entry = &mut self.code[code_index(bank, page)];
+        self.code_evicted |= entry.generation == generation && entry.tag != page;
+        *entry = CodeEntry { tag: page, gpa, generation };
         self.note_large(page, size);
+    }
+
+    /// Guest-physical address of device memory at `at`, if that page was entered for this use.
+    pub(crate) fn device(&self, bank: Bank, at: u64, write: bool) -> Option<u64> {
+        let entry = &self.device[bank as usize];
+        let holds = entry.tag == at & PAGE_MASK && entry.generation == self.generation;
+        (holds && (entry.write || !write)).then_some(entry.gpa | at & !PAGE_MASK)
+    }
+
+    /// Enters a page of device memory.
+    pub(crate) fn fill_device(&mut self, bank: Bank, page: u64, gpa: u64, write: bool) {
+        self.device[bank as usize] = DeviceEntry { tag: page, gpa, write, generation: self.generation };
     }
 
     /// From now on stores to the guest-physical page `gpa` take the slow path.
@@ -210,13 +247,32 @@ impl Tlb {
         }
     }
 
-    fn forget_code(&mut self) {
+    fn begin_generation(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         if self.generation == 0 {
-            // Entries of 2³² generations ago must not come back to life.
-            self.code.fill(NO_CODE);
+            // As in `forget_code`.
+            self.device = [NO_DEVICE; 4];
             self.generation = 1;
         }
+    }
+
+    fn forget_code(&mut self) {
+        self.code_evicted = false;
+        self.code_generation = self.code_generation.wrapping_add(1);
+        if self.code_generation == 0 {
+            // Entries of 2³² generations ago must not come back to life.
+            self.code.fill(NO_CODE);
+            self.code_generation = 1;
+        }
+    }
+
+    /// Whether code of the page of `at` may have been fetched in this generation.
+    fn may_have_fetched(&self, at: u64) -> bool {
+        let fetched = |bank| {
+            let entry = &self.code[code_index(bank, at)];
+            entry.tag == at & PAGE_MASK && entry.generation == self.code_generation
+        };
+        self.code_evicted || fetched(Bank::Supervisor) || fetched(Bank::User)
     }
 
     /// Forgets everything but global translations.
@@ -233,6 +289,7 @@ impl Tlb {
                 *entry = EMPTY;
             }
         }
+        self.begin_generation();
         self.forget_code();
     }
 
@@ -247,6 +304,7 @@ impl Tlb {
             self.entries[usize::from(at)] = EMPTY;
         }
         self.large = (u64::MAX, 0);
+        self.begin_generation();
         self.forget_code();
     }
 
@@ -262,7 +320,10 @@ impl Tlb {
                 *entry = EMPTY;
             }
         }
-        self.forget_code();
+        self.begin_generation();
+        if self.may_have_fetched(at) {
+            self.forget_code();
+        }
     }
 }
 
@@ -307,6 +368,37 @@ mod tests {
         assert_eq!(tlb.code_write(Bank::User, 0x6010), Some((0x7000_0000_9010, 0x9010)));
         tlb.unprotect(Bank::User, 0x6010);
         assert!(tlb.write(Bank::User, 0x6010, 4).is_some());
+    }
+
+    #[test]
+    fn device_pages_are_known_for_their_use_until_anything_is_forgotten() {
+        let mut tlb = Tlb::default();
+        tlb.fill_device(Bank::Supervisor, 0x5000, 0xfee0_0000, false);
+        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), Some(0xfee0_0030));
+        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, true), None);
+        assert_eq!(tlb.device(Bank::User, 0x5030, false), None);
+        tlb.flush_page(0x7000);
+        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), None);
+    }
+
+    #[test]
+    fn flushing_a_page_forgets_code_only_where_code_was_fetched() {
+        let mut tlb = Tlb::default();
+        tlb.fill_code(Bank::User, 0x5000, 0x9000, PAGE_SIZE);
+        let (data, code) = (tlb.generation, tlb.code_generation);
+        tlb.flush_page(0x6000);
+        assert_eq!(tlb.code_generation, code);
+        assert_ne!(tlb.generation, data);
+        assert_eq!(tlb.fetch(Bank::User, 0x5010), Some(0x9010));
+        tlb.flush_page(0x5fff);
+        assert_ne!(tlb.code_generation, code);
+        assert_eq!(tlb.fetch(Bank::User, 0x5010), None);
+        // A page that another one has taken the place of is not forgotten as one that was fetched.
+        tlb.fill_code(Bank::User, 0x5000, 0x9000, PAGE_SIZE);
+        tlb.fill_code(Bank::User, 0x5000 + CODE_ENTRIES as u64 * PAGE_SIZE, 0xa000, PAGE_SIZE);
+        let code = tlb.code_generation;
+        tlb.flush_page(0x5000);
+        assert_ne!(tlb.code_generation, code);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 
 /// Ends a handler after which code must be looked at anew.
 pub(super) fn renew(cx: &mut Cx, op: &Op) -> Step {
-    cx.state.rip = operand::instruction(op).next_ip();
+    cx.state.rip = op.instruction.as_deref().map_or(0, Instruction::next_ip);
     cx.refresh();
     Ok(Flow::Renew)
 }
@@ -101,11 +101,15 @@ fn number(instruction: &Instruction, operand: u32) -> usize {
     instruction.op_register(operand).number()
 }
 
-fn mov_to_control(cx: &mut Cx, op: &Op) -> Step {
+/// The general register of a move from or to a control register has the size of the mode.
+fn mode_mask(cx: &Cx) -> u64 {
+    if cx.state.is_64bit_code() { u64::MAX } else { 0xffff_ffff }
+}
+
+fn mov_to_control<const N: usize>(cx: &mut Cx, op: &Op) -> Step {
     cx.need_ring0()?;
-    let instruction = operand::instruction(op);
-    let value = operand::read_register(cx, instruction.op1_register());
-    match number(&instruction, 0) {
+    let value = cx.reg::<u64>(op.src) & mode_mask(cx);
+    match N {
         0 => set_cr0(cx, value)?,
         2 => cx.state.cr2 = value,
         3 => set_cr3(cx, value)?,
@@ -117,10 +121,9 @@ fn mov_to_control(cx: &mut Cx, op: &Op) -> Step {
     renew(cx, op)
 }
 
-fn mov_from_control(cx: &mut Cx, op: &Op) -> Step {
+fn mov_from_control<const N: usize>(cx: &mut Cx, op: &Op) -> Step {
     cx.need_ring0()?;
-    let instruction = operand::instruction(op);
-    let value = match number(&instruction, 1) {
+    let value = match N {
         0 => cx.state.cr0.bits(),
         2 => cx.state.cr2,
         3 => cx.state.cr3,
@@ -128,8 +131,23 @@ fn mov_from_control(cx: &mut Cx, op: &Op) -> Step {
         8 => cx.platform.cr8(cx.mmu.vcpu).into(),
         _ => return Err(cx.raise(Exception::UD)),
     };
-    operand::write_register(cx, instruction.op0_register(), value);
+    let value = value & mode_mask(cx);
+    cx.set_reg::<u64>(op.dst, value);
     Ok(Flow::Next)
+}
+
+/// Picks the instance of a handler for a control register.
+macro_rules! by_control_register {
+    ($number:expr, $name:ident) => {
+        match $number {
+            0 => $name::<0> as Handler,
+            2 => $name::<2>,
+            3 => $name::<3>,
+            4 => $name::<4>,
+            8 => $name::<8>,
+            _ => $name::<1>,
+        }
+    };
 }
 
 /// Debug registers: 4 and 5 are 6 and 7 unless CR4.DE forbids them; DR7.GD traps every access.
@@ -331,8 +349,12 @@ pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
             && is(instruction.op_register(i))
     };
     Some(match instruction.mnemonic() {
-        Mnemonic::Mov if register(0, iced_x86::Register::is_cr) => mov_to_control,
-        Mnemonic::Mov if register(1, iced_x86::Register::is_cr) => mov_from_control,
+        Mnemonic::Mov if register(0, iced_x86::Register::is_cr) => {
+            by_control_register!(number(instruction, 0), mov_to_control)
+        }
+        Mnemonic::Mov if register(1, iced_x86::Register::is_cr) => {
+            by_control_register!(number(instruction, 1), mov_from_control)
+        }
         Mnemonic::Mov if register(0, iced_x86::Register::is_dr) => mov_to_debug,
         Mnemonic::Mov if register(1, iced_x86::Register::is_dr) => mov_from_debug,
         Mnemonic::Clts => clts,

@@ -43,8 +43,9 @@ pub(crate) type Handler = for<'a, 'b, 'c> fn(&'a mut Cx<'b>, &'c Op) -> Step;
 
 /// The running vCPU.
 pub(crate) struct Cx<'a> {
-    /// RAX–R15, then [`ZERO`], [`FS_BASE`], [`GS_BASE`]; the rest pads to a power of two. `state.gpr` is stale.
-    pub regs: [u64; 32],
+    /// RAX–R15, then [`ZERO`], [`FS_BASE`], [`GS_BASE`]; the rest pads to a power of two. `state.gpr` is stale. Their
+    /// place is that of the translator's context, if it runs.
+    pub regs: &'a mut [u64; 32],
     /// The status flags; those in `state.rflags` are stale.
     pub flags: Flags,
     pub mmu: Mmu<'a>,

@@ -44,12 +44,13 @@ fn syscall(cx: &mut Cx, op: &Op) -> Step {
     cx.regs[RCX] = operand::instruction(op).next_ip();
     let flags = cx.rflags();
     cx.regs[R11] = (flags - Rflags::RF).bits();
-    let msrs = cx.state.msrs;
+    let msrs = &cx.state.msrs;
+    let (star, lstar) = (msrs.star, msrs.lstar);
     let kept = Rflags::from_bits_retain(flags.bits() & !msrs.sfmask) - Rflags::RF;
     cx.set_rflags(kept | Rflags::FIXED);
-    let selector = (msrs.star >> 32) as u16;
+    let selector = (star >> 32) as u16;
     switch(cx, selector, selector.wrapping_add(8), 0, true);
-    cx.state.rip = msrs.lstar;
+    cx.state.rip = lstar;
     done(cx)
 }
 
@@ -282,21 +283,27 @@ fn iret(cx: &mut Cx, op: &Op) -> Step {
     if cx.state.rflags.contains(Rflags::NT) && cx.is_protected() {
         return Err(cx.raise(Exception::GP0));
     }
-    let rip = stack::peek(cx, 0, size)?;
-    let selector = stack::peek(cx, bytes, size)? as u16;
-    let image = stack::peek(cx, 2 * bytes, size)?;
+    let long = cx.state.is_64bit_code();
+    // The whole frame at once, if it can be read without a fault.
+    let frame = if long && size == 8 { cx.mmu.known_words::<5>(cx.regs[RSP]) } else { None };
+    let word = |cx: &mut Cx, i: u8| match frame {
+        Some(frame) => Ok(frame[usize::from(i)]),
+        None => stack::peek(cx, u64::from(i) * bytes, size),
+    };
+    let rip = word(cx, 0)?;
+    let selector = word(cx, 1)? as u16;
+    let image = word(cx, 2)?;
     let mut writable = stack::writable_flags(cx, size);
     if size > 2 {
         writable |= Rflags::RF;
     }
-    let long = cx.state.is_64bit_code();
     if cx.state.cr0.contains(Cr0::PE) {
         let cpl = (selector & 3) as u8;
         let code = code_segment(cx, selector, Some(cpl))?;
         check_target(cx, &code, rip)?;
         let stack = if long || cpl > cx.state.cpl() {
-            let sp = stack::peek(cx, 3 * bytes, size)?;
-            let ss = stack::peek(cx, 4 * bytes, size)? as u16;
+            let sp = word(cx, 3)?;
+            let ss = word(cx, 4)? as u16;
             let to_64bit = cx.state.is_long_mode() && code.is_long();
             Some((sp, segment::checked_stack(cx, ss, cpl, to_64bit)?))
         } else {

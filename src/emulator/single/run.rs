@@ -105,6 +105,17 @@ impl Single {
         platform: &Platform,
         work: impl FnOnce(&mut Cx, &mut CodeCache, &Features) -> R,
     ) -> R {
+        self.with_registers(&mut [0; 32], state, platform, work)
+    }
+
+    /// As [`Self::with`], with a place for the registers, the unused ones of which are zero.
+    pub(crate) fn with_registers<R>(
+        &mut self,
+        regs: &mut [u64; 32],
+        state: &mut CpuState,
+        platform: &Platform,
+        work: impl FnOnce(&mut Cx, &mut CodeCache, &Features) -> R,
+    ) -> R {
         let features = self.features.get_or_insert_with(|| Features::of(platform.cpuid_table()));
         let paging = PagingMode { physical_bits: features.physical_bits(), ..PagingMode::of(state) };
         // Someone else changed the paging registers since the last run.
@@ -113,7 +124,7 @@ impl Single {
             self.tlb.flush_all();
         }
         let mut cx = Cx {
-            regs: [0; 32],
+            regs,
             flags: 0,
             mmu: Mmu {
                 tlb: &mut self.tlb,
@@ -292,7 +303,7 @@ fn run_blocks(
                 let left = budget(cx);
                 limit = usize::try_from(left).unwrap_or(usize::MAX);
             }
-            let generation = cache.generation(cx.mmu.tlb.generation);
+            let generation = cache.generation(cx.mmu.tlb.code_generation);
             let key = mode.key(rip);
             let known =
                 previous.and_then(|p| cache.get(p)).and_then(|block| block.successor(key, generation));
@@ -380,7 +391,7 @@ fn locate(
         return front::find(cache, &mut cx.mmu, features, mode.single(), rip);
     }
     let key = mode.key(rip);
-    let generation = cache.generation(cx.mmu.tlb.generation);
+    let generation = cache.generation(cx.mmu.tlb.code_generation);
     let number = match cache.jump(key, generation) {
         Some(number) => number,
         None => match front::find(cache, &mut cx.mmu, features, mode, rip)? {
@@ -389,7 +400,7 @@ fn locate(
         },
     };
     // Decoding may have dropped blocks, and with them the generation.
-    let link = Link { key, generation: cache.generation(cx.mmu.tlb.generation), block: number };
+    let link = Link { key, generation: cache.generation(cx.mmu.tlb.code_generation), block: number };
     cache.note_jump(link);
     if let Some(block) = previous.and_then(|p| cache.get(p)) {
         block.link(link);

@@ -82,7 +82,7 @@ fn execute<const GENERAL: bool>(cx: &mut Cx, op: &Op) -> Step {
     if bank == Bank::UserAligned && prepared.ignores_alignment() {
         cx.mmu.bank = Bank::User;
     }
-    let mut memory = Memory { mmu: &mut cx.mmu, regs: &cx.regs, op };
+    let mut memory = Memory { mmu: &mut cx.mmu, regs: cx.regs, op };
     let result = fpu.run(prepared, cx.state, &mut memory);
     cx.mmu.bank = bank;
     if let Err(exception) = result {

@@ -44,6 +44,10 @@ pub(crate) enum Kind {
     JumpIndirect,
     CallIndirect,
     Ret,
+    /// See [`super::system`].
+    System,
+    /// As `System`, and the block ends behind it.
+    SystemEnd,
     /// `single` executes it, and the block goes on.
     Execute,
     /// `single` executes it, and everything is looked at anew.
@@ -297,6 +301,10 @@ fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form
             )
         }),
     };
+    if let Some(ends) = super::system::knows(instruction) {
+        form.kind = if ends { Kind::SystemEnd } else { Kind::System };
+        return form;
+    }
     let branch = branch(instruction);
     if branch.is_none() && ends(instruction) {
         form.kind = Kind::End;

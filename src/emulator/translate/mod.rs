@@ -10,6 +10,7 @@ mod builder;
 mod forms;
 mod integer;
 pub(crate) mod session;
+mod system;
 #[cfg(test)]
 mod tests;
 
@@ -89,16 +90,23 @@ impl Vectors {
 pub(crate) struct Limits {
     pub code: CodeMode,
     pub vectors: Vectors,
+    /// The privilege level is 0.
+    pub ring0: bool,
 }
 
 impl Limits {
     fn of(state: &CpuState) -> Self {
-        Self { code: CodeMode::new(state.code_bits(), state.cpl() == 3), vectors: Vectors::of(state) }
+        let cpl = state.cpl();
+        Self {
+            code: CodeMode::new(state.code_bits(), cpl == 3),
+            vectors: Vectors::of(state),
+            ring0: cpl == 0,
+        }
     }
 
     /// A small number that is different for each.
     fn number(self) -> u64 {
-        u64::from(self.code.number()) | (self.vectors as u64) << 4
+        u64::from(self.code.number()) | (self.vectors as u64) << 4 | u64::from(self.ring0) << 7
     }
 
     /// With a guest-virtual address, what blocks are found by.
@@ -182,7 +190,13 @@ fn decode(
         workshop.decoded.push(Decoded { instruction, shape, form });
         if matches!(
             form.kind,
-            Kind::End | Kind::Jump | Kind::Call | Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret
+            Kind::End
+                | Kind::SystemEnd
+                | Kind::Jump
+                | Kind::Call
+                | Kind::JumpIndirect
+                | Kind::CallIndirect
+                | Kind::Ret
         ) {
             break;
         }
@@ -231,8 +245,9 @@ pub(crate) fn translate(
         saved = b.asm.position();
     }
     let mut ended = false;
-    for decoded in &workshop.decoded {
-        ended = one(&mut b, decoded);
+    for (i, decoded) in workshop.decoded.iter().enumerate() {
+        let place = system::Place { ring0: limits.ring0, last: i + 1 == workshop.decoded.len() };
+        ended = one(&mut b, decoded, place);
         if ended {
             break;
         }
@@ -255,11 +270,14 @@ pub(crate) fn translate(
 }
 
 /// Translates one instruction; says whether it ended the block.
-fn one(b: &mut Builder, decoded: &Decoded) -> bool {
+fn one(b: &mut Builder, decoded: &Decoded, place: system::Place) -> bool {
     let Decoded { instruction, shape, form } = decoded;
     if form.kind == Kind::End {
         b.end(instruction);
         return true;
+    }
+    if matches!(form.kind, Kind::System | Kind::SystemEnd) {
+        return b.system(instruction, place);
     }
     let Some(shape) = shape else {
         b.execute(instruction);

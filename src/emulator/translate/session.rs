@@ -8,25 +8,29 @@ use super::{Limits, Workshop, number, translate};
 use crate::arch::{Activity, CpuState, Gva, Rflags};
 use crate::emulator::code::context::{Context, Frame};
 use crate::emulator::code::{CAPACITY, CodeStore};
+use crate::emulator::front::block::CodeMode;
 use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
 use crate::emulator::interrupt::{self, Event};
 use crate::emulator::mmu::Fault;
-use crate::emulator::single::cx::{Cx, Flow, GS_BASE};
+use crate::emulator::single::cx::{Cx, Flow};
 use crate::emulator::single::{Ended, Outcome, Single, lower, step_here};
-use crate::engine::{EngineError, Platform, VcpuId};
+use crate::engine::{EngineError, KickCell, Platform, VcpuId};
 use crate::mem::{CodeChanges, GuestRam};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Registers that go between context and `Cx`: the general ones and the segment bases.
-const SHARED: usize = GS_BASE as usize + 1;
 /// Exceptions in a row that the fetch of code may raise before the surroundings are looked at.
 const MOST_FAULTS: usize = 16;
+
+/// Stands for "an interrupt may wait", where that has to be asked.
+static ALWAYS: AtomicBool = AtomicBool::new(true);
 
 type Enter = extern "sysv64" fn(*mut Context, usize);
 
 /// The translator of one vCPU.
 pub(crate) struct Translator {
+    vcpu: VcpuId,
     single: Single,
     store: Option<CodeStore>,
     workshop: Workshop,
@@ -60,6 +64,7 @@ impl Translator {
     pub(crate) fn with_capacity(vcpu: VcpuId, ram: Arc<GuestRam>, capacity: usize) -> Self {
         let cursor = ram.code().cursor();
         Self {
+            vcpu,
             single: Single::new(vcpu, ram),
             store: None,
             workshop: Workshop::default(),
@@ -116,14 +121,21 @@ impl Translator {
         };
         let (workshop, frame) = (&mut self.workshop, &mut self.frame);
         let (cursor, epoch) = (&mut self.cursor, &mut self.epoch);
-        self.single.with(state, platform, |cx, cache, features| {
-            let context = &raw mut frame.context;
+        let vcpu = self.vcpu;
+        let (kick, pending) = (&**platform.kick(vcpu), platform.interrupt_flag(vcpu));
+        let context = &raw mut frame.context;
+        // SAFETY: all else in the context is reached by the raw pointer, field by field; translated code changes the
+        // registers while nothing here uses them.
+        let regs = unsafe { &mut (*context).regs };
+        self.single.with_registers(regs, state, platform, |cx, cache, features| {
             let mut session = Session {
                 cx,
                 store,
                 workshop,
                 features,
                 context,
+                kick,
+                pending,
                 cursor,
                 epoch,
                 end: None,
@@ -164,6 +176,8 @@ struct Session<'s, 'a> {
     workshop: &'s mut Workshop,
     features: &'s Features,
     context: *mut Context,
+    kick: &'s KickCell,
+    pending: Option<&'s AtomicBool>,
     cursor: &'s mut u64,
     epoch: &'s mut Epoch,
     end: Option<End>,
@@ -178,6 +192,12 @@ extern "sysv64" fn answer(context: *mut Context, number: u32) -> usize {
     // waits on the stack and uses nothing of itself until it is returned to.
     let session = unsafe { &mut *((*context).session as *mut Session<'_, '_>) };
     session.answer(number)
+}
+
+/// Whether the next instruction must be executed alone.
+#[inline]
+fn needs_care(state: &CpuState) -> bool {
+    state.interrupt_shadow || state.rflags.contains(Rflags::TF) || !state.is_64bit_code()
 }
 
 impl Session<'_, '_> {
@@ -220,15 +240,20 @@ impl Session<'_, '_> {
 
     /// Fills in what does not change during the run.
     fn prepare(&mut self) {
-        let kick = self.cx.platform.kick(self.cx.mmu.vcpu).word().as_ptr() as u64;
+        let kick = self.kick.word().as_ptr() as u64;
+        let pending = self.pending.unwrap_or(&ALWAYS).as_ptr() as u64;
+        let state = (&raw mut *self.cx.state) as u64;
         let xsave = (&raw mut self.cx.state.xsave) as u64;
         let jumps = self.store.jumps();
-        // SAFETY: the frame outlives the session, and nothing else refers to it now.
-        let context = unsafe { &mut *self.context };
-        context.kick = kick;
-        context.xsave = xsave;
-        context.jumps = jumps;
-        context.vector = 0;
+        // SAFETY: the frame outlives the session, whose registers are the only part of it that is referred to.
+        unsafe {
+            (*self.context).kick = kick;
+            (*self.context).pending = pending;
+            (*self.context).state = state;
+            (*self.context).xsave = xsave;
+            (*self.context).jumps = jumps;
+            (*self.context).vector = 0;
+        }
     }
 
     fn enter(&mut self, target: usize) {
@@ -242,20 +267,15 @@ impl Session<'_, '_> {
         enter(context, target);
     }
 
+    /// Hands the flags back to translated code. The registers are in their place.
     fn write_context(&mut self) {
-        // SAFETY: translated code does not run now, and nothing else refers to the context.
-        let context = unsafe { &mut *self.context };
-        context.regs[..SHARED].copy_from_slice(&self.cx.regs[..SHARED]);
-        context.flags = self.cx.flags.into();
+        // SAFETY: translated code does not run now, and nothing else refers to this field.
+        unsafe { (*self.context).flags = self.cx.flags.into() };
     }
 
     fn answer(&mut self, number: u32) -> usize {
-        {
-            // SAFETY: as in `write_context`.
-            let context = unsafe { &*self.context };
-            self.cx.regs[..16].copy_from_slice(&context.regs[..16]);
-            self.cx.flags = context.flags as u16;
-        }
+        // SAFETY: as in `write_context`.
+        self.cx.flags = unsafe { (*self.context).flags } as u16;
         let index = number & !number::KIND;
         let go = match number & number::KIND {
             number::SITE => self.execute(index),
@@ -300,8 +320,9 @@ impl Session<'_, '_> {
     fn execute(&mut self, site: u32) -> Go {
         let Some(site) = self.store.sites.get(site as usize) else { return Go::Leave(End::Broken) };
         let instruction = &site.instruction;
-        let mode = crate::emulator::front::block::CodeMode::new(64, self.cx.state.cpl() == 3);
+        let state = &self.cx.state;
         let op = site.op.get_or_init(|| {
+            let mode = CodeMode::new(64, state.cpl() == 3);
             Box::new(lower::lower(instruction, self.features, mode, instruction.ip(), true).op)
         });
         let cx = &mut *self.cx;
@@ -336,7 +357,11 @@ impl Session<'_, '_> {
     }
 
     fn interruptible(&self) -> bool {
-        self.cx.state.can_take_interrupt() && self.cx.platform.interrupt_pending(self.cx.mmu.vcpu)
+        self.cx.state.can_take_interrupt()
+            && match self.pending {
+                Some(flag) => flag.load(Ordering::Acquire),
+                None => self.cx.platform.interrupt_pending(self.cx.mmu.vcpu),
+            }
     }
 
     /// A branch to the address in the context.
@@ -379,7 +404,7 @@ impl Session<'_, '_> {
 
     /// The mark of jumps that hold now.
     fn tag(&mut self, limits: Limits) -> u64 {
-        let generation = self.cx.mmu.tlb.generation;
+        let generation = self.cx.mmu.tlb.code_generation;
         if self.epoch.generation != generation {
             *self.epoch = Epoch { number: self.epoch.number + 1, generation };
         }
@@ -388,10 +413,29 @@ impl Session<'_, '_> {
 
     /// Where the block at RIP can be entered with saved flags. Makes it if need be, and takes over what translated code
     /// must know of the CPU's mode.
+    #[inline]
     fn next(&mut self) -> Result<usize, End> {
-        let kick = self.cx.platform.kick(self.cx.mmu.vcpu);
+        if !self.kick.is_raised()
+            && *self.cursor == self.cx.mmu.ram.code().cursor()
+            && !needs_care(self.cx.state)
+        {
+            self.cx.mmu.stop = false;
+            // RF only holds off instruction breakpoints, of which there are none in translated code.
+            self.cx.state.rflags.remove(Rflags::RF);
+            let tag = self.tag(Limits::of(self.cx.state));
+            if let Some(target) = self.store.jump(self.cx.state.rip, tag) {
+                self.take_over(tag);
+                return Ok(target);
+            }
+        }
+        self.find_next()
+    }
+
+    /// As [`Self::next`], where the jump cache does not know.
+    #[inline(never)]
+    fn find_next(&mut self) -> Result<usize, End> {
         for _ in 0..MOST_FAULTS {
-            if kick.is_raised() {
+            if self.kick.is_raised() {
                 return Err(End::Ended(Ended::Attention));
             }
             #[cfg(test)]
@@ -403,14 +447,13 @@ impl Session<'_, '_> {
             }
             self.cx.mmu.stop = false;
             self.drop_written();
-            // RF only holds off instruction breakpoints, of which there are none in translated code.
             self.cx.state.rflags.remove(Rflags::RF);
-            let state = &*self.cx.state;
-            if state.interrupt_shadow || state.rflags.contains(Rflags::TF) || !state.is_64bit_code() {
+            if needs_care(self.cx.state) {
                 return Err(End::Careful);
             }
-            let limits = Limits::of(state);
-            let rip = state.rip;
+            let limits = Limits::of(self.cx.state);
+            let rip = self.cx.state.rip;
+            let tag = self.tag(limits);
             let place = match self.cx.mmu.fetch_place(rip) {
                 Ok(place) => place,
                 Err(Fault) => {
@@ -429,7 +472,6 @@ impl Session<'_, '_> {
                 translate(&mut self.cx.mmu, self.store, self.features, self.workshop, limits, rip, place)
             });
             let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
-            let tag = self.tag(limits);
             #[cfg(test)]
             let limited = self.budget.is_some();
             #[cfg(not(test))]
@@ -437,14 +479,20 @@ impl Session<'_, '_> {
             if !limited {
                 self.store.note_jump(rip, tag, entries.saved);
             }
-            let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
-            // SAFETY: as in `write_context`.
-            let context = unsafe { &mut *self.context };
-            context.tag = tag;
-            context.tlb = tlb;
+            self.take_over(tag);
             return Ok(entries.saved);
         }
         Err(End::Ended(Ended::Attention))
+    }
+
+    /// Takes over what translated code must know of the CPU's mode.
+    fn take_over(&mut self, tag: u64) {
+        let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
+        // SAFETY: as in `write_context`.
+        unsafe {
+            (*self.context).tag = tag;
+            (*self.context).tlb = tlb;
+        }
     }
 
     /// Lets a link go straight to the block whose entry with saved flags is `target`.

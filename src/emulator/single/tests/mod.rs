@@ -1,5 +1,6 @@
 //! Small assembled programs, a file per subject.
 mod basics;
+mod engines;
 mod exceptions;
 mod interrupts;
 mod self_modifying;

@@ -66,7 +66,7 @@ const INSTRUCTIONS: &[(&str, Emit)] = &[
     ("fld [rdi]", |a| a.fld(qword_ptr(rdi))),
     ("rep movsb", |a| a.rep().movsb()),
     ("cpuid", |a| a.cpuid()),
-    ("sti", |a| a.sti()),
+    ("clts", |a| a.clts()),
 ];
 
 /// The block of these instructions (and HLT), as text without host addresses.
