@@ -8,5 +8,6 @@ pub mod fp_trap;
 pub mod futex;
 pub mod host_cpuid;
 pub mod memfd;
+pub mod segment_base;
 pub mod signal;
 pub mod tsc;

@@ -1,12 +1,20 @@
-//! What translated code finds at RSP: the guest registers that have no host register, flags, and the places of
-//! everything else.
+//! What translated code finds at the base of GS: the guest registers that have no host register, flags, and the places
+//! of everything else.
 //!
-//! Translated code has no stack of its own; RSP points to the [`Context`], below which [`Frame`] leaves room for the
-//! few return addresses of stubs and for the frames of signals. The layout is known to code only through `offset_of`.
+//! RSP points into the stack of returns, below the [`Context`] in one [`Frame`]: a guest call pushes the guest's return
+//! address and, by a host call, the host's; a guest return to that address is a host return, which the host's CPU
+//! predicts. [`DEPTH`] entries are kept. Below them [`Frame`] leaves room for the frames of signals. The layout is known
+//! to code only through `offset_of`.
+#![expect(unsafe_code, reason = "writes parts of a frame of which other parts are borrowed")]
+use crate::emulator::mmu::window::{CLASSES, Window};
 use std::mem::offset_of;
 
-/// Bytes below the context for signal frames (an XSAVE area with AVX-512 and AMX is about 11 KiB).
-const ROOM: usize = 64 << 10;
+/// Returns that are remembered.
+const DEPTH: usize = 1024;
+/// Bytes for them and, below them, for signal frames (an XSAVE area with AVX-512 and AMX is about 11 KiB).
+const ROOM: usize = (64 << 10) + 16 * DEPTH;
+/// The guest address in the last entry: none, because it is not canonical.
+const NO_RETURN: u64 = 1 << 63;
 
 /// The vCPU as translated code sees it.
 #[repr(C, align(64))]
@@ -30,6 +38,14 @@ pub(crate) struct Context {
     pub kick: u64,
     /// Where to go on after a call for help.
     pub resume: u64,
+    /// Where RSP is in the stack of returns while other code runs.
+    pub returns: u64,
+    /// Where the stack of returns begins: its last entry is there.
+    pub returns_base: u64,
+    /// Where the stack of returns is full.
+    pub returns_limit: u64,
+    /// Address of this context.
+    pub itself: u64,
     /// The host's stack.
     pub host_stack: u64,
     /// Address of the guest's XSAVE area.
@@ -42,6 +58,10 @@ pub(crate) struct Context {
     pub session: u64,
     /// MXCSR for host code.
     pub host_mxcsr: u32,
+    /// How many accesses may miss their window before one of them asks for it to be moved.
+    pub misses: u32,
+    /// Windows of the supervisor and of the user; for reading and for writing; by class.
+    pub windows: [[[Window; CLASSES]; 2]; 2],
 }
 
 impl Context {
@@ -57,10 +77,21 @@ impl Context {
     pub(crate) const TAG: i32 = offset_of!(Self, tag) as i32;
     pub(crate) const KICK: i32 = offset_of!(Self, kick) as i32;
     pub(crate) const RESUME: i32 = offset_of!(Self, resume) as i32;
+    pub(crate) const RETURNS: i32 = offset_of!(Self, returns) as i32;
+    pub(crate) const RETURNS_BASE: i32 = offset_of!(Self, returns_base) as i32;
+    pub(crate) const RETURNS_LIMIT: i32 = offset_of!(Self, returns_limit) as i32;
+    pub(crate) const ITSELF: i32 = offset_of!(Self, itself) as i32;
     pub(crate) const HOST_STACK: i32 = offset_of!(Self, host_stack) as i32;
     pub(crate) const XSAVE: i32 = offset_of!(Self, xsave) as i32;
     pub(crate) const STATE: i32 = offset_of!(Self, state) as i32;
     pub(crate) const PENDING: i32 = offset_of!(Self, pending) as i32;
+    pub(crate) const MISSES: i32 = offset_of!(Self, misses) as i32;
+
+    /// Offset of a window.
+    pub(crate) const fn window(user: bool, write: bool, class: usize) -> i32 {
+        let number = (user as usize * 2 + write as usize) * CLASSES + class;
+        (offset_of!(Self, windows) + number * size_of::<Window>()) as i32
+    }
     pub(crate) const HOST_MXCSR: i32 = offset_of!(Self, host_mxcsr) as i32;
 }
 
@@ -86,13 +117,36 @@ impl Frame {
                 tag: 0,
                 kick: 0,
                 resume: 0,
+                returns: 0,
+                returns_base: 0,
+                returns_limit: 0,
+                itself: 0,
                 host_stack: 0,
                 xsave: 0,
                 state: 0,
                 pending: 0,
                 session: 0,
                 host_mxcsr: 0x1f80,
+                misses: 0,
+                windows: Default::default(),
             },
         })
+    }
+
+    /// Empties the stack of returns but for its last entry, which leads to the host address `end`.
+    ///
+    /// # Safety
+    /// `frame` is valid, and of it nothing but the context's registers is referred to elsewhere.
+    pub(crate) unsafe fn forget_returns(frame: *mut Self, end: usize) {
+        // SAFETY: as above; the last entry lies at the end of the room.
+        unsafe {
+            let base = (&raw mut (*frame).room).cast::<u8>().add(ROOM - 16).cast::<u64>();
+            base.write(end as u64);
+            base.add(1).write(NO_RETURN);
+            (*frame).context.returns = base as u64;
+            (*frame).context.returns_base = base as u64;
+            (*frame).context.returns_limit = base as u64 - 16 * (DEPTH as u64 - 1);
+            (*frame).context.itself = (&raw const (*frame).context) as u64;
+        }
     }
 }

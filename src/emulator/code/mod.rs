@@ -13,6 +13,7 @@ pub(crate) mod registers;
 pub(crate) mod stubs;
 
 use super::emit::Assembler;
+use super::translate::address::Address;
 use crate::arch::address::PAGE_SIZE;
 use crate::emulator::front::cache::AddressMap;
 use crate::sys::exec_memory::ExecMemory;
@@ -92,6 +93,16 @@ pub(crate) struct Link {
     stub: usize,
     /// The flags are saved when it is taken.
     pub saved: bool,
+    /// It is taken because an access missed its window.
+    pub miss: Option<Miss>,
+}
+
+/// An access that missed its window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Miss {
+    pub address: Address,
+    pub class: usize,
+    pub write: bool,
 }
 
 /// A jump in a block that is about to be kept; positions are offsets into the block.
@@ -101,6 +112,7 @@ pub(crate) struct NewLink {
     pub displacement: Option<usize>,
     pub stub: usize,
     pub saved: bool,
+    pub miss: Option<Miss>,
 }
 
 /// All translated code of one vCPU.
@@ -115,6 +127,8 @@ pub(crate) struct CodeStore {
     pub sites: Vec<Site>,
     pub links: Vec<Link>,
     jumps: Box<[Jump; JUMPS]>,
+    /// Counts times at which host addresses of code became invalid.
+    pub drops: u64,
     /// How often everything was forgotten.
     pub flushes: u64,
 }
@@ -144,6 +158,7 @@ impl CodeStore {
             sites: Vec::new(),
             links: Vec::new(),
             jumps: Box::new([NO_JUMP; JUMPS]),
+            drops: 0,
             flushes: 0,
         })
     }
@@ -202,6 +217,7 @@ impl CodeStore {
             displacement: link.displacement.map(|displacement| at + displacement),
             stub: at + link.stub,
             saved: link.saved,
+            miss: link.miss,
         }));
         let number = self.blocks.len() as u32;
         let base = self.memory.address(at);
@@ -252,6 +268,7 @@ impl CodeStore {
 
     fn release(&mut self, number: u32) {
         let Some(block) = self.blocks.get_mut(number as usize).and_then(Option::take) else { return };
+        self.drops += 1;
         for link in block.incoming {
             let Link { displacement, stub, .. } = self.links[link as usize];
             if let Some(displacement) = displacement {
@@ -289,5 +306,6 @@ impl CodeStore {
         self.links.clear();
         self.jumps.fill(NO_JUMP);
         self.flushes += 1;
+        self.drops += 1;
     }
 }

@@ -6,7 +6,7 @@
 use super::context::Context;
 use super::registers::pinned;
 use crate::arch::XsaveArea;
-use crate::emulator::emit::{Alu, Assembler, Condition, Mem, RAX, RBX, RCX, RDI, RSI, RSP};
+use crate::emulator::emit::{Alu, Assembler, Condition, Gs, Mem, RAX, RCX, RDI, RSI, RSP, Reg, Rm};
 
 /// Answers a call for help: context and number in, address to go on at out.
 pub(crate) type Answer = extern "sysv64" fn(*mut Context, u32) -> usize;
@@ -25,15 +25,17 @@ pub(crate) struct Stubs {
     pub help: usize,
     /// Number in EAX, flags in the host's.
     pub help_with_flags: usize,
-    /// To be called, number in EAX, flags in the context; the answer may be to go on after the call.
+    /// Number in EAX, flags in the context; the answer may be to go on at the address in RCX.
     pub execute: usize,
+    /// What the last entry of the stack of returns leads to.
+    pub no_return: usize,
     /// To be called: puts the guest's vector registers into the host's.
     pub load_vectors: usize,
 }
 
 /// A field of the context.
-pub(crate) fn field(offset: i32) -> Mem {
-    Mem::at(RSP, offset)
+pub(crate) fn field(offset: i32) -> Gs {
+    Gs(offset)
 }
 
 /// Saves the host's status flags into the context. Changes RAX.
@@ -48,20 +50,6 @@ pub(crate) fn restore_flags(asm: &mut Assembler) {
     asm.load32(RAX, field(Context::FLAGS));
     // add al, 0x7f: overflows if AL is 1; sahf leaves OF alone.
     asm.raw(&[0x04, 0x7f, 0x9e]);
-}
-
-fn push(asm: &mut Assembler, reg: u8) {
-    if reg >= 8 {
-        asm.byte(0x41);
-    }
-    asm.byte(0x50 | reg & 7);
-}
-
-fn pop(asm: &mut Assembler, reg: u8) {
-    if reg >= 8 {
-        asm.byte(0x41);
-    }
-    asm.byte(0x58 | reg & 7);
 }
 
 /// A move of XMM `n` between register and `[rcx + offset]`; opcode 0x10 loads, 0x11 stores.
@@ -89,12 +77,10 @@ fn move_high(asm: &mut Assembler, load: bool, n: u8) {
 }
 
 /// `ldmxcsr` (2) or `stmxcsr` (3) with a memory operand.
-fn mxcsr(asm: &mut Assembler, which: u8, at: Mem) {
-    asm.byte(0x0f);
-    asm.op(false, 0xae, which, at);
+fn mxcsr(asm: &mut Assembler, which: u8, at: impl Into<Rm>) {
+    asm.op_0f(0xae, which, at);
 }
 
-/// `0F AE` is a two-byte opcode: the escape byte would end up before REX, so the operands here have none.
 const MXCSR: i32 = XsaveArea::MXCSR as i32;
 
 fn save_vectors(asm: &mut Assembler, avx: bool) {
@@ -113,9 +99,8 @@ fn save_vectors(asm: &mut Assembler, avx: bool) {
     mxcsr(asm, 2, field(Context::HOST_MXCSR));
 }
 
-/// `below` is how far RSP is below the context.
-fn load_vectors(asm: &mut Assembler, avx: bool, below: i32) {
-    asm.load(RCX, Mem::at(RSP, Context::XSAVE + below));
+fn load_vectors(asm: &mut Assembler, avx: bool) {
+    asm.load(RCX, field(Context::XSAVE));
     for n in 0..16 {
         move_low(asm, avx, 0x10, n);
         if avx {
@@ -130,26 +115,31 @@ impl Stubs {
     pub(crate) fn emit(asm: &mut Assembler, base: usize, avx: bool, answer: Answer) -> Self {
         let mut stubs = Self { enter: base + asm.position(), ..Self::default() };
         for reg in CALLEE_SAVED {
-            push(asm, reg);
+            asm.push(Reg(reg));
         }
         asm.lea(RSP, Mem::at(RSP, -8));
-        asm.store(Mem::at(RDI, Context::HOST_STACK), RSP);
+        asm.store(field(Context::HOST_STACK), RSP);
         asm.mov(RAX, RSI);
-        asm.mov(RSP, RDI);
+        asm.load(RSP, field(Context::RETURNS));
         let go = asm.jump();
 
         stubs.leave = base + asm.position();
         asm.load(RSP, field(Context::HOST_STACK));
         asm.lea(RSP, Mem::at(RSP, 8));
         for reg in CALLEE_SAVED.into_iter().rev() {
-            pop(asm, reg);
+            asm.pop(Reg(reg));
         }
-        asm.byte(0xc3);
+        asm.ret();
 
         stubs.execute = base + asm.position();
-        // pop [rsp + resume]: the address is computed after the increment.
-        asm.op(false, 0x8f, 0, field(Context::RESUME));
+        asm.store(field(Context::RESUME), RCX);
         let execute = asm.jump();
+
+        // The end of the stack of returns: RAX has the guest's address, ECX the number to ask with.
+        stubs.no_return = base + asm.position();
+        asm.store(field(Context::RIP), RAX);
+        asm.mov32(RAX, RCX);
+        let no_return = asm.jump();
 
         stubs.help_with_flags = base + asm.position();
         asm.mov32(RCX, RAX);
@@ -158,6 +148,7 @@ impl Stubs {
 
         stubs.help = base + asm.position();
         asm.bind(execute);
+        asm.bind(no_return);
         for (guest, reg) in pinned() {
             asm.store(field(Context::register(guest)), reg);
         }
@@ -166,15 +157,15 @@ impl Stubs {
         let integer_only = asm.jump_if(Condition::EQUAL);
         save_vectors(asm, avx);
         asm.bind(integer_only);
-        asm.mov(RDI, RSP);
-        asm.mov(RBX, RSP);
+        asm.load(RDI, field(Context::ITSELF));
+        asm.store(field(Context::RETURNS), RSP);
         asm.load(RSP, field(Context::HOST_STACK));
         asm.mov_imm(RAX, answer as usize as u64);
-        asm.op(false, 0xff, 2, RAX);
-        asm.mov(RSP, RBX);
+        asm.call_rm(RAX);
+        asm.load(RSP, field(Context::RETURNS));
         asm.alu_imm(false, Alu::Cmp, field(Context::VECTOR), 0);
         let integer_only = asm.jump_if(Condition::EQUAL);
-        load_vectors(asm, avx, 0);
+        load_vectors(asm, avx);
         asm.bind(integer_only);
         asm.bind(go);
         for (guest, reg) in pinned() {
@@ -183,10 +174,10 @@ impl Stubs {
         asm.jump_rm(RAX);
 
         stubs.load_vectors = base + asm.position();
-        load_vectors(asm, avx, 8);
-        asm.op(false, 0xc7, 0, Mem::at(RSP, Context::VECTOR + 8));
+        load_vectors(asm, avx);
+        asm.op(false, 0xc7, 0, field(Context::VECTOR));
         asm.raw(&1_u32.to_le_bytes());
-        asm.byte(0xc3);
+        asm.ret();
         stubs
     }
 }

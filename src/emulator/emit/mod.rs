@@ -18,9 +18,7 @@ pub(crate) const RAX: Reg = Reg(0);
 pub(crate) const RCX: Reg = Reg(1);
 /// RDX.
 pub(crate) const RDX: Reg = Reg(2);
-/// RBX.
-pub(crate) const RBX: Reg = Reg(3);
-/// RSP: the context, in translated code.
+/// RSP: the stack of returns, in translated code.
 pub(crate) const RSP: Reg = Reg(4);
 /// RSI.
 pub(crate) const RSI: Reg = Reg(6);
@@ -36,6 +34,10 @@ pub(crate) struct Mem {
     pub disp: i32,
 }
 
+/// `gs:[…]`: a field of the context, in translated code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Gs(pub i32);
+
 impl Mem {
     /// `[base + disp]`.
     pub(crate) fn at(base: Reg, disp: i32) -> Self {
@@ -48,6 +50,13 @@ impl Mem {
 pub(crate) enum Rm {
     Reg(u8),
     Mem(Mem),
+    Gs(i32),
+}
+
+impl From<Gs> for Rm {
+    fn from(gs: Gs) -> Self {
+        Self::Gs(gs.0)
+    }
 }
 
 impl From<Reg> for Rm {
@@ -67,6 +76,7 @@ impl Rm {
     fn extension(self) -> u8 {
         match self {
             Self::Reg(reg) => reg >> 3 & 1,
+            Self::Gs(_) => 0,
             Self::Mem(mem) => {
                 mem.index.map_or(0, |(r, _)| r.0 >> 3 & 1) << 1 | mem.base.map_or(0, |r| r.0 >> 3 & 1)
             }
@@ -80,6 +90,7 @@ impl Rm {
 pub(crate) enum Alu {
     Add = 0,
     And = 4,
+    Sub = 5,
     Cmp = 7,
 }
 
@@ -88,6 +99,8 @@ pub(crate) enum Alu {
 pub(crate) struct Condition(pub u8);
 
 impl Condition {
+    /// Unsigned: below.
+    pub(crate) const BELOW: Self = Self(2);
     /// Unsigned: not below.
     pub(crate) const NOT_BELOW: Self = Self(3);
     /// Unsigned: below or equal.
@@ -96,6 +109,9 @@ impl Condition {
     pub(crate) const EQUAL: Self = Self(4);
     /// Not equal.
     pub(crate) const NOT_EQUAL: Self = Self(5);
+
+    /// Negative.
+    pub(crate) const SIGN: Self = Self(8);
 
     /// The opposite.
     pub(crate) fn inverted(self) -> Self {
@@ -118,6 +134,8 @@ pub(crate) struct ShortForward(usize);
 pub(crate) struct Assembler {
     code: Vec<u8>,
     base: usize,
+    /// Changes with each instruction that may have changed RCX.
+    rcx: u32,
 }
 
 impl Assembler {
@@ -125,6 +143,17 @@ impl Assembler {
     pub(crate) fn restart(&mut self, base: usize) {
         self.code.clear();
         self.base = base;
+    }
+
+    /// A number that stays the same for as long as glue leaves RCX alone. Guest instructions do: those that get RCX as
+    /// a register got their value loaded into it before.
+    pub(crate) fn rcx_version(&self) -> u32 {
+        self.rcx
+    }
+
+    /// Code that comes from elsewhere may arrive here: RCX is not what it was.
+    pub(crate) fn forget_rcx(&mut self) {
+        self.rcx += 1;
     }
 
     /// The bytes so far.
@@ -158,6 +187,7 @@ impl Assembler {
                 return;
             }
             Rm::Mem(mem) => mem,
+            Rm::Gs(disp) => Mem { disp, ..Mem::default() },
         };
         let sib_index = mem.index.map_or(0x20, |(index, scale)| scale << 6 | (index.0 & 7) << 3);
         let Some(base) = mem.base else {
@@ -188,9 +218,28 @@ impl Assembler {
     /// An instruction with a one-byte opcode; `wide` for 64 bits.
     pub(crate) fn op(&mut self, wide: bool, opcode: u8, reg: u8, rm: impl Into<Rm>) {
         let rm = rm.into();
+        if reg == RCX.0 || rm == Rm::Reg(RCX.0) {
+            self.forget_rcx();
+        }
+        self.segment(rm);
         self.rex(wide, reg, rm, false);
         self.byte(opcode);
         self.operand(reg, rm);
+    }
+
+    /// An instruction with the opcode `0F opcode`, 32 bits.
+    pub(crate) fn op_0f(&mut self, opcode: u8, reg: u8, rm: impl Into<Rm>) {
+        let rm = rm.into();
+        self.segment(rm);
+        self.rex(false, reg, rm, false);
+        self.raw(&[0x0f, opcode]);
+        self.operand(reg, rm);
+    }
+
+    fn segment(&mut self, rm: Rm) {
+        if matches!(rm, Rm::Gs(_)) {
+            self.byte(0x65);
+        }
     }
 
     fn rex(&mut self, wide: bool, reg: u8, rm: Rm, force: bool) {
@@ -211,33 +260,34 @@ impl Assembler {
     }
 
     /// Loads 64 bits.
-    pub(crate) fn load(&mut self, to: Reg, from: Mem) {
+    pub(crate) fn load(&mut self, to: Reg, from: impl Into<Rm>) {
         self.op(true, 0x8b, to.0, from);
     }
 
     /// Loads 32 bits, zero-extended.
-    pub(crate) fn load32(&mut self, to: Reg, from: Mem) {
+    pub(crate) fn load32(&mut self, to: Reg, from: impl Into<Rm>) {
         self.op(false, 0x8b, to.0, from);
     }
 
     /// Stores 64 bits.
-    pub(crate) fn store(&mut self, to: Mem, from: Reg) {
+    pub(crate) fn store(&mut self, to: impl Into<Rm>, from: Reg) {
         self.op(true, 0x89, from.0, to);
     }
 
     /// Stores 32 bits.
-    pub(crate) fn store32(&mut self, to: Mem, from: Reg) {
+    pub(crate) fn store32(&mut self, to: impl Into<Rm>, from: Reg) {
         self.op(false, 0x89, from.0, to);
     }
 
     /// Stores a 32-bit constant, sign-extended to 64 bits.
-    pub(crate) fn store_imm(&mut self, to: Mem, value: i32) {
+    pub(crate) fn store_imm(&mut self, to: impl Into<Rm>, value: i32) {
         self.op(true, 0xc7, 0, to);
         self.dword(value as u32);
     }
 
     /// `mov to, value`, as short as it goes.
     pub(crate) fn mov_imm(&mut self, to: Reg, value: u64) {
+        self.forget_rcx();
         if let Ok(value) = u32::try_from(value) {
             if to.0 >= 8 {
                 self.byte(0x41);
@@ -309,6 +359,7 @@ impl Assembler {
 
     /// `call` of an address.
     pub(crate) fn call(&mut self, target: usize) {
+        self.forget_rcx();
         self.byte(0xe8);
         let displacement = self.displacement_to(target, self.position() + 4);
         self.dword(displacement);
@@ -319,6 +370,62 @@ impl Assembler {
         self.byte(0xe9);
         self.dword(0);
         Forward(self.position() - 4)
+    }
+
+    /// `call` of a place that is not known yet.
+    pub(crate) fn call_forward(&mut self) -> Forward {
+        self.forget_rcx();
+        self.byte(0xe8);
+        self.dword(0);
+        Forward(self.position() - 4)
+    }
+
+    /// `lea to, [rip + …]`: the address of a place in the buffer.
+    pub(crate) fn lea_position(&mut self, to: Reg, position: usize) {
+        self.byte(0x48 | (to.0 >> 3) << 2);
+        self.raw(&[0x8d, 5 | (to.0 & 7) << 3]);
+        let displacement = position.wrapping_sub(self.position() + 4) as u32;
+        self.dword(displacement);
+    }
+
+    /// `lea to, [rip + …]`: the address of a place that comes.
+    pub(crate) fn lea_forward(&mut self, to: Reg) -> Forward {
+        self.forget_rcx();
+        self.lea_position(to, 0);
+        Forward(self.position() - 4)
+    }
+
+    /// `push value`, sign-extended.
+    pub(crate) fn push_imm(&mut self, value: i32) {
+        self.byte(0x68);
+        self.dword(value as u32);
+    }
+
+    /// `push reg`.
+    pub(crate) fn push(&mut self, reg: Reg) {
+        if reg.0 >= 8 {
+            self.byte(0x41);
+        }
+        self.byte(0x50 | reg.0 & 7);
+    }
+
+    /// `pop reg`.
+    pub(crate) fn pop(&mut self, reg: Reg) {
+        if reg.0 >= 8 {
+            self.byte(0x41);
+        }
+        self.byte(0x58 | reg.0 & 7);
+    }
+
+    /// `ret`.
+    pub(crate) fn ret(&mut self) {
+        self.byte(0xc3);
+    }
+
+    /// `call rm`.
+    pub(crate) fn call_rm(&mut self, rm: impl Into<Rm>) {
+        self.forget_rcx();
+        self.op(false, 0xff, 2, rm);
     }
 
     /// `jcc` forward.

@@ -34,6 +34,11 @@ impl CodeMode {
         }
     }
 
+    /// Whether it is ring 3.
+    pub(crate) fn is_user(self) -> bool {
+        self.0 & Self::USER != 0
+    }
+
     /// A number below 16 that is different for each.
     pub(crate) fn number(self) -> u8 {
         self.0

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "a TLB hit is an access to guest RAM by host address")]
 pub(crate) mod slow;
 pub(crate) mod tlb;
+pub(crate) mod window;
 
 use super::single::int::Int;
 use crate::arch::paging::PagingMode;

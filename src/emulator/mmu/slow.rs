@@ -18,7 +18,7 @@ pub(crate) struct Place {
 
 impl Mmu<'_> {
     /// How an access of `bank` is translated.
-    fn rights(&self, bank: Bank) -> (PagingMode, Privilege) {
+    pub(super) fn rights(&self, bank: Bank) -> (PagingMode, Privilege) {
         let ac = bank == Bank::SupervisorAc;
         let privilege = match bank {
             Bank::User | Bank::UserAligned => Privilege::User,

@@ -112,6 +112,8 @@ pub(crate) struct Tlb {
     pub code_generation: u32,
     /// An instruction page of this generation was forgotten in favour of another.
     code_evicted: bool,
+    /// Changes whenever a page turns out to hold code.
+    pub protections: u32,
 }
 
 impl Default for Tlb {
@@ -126,6 +128,7 @@ impl Default for Tlb {
             generation: 1,
             code_generation: 1,
             code_evicted: false,
+            protections: 0,
         }
     }
 }
@@ -232,6 +235,7 @@ impl Tlb {
 
     /// From now on stores to the guest-physical page `gpa` take the slow path.
     pub(crate) fn protect(&mut self, gpa: u64) {
+        self.protections = self.protections.wrapping_add(1);
         for entry in self.entries.iter_mut() {
             if entry.gpa & PAGE_MASK == gpa && entry.write != NONE {
                 entry.write |= CODE;

@@ -1,11 +1,12 @@
 //! Branches and the stack.
-use super::builder::{Address, Builder};
-use super::forms::Kind;
+use super::address::Address;
+use super::builder::{Builder, Flags};
+use super::forms::{Kind, has_high_byte};
 use super::integer::Source;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::{GUEST_RBP, GUEST_RSP, home};
 use crate::emulator::code::stubs::field;
-use crate::emulator::emit::{Condition, Mem, RAX, RCX};
+use crate::emulator::emit::{Condition, Map, Mem, RAX, RCX};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 const RSP: u8 = 4;
@@ -20,6 +21,19 @@ pub(super) enum Branch {
     Ended,
     /// It must be left to `single`.
     Refused,
+}
+
+/// Whether the flags that an instruction has set can be made again from what it left.
+fn can_remake(source: &Source) -> bool {
+    let Source { instruction, shape, form } = source;
+    let registers = !shape.modrm.is_some_and(|modrm| modrm < 0xc0) && !has_high_byte(instruction);
+    let constant = matches!(shape.opcode, 0x81 | 0x83) && shape.vex.is_none() && shape.map == Map::One;
+    registers
+        && match instruction.mnemonic() {
+            Mnemonic::Cmp | Mnemonic::Test => matches!(form.kind, Kind::Plain | Kind::Accumulator),
+            Mnemonic::Add | Mnemonic::Sub => form.kind == Kind::Plain && constant && home(shape.rm).is_some(),
+            _ => false,
+        }
 }
 
 impl Builder<'_> {
@@ -91,7 +105,7 @@ impl Builder<'_> {
     }
 
     /// Translates a branch.
-    pub(super) fn branch(&mut self, source: &Source) -> Branch {
+    pub(super) fn branch(&mut self, source: &Source, before: Option<Source>) -> Branch {
         let instruction = source.instruction;
         let target = instruction.near_branch_target();
         let next = instruction.next_ip();
@@ -109,30 +123,51 @@ impl Builder<'_> {
                     return Branch::GoesOn;
                 }
                 let on = self.asm.jump_if(condition.inverted());
-                self.leave(target, true);
+                let remade = before.filter(|before| target == self.rip && can_remake(before));
+                let repeated = remade.and_then(|before| self.repeat(|b| b.remake_flags(&before)));
+                if repeated.is_none() {
+                    self.leave(target, true);
+                }
                 self.asm.bind(on);
-                self.flags = super::builder::Flags::Live;
+                self.flags = Flags::Live;
                 self.leave(next, false);
                 Branch::Ended
             }
             Kind::Call => {
                 self.push_return(next);
                 self.settle_last(instruction);
-                self.leave(target, is_back(target));
+                self.call(target, next, is_back(target));
                 Branch::Ended
             }
             Kind::JumpIndirect | Kind::CallIndirect => self.indirect(instruction, next),
             Kind::Ret => {
+                self.save_flags();
                 let mem = self.memory(&Address::at(RSP, 0), 8, false, 1);
                 self.asm.load(RAX, mem);
                 let extra =
                     if instruction.op_count() == 1 { i32::from(instruction.immediate16()) } else { 0 };
                 self.move_stack(8 + extra);
                 let site = self.settle_last(instruction);
-                self.look_up(site);
+                self.return_to(site);
                 Branch::Ended
             }
             _ => Branch::Refused,
+        }
+    }
+
+    /// Sets the flags as `source` has set them a moment ago; see [`can_remake`]. Changes RAX and RCX.
+    fn remake_flags(&mut self, source: &Source) {
+        if matches!(source.instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
+            self.flags = Flags::Live;
+            self.simple(source);
+            return;
+        }
+        // What was added is taken away again, and added again, in a copy.
+        if let Some(reg) = home(source.shape.rm) {
+            self.asm.mov(RAX, reg);
+            let digit = source.shape.reg & 7;
+            self.asm.guest(source.shape, 5 - digit, Some(RAX.into()), 0, false);
+            self.asm.guest(source.shape, digit, Some(RAX.into()), 0, false);
         }
     }
 
@@ -169,7 +204,11 @@ impl Builder<'_> {
             self.asm.load(RAX, field(Context::RIP));
         }
         let site = self.settle_last(instruction);
-        self.look_up(site);
+        if instruction.mnemonic() == Mnemonic::Call {
+            self.call_through(site, next);
+        } else {
+            self.look_up(site);
+        }
         Branch::Ended
     }
 }

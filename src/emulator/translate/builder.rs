@@ -4,15 +4,16 @@
 //! context ([`Flags`]). Glue that changes flags saves them first, so that every instruction that can fault finds them
 //! exact. Whatever goes wrong on the fast path of an instruction has changed nothing yet; it jumps to a cold piece that
 //! lets `single` execute the instruction and comes back behind it.
+use super::address::Address;
+use super::groups::{Access, Plan};
 use super::number;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::home;
 use crate::emulator::code::stubs::{Stubs, field, restore_flags, save_flags};
-use crate::emulator::code::{JUMP_SHIFT, Jump, NewLink, Site, jump_index};
-use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, Reg};
+use crate::emulator::code::{NewLink, Site};
+use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, RSP, Reg};
 use crate::emulator::mmu::tlb::{ENTRIES, ENTRY_ADDEND, ENTRY_READ, ENTRY_SHIFT, ENTRY_WRITE};
-use crate::emulator::single::cx::{FS_BASE, GS_BASE};
-use iced_x86::{Instruction, Register};
+use iced_x86::Instruction;
 
 /// Where the guest's status flags are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,72 +33,32 @@ pub(super) enum FirstUse {
     Sets,
 }
 
-/// A guest-virtual address as the guest computes it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Address {
-    /// Guest register.
-    pub base: Option<u8>,
-    /// Guest register and log2 of the scale.
-    pub index: Option<(u8, u8)>,
-    pub disp: i64,
-    /// Slot of a segment's base.
-    pub segment: Option<u8>,
-}
-
-impl Address {
-    /// `[base + disp]`.
-    pub(super) fn at(base: u8, disp: i64) -> Self {
-        Self { base: Some(base), disp, ..Self::default() }
-    }
-
-    /// The memory operand of `instruction`; `None` if its address is cut to 32 bits.
-    pub(super) fn of(instruction: &Instruction) -> Option<Self> {
-        let (base, index) = (instruction.memory_base(), instruction.memory_index());
-        let wide = |r: Register| r == Register::None || r.is_gpr64();
-        let relative = base == Register::RIP;
-        if !(wide(base) || relative) || !wide(index) {
-            return None;
-        }
-        if base == Register::None && index == Register::None && instruction.memory_displ_size() != 8 {
-            return None;
-        }
-        let number = |r: Register| (r != Register::None && !relative).then(|| r.number() as u8);
-        Some(Self {
-            base: number(base),
-            index: (index != Register::None)
-                .then(|| (index.number() as u8, instruction.memory_index_scale().trailing_zeros() as u8)),
-            disp: instruction.memory_displacement64() as i64,
-            segment: match instruction.memory_segment() {
-                Register::FS => Some(FS_BASE),
-                Register::GS => Some(GS_BASE),
-                _ => None,
-            },
-        })
-    }
-
-    /// As a host operand, if each part has a host register or is small enough.
-    fn direct(&self) -> Option<Mem> {
-        let base = match self.base {
-            Some(base) => Some(home(base)?),
-            None => None,
-        };
-        let index = match self.index {
-            Some((index, scale)) => Some((home(index)?, scale)),
-            None => None,
-        };
-        Some(Mem { base, index, disp: i32::try_from(self.disp).ok()? })
-    }
-}
-
 /// A piece of code off the hot path.
 #[derive(Clone, Copy, Debug)]
-enum Cold {
+pub(super) enum Cold {
     /// `single` executes the instruction of a site, then goes on at `resume`.
     Execute { site: u32, resume: usize, live: bool },
     /// Asks for help with flags saved (or live), after putting RAX into the context's RIP if it is a target.
     Ask { number: u32, live: bool, target: bool },
     /// A jump through the jump cache to a fixed address.
     Away { link: u32, rip: u64 },
+    /// A jump through the jump cache to the address in RAX, which is not where a call came from.
+    Astray { site: u32 },
+    /// The stack of returns is full: it is emptied, and the call at `resume` made.
+    Deep { resume: usize },
+    /// A call whose target the jump cache does not know: help is asked for as if from there, returning to `back`.
+    Unknown { number: u32, target: bool, back: usize },
+    /// An access that missed its window: a while on through the soft TLB.
+    Missed { link: u32 },
+}
+
+/// The ways to memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    /// Each access looks up the soft TLB.
+    Tlb,
+    /// Groups of accesses are checked against a window of the user or the supervisor.
+    Windows { user: bool },
 }
 
 /// Builds one block.
@@ -105,6 +66,10 @@ pub(super) struct Builder<'a> {
     pub asm: &'a mut Assembler,
     pub flags: Flags,
     pub first_use: Option<FirstUse>,
+    /// As `first_use`, after what is done at the start of the block.
+    pub(super) body_use: Option<FirstUse>,
+    /// Where what is done at the start of the block ends.
+    pub(super) body: usize,
     pub stubs: Stubs,
     pub sites: &'a mut Vec<Site>,
     pub links: &'a mut Vec<NewLink>,
@@ -112,11 +77,28 @@ pub(super) struct Builder<'a> {
     pub first_link: u32,
     /// Start of the block.
     pub rip: u64,
+    pub way: Way,
+    /// Which accesses are checked together.
+    pub(super) plan: &'a Plan,
+    /// All instructions so far were translated as the plan expects them to be.
+    pub(super) plan_holds: bool,
+    /// Groups that were checked.
+    pub(super) checked: Vec<bool>,
+    /// The window whose distance RCX holds, by its offset in the context, as of a version of RCX.
+    pub(super) distance: Option<(i32, u32)>,
+    /// The flags after the current instruction can be seen: by a later one, or where one may fault.
+    pub flags_matter: bool,
+    /// The host's flags count as the guest's though some are wrong, because nobody will see them.
+    pub(super) flags_spoilt: bool,
+    /// Somebody wanted to see them all the same: the block must be built again.
+    pub regret: bool,
+    /// Index and address of the current instruction.
+    pub(super) current: (usize, u64),
     /// The block has made sure that the vector registers are loaded.
     pub vectors: bool,
     /// Jumps of the current instruction to its cold piece.
     pending: Vec<Forward>,
-    cold: Vec<(Vec<Forward>, Cold)>,
+    pub(super) cold: Vec<(Vec<Forward>, Cold)>,
 }
 
 impl<'a> Builder<'a> {
@@ -127,25 +109,44 @@ impl<'a> Builder<'a> {
         first_link: u32,
         stubs: Stubs,
         rip: u64,
+        way: Way,
+        plan: &'a Plan,
     ) -> Self {
         Self {
             asm,
             flags: Flags::Live,
             first_use: None,
+            body_use: None,
+            body: 0,
             stubs,
             sites,
             links,
             first_link,
             rip,
+            way,
+            plan,
+            plan_holds: true,
+            checked: vec![false; plan.groups.len()],
+            distance: None,
+            flags_matter: true,
+            flags_spoilt: false,
+            regret: false,
+            current: (0, rip),
             vectors: false,
             pending: Vec::new(),
             cold: Vec::new(),
         }
     }
 
+    fn use_flags(&mut self, first: FirstUse) {
+        self.first_use.get_or_insert(first);
+        self.body_use.get_or_insert(first);
+    }
+
     /// From here on glue may change the host's flags. Changes RAX.
     pub(super) fn save_flags(&mut self) {
-        self.first_use.get_or_insert(FirstUse::Needs);
+        self.use_flags(FirstUse::Needs);
+        self.regret |= self.flags_spoilt;
         if self.flags == Flags::Live {
             save_flags(self.asm);
             self.flags = Flags::Saved;
@@ -154,16 +155,29 @@ impl<'a> Builder<'a> {
 
     /// Puts the guest's flags into the host's. Changes RAX.
     pub(super) fn restore_flags(&mut self) {
-        self.first_use.get_or_insert(FirstUse::Needs);
+        self.use_flags(FirstUse::Needs);
+        self.regret |= self.flags_spoilt;
         if self.flags == Flags::Saved {
             restore_flags(self.asm);
             self.flags = Flags::Live;
         }
     }
 
-    /// The host's flags are the guest's from here on.
-    pub(super) fn flags_written(&mut self) {
-        self.first_use.get_or_insert(FirstUse::Sets);
+    /// Prepares for an instruction that changes some flags and keeps others. Changes RAX.
+    pub(super) fn merge_flags(&mut self) {
+        if self.flags_matter {
+            self.restore_flags();
+        } else {
+            self.flags_spoilt = true;
+        }
+    }
+
+    /// The host's flags are the guest's from here on; `all` says that none was kept.
+    pub(super) fn flags_written(&mut self, all: bool) {
+        if all {
+            self.flags_spoilt = false;
+        }
+        self.use_flags(FirstUse::Sets);
         self.flags = Flags::Live;
     }
 
@@ -192,7 +206,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Puts an address into RCX. Changes RAX and, with a segment, flags.
+    /// The next instruction is this one.
+    pub(super) fn begin(&mut self, index: usize, rip: u64) {
+        self.current = (index, rip);
+    }
+
+    /// Puts an address into RCX. Changes RAX, no flags.
     pub(super) fn put_address(&mut self, address: &Address) {
         if let Some(mem) = address.direct() {
             if mem.base.is_none() && mem.index.is_none() {
@@ -221,7 +240,8 @@ impl<'a> Builder<'a> {
             }
         }
         if let Some(slot) = address.segment {
-            self.asm.alu(Alu::Add, RCX, field(Context::register(slot)));
+            self.asm.load(RAX, field(Context::register(slot)));
+            self.asm.lea(RCX, Mem { base: Some(RCX), index: Some((RAX, 0)), disp: 0 });
         }
     }
 
@@ -231,9 +251,21 @@ impl<'a> Builder<'a> {
         self.pending.push(forward);
     }
 
-    /// The host's place of `size` bytes at a guest address, for reading or writing. Goes to the cold piece unless the
-    /// soft TLB knows that it is allowed. Flags are saved; RCX belongs to the operand until it was used, RAX is free.
+    /// The host's place of `size` bytes at a guest address, for reading or writing. Leaves the hot path unless that is
+    /// known to be allowed; flags may have to be saved for that. RCX belongs to the operand until it was used, RAX is
+    /// free.
     pub(super) fn memory(&mut self, address: &Address, size: usize, write: bool, alignment: u64) -> Mem {
+        match self.way {
+            Way::Tlb => self.look_up_page(address, size, write, alignment),
+            Way::Windows { user } => {
+                let access = Access { address: *address, size, write, alignment };
+                self.through_window(user, &access)
+            }
+        }
+    }
+
+    /// As [`Self::memory`], by the soft TLB. Flags are saved.
+    fn look_up_page(&mut self, address: &Address, size: usize, write: bool, alignment: u64) -> Mem {
         self.save_flags();
         self.put_address(address);
         if alignment > 1 {
@@ -287,6 +319,7 @@ impl<'a> Builder<'a> {
             return;
         }
         let site = self.site(instruction, true);
+        self.asm.forget_rcx();
         let from = std::mem::take(&mut self.pending);
         let cold = Cold::Execute { site, resume: self.asm.position(), live: self.flags == Flags::Live };
         self.cold.push((from, cold));
@@ -307,7 +340,16 @@ impl<'a> Builder<'a> {
         self.save_flags();
         let site = self.site(instruction, true);
         self.asm.mov_imm(RAX, (number::SITE | site).into());
-        self.asm.call(self.stubs.execute);
+        // Not by a host call, whose return would be missed by the host's prediction.
+        let behind = self.asm.lea_forward(RCX);
+        self.asm.jump_to(self.stubs.execute);
+        self.asm.bind(behind);
+    }
+
+    /// As [`Self::execute`], for an instruction that the plan of accesses took for one that runs as itself.
+    pub(super) fn execute_after_all(&mut self, instruction: &Instruction) {
+        self.execute(instruction);
+        self.plan_holds = false;
     }
 
     /// `single` executes the instruction, and the block ends.
@@ -318,18 +360,19 @@ impl<'a> Builder<'a> {
         self.asm.jump_to(self.stubs.help);
     }
 
-    fn link(&mut self, rip: u64, saved: bool) -> u32 {
-        self.links.push(NewLink { rip, displacement: None, stub: 0, saved });
+    pub(super) fn link(&mut self, rip: u64, saved: bool) -> u32 {
+        self.links.push(NewLink { rip, displacement: None, stub: 0, saved, miss: None });
         self.first_link + (self.links.len() - 1) as u32
     }
 
-    fn is_near(&self, rip: u64) -> bool {
+    pub(super) fn is_near(&self, rip: u64) -> bool {
         self.rip >> 12 == rip >> 12
     }
 
     /// Leaves the block for `rip` if `condition` holds. The flags are live and stay so.
     pub(super) fn leave_if(&mut self, condition: Condition, rip: u64) {
-        self.first_use.get_or_insert(FirstUse::Needs);
+        self.use_flags(FirstUse::Needs);
+        self.regret |= self.flags_spoilt;
         if self.is_near(rip) {
             let link = self.link(rip, false);
             let from = self.asm.jump_if(condition);
@@ -345,7 +388,8 @@ impl<'a> Builder<'a> {
 
     /// Leaves the block for `rip`. `back` says that this may close a loop, so that attention is looked at.
     pub(super) fn leave(&mut self, rip: u64, back: bool) {
-        self.first_use.get_or_insert(FirstUse::Needs);
+        self.use_flags(FirstUse::Needs);
+        self.regret |= self.flags_spoilt;
         if !self.is_near(rip) {
             self.save_flags();
             let link = self.link(rip, true);
@@ -369,45 +413,6 @@ impl<'a> Builder<'a> {
         self.cold.push((vec![from], Cold::Ask { number: number::LINK | link, live: !saved, target: false }));
     }
 
-    /// A jump to a fixed address in another page, through the jump cache. Flags are saved.
-    fn look_up_fixed(&mut self, link: u32, rip: u64) {
-        let slot = (jump_index(rip) << JUMP_SHIFT) as i32;
-        self.asm.load(RCX, field(Context::KICK));
-        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
-        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
-        self.asm.load(RCX, field(Context::JUMPS));
-        self.asm.mov_imm(RAX, rip);
-        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, slot));
-        let other = self.asm.jump_if(Condition::NOT_EQUAL);
-        self.asm.load(RAX, field(Context::TAG));
-        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, slot + Jump::TAG));
-        let stale = self.asm.jump_if(Condition::NOT_EQUAL);
-        self.asm.jump_rm(Mem::at(RCX, slot + Jump::TARGET));
-        let ask = Cold::Ask { number: number::LINK | link, live: false, target: false };
-        self.cold.push((vec![kicked, other, stale], ask));
-    }
-
-    /// A jump to the guest address in RAX, through the jump cache. Flags are saved.
-    pub(super) fn look_up(&mut self, site: u32) {
-        self.asm.load(RCX, field(Context::KICK));
-        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
-        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
-        self.asm.mov32(RCX, RAX);
-        self.asm.alu_imm(false, Alu::And, RCX, (crate::emulator::code::JUMPS - 1) as i32);
-        self.asm.shift(false, false, RCX, JUMP_SHIFT);
-        self.asm.alu(Alu::Add, RCX, field(Context::JUMPS));
-        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, 0));
-        let other = self.asm.jump_if(Condition::NOT_EQUAL);
-        self.asm.load(RAX, field(Context::TAG));
-        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, Jump::TAG));
-        // The address is needed again: it is that of the entry.
-        self.asm.load(RAX, Mem::at(RCX, 0));
-        let stale = self.asm.jump_if(Condition::NOT_EQUAL);
-        self.asm.jump_rm(Mem::at(RCX, Jump::TARGET));
-        let ask = Cold::Ask { number: number::INDIRECT | site, live: false, target: true };
-        self.cold.push((vec![kicked, other, stale], ask));
-    }
-
     /// Writes what lies off the hot path.
     pub(super) fn finish(&mut self) {
         let mut next = 0;
@@ -423,11 +428,16 @@ impl<'a> Builder<'a> {
             match cold {
                 Cold::Execute { site, resume, live } => {
                     self.asm.mov_imm(RAX, (number::SITE | site).into());
-                    self.asm.call(self.stubs.execute);
                     if live {
+                        let behind = self.asm.lea_forward(RCX);
+                        self.asm.jump_to(self.stubs.execute);
+                        self.asm.bind(behind);
                         restore_flags(self.asm);
+                        self.asm.jump_back(resume);
+                    } else {
+                        self.asm.lea_position(RCX, resume);
+                        self.asm.jump_to(self.stubs.execute);
                     }
-                    self.asm.jump_back(resume);
                 }
                 Cold::Ask { number, live, target } => {
                     if let Some(link) = number::link(number) {
@@ -438,6 +448,24 @@ impl<'a> Builder<'a> {
                     }
                     self.asm.mov_imm(RAX, number.into());
                     self.asm.jump_to(if live { self.stubs.help_with_flags } else { self.stubs.help });
+                }
+                Cold::Missed { link } => self.missed(link),
+                Cold::Astray { site } => {
+                    self.asm.load(RSP, field(Context::RETURNS_BASE));
+                    self.look_up(site);
+                }
+                Cold::Deep { resume } => {
+                    self.asm.load(RSP, field(Context::RETURNS_BASE));
+                    self.asm.jump_back(resume);
+                }
+                Cold::Unknown { number, target, back } => {
+                    if target {
+                        self.asm.store(field(Context::RIP), RAX);
+                    }
+                    self.asm.lea_position(RCX, back);
+                    self.asm.push(RCX);
+                    self.asm.mov_imm(RAX, number.into());
+                    self.asm.jump_to(self.stubs.help);
                 }
                 Cold::Away { link, rip } => {
                     save_flags(self.asm);

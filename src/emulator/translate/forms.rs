@@ -132,8 +132,6 @@ fn ends(instruction: &Instruction) -> bool {
 
 fn is_general(instruction: &Instruction) -> Option<Kind> {
     use Mnemonic as M;
-    let memory_destination = instruction.op0_kind() == OpKind::Memory;
-    let register_count = instruction.op_count() == 2 && instruction.op1_kind() == OpKind::Register;
     Some(match instruction.mnemonic() {
         M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test => {
             let short = instruction.op_code().op_kind(0);
@@ -147,8 +145,6 @@ fn is_general(instruction: &Instruction) -> Option<Kind> {
             let last = instruction.op_code().op_kind(instruction.op_count() - 1);
             if last == OpCodeOperandKind::cl { Kind::ShiftByCl } else { Kind::Plain }
         }
-        // A bit index in a register reaches beyond the operand.
-        M::Bt | M::Bts | M::Btr | M::Btc if memory_destination && register_count => Kind::Execute,
         M::Bt | M::Bts | M::Btr | M::Btc => Kind::Plain,
         M::Imul if instruction.op_count() == 1 => Kind::Multiply,
         M::Mul => Kind::Multiply,
@@ -367,6 +363,14 @@ fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form
         },
     };
     form
+}
+
+/// Whether a bit index in a register may reach beyond the memory operand.
+pub(crate) fn is_bit_string(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(instruction.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+        && instruction.op0_kind() == OpKind::Memory
+        && instruction.op1_kind() == OpKind::Register
 }
 
 /// Whether one of the operands is AH, CH, DH or BH.

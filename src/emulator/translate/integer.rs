@@ -1,6 +1,7 @@
 //! Instructions that run as themselves: renamed registers, checked memory operands; integer and vector alike.
-use super::builder::{Address, Builder, Flags};
-use super::forms::{Field, Form, Kind, has_high_byte};
+use super::address::Address;
+use super::builder::{Builder, Flags};
+use super::forms::{Field, Form, Kind, has_high_byte, is_bit_string};
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::{GUEST_RAX, GUEST_RCX, GUEST_RSP, home};
 use crate::emulator::code::stubs::field;
@@ -19,7 +20,8 @@ pub(super) enum FlagUse {
     Needs,
 }
 
-const STATUS: u32 =
+/// The six status flags.
+pub(super) const STATUS: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
 /// What `instruction` does with the status flags.
@@ -102,16 +104,18 @@ impl Source<'_> {
 }
 
 impl Builder<'_> {
-    /// Brings the flags to where `flag_use` wants them. Changes RAX.
-    fn prepare_flags(&mut self, flag_use: FlagUse) {
-        if flag_use == FlagUse::Needs {
+    /// Brings the flags to where the instruction wants them. Changes RAX.
+    fn prepare_flags(&mut self, source: &Source) {
+        if source.instruction.rflags_read() & STATUS != 0 {
             self.restore_flags();
+        } else if flag_use(source.instruction, source.form.kind) == FlagUse::Needs {
+            self.merge_flags();
         }
     }
 
     fn note_flags(&mut self, source: &Source) {
         if source.instruction.rflags_modified() & STATUS != 0 {
-            self.flags_written();
+            self.flags_written(flag_use(source.instruction, source.form.kind) == FlagUse::Sets);
         }
     }
 
@@ -128,9 +132,9 @@ impl Builder<'_> {
     /// Translates an instruction of the simple kinds; `false`: it is one that `single` must execute.
     pub(super) fn simple(&mut self, source: &Source) -> bool {
         match source.form.kind {
-            Kind::Plain => self.plain(source, &[]),
+            Kind::Plain => self.plain(source),
             Kind::Verbatim => {
-                self.prepare_flags(flag_use(source.instruction, Kind::Verbatim));
+                self.prepare_flags(source);
                 if source.form.vector {
                     self.need_vectors();
                 }
@@ -154,15 +158,17 @@ impl Builder<'_> {
         }
     }
 
-    /// The instruction itself. `reserved` scratch registers are not available for it.
-    fn plain(&mut self, source: &Source, reserved: &[Reg]) -> bool {
+    /// The instruction itself.
+    fn plain(&mut self, source: &Source) -> bool {
         let Source { instruction, shape, form } = *source;
         if form.byte && has_high_byte(instruction) {
             return self.high_byte(source);
         }
+        if is_bit_string(instruction) {
+            return false;
+        }
         let memory = source.has_memory();
-        let mut free: Vec<Reg> =
-            [RCX, RAX].into_iter().filter(|r| !(reserved.contains(r) || memory && *r == RCX)).collect();
+        let mut free = if memory { vec![RAX] } else { vec![RCX, RAX] };
         let mut places = Places::default();
         let mut place = |kind: Field, number: u8| match kind {
             Field::General { written } => places.add(number, written, &mut free).map(|r| r.0),
@@ -185,7 +191,7 @@ impl Builder<'_> {
             let Some(mem) = self.operand(source) else { return false };
             rm = Rm::Mem(mem);
         }
-        self.prepare_flags(flag_use(instruction, form.kind));
+        self.prepare_flags(source);
         places.load(self);
         self.asm.guest(shape, reg, Some(rm), vvvv, form.byte);
         places.store(self);
@@ -216,7 +222,7 @@ impl Builder<'_> {
 
     fn accumulator(&mut self, source: &Source) -> bool {
         let Source { instruction, shape, .. } = *source;
-        self.prepare_flags(flag_use(instruction, Kind::Accumulator));
+        self.prepare_flags(source);
         let byte = shape.opcode & 1 == 0;
         let (opcode, digit) = if instruction.mnemonic() == Mnemonic::Test {
             (if byte { 0xf6 } else { 0xf7 }, 0)
@@ -329,7 +335,7 @@ impl Builder<'_> {
         let signed = instruction.mnemonic() == Mnemonic::Idiv;
         self.save_flags();
         match self.single_operand(source) {
-            None => return false,
+            None | Some(Rm::Gs(_)) => return false,
             Some(Rm::Mem(mem)) => self.asm.op(wide, 0x8b, RCX.0, mem),
             Some(Rm::Reg(reg)) if reg != RCX.0 => self.asm.op(wide, 0x8b, RCX.0, Reg(reg)),
             Some(Rm::Reg(_)) => {}
@@ -352,7 +358,7 @@ impl Builder<'_> {
         self.asm.mov(RAX, GUEST_RAX);
         self.asm.guest(shape, shape.reg, Some(RCX.into()), 0, false);
         self.asm.mov(GUEST_RAX, RAX);
-        self.flags_written();
+        self.flags_written(true);
         true
     }
 
@@ -397,8 +403,14 @@ impl Builder<'_> {
         if !matches!(instruction.op0_register().size(), 4 | 8) {
             return false;
         }
-        self.put_address(&address);
         let wide = instruction.op0_register().size() == 8;
+        if let (Some(reg), Some(mem)) = (home(shape.reg), address.direct())
+            && (mem.base.is_some() || mem.index.is_some())
+        {
+            self.asm.op(wide, 0x8d, reg.0, mem);
+            return true;
+        }
+        self.put_address(&address);
         match home(shape.reg) {
             Some(reg) => self.asm.op(wide, 0x8b, reg.0, RCX),
             None => {

@@ -5,14 +5,18 @@
 //! is executed by `single` in the middle of the block. [`session`] runs what was translated.
 //!
 //! See `docs/translator.md` for a listing and the invariants.
+pub(crate) mod address;
 mod branch;
 mod builder;
 mod forms;
+mod groups;
 mod integer;
+mod jumps;
 pub(crate) mod session;
 mod system;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use super::code::{CodeStore, Entries};
 use super::emit::{Assembler, Shape};
@@ -24,8 +28,9 @@ use crate::arch::state::XsaveArea;
 use crate::arch::{CpuState, Cr0, Cr4, Xcr0};
 use crate::engine::Cause;
 use branch::Branch;
-use builder::{Builder, FirstUse, Flags};
+use builder::{Builder, FirstUse, Flags, Way};
 use forms::{Form, Forms, Kind};
+use groups::Plan;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 use integer::{FlagUse, Source, flag_use};
 
@@ -41,13 +46,15 @@ pub(super) mod number {
     /// Execute the instruction of a site.
     pub(crate) const SITE: u32 = 0;
     /// Follow a link.
-    pub(crate) const LINK: u32 = 1 << 30;
+    pub(crate) const LINK: u32 = 1 << 29;
     /// Go to the address in the context's RIP; the site is that of the branch.
-    pub(crate) const INDIRECT: u32 = 2 << 30;
+    pub(crate) const INDIRECT: u32 = 2 << 29;
     /// Attention is asked for, on the way of a link.
-    pub(crate) const KICK: u32 = 3 << 30;
+    pub(crate) const KICK: u32 = 3 << 29;
+    /// Move a window, then follow a link.
+    pub(crate) const MISS: u32 = 4 << 29;
     /// The bits of the kind.
-    pub(crate) const KIND: u32 = 3 << 30;
+    pub(crate) const KIND: u32 = 7 << 29;
 
     /// The link of a [`LINK`].
     pub(crate) fn link(number: u32) -> Option<u32> {
@@ -92,21 +99,27 @@ pub(crate) struct Limits {
     pub vectors: Vectors,
     /// The privilege level is 0.
     pub ring0: bool,
+    /// Memory is reached through windows, not through the soft TLB.
+    pub windows: bool,
 }
 
 impl Limits {
-    fn of(state: &CpuState) -> Self {
+    fn of(state: &CpuState, windows: bool) -> Self {
         let cpl = state.cpl();
         Self {
             code: CodeMode::new(state.code_bits(), cpl == 3),
             vectors: Vectors::of(state),
             ring0: cpl == 0,
+            windows,
         }
     }
 
     /// A small number that is different for each.
     fn number(self) -> u64 {
-        u64::from(self.code.number()) | (self.vectors as u64) << 4 | u64::from(self.ring0) << 7
+        u64::from(self.code.number())
+            | (self.vectors as u64) << 4
+            | u64::from(self.windows) << 6
+            | u64::from(self.ring0) << 7
     }
 
     /// With a guest-virtual address, what blocks are found by.
@@ -122,6 +135,8 @@ pub(crate) struct Workshop {
     forms: Forms,
     decoded: Vec<Decoded>,
     links: Vec<super::code::NewLink>,
+    plan: Plan,
+    seen: Vec<bool>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +164,10 @@ impl Decoded {
             Kind::CompareExchange => None,
             _ => Some(Flags::Saved),
         }
+    }
+
+    fn source(&self) -> Option<Source<'_>> {
+        self.shape.as_ref().map(|shape| Source { instruction: &self.instruction, shape, form: &self.form })
     }
 
     fn sets_flags(&self) -> bool {
@@ -204,6 +223,33 @@ fn decode(
     workshop.decoded.last().map_or(rip, |last| last.instruction.next_ip())
 }
 
+/// For each instruction whether the flags after it can be seen: by an instruction that reads them, at one that can
+/// fault or leave the block, or behind the block.
+fn find_seen_flags(decoded: &[Decoded], way: Way, plan: &Plan, seen: &mut Vec<bool>) {
+    seen.clear();
+    seen.resize(decoded.len(), true);
+    let mut matter = true;
+    for (i, one) in decoded.iter().enumerate().rev() {
+        seen[i] = matter;
+        let memory = one.shape.is_none_or(|shape| shape.modrm.is_some() && !shape.is_register());
+        let on_its_way = match (one.form.kind, way) {
+            (Kind::Plain | Kind::ShiftByCl | Kind::Multiply | Kind::CompareExchange, Way::Windows { .. }) => {
+                one.shape.is_none() || plan.checks_at(i)
+            }
+            (Kind::Push | Kind::Pop | Kind::Leave, Way::Windows { .. }) => plan.checks_at(i),
+            (Kind::Plain | Kind::Multiply | Kind::CompareExchange, Way::Tlb) => memory,
+            (Kind::Accumulator | Kind::Nothing | Kind::Lea, _) => false,
+            (Kind::OpcodeRegister | Kind::ExchangeAccumulator | Kind::Widen, _) => false,
+            _ => true,
+        };
+        if on_its_way || one.instruction.rflags_read() & integer::STATUS != 0 {
+            matter = true;
+        } else if one.sets_flags() {
+            matter = false;
+        }
+    }
+}
+
 /// Translates the block at `rip`, whose first byte lies at `place` in RAM. `None`: it has to be executed otherwise,
 /// because its first instruction crosses into the next page.
 pub(crate) fn translate(
@@ -228,13 +274,52 @@ pub(crate) fn translate(
     let first_link = store.links.len() as u32;
     workshop.asm.restart(here);
     workshop.links.clear();
-    let mut b =
-        Builder::new(&mut workshop.asm, &mut store.sites, &mut workshop.links, first_link, stubs, rip);
+    let way = if limits.windows {
+        workshop.plan.make(&workshop.decoded);
+        Way::Windows { user: limits.code.is_user() }
+    } else {
+        Way::Tlb
+    };
+    find_seen_flags(&workshop.decoded, way, &workshop.plan, &mut workshop.seen);
+    let sites = store.sites.len();
+    let mut saved = 0;
+    // A second time if flags that were given up turned out to be wanted.
+    for _ in 0..2 {
+        let mut b = Builder::new(
+            &mut workshop.asm,
+            &mut store.sites,
+            &mut workshop.links,
+            first_link,
+            stubs,
+            rip,
+            way,
+            &workshop.plan,
+        );
+        saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits.ring0);
+        if !b.regret {
+            break;
+        }
+        workshop.seen.fill(true);
+        workshop.asm.restart(here);
+        workshop.links.clear();
+        store.sites.truncate(sites);
+    }
+    store.keep(
+        workshop.asm.bytes(),
+        (place.gpa.0, limits.key(rip)),
+        Entries { live: 0, saved },
+        &workshop.links,
+    )
+}
 
+/// Builds a block; gives the offset of the entry for saved flags.
+fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, ring0: bool) -> usize {
     // If the flags will be saved anyway, that is done first, and who comes with saved flags begins behind it.
-    let mut first = None;
-    for decoded in &workshop.decoded {
-        first = decoded.flags_first();
+    let mut first = b.checks_at_start().then_some(Flags::Saved);
+    for decoded in block {
+        if first.is_none() {
+            first = decoded.flags_first();
+        }
         if first.is_some() || decoded.sets_flags() {
             break;
         }
@@ -244,10 +329,16 @@ pub(crate) fn translate(
         b.save_flags();
         saved = b.asm.position();
     }
+    if b.way != Way::Tlb && block.iter().any(|one| one.form.vector && one.shape.is_some()) {
+        b.need_vectors();
+    }
+    b.check_at_start();
     let mut ended = false;
-    for (i, decoded) in workshop.decoded.iter().enumerate() {
-        let place = system::Place { ring0: limits.ring0, last: i + 1 == workshop.decoded.len() };
-        ended = one(&mut b, decoded, place);
+    for (index, decoded) in block.iter().enumerate() {
+        b.begin(index, decoded.instruction.ip());
+        b.flags_matter = seen[index];
+        let place = system::Place { ring0, last: index + 1 == block.len() };
+        ended = one(b, decoded, index.checked_sub(1).map(|before| &block[before]), place);
         if ended {
             break;
         }
@@ -261,23 +352,20 @@ pub(crate) fn translate(
         super::code::stubs::restore_flags(b.asm);
         b.asm.jump_back(0);
     }
-    store.keep(
-        workshop.asm.bytes(),
-        (place.gpa.0, limits.key(rip)),
-        Entries { live: 0, saved },
-        &workshop.links,
-    )
+    saved
 }
 
-/// Translates one instruction; says whether it ended the block.
-fn one(b: &mut Builder, decoded: &Decoded, place: system::Place) -> bool {
+/// Translates one instruction, which follows `before`; says whether it ended the block.
+fn one(b: &mut Builder, decoded: &Decoded, before: Option<&Decoded>, place: system::Place) -> bool {
     let Decoded { instruction, shape, form } = decoded;
     if form.kind == Kind::End {
         b.end(instruction);
         return true;
     }
     if matches!(form.kind, Kind::System | Kind::SystemEnd) {
-        return b.system(instruction, place);
+        let ended = b.system(instruction, place);
+        b.asm.forget_rcx();
+        return ended;
     }
     let Some(shape) = shape else {
         b.execute(instruction);
@@ -288,7 +376,7 @@ fn one(b: &mut Builder, decoded: &Decoded, place: system::Place) -> bool {
         Kind::Execute => false,
         Kind::Push | Kind::Pop | Kind::Leave => b.stack(&source),
         Kind::Jump | Kind::JumpIf | Kind::Call | Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret => {
-            match b.branch(&source) {
+            match b.branch(&source, before.and_then(Decoded::source)) {
                 Branch::GoesOn => return false,
                 Branch::Ended => return true,
                 Branch::Refused => {
@@ -299,8 +387,10 @@ fn one(b: &mut Builder, decoded: &Decoded, place: system::Place) -> bool {
         }
         _ => b.simple(&source),
     };
-    if !done {
+    if !done && form.kind == Kind::Execute {
         b.execute(instruction);
+    } else if !done {
+        b.execute_after_all(instruction);
     }
     b.settle(instruction);
     false

@@ -12,14 +12,21 @@ use crate::emulator::front::block::CodeMode;
 use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
 use crate::emulator::interrupt::{self, Event};
-use crate::emulator::mmu::Fault;
+use crate::emulator::mmu::{Bank, Fault};
 use crate::emulator::single::cx::{Cx, Flow};
 use crate::emulator::single::{Ended, Outcome, Single, lower, step_here};
 use crate::engine::{EngineError, KickCell, Platform, VcpuId};
 use crate::mem::{CodeChanges, GuestRam};
+use crate::sys::segment_base;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Misses of windows between two attempts to move one.
+const MISSES: u32 = 64;
+/// As [`MISSES`], after an attempt that changed nothing.
+const MISSES_IN_VAIN: u32 = 4096;
+/// As [`MISSES`], after an attempt that failed.
+const MISSES_AFTER_FAILURE: u32 = 16;
 /// Exceptions in a row that the fetch of code may raise before the surroundings are looked at.
 const MOST_FAULTS: usize = 16;
 
@@ -42,6 +49,24 @@ pub(crate) struct Translator {
     /// Blocks that each run may enter, if that is limited; blocks are not linked then.
     #[cfg(test)]
     pub(super) budget: Option<u32>,
+    known: Known,
+    returns: Returns,
+}
+
+/// What the windows in the context were found under.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Known {
+    generation: u32,
+    protections: u32,
+    /// For the supervisor and for the user.
+    banks: [Option<Bank>; 2],
+}
+
+/// What the stack of returns belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Returns {
+    tag: u64,
+    drops: u64,
 }
 
 /// Counts generations of translations without end.
@@ -74,6 +99,8 @@ impl Translator {
             capacity,
             #[cfg(test)]
             budget: None,
+            known: Known::default(),
+            returns: Returns::default(),
         }
     }
 
@@ -120,24 +147,28 @@ impl Translator {
             }
         };
         let (workshop, frame) = (&mut self.workshop, &mut self.frame);
-        let (cursor, epoch) = (&mut self.cursor, &mut self.epoch);
+        let (cursor, epoch, known) = (&mut self.cursor, &mut self.epoch, &mut self.known);
+        let returns = &mut self.returns;
         let vcpu = self.vcpu;
         let (kick, pending) = (&**platform.kick(vcpu), platform.interrupt_flag(vcpu));
-        let context = &raw mut frame.context;
+        let frame: *mut Frame = &raw mut **frame;
         // SAFETY: all else in the context is reached by the raw pointer, field by field; translated code changes the
         // registers while nothing here uses them.
-        let regs = unsafe { &mut (*context).regs };
+        let (context, regs) = unsafe { (&raw mut (*frame).context, &mut (*frame).context.regs) };
         self.single.with_registers(regs, state, platform, |cx, cache, features| {
             let mut session = Session {
                 cx,
                 store,
                 workshop,
                 features,
+                frame,
                 context,
                 kick,
                 pending,
                 cursor,
                 epoch,
+                known,
+                returns,
                 end: None,
                 error: None,
                 #[cfg(test)]
@@ -163,6 +194,8 @@ enum End {
 enum Go {
     /// On in the same block.
     Resume,
+    /// To a place in translated code.
+    To(usize),
     /// To the block at RIP.
     Next,
     /// Out.
@@ -175,11 +208,14 @@ struct Session<'s, 'a> {
     store: &'s mut CodeStore,
     workshop: &'s mut Workshop,
     features: &'s Features,
+    frame: *mut Frame,
     context: *mut Context,
     kick: &'s KickCell,
     pending: Option<&'s AtomicBool>,
     cursor: &'s mut u64,
     epoch: &'s mut Epoch,
+    known: &'s mut Known,
+    returns: &'s mut Returns,
     end: Option<End>,
     error: Option<EngineError>,
     #[cfg(test)]
@@ -204,7 +240,7 @@ impl Session<'_, '_> {
     fn run(&mut self, cache: &mut CodeCache) -> Result<Ended, EngineError> {
         self.prepare();
         loop {
-            let target = match self.next() {
+            let target = match self.next(true) {
                 Ok(target) => target,
                 Err(end) => {
                     self.end = Some(end);
@@ -254,6 +290,15 @@ impl Session<'_, '_> {
             (*self.context).jumps = jumps;
             (*self.context).vector = 0;
         }
+        self.forget_returns();
+        segment_base::set_gs(self.context as u64);
+    }
+
+    /// Empties the stack of returns.
+    fn forget_returns(&mut self) {
+        let end = self.store.stubs().no_return;
+        // SAFETY: the frame is this session's own, and translated code does not run now.
+        unsafe { Frame::forget_returns(self.frame, end) };
     }
 
     fn enter(&mut self, target: usize) {
@@ -281,13 +326,16 @@ impl Session<'_, '_> {
             number::SITE => self.execute(index),
             number::LINK => {
                 self.cx.state.rip = self.store.links[index as usize].rip;
-                match self.next() {
-                    Ok(target) => {
-                        self.follow(index, target);
-                        self.write_context();
-                        return target;
-                    }
-                    Err(end) => Go::Leave(end),
+                self.through(index, true)
+            }
+            number::MISS => {
+                self.cx.state.rip = self.store.links[index as usize].rip;
+                // With a window where there was none the access is tried again.
+                let moved = self.move_window(index);
+                if moved {
+                    self.find_next(true, false).map_or_else(Go::Leave, Go::To)
+                } else {
+                    self.through(index, false)
                 }
             }
             number::INDIRECT => self.indirect(index),
@@ -299,7 +347,8 @@ impl Session<'_, '_> {
         let target = match go {
             // SAFETY: as in `write_context`.
             Go::Resume => Ok(unsafe { (*self.context).resume as usize }),
-            Go::Next => self.next(),
+            Go::To(target) => Ok(target),
+            Go::Next => self.next(true),
             Go::Leave(end) => Err(end),
         };
         match target {
@@ -414,28 +463,30 @@ impl Session<'_, '_> {
     /// Where the block at RIP can be entered with saved flags. Makes it if need be, and takes over what translated code
     /// must know of the CPU's mode.
     #[inline]
-    fn next(&mut self) -> Result<usize, End> {
-        if !self.kick.is_raised()
+    fn next(&mut self, windows: bool) -> Result<usize, End> {
+        if windows
+            && !self.kick.is_raised()
             && *self.cursor == self.cx.mmu.ram.code().cursor()
             && !needs_care(self.cx.state)
         {
             self.cx.mmu.stop = false;
             // RF only holds off instruction breakpoints, of which there are none in translated code.
             self.cx.state.rflags.remove(Rflags::RF);
-            let tag = self.tag(Limits::of(self.cx.state));
+            let tag = self.tag(Limits::of(self.cx.state, true));
             if let Some(target) = self.store.jump(self.cx.state.rip, tag) {
                 self.take_over(tag);
                 return Ok(target);
             }
         }
-        self.find_next()
+        self.find_next(windows, windows)
     }
 
-    /// As [`Self::next`], where the jump cache does not know.
+    /// As [`Self::next`], where the jump cache does not know. After an access that missed its window kicks wait: its
+    /// instruction may be in the shadow of STI, and is executed first.
     #[inline(never)]
-    fn find_next(&mut self) -> Result<usize, End> {
+    fn find_next(&mut self, windows: bool, heed_kicks: bool) -> Result<usize, End> {
         for _ in 0..MOST_FAULTS {
-            if self.kick.is_raised() {
+            if heed_kicks && self.kick.is_raised() {
                 return Err(End::Ended(Ended::Attention));
             }
             #[cfg(test)]
@@ -451,9 +502,10 @@ impl Session<'_, '_> {
             if needs_care(self.cx.state) {
                 return Err(End::Careful);
             }
-            let limits = Limits::of(self.cx.state);
+            let limits = Limits::of(self.cx.state, windows);
             let rip = self.cx.state.rip;
-            let tag = self.tag(limits);
+            // Jumps are looked up by code that uses windows, and lead to such code.
+            let tag = self.tag(Limits { windows: true, ..limits });
             let place = match self.cx.mmu.fetch_place(rip) {
                 Ok(place) => place,
                 Err(Fault) => {
@@ -476,7 +528,7 @@ impl Session<'_, '_> {
             let limited = self.budget.is_some();
             #[cfg(not(test))]
             let limited = false;
-            if !limited {
+            if windows && !limited {
                 self.store.note_jump(rip, tag, entries.saved);
             }
             self.take_over(tag);
@@ -487,22 +539,91 @@ impl Session<'_, '_> {
 
     /// Takes over what translated code must know of the CPU's mode.
     fn take_over(&mut self, tag: u64) {
+        self.drop_windows();
         let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
         // SAFETY: as in `write_context`.
         unsafe {
             (*self.context).tag = tag;
             (*self.context).tlb = tlb;
         }
+        let returns = Returns { tag, drops: self.store.drops };
+        if *self.returns != returns {
+            *self.returns = returns;
+            self.forget_returns();
+        }
+    }
+
+    /// Drops windows that do not hold any more.
+    fn drop_windows(&mut self) {
+        let (tlb, bank) = (&self.cx.mmu.tlb, self.cx.mmu.bank);
+        let set = usize::from(matches!(bank, Bank::User | Bank::UserAligned));
+        let mut now =
+            Known { generation: tlb.generation, protections: tlb.protections, banks: self.known.banks };
+        now.banks[set] = Some(bank);
+        if *self.known == now {
+            return;
+        }
+        // SAFETY: as in `write_context`.
+        let windows = unsafe { &mut (*self.context).windows };
+        if self.known.generation != now.generation {
+            *windows = Default::default();
+        }
+        if self.known.banks[set] != now.banks[set] {
+            windows[set] = Default::default();
+        }
+        if self.known.protections != now.protections {
+            windows[0][1] = Default::default();
+            windows[1][1] = Default::default();
+        }
+        *self.known = now;
+    }
+
+    /// Moves the window that an access missed to where the access goes; says whether there was none before.
+    fn move_window(&mut self, link: u32) -> bool {
+        let Some(miss) = self.store.links.get(link as usize).and_then(|link| link.miss) else { return false };
+        let at = miss.address.value(&self.cx.regs);
+        let found = self.cx.mmu.window(at, miss.write);
+        let set = usize::from(self.cx.state.cpl() == 3);
+        // SAFETY: as in `write_context`.
+        let (misses, windows) = unsafe { (&mut (*self.context).misses, &mut (*self.context).windows) };
+        let Some(found) = found else {
+            *misses = MISSES_AFTER_FAILURE;
+            return false;
+        };
+        let window = &mut windows[set][usize::from(miss.write)][miss.class];
+        // Two accesses that want one window could go on taking it from each other, and one that still misses could go
+        // on for ever; a window that was not there yet is taken from nobody, and once.
+        let before = *window;
+        let empty = before.is_empty();
+        window.replace(found);
+        *misses = match () {
+            () if empty => 0,
+            // It was in its place, and the access reaches beyond its end.
+            () if before == *window => MISSES_IN_VAIN,
+            () => MISSES,
+        };
+        empty
+    }
+
+    /// Follows a link to the block at RIP.
+    fn through(&mut self, link: u32, windows: bool) -> Go {
+        match self.next(windows) {
+            Ok(target) => {
+                self.follow(link, target, windows);
+                Go::To(target)
+            }
+            Err(end) => Go::Leave(end),
+        }
     }
 
     /// Lets a link go straight to the block whose entry with saved flags is `target`.
-    fn follow(&mut self, link: u32, target: usize) {
+    fn follow(&mut self, link: u32, target: usize, windows: bool) {
         // Making the block may have emptied the store, and an exception may have led elsewhere.
         let rip = self.cx.state.rip;
         if self.store.links.get(link as usize).is_none_or(|link| link.rip != rip) {
             return;
         }
-        let limits = Limits::of(self.cx.state);
+        let limits = Limits::of(self.cx.state, windows);
         let Ok(place) = self.cx.mmu.fetch_place(rip) else { return };
         if let Some(block) = self.store.find(place.gpa.0, limits.key(rip))
             && self.store.entries(block).is_some_and(|entries| entries.saved == target)

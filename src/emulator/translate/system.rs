@@ -5,7 +5,7 @@
 //! not certain, a trap flag, an interrupt that waits — takes the cold way. An interrupt that was held off waits in the
 //! interrupt complex with no kick raised, so whatever lets interrupts in looks there; one that comes later raises the
 //! kick, which the way to the next block looks at.
-use super::builder::Address;
+use super::address::Address;
 use super::builder::{Builder, Flags};
 use crate::arch::msr::{self, Msrs};
 use crate::arch::{CpuState, Cr4, Rflags, Segment, SegmentRegister};
@@ -319,7 +319,7 @@ impl Builder<'_> {
     }
 
     /// The destination of a read, and a way to bring it there from RAX if it has no host register.
-    fn give(&mut self, register: Register, from: Mem) {
+    fn give(&mut self, register: Register, from: impl Into<Rm>) {
         let guest = register.number() as u8;
         match home(guest) {
             Some(reg) => self.asm.load(reg, from),

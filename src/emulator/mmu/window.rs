@@ -1,0 +1,126 @@
+//! Windows: stretches of guest-virtual memory at one distance from host memory, which translated code checks accesses
+//! against without looking anything up.
+//!
+//! A window holds what the soft TLB could hold for each of its pages: the leaf is present, allowed and accessed (for
+//! writing: dirty), the memory is RAM, and for writing free of decoded code. It covers a whole leaf, and grows when
+//! what is found next touches it. All windows are dropped when translations are forgotten, when rights change, and
+//! those for writing when another page turns out to hold code.
+use super::{Bank, Mmu};
+use crate::arch::Gva;
+use crate::arch::address::PAGE_SIZE;
+use crate::arch::paging::{self, Access};
+
+/// Windows of one kind; accesses choose theirs by their base register.
+pub(crate) const CLASSES: usize = 6;
+/// How many bytes a check may answer for: for each a window has a limit of its own, so that small accesses reach its
+/// last bytes.
+pub(crate) const SPANS: [u64; 3] = [8, 32, 256];
+/// The largest of them.
+pub(crate) const SLACK: u64 = SPANS[2];
+/// Pages of a leaf that are looked at for code, to either side.
+const REACH: u64 = 1024;
+
+/// One window, as translated code reads it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Window {
+    /// First guest-virtual address.
+    pub start: u64,
+    /// For each of [`SPANS`]: one more than the bytes of the window less the span, which the distance from `start` of a
+    /// checked address must be below. Zero: no window.
+    pub limits: [u64; 3],
+    /// What to add to a guest-virtual address to get a host address, wrapping.
+    pub addend: u64,
+}
+
+impl Window {
+    /// A window of `length` bytes, at least [`SLACK`].
+    fn new(start: u64, length: u64, addend: u64) -> Self {
+        Self { start, limits: SPANS.map(|span| length - span + 1), addend }
+    }
+
+    /// Whether there is no window.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.limits[0] == 0
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.limits[0] + SPANS[0] - 1
+    }
+
+    /// This window and `other` as one, if they touch and agree.
+    fn joined(&self, other: &Self) -> Option<Self> {
+        let (start, end) = (self.start.min(other.start), self.end().max(other.end()));
+        let touch = self.start <= other.end() && other.start <= self.end();
+        let join = !self.is_empty() && self.addend == other.addend && touch;
+        join.then(|| Self::new(start, end - start, self.addend))
+    }
+
+    /// Puts `found` in the place of this window, or beside it if both touch.
+    pub(crate) fn replace(&mut self, found: Self) {
+        *self = self.joined(&found).unwrap_or(found);
+    }
+}
+
+impl Mmu<'_> {
+    /// The window around `at`. `None` if it may not be accessed so, was not yet, or is not RAM.
+    pub(crate) fn window(&self, at: u64, write: bool) -> Option<Window> {
+        if self.bank == Bank::UserAligned {
+            return None;
+        }
+        // A walk sets bits: only what is accessed already is walked for its rights.
+        let (leaf, accessed) = paging::probe(self.ram, &self.mode, Gva(at))?;
+        if !accessed || write && !leaf.dirty {
+            return None;
+        }
+        let (mode, privilege) = self.rights(self.bank);
+        let access = if write { Access::Write } else { Access::Read };
+        let leaf = paging::walk(self.ram, &mode, Gva(at), access, privilege).ok()?;
+        let gpa = leaf.gpa.page().0;
+        let slot = self.ram.slots().iter().find(|s| (s.gpa.0..s.gpa.0 + s.size).contains(&gpa))?;
+        let start = at & !(leaf.page_size - 1);
+        let first = leaf.gpa.0 - (at - start);
+        let mut low = first.max(slot.gpa.0);
+        let mut high = (first + leaf.page_size).min(slot.gpa.0 + slot.size);
+        if write {
+            low = low.max(gpa.saturating_sub(REACH * PAGE_SIZE));
+            high = high.min(gpa + REACH * PAGE_SIZE);
+            let has_code = |page: u64| self.ram.code().has_code(slot.offset + (page - slot.gpa.0));
+            let pages = |from: u64, to: u64| (from / PAGE_SIZE..to / PAGE_SIZE).map(|page| page * PAGE_SIZE);
+            low = pages(low, gpa).rev().find(|&page| has_code(page)).map_or(low, |page| page + PAGE_SIZE);
+            high = pages(gpa, high).find(|&page| has_code(page)).unwrap_or(high);
+        }
+        let length = high.checked_sub(low).filter(|&length| length > SLACK)?;
+        let start = start + (low - first);
+        let host = slot.host as u64 + (low - slot.gpa.0);
+        Some(Window::new(start, length, host.wrapping_sub(start)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(start: u64, length: u64, addend: u64) -> Window {
+        Window::new(start, length, addend)
+    }
+
+    #[test]
+    fn windows_that_touch_grow_together() {
+        let mut one = Window::default();
+        one.replace(window(0x20_0000, 0x20_0000, 7));
+        one.replace(window(0x40_0000, 0x20_0000, 7));
+        assert_eq!(one, window(0x20_0000, 0x40_0000, 7));
+        one.replace(window(0x10_0000, 0x18_0000, 7));
+        assert_eq!(one, window(0x10_0000, 0x50_0000, 7));
+    }
+
+    #[test]
+    fn windows_apart_or_of_another_distance_replace_each_other() {
+        let mut one = window(0x20_0000, 0x20_0000, 7);
+        one.replace(window(0x40_0000, 0x20_0000, 8));
+        assert_eq!(one, window(0x40_0000, 0x20_0000, 8));
+        one.replace(window(0x60_1000, 0x1000, 8));
+        assert_eq!(one, window(0x60_1000, 0x1000, 8));
+    }
+}

@@ -1,0 +1,349 @@
+//! Which accesses of a block lie close together: they are checked once.
+//!
+//! Two accesses belong to one group if their addresses differ by a constant: the same base and index registers, in
+//! which between the two nothing was written but known steps (PUSH, `add reg, imm`). The check is made at the lowest
+//! address, where the group begins, or at the start of the block if the registers are then what they were there and no
+//! branch lies between.
+use super::Decoded;
+use super::address::Address;
+use super::forms::{Field, Kind, is_bit_string};
+use crate::emulator::mmu::window::{CLASSES, SLACK};
+use crate::emulator::single::operand_alignment;
+use iced_x86::{Mnemonic, OpKind};
+
+/// Bytes that one check may cover; beyond [`SLACK`] it has two parts.
+const WIDEST: i64 = 1 << 20;
+const RSP: u8 = 4;
+const RBP: u8 = 5;
+
+/// One access of an instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Access {
+    pub address: Address,
+    pub size: usize,
+    pub write: bool,
+    pub alignment: u64,
+}
+
+/// An access in the block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Planned {
+    /// Index of the instruction.
+    pub instruction: usize,
+    pub access: Access,
+    /// Index of its group.
+    pub group: usize,
+}
+
+/// Accesses with one check.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    /// The lowest address, in terms of the registers where the check is made.
+    pub address: Address,
+    /// Bytes from there to the end of the last access.
+    pub span: i64,
+    pub write: bool,
+    /// The strictest alignment that one of its accesses needs, and how far that one is from `address`.
+    pub aligned: Option<(i64, u64)>,
+    /// It is checked at the start of the block.
+    pub at_start: bool,
+    /// Instruction at which it begins.
+    pub first: usize,
+    /// Its address is another one at the end of the block than at its start.
+    pub moves: bool,
+}
+
+/// The plan of a block.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub accesses: Vec<Planned>,
+    pub groups: Vec<Group>,
+}
+
+/// The class of accesses by the stack pointer. Stacks begin at the ends of what is mapped and other data at its starts,
+/// so the former may not be near the start of their window, the latter not near its end.
+pub(super) const STACK: usize = 0;
+
+/// Which window an access goes through.
+pub(super) fn class(address: &Address) -> usize {
+    match (address.segment, address.base) {
+        (None, Some(RSP)) => STACK,
+        (None, None) if address.index.is_none() => 1,
+        (None, base) => 2 + usize::from(base.unwrap_or(0) & 3),
+        _ => 1,
+    }
+}
+const _: () = assert!(CLASSES == 6);
+
+/// What is known of a register: which unknown value it was last given, and how far it moved since.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Version {
+    number: u32,
+    moved: i64,
+}
+
+/// The registers in terms of which an address is constant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    base: Option<(u8, u32)>,
+    index: Option<(u8, u32, u8)>,
+    segment: Option<u8>,
+}
+
+struct Open {
+    key: Key,
+    group: usize,
+    /// Lowest and highest offset, from the registers' unknown values.
+    low: i64,
+    high: i64,
+    /// Offset and alignment of the strictest access.
+    aligned: Option<(i64, u64)>,
+    /// How far the base and index had moved where the check is made.
+    moved: i64,
+}
+
+/// The accesses of an instruction in the order in which it makes them.
+fn accesses(decoded: &Decoded) -> Vec<Access> {
+    let Decoded { instruction, shape, form } = decoded;
+    let Some(shape) = shape else { return Vec::new() };
+    let plain = |address, size, write| Access { address, size, write, alignment: 1 };
+    let top = |disp| Address::at(RSP, disp);
+    let memory = shape.modrm.is_some() && !shape.is_register();
+    let operand = || Address::of(instruction);
+    match form.kind {
+        Kind::Nothing | Kind::Lea | Kind::Execute | Kind::End | Kind::Jump | Kind::JumpIf => Vec::new(),
+        Kind::Push if memory => {
+            operand().map(|from| vec![plain(from, 8, false), plain(top(-8), 8, true)]).unwrap_or_default()
+        }
+        Kind::Push | Kind::Call => vec![plain(top(-8), 8, true)],
+        Kind::Pop | Kind::Ret => vec![plain(top(0), 8, false)],
+        Kind::Leave => vec![plain(Address::at(RBP, 0), 8, false)],
+        Kind::CallIndirect if memory => {
+            operand().map(|from| vec![plain(from, 8, false), plain(top(-8), 8, true)]).unwrap_or_default()
+        }
+        Kind::CallIndirect => vec![plain(top(-8), 8, true)],
+        _ if !memory || is_bit_string(instruction) => Vec::new(),
+        _ => {
+            let size = instruction.memory_size().size();
+            if size == 0 || size > 32 {
+                return Vec::new();
+            }
+            let alignment = if form.vector { operand_alignment(instruction, size) } else { 1 };
+            let write = form.writes_memory;
+            operand().map(|address| vec![Access { address, size, write, alignment }]).unwrap_or_default()
+        }
+    }
+}
+
+struct Registers {
+    versions: [Version; 16],
+    next: u32,
+}
+
+impl Registers {
+    fn forget(&mut self, register: u8) {
+        self.versions[usize::from(register & 15)] = Version { number: self.next, moved: 0 };
+        self.next += 1;
+    }
+
+    fn shift(&mut self, register: u8, by: i64) {
+        let version = &mut self.versions[usize::from(register & 15)];
+        version.moved = version.moved.wrapping_add(by);
+    }
+
+    /// Takes over what an instruction does to the registers.
+    fn follow(&mut self, decoded: &Decoded) {
+        let Decoded { instruction, shape, form } = decoded;
+        let Some(shape) = shape else {
+            (0..16).for_each(|register| self.forget(register));
+            return;
+        };
+        if let Some((register, by)) = known_step(decoded) {
+            self.shift(register, by);
+            return;
+        }
+        // In the place of a register in memory there is a part of its address, which is only read.
+        let rm = if shape.modrm.is_some() && !shape.is_register() { Field::Other } else { form.rm };
+        let fields = [(form.reg, shape.reg), (rm, shape.rm)];
+        let vvvv = shape.vex.map(|vex| (form.vvvv, vex.vvvv));
+        match form.kind {
+            Kind::Push => self.shift(RSP, instruction.stack_pointer_increment().into()),
+            Kind::Pop => {
+                self.shift(RSP, instruction.stack_pointer_increment().into());
+                if instruction.op0_kind() == OpKind::Register {
+                    self.forget(instruction.op0_register().number() as u8);
+                }
+            }
+            Kind::Leave => {
+                self.forget(RBP);
+                self.forget(RSP);
+            }
+            Kind::Multiply | Kind::Divide | Kind::Widen => {
+                self.forget(0);
+                self.forget(2);
+            }
+            Kind::Accumulator => self.forget(0),
+            Kind::CompareExchange | Kind::ExchangeAccumulator => {
+                self.forget(0);
+                if shape.modrm.is_none_or(|modrm| modrm >= 0xc0) {
+                    self.forget(shape.rm);
+                }
+            }
+            Kind::OpcodeRegister => self.forget(shape.rm),
+            Kind::Lea => self.forget(shape.reg),
+            Kind::Plain | Kind::ShiftByCl => {
+                for (field, number) in fields.into_iter().chain(vvvv) {
+                    if matches!(field, Field::General { written: true }) {
+                        // AH to BH have the numbers of other registers.
+                        self.forget(number);
+                        if form.byte {
+                            self.forget(number & 3);
+                        }
+                    }
+                }
+            }
+            Kind::Verbatim | Kind::Nothing | Kind::JumpIf => {}
+            _ => (0..16).for_each(|register| self.forget(register)),
+        }
+    }
+
+    fn key(&self, address: &Address) -> (Key, i64) {
+        let version = |register: u8| self.versions[usize::from(register & 15)];
+        let mut moved = 0_i64;
+        let base = address.base.map(|register| {
+            moved = moved.wrapping_add(version(register).moved);
+            (register, version(register).number)
+        });
+        let index = address.index.map(|(register, scale)| {
+            moved = moved.wrapping_add(version(register).moved << scale);
+            (register, version(register).number, scale)
+        });
+        (Key { base, index, segment: address.segment }, moved)
+    }
+}
+
+/// A register that is moved by a constant, with 64 bits.
+fn known_step(decoded: &Decoded) -> Option<(u8, i64)> {
+    let instruction = &decoded.instruction;
+    if instruction.op0_kind() != OpKind::Register || !instruction.op0_register().is_gpr64() {
+        return None;
+    }
+    let register = instruction.op0_register();
+    let constant = || {
+        let is_immediate = instruction.op_count() == 2
+            && !matches!(instruction.op1_kind(), OpKind::Register | OpKind::Memory);
+        is_immediate.then(|| instruction.immediate(1) as i64)
+    };
+    let by = match instruction.mnemonic() {
+        Mnemonic::Add => constant()?,
+        Mnemonic::Sub => constant()?.wrapping_neg(),
+        Mnemonic::Inc => 1,
+        Mnemonic::Dec => -1,
+        Mnemonic::Lea => {
+            let address = Address::of(instruction)?;
+            let same = address.base == Some(register.number() as u8) && address.index.is_none();
+            if !same {
+                return None;
+            }
+            address.disp
+        }
+        _ => return None,
+    };
+    // What is far away is no neighbour, and its distance could wrap.
+    (by.unsigned_abs() < 1 << 31).then_some((register.number() as u8, by))
+}
+
+impl Plan {
+    /// Plans a block.
+    pub(super) fn make(&mut self, block: &[Decoded]) {
+        self.accesses.clear();
+        self.groups.clear();
+        let mut registers = Registers { versions: [Version::default(); 16], next: 1 };
+        let mut open: Vec<Open> = Vec::new();
+        let mut branched = false;
+        for (i, decoded) in block.iter().enumerate() {
+            for access in accesses(decoded) {
+                let group = self.place(&registers, &mut open, i, &access, branched);
+                self.accesses.push(Planned { instruction: i, access, group });
+            }
+            branched |= decoded.form.kind == Kind::JumpIf || decoded.shape.is_none();
+            registers.follow(decoded);
+        }
+        for group in self.groups.iter_mut().filter(|group| group.at_start) {
+            let (key, moved) = registers.key(&group.address);
+            let written = key.base.is_some_and(|b| b.1 != 0) || key.index.is_some_and(|i| i.1 != 0);
+            // With a segment its base may change too, by an instruction that `single` executes.
+            group.moves = written || moved != 0 || key.segment.is_some();
+        }
+    }
+
+    /// Finds or makes the group of an access.
+    fn place(
+        &mut self,
+        registers: &Registers,
+        open: &mut Vec<Open>,
+        instruction: usize,
+        access: &Access,
+        branched: bool,
+    ) -> usize {
+        let (key, moved) = registers.key(&access.address);
+        let low = access.address.disp.wrapping_add(moved);
+        let high = low.wrapping_add(access.size as i64);
+        let alignment = (access.alignment > 1).then_some((low, access.alignment));
+        let fits = |one: &&mut Open| {
+            let span = high.max(one.high).wrapping_sub(low.min(one.low));
+            let even = match (one.aligned, alignment) {
+                (Some((at, a)), Some((_, b))) => at.wrapping_sub(low) % a.min(b) as i64 == 0,
+                _ => true,
+            };
+            let widest = if class(&access.address) == STACK { SLACK as i64 } else { WIDEST };
+            one.key == key && (0..=widest).contains(&span) && even
+        };
+        if let Some(one) = open.iter_mut().find(fits) {
+            one.low = one.low.min(low);
+            one.high = one.high.max(high);
+            one.aligned = match (one.aligned, alignment) {
+                (Some(a), Some(b)) if a.1 >= b.1 => Some(a),
+                (a, b) => b.or(a),
+            };
+            let group = &mut self.groups[one.group];
+            group.write |= access.write;
+            group.aligned = one.aligned.map(|(at, alignment)| (at.wrapping_sub(one.low), alignment));
+            group.address.disp = one.low.wrapping_sub(one.moved);
+            group.span = one.high.wrapping_sub(one.low);
+            return one.group;
+        }
+        let unmoved = |version: Option<u32>| version.is_none_or(|number| number == 0);
+        let at_start = !branched && unmoved(key.base.map(|b| b.1)) && unmoved(key.index.map(|i| i.1));
+        // At the start nothing has moved yet.
+        let moved_at_check = if at_start { 0 } else { moved };
+        let group = self.groups.len();
+        self.groups.push(Group {
+            address: Address { disp: low.wrapping_sub(moved_at_check), ..access.address },
+            span: access.size as i64,
+            write: access.write,
+            aligned: alignment.map(|(_, alignment)| (0, alignment)),
+            at_start,
+            first: instruction,
+            moves: true,
+        });
+        open.push(Open { key, group, low, high, aligned: alignment, moved: moved_at_check });
+        group
+    }
+
+    /// Whether the instruction makes an access that is checked where it stands.
+    pub(super) fn checks_at(&self, instruction: usize) -> bool {
+        self.accesses.iter().filter(|planned| planned.instruction == instruction).any(|planned| {
+            let group = &self.groups[planned.group];
+            !group.at_start && group.first == instruction
+        })
+    }
+
+    /// The group of an access, if it was planned.
+    pub(super) fn group_of(&self, instruction: usize, access: &Access) -> Option<usize> {
+        self.accesses
+            .iter()
+            .find(|planned| planned.instruction == instruction && planned.access == *access)
+            .map(|planned| planned.group)
+    }
+}

@@ -1,0 +1,132 @@
+//! Jumps that are looked up by address, and calls and returns, which the host's CPU predicts.
+use super::builder::{Builder, Cold, Flags};
+use super::number;
+use crate::emulator::code::context::Context;
+use crate::emulator::code::stubs::field;
+use crate::emulator::code::{JUMP_SHIFT, JUMPS, Jump, jump_index};
+use crate::emulator::emit::{Alu, Condition, Forward, Mem, RAX, RCX, RSP};
+
+/// Offset of the entry for an address in the jump cache.
+fn jump_slot(rip: u64) -> i32 {
+    (jump_index(rip) << JUMP_SHIFT) as i32
+}
+
+impl Builder<'_> {
+    /// A jump to a fixed address in another page, through the jump cache. Flags are saved.
+    pub(super) fn look_up_fixed(&mut self, link: u32, rip: u64) {
+        let missed = self.find_fixed(rip);
+        self.asm.jump_rm(Mem::at(RCX, jump_slot(rip) + Jump::TARGET));
+        self.cold.push((missed, Cold::Ask { number: number::LINK | link, live: false, target: false }));
+    }
+
+    /// Leaves the entry of the jump cache for a fixed address in RCX, less its offset; or goes to one of the ways.
+    fn find_fixed(&mut self, rip: u64) -> Vec<Forward> {
+        let slot = jump_slot(rip);
+        self.asm.load(RCX, field(Context::KICK));
+        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
+        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.load(RCX, field(Context::JUMPS));
+        self.asm.mov_imm(RAX, rip);
+        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, slot));
+        let other = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.load(RAX, field(Context::TAG));
+        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, slot + Jump::TAG));
+        let stale = self.asm.jump_if(Condition::NOT_EQUAL);
+        vec![kicked, other, stale]
+    }
+
+    /// A jump to the guest address in RAX, through the jump cache. Flags are saved.
+    pub(super) fn look_up(&mut self, site: u32) {
+        let missed = self.find();
+        self.asm.jump_rm(Mem::at(RCX, Jump::TARGET));
+        self.cold.push((missed, Cold::Ask { number: number::INDIRECT | site, live: false, target: true }));
+    }
+
+    /// Leaves the entry of the jump cache for the address in RAX in RCX, or goes to one of the ways, with the address in
+    /// RAX.
+    fn find(&mut self) -> Vec<Forward> {
+        self.asm.load(RCX, field(Context::KICK));
+        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
+        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.mov32(RCX, RAX);
+        self.asm.alu_imm(false, Alu::And, RCX, (JUMPS - 1) as i32);
+        self.asm.shift(false, false, RCX, JUMP_SHIFT);
+        self.asm.alu(Alu::Add, RCX, field(Context::JUMPS));
+        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, 0));
+        let other = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.load(RAX, field(Context::TAG));
+        self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, Jump::TAG));
+        // The address is needed again: it is that of the entry.
+        self.asm.load(RAX, Mem::at(RCX, 0));
+        let stale = self.asm.jump_if(Condition::NOT_EQUAL);
+        vec![kicked, other, stale]
+    }
+
+    /// Remembers the return of a call that comes next. Flags are saved. Changes RCX.
+    fn remember_return(&mut self, next: u64) {
+        self.asm.alu(Alu::Cmp, RSP, field(Context::RETURNS_LIMIT));
+        let deep = self.asm.jump_if(Condition::BELOW);
+        self.cold.push((vec![deep], Cold::Deep { resume: self.asm.position() }));
+        match i32::try_from(next as i64) {
+            Ok(next) => self.asm.push_imm(next),
+            Err(_) => {
+                self.asm.mov_imm(RCX, next);
+                self.asm.push(RCX);
+            }
+        }
+    }
+
+    /// What is behind the call: where the guest's return comes to.
+    fn come_back(&mut self, next: u64) {
+        self.asm.lea(RSP, Mem::at(RSP, 8));
+        self.asm.forget_rcx();
+        self.flags = Flags::Saved;
+        self.leave(next, false);
+    }
+
+    /// A call of `target`, the guest's return address being pushed; the return to `next` ends the block.
+    pub(super) fn call(&mut self, target: u64, next: u64, back: bool) {
+        self.save_flags();
+        let link = self.link(target, true);
+        if self.is_near(target) {
+            if back {
+                self.asm.load(RCX, field(Context::KICK));
+                self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
+                let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+                let ask = Cold::Ask { number: number::KICK | link, live: false, target: false };
+                self.cold.push((vec![kicked], ask));
+            }
+            self.remember_return(next);
+            let from = self.asm.call_forward();
+            self.links[(link - self.first_link) as usize].displacement = Some(from.0);
+            self.cold
+                .push((vec![from], Cold::Ask { number: number::LINK | link, live: false, target: false }));
+        } else {
+            self.remember_return(next);
+            let missed = self.find_fixed(target);
+            self.asm.call_rm(Mem::at(RCX, jump_slot(target) + Jump::TARGET));
+            let back = self.asm.position();
+            self.cold.push((missed, Cold::Unknown { number: number::LINK | link, target: false, back }));
+        }
+        self.come_back(next);
+    }
+
+    /// A call of the address in RAX, the guest's return address being pushed. Flags are saved.
+    pub(super) fn call_through(&mut self, site: u32, next: u64) {
+        self.remember_return(next);
+        let missed = self.find();
+        self.asm.call_rm(Mem::at(RCX, Jump::TARGET));
+        let back = self.asm.position();
+        self.cold.push((missed, Cold::Unknown { number: number::INDIRECT | site, target: true, back }));
+        self.come_back(next);
+    }
+
+    /// A return to the guest address in RAX. Flags are saved.
+    pub(super) fn return_to(&mut self, site: u32) {
+        self.asm.mov_imm(RCX, (number::INDIRECT | site).into());
+        self.asm.alu(Alu::Cmp, RAX, Mem::at(RSP, 8));
+        let astray = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.ret();
+        self.cold.push((vec![astray], Cold::Astray { site }));
+    }
+}

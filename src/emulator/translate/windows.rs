@@ -1,0 +1,198 @@
+//! Memory through windows: groups of accesses are checked at once, most of them at the start of their block.
+use super::address::Address;
+use super::builder::{Builder, Cold, FirstUse, Flags, Way};
+use super::groups::{Access, Group, STACK, class};
+use super::number;
+use crate::emulator::code::Miss;
+use crate::emulator::code::context::Context;
+use crate::emulator::code::stubs::{field, save_flags};
+use crate::emulator::emit::{Alu, Condition, Forward, Mem, RAX, RCX};
+use crate::emulator::mmu::window::{SLACK, SPANS, Window};
+use std::mem::offset_of;
+
+impl Builder<'_> {
+    /// Whether groups are checked at the start of the block.
+    pub(super) fn checks_at_start(&self) -> bool {
+        self.way != Way::Tlb && self.plan.groups.iter().any(|group| group.at_start)
+    }
+
+    /// Checks all groups that can be checked at the start of the block.
+    pub(super) fn check_at_start(&mut self) {
+        let plan = self.plan;
+        if let Way::Windows { user } = self.way {
+            for (i, group) in plan.groups.iter().enumerate().filter(|(_, group)| group.at_start) {
+                self.check_window(user, group, self.rip);
+                self.checked[i] = true;
+            }
+        }
+        self.body = self.asm.position();
+        self.body_use = None;
+        // Loops come back here from elsewhere.
+        self.asm.forget_rcx();
+    }
+
+    /// Goes back to the start of the block, without saving flags that only a fault would show: `remake` makes them
+    /// again from what is left of their operands. `None`: the block needs the flags that it was entered with.
+    pub(super) fn repeat(&mut self, remake: impl Fn(&mut Self)) -> Option<()> {
+        let Way::Windows { user } = self.way else { return None };
+        if !self.plan_holds
+            || self.body_use != Some(FirstUse::Sets)
+            || self.flags != Flags::Live
+            || self.flags_spoilt
+        {
+            return None;
+        }
+        let plan = self.plan;
+        self.asm.load(RCX, field(Context::KICK));
+        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
+        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+        let mut missed = Vec::new();
+        for group in plan.groups.iter().filter(|group| group.at_start && group.moves) {
+            let ways = self.compare_with_window(user, group);
+            missed.push((ways, self.miss_link(group, self.rip)));
+        }
+        self.asm.jump_back(self.body);
+        self.asm.bind(kicked);
+        remake(self);
+        save_flags(self.asm);
+        let link = self.link(self.rip, true);
+        self.asm.mov_imm(RAX, (number::KICK | link).into());
+        self.asm.jump_to(self.stubs.help);
+        for (ways, link) in missed {
+            for way in ways {
+                self.asm.bind(way);
+            }
+            remake(self);
+            save_flags(self.asm);
+            self.missed(link);
+        }
+        self.flags = Flags::Live;
+        Some(())
+    }
+
+    /// Checks an address against its window, and with it the bytes behind. If it misses, the instruction at `rip` and
+    /// what follows run through the soft TLB.
+    fn check_window(&mut self, user: bool, group: &Group, rip: u64) {
+        self.save_flags();
+        let missed = self.compare_with_window(user, group);
+        let link = self.miss_link(group, rip);
+        self.cold.push((missed, Cold::Missed { link }));
+    }
+
+    /// A link to the instruction at `rip`, to be taken when a group missed its window.
+    fn miss_link(&mut self, group: &Group, rip: u64) -> u32 {
+        let link = self.link(rip, true);
+        let miss = Miss { address: group.address, class: class(&group.address), write: group.write };
+        self.links[(link - self.first_link) as usize].miss = Some(miss);
+        link
+    }
+
+    /// Goes on through the soft TLB, by way of a link; asks for the window to be moved now and then. Flags are saved.
+    pub(super) fn missed(&mut self, link: u32) {
+        self.asm.alu_imm(false, Alu::Sub, field(Context::MISSES), 1);
+        let often = self.asm.jump_if(Condition::SIGN);
+        let away = self.asm.jump();
+        self.asm.bind(often);
+        self.asm.bind(away);
+        let place = &mut self.links[(link - self.first_link) as usize];
+        (place.displacement, place.stub) = (Some(away.0), self.asm.position());
+        self.asm.mov_imm(RAX, (number::MISS | link).into());
+        self.asm.jump_to(self.stubs.help);
+    }
+
+    /// Compares a group with its window: the ways on which it misses. Changes RCX, RAX and flags.
+    fn compare_with_window(&mut self, user: bool, group: &Group) -> Vec<Forward> {
+        let Group { address, write, mut aligned, .. } = *group;
+        let class = class(&address);
+        let window = Context::window(user, write, class);
+        let part = |offset: usize| field(window + offset as i32);
+        let kind = SPANS.iter().position(|&span| group.span <= span as i64).unwrap_or(SPANS.len() - 1);
+        let limit = part(offset_of!(Window, limits) + 8 * kind);
+        if class == STACK {
+            // The end is checked; what lies before it may be as much as the span.
+            let ahead = group.span - SPANS[kind] as i64;
+            aligned = aligned.map(|(distance, alignment)| (distance - ahead, alignment));
+            self.put_address(&Address { disp: address.disp.wrapping_add(ahead), ..address });
+        } else {
+            self.put_address(&address);
+        }
+        let mut missed = Vec::with_capacity(2);
+        if let Some((distance, alignment)) = aligned {
+            let low = if distance % alignment as i64 == 0 {
+                RCX
+            } else {
+                self.asm.lea(RAX, Mem::at(RCX, distance as i32));
+                RAX
+            };
+            self.asm.test8(low, (alignment - 1) as u8);
+            missed.push(self.asm.jump_if(Condition::NOT_EQUAL));
+        }
+        self.asm.alu(Alu::Sub, RCX, part(offset_of!(Window, start)));
+        self.asm.alu(Alu::Cmp, RCX, limit);
+        missed.push(self.asm.jump_if(Condition::NOT_BELOW));
+        if class != STACK && group.span > SLACK as i64 {
+            self.asm.alu_imm(true, Alu::Add, RCX, (group.span - SLACK as i64) as i32);
+            self.asm.alu(Alu::Cmp, RCX, limit);
+            missed.push(self.asm.jump_if(Condition::NOT_BELOW));
+        }
+        missed
+    }
+
+    pub(super) fn through_window(&mut self, user: bool, access: &Access) -> Mem {
+        let (index, rip) = self.current;
+        let Access { address, alignment, .. } = access;
+        let plan = self.plan;
+        let group = plan
+            .group_of(index, access)
+            .filter(|&g| self.plan_holds && (self.checked[g] || plan.groups[g].first == index));
+        let write = match group {
+            Some(number) => {
+                let group = &plan.groups[number];
+                if !self.checked[number] {
+                    self.check_window(user, group, rip);
+                    self.checked[number] = true;
+                }
+                group.write
+            }
+            None => {
+                let alone = Group {
+                    address: *address,
+                    span: access.size as i64,
+                    write: access.write,
+                    aligned: (*alignment > 1).then_some((0, *alignment)),
+                    at_start: false,
+                    first: index,
+                    moves: true,
+                };
+                self.check_window(user, &alone, rip);
+                access.write
+            }
+        };
+        let window = Context::window(user, write, class(address));
+        let addend = field(window + offset_of!(Window, addend) as i32);
+        match address.direct().filter(|_| address.segment.is_none()) {
+            Some(Mem { base: Some(base), index: None, disp }) => {
+                if self.distance != Some((window, self.asm.rcx_version())) {
+                    self.asm.load(RCX, addend);
+                    self.distance = Some((window, self.asm.rcx_version()));
+                }
+                Mem { base: Some(base), index: Some((RCX, 0)), disp }
+            }
+            Some(Mem { base: Some(base), index, disp }) => {
+                self.asm.load(RCX, addend);
+                self.asm.lea(RCX, Mem { base: Some(RCX), index: Some((base, 0)), disp: 0 });
+                Mem { base: Some(RCX), index, disp }
+            }
+            Some(Mem { base: None, index, disp }) => {
+                self.asm.load(RCX, addend);
+                Mem { base: Some(RCX), index, disp }
+            }
+            None => {
+                self.put_address(address);
+                self.asm.load(RAX, addend);
+                self.asm.lea(RCX, Mem { base: Some(RCX), index: Some((RAX, 0)), disp: 0 });
+                Mem::at(RCX, 0)
+            }
+        }
+    }
+}
