@@ -80,6 +80,8 @@ pub(super) struct Builder<'a> {
     pub way: Way,
     /// Which accesses are checked together.
     pub(super) plan: &'a Plan,
+    /// Loops of one block leave it at each pass.
+    pub leave_loops: bool,
     /// All instructions so far were translated as the plan expects them to be.
     pub(super) plan_holds: bool,
     /// Groups that were checked.
@@ -125,6 +127,7 @@ impl<'a> Builder<'a> {
             rip,
             way,
             plan,
+            leave_loops: false,
             plan_holds: true,
             checked: vec![false; plan.groups.len()],
             distance: None,

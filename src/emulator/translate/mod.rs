@@ -137,6 +137,8 @@ pub(crate) struct Workshop {
     links: Vec<super::code::NewLink>,
     plan: Plan,
     seen: Vec<bool>,
+    /// Loops of one block leave it at each pass, as a test wants it.
+    pub leave_loops: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -295,6 +297,7 @@ pub(crate) fn translate(
             way,
             &workshop.plan,
         );
+        b.leave_loops = workshop.leave_loops;
         saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits.ring0);
         if !b.regret {
             break;

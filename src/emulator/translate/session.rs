@@ -146,6 +146,10 @@ impl Translator {
                 })?)
             }
         };
+        #[cfg(test)]
+        {
+            self.workshop.leave_loops = self.budget.is_some();
+        }
         let (workshop, frame) = (&mut self.workshop, &mut self.frame);
         let (cursor, epoch, known) = (&mut self.cursor, &mut self.epoch, &mut self.known);
         let returns = &mut self.returns;
@@ -490,7 +494,7 @@ impl Session<'_, '_> {
                 return Err(End::Ended(Ended::Attention));
             }
             #[cfg(test)]
-            if let Some(left) = &mut self.budget {
+            if heed_kicks && let Some(left) = &mut self.budget {
                 if *left == 0 {
                     return Err(End::Ended(Ended::Attention));
                 }

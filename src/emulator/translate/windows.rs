@@ -35,7 +35,8 @@ impl Builder<'_> {
     /// again from what is left of their operands. `None`: the block needs the flags that it was entered with.
     pub(super) fn repeat(&mut self, remake: impl Fn(&mut Self)) -> Option<()> {
         let Way::Windows { user } = self.way else { return None };
-        if !self.plan_holds
+        if self.leave_loops
+            || !self.plan_holds
             || self.body_use != Some(FirstUse::Sets)
             || self.flags != Flags::Live
             || self.flags_spoilt
