@@ -149,20 +149,25 @@ pub fn program(codes: &[Code], length: usize, rng: &mut Rng) -> Case {
         case.program.push(vec![0x41, 0x83, 0xed, 1]);
         case.program.push([&[0x0f, 0x85][..], &distance.to_le_bytes()].concat());
     }
-    aim_forward(&mut case, &branches, rng);
+    aim_forward(&mut case, &branches, looped, rng);
     case
 }
 
-/// Sends each branch to a later instruction's start.
-fn aim_forward(case: &mut Case, branches: &[usize], rng: &mut Rng) {
+/// Sends each branch to a later instruction's start; in a loop never past the count and yet to the branch back, where
+/// the loop would go on for ever.
+fn aim_forward(case: &mut Case, branches: &[usize], looped: bool, rng: &mut Rng) {
     let mut starts = vec![case.registers.rip];
     for bytes in &case.program {
         starts.push(starts[starts.len() - 1] + bytes.len() as u64);
     }
+    let back = if looped { case.program.len() - 1 } else { usize::MAX };
     for &i in branches {
-        let later = &starts[i + 1..];
         let (_, offsets) = constants(&case.program[i], starts[i]);
-        let mut distance = rng.pick(later) - starts[i + 1];
+        let mut to = i + 1 + rng.below((starts.len() - i - 1) as u64) as usize;
+        if to == back {
+            to += 1;
+        }
+        let mut distance = starts[to] - starts[i + 1];
         if offsets.immediate_size() == 1 && distance > 127 {
             distance = 0;
         }

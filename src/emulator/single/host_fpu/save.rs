@@ -183,6 +183,8 @@ fn xrstor<M: OperandMemory + ?Sized>(
     wide: bool,
 ) -> Result<(), Exception> {
     let requested = requested(state);
+    // CPUs find out whether the area's start can be read before they look at the header.
+    memory.read(state, at, &mut [0])?;
     let mut header = [0; 64];
     memory.read(state, at.offset(HEADER as u64), &mut header)?;
     let mut bits = [0; 8];
