@@ -54,6 +54,14 @@ impl XsaveArea {
         value[16..].copy_from_slice(&self.0[high..high + 16]);
         value
     }
+
+    /// The control and status register of SSE.
+    #[inline]
+    #[must_use]
+    pub fn mxcsr(&self) -> u32 {
+        let at = Self::MXCSR;
+        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
 }
 
 impl Default for XsaveArea {

@@ -9,27 +9,43 @@ use crate::clock::{Clock, ClockSource, TimerQueue};
 use crate::mem::GuestRam;
 use crate::sys::host_cpuid;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Interrupts that a test queues; CR8 and IA32_APIC_BASE are plain cells.
 #[derive(Debug, Default)]
 pub(crate) struct FakeInterrupts {
-    queue: Mutex<VecDeque<u8>>,
-    cr8: Mutex<u8>,
+    chip: Mutex<FakeChip>,
+    /// What [`FakeChip::pending`] says. It is written with the chip locked: a thread that raises and one that
+    /// acknowledges would otherwise leave it as the slower of them saw it.
+    flag: AtomicBool,
     apic_base: Mutex<u64>,
     kick: Mutex<Option<Arc<KickCell>>>,
-    flag: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct FakeChip {
+    queue: VecDeque<u8>,
+    cr8: u8,
+}
+
+impl FakeChip {
+    fn pending(&self) -> bool {
+        self.queue.front().is_some_and(|v| v >> 4 > self.cr8)
+    }
 }
 
 impl FakeInterrupts {
-    fn renew_flag(&self) {
-        self.flag.store(self.pending(VcpuId(0)), std::sync::atomic::Ordering::SeqCst);
+    fn with<R>(&self, work: impl FnOnce(&mut FakeChip) -> R) -> R {
+        let mut chip = self.chip.lock().unwrap();
+        let result = work(&mut chip);
+        self.flag.store(chip.pending(), Ordering::SeqCst);
+        result
     }
 
     /// Makes `vector` pending and pokes the vCPU.
     pub(crate) fn raise(&self, vector: u8) {
-        self.queue.lock().unwrap().push_back(vector);
-        self.renew_flag();
+        self.with(|chip| chip.queue.push_back(vector));
         if let Some(kick) = &*self.kick.lock().unwrap() {
             kick.poke();
         }
@@ -38,26 +54,19 @@ impl FakeInterrupts {
 
 impl InterruptController for FakeInterrupts {
     fn pending(&self, _: VcpuId) -> bool {
-        let class = *self.cr8.lock().unwrap();
-        self.queue.lock().unwrap().front().is_some_and(|v| v >> 4 > class)
+        self.flag.load(Ordering::Acquire)
     }
-    fn acknowledge(&self, vcpu: VcpuId) -> Option<u8> {
-        if !self.pending(vcpu) {
-            return None;
-        }
-        let vector = self.queue.lock().unwrap().pop_front();
-        self.renew_flag();
-        vector
+    fn acknowledge(&self, _: VcpuId) -> Option<u8> {
+        self.with(|chip| if chip.pending() { chip.queue.pop_front() } else { None })
     }
-    fn pending_flag(&self, _: VcpuId) -> Option<&std::sync::atomic::AtomicBool> {
+    fn pending_flag(&self, _: VcpuId) -> Option<&AtomicBool> {
         Some(&self.flag)
     }
     fn cr8(&self, _: VcpuId) -> u8 {
-        *self.cr8.lock().unwrap()
+        self.chip.lock().unwrap().cr8
     }
     fn set_cr8(&self, _: VcpuId, class: u8) {
-        *self.cr8.lock().unwrap() = class;
-        self.renew_flag();
+        self.with(|chip| chip.cr8 = class);
     }
     fn read_msr(&self, _: VcpuId, index: u32) -> Option<u64> {
         (index == msr::APIC_BASE).then(|| *self.apic_base.lock().unwrap())

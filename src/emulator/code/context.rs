@@ -54,6 +54,8 @@ pub(crate) struct Context {
     pub state: u64,
     /// Address of the byte that is nonzero while an external interrupt waits.
     pub pending: u64,
+    /// Address of the table of MSRs that are read where they lie; see `super::super::translate::system`.
+    pub msr_places: u64,
     /// Who answers calls for help; see `super::super::translate::session`.
     pub session: u64,
     /// MXCSR for host code.
@@ -85,6 +87,7 @@ impl Context {
     pub(crate) const XSAVE: i32 = offset_of!(Self, xsave) as i32;
     pub(crate) const STATE: i32 = offset_of!(Self, state) as i32;
     pub(crate) const PENDING: i32 = offset_of!(Self, pending) as i32;
+    pub(crate) const MSR_PLACES: i32 = offset_of!(Self, msr_places) as i32;
     pub(crate) const MISSES: i32 = offset_of!(Self, misses) as i32;
 
     /// Offset of a window.
@@ -125,6 +128,7 @@ impl Frame {
                 xsave: 0,
                 state: 0,
                 pending: 0,
+                msr_places: 0,
                 session: 0,
                 host_mxcsr: 0x1f80,
                 misses: 0,

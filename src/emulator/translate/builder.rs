@@ -61,20 +61,30 @@ pub(super) enum Way {
     Windows { user: bool },
 }
 
+/// Where a block's parts go.
+pub(super) struct Output<'a> {
+    pub asm: &'a mut Assembler,
+    pub sites: &'a mut Vec<Site>,
+    pub links: &'a mut Vec<NewLink>,
+    /// Number of the first of `links`.
+    pub first_link: u32,
+    pub stubs: Stubs,
+}
+
 /// Builds one block.
 pub(super) struct Builder<'a> {
     pub asm: &'a mut Assembler,
+    pub sites: &'a mut Vec<Site>,
+    pub links: &'a mut Vec<NewLink>,
+    /// Number of the first of `links`.
+    pub first_link: u32,
+    pub stubs: Stubs,
     pub flags: Flags,
     pub first_use: Option<FirstUse>,
     /// As `first_use`, after what is done at the start of the block.
     pub(super) body_use: Option<FirstUse>,
     /// Where what is done at the start of the block ends.
     pub(super) body: usize,
-    pub stubs: Stubs,
-    pub sites: &'a mut Vec<Site>,
-    pub links: &'a mut Vec<NewLink>,
-    /// Number of the first of `links`.
-    pub first_link: u32,
     /// Start of the block.
     pub rip: u64,
     pub way: Way,
@@ -104,26 +114,18 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(
-        asm: &'a mut Assembler,
-        sites: &'a mut Vec<Site>,
-        links: &'a mut Vec<NewLink>,
-        first_link: u32,
-        stubs: Stubs,
-        rip: u64,
-        way: Way,
-        plan: &'a Plan,
-    ) -> Self {
+    pub(super) fn new(output: Output<'a>, rip: u64, way: Way, plan: &'a Plan) -> Self {
+        let Output { asm, sites, links, first_link, stubs } = output;
         Self {
             asm,
+            sites,
+            links,
+            first_link,
+            stubs,
             flags: Flags::Live,
             first_use: None,
             body_use: None,
             body: 0,
-            stubs,
-            sites,
-            links,
-            first_link,
             rip,
             way,
             plan,

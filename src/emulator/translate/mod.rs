@@ -24,11 +24,10 @@ use super::front::features::Features;
 use super::front::{self, block::CodeMode};
 use super::mmu::Mmu;
 use super::mmu::slow::Place;
-use crate::arch::state::XsaveArea;
 use crate::arch::{CpuState, Cr0, Cr4, Xcr0};
 use crate::engine::Cause;
 use branch::Branch;
-use builder::{Builder, FirstUse, Flags, Way};
+use builder::{Builder, FirstUse, Flags, Output, Way};
 use forms::{Form, Forms, Kind};
 use groups::Plan;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
@@ -74,14 +73,7 @@ pub(crate) enum Vectors {
 impl Vectors {
     /// What `state` allows.
     fn of(state: &CpuState) -> Self {
-        let mxcsr = XsaveArea::MXCSR;
-        let mxcsr = u32::from_le_bytes([
-            state.xsave.0[mxcsr],
-            state.xsave.0[mxcsr + 1],
-            state.xsave.0[mxcsr + 2],
-            state.xsave.0[mxcsr + 3],
-        ]);
-        let all_masked = mxcsr & 0xffff_1f80 == 0x1f80;
+        let all_masked = state.xsave.mxcsr() & 0xffff_1f80 == 0x1f80;
         if state.cr0.intersects(Cr0::TS | Cr0::EM) || !state.cr4.contains(Cr4::OSFXSR) || !all_masked {
             Self::None
         } else if state.cr4.contains(Cr4::OSXSAVE) && state.xcr0.contains(Xcr0::SSE | Xcr0::AVX) {
@@ -287,16 +279,14 @@ pub(crate) fn translate(
     let mut saved = 0;
     // A second time if flags that were given up turned out to be wanted.
     for _ in 0..2 {
-        let mut b = Builder::new(
-            &mut workshop.asm,
-            &mut store.sites,
-            &mut workshop.links,
+        let output = Output {
+            asm: &mut workshop.asm,
+            sites: &mut store.sites,
+            links: &mut workshop.links,
             first_link,
             stubs,
-            rip,
-            way,
-            &workshop.plan,
-        );
+        };
+        let mut b = Builder::new(output, rip, way, &workshop.plan);
         b.leave_loops = workshop.leave_loops;
         saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits.ring0);
         if !b.regret {

@@ -247,7 +247,7 @@ impl Builder<'_> {
 
     fn rdmsr(&mut self) {
         self.save_flags();
-        self.asm.mov_imm(RCX, MSR_PLACES.as_ptr() as u64);
+        self.asm.load(RCX, field(Context::MSR_PLACES));
         self.asm.lea(RAX, Mem::at(GUEST_RCX, (FIRST_MSR as i32).wrapping_neg()));
         self.asm.mov32(RAX, RAX);
         self.asm.alu_imm(true, Alu::Cmp, RAX, MSRS as i32);
@@ -362,7 +362,7 @@ const FIRST_MSR: u32 = msr::EFER;
 const MSRS: usize = (msr::TSC_AUX - FIRST_MSR + 1) as usize;
 
 /// For MSRs from [`FIRST_MSR`] on, where the CPU's state has their value; zero: RDMSR does more than read it.
-static MSR_PLACES: [u32; MSRS] = {
+pub(super) static MSR_PLACES: [u32; MSRS] = {
     let mut places = [0; MSRS];
     let msrs = offset_of!(CpuState, msrs);
     places[(msr::EFER - FIRST_MSR) as usize] = offset_of!(CpuState, efer) as u32;

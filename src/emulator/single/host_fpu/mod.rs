@@ -304,12 +304,6 @@ impl XsaveArea {
         self.0[at..at + 2].copy_from_slice(&value.to_le_bytes());
     }
 
-    #[inline]
-    fn mxcsr(&self) -> u32 {
-        let at = Self::MXCSR;
-        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
-    }
-
     fn set_mxcsr(&mut self, value: u32) {
         self.0[Self::MXCSR..Self::MXCSR + 4].copy_from_slice(&value.to_le_bytes());
     }

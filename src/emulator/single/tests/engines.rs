@@ -113,7 +113,7 @@ fn popf_changes_what_the_privilege_allows() {
     let everything = Rflags::STATUS | Rflags::IF | Rflags::DF | Rflags::AC | Rflags::ID | Rflags::IOPL;
     let everything = (everything | Rflags::NT).bits();
     let fixed = Rflags::FIXED.bits();
-    for image in [0, everything, 0x8c1, 0x200, 0x400, 0x4_0000, 0x20_0000, 0x3000, u64::MAX & !0x100] {
+    for image in [0, everything, 0x8c1, 0x200, 0x400, 0x4_0000, 0x20_0000, 0x3000, !0x100] {
         for (ring3, iopl) in [(false, 0), (true, 0), (true, 3)] {
             both(
                 || {

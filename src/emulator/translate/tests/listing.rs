@@ -93,6 +93,12 @@ fn listing(emit: Emit) -> String {
         .iter()
         .filter(|i| is_branch(i))
         .map(Instruction::near_branch_target)
+        .chain(
+            instructions
+                .iter()
+                .filter(|i| i.is_ip_rel_memory_operand())
+                .map(Instruction::ip_rel_memory_address),
+        )
         .filter(|t| (base as u64..(base + bytes.len()) as u64).contains(t))
         .collect();
     targets.sort_unstable();
@@ -118,6 +124,9 @@ fn listing(emit: Emit) -> String {
         if is_branch(instruction) {
             let mnemonic = line.split(' ').next().unwrap();
             line = format!("{mnemonic} {}", name(instruction.near_branch_target()));
+        } else if instruction.is_ip_rel_memory_operand() {
+            let place = line.split(['[', ']']).nth(1).unwrap();
+            line = line.replace(place, &name(instruction.ip_rel_memory_address()));
         }
         writeln!(text, "    {line}").unwrap();
     }

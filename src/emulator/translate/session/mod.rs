@@ -4,7 +4,10 @@
 //! from there to the [`Cx`] that `single` works on, and back. So exceptions, interrupts, device accesses and everything
 //! rare are `single`'s business, and there is one of each.
 #![expect(unsafe_code, reason = "enters generated code, which calls back with a raw pointer to the session")]
-use super::{Limits, Workshop, number, translate};
+mod lookup;
+mod window;
+
+use super::{Workshop, number, system};
 use crate::arch::{Activity, CpuState, Gva, Rflags};
 use crate::emulator::code::context::{Context, Frame};
 use crate::emulator::code::{CAPACITY, CodeStore};
@@ -12,23 +15,16 @@ use crate::emulator::front::block::CodeMode;
 use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
 use crate::emulator::interrupt::{self, Event};
-use crate::emulator::mmu::{Bank, Fault};
+use crate::emulator::mmu::Fault;
 use crate::emulator::single::cx::{Cx, Flow};
 use crate::emulator::single::{Ended, Outcome, Single, lower, step_here};
 use crate::engine::{EngineError, KickCell, Platform, VcpuId};
-use crate::mem::{CodeChanges, GuestRam};
+use crate::mem::GuestRam;
 use crate::sys::segment_base;
+use lookup::Epoch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Misses of windows between two attempts to move one.
-const MISSES: u32 = 64;
-/// As [`MISSES`], after an attempt that changed nothing.
-const MISSES_IN_VAIN: u32 = 4096;
-/// As [`MISSES`], after an attempt that failed.
-const MISSES_AFTER_FAILURE: u32 = 16;
-/// Exceptions in a row that the fetch of code may raise before the surroundings are looked at.
-const MOST_FAULTS: usize = 16;
+use window::Known;
 
 /// Stands for "an interrupt may wait", where that has to be asked.
 static ALWAYS: AtomicBool = AtomicBool::new(true);
@@ -53,27 +49,11 @@ pub(crate) struct Translator {
     returns: Returns,
 }
 
-/// What the windows in the context were found under.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Known {
-    generation: u32,
-    protections: u32,
-    /// For the supervisor and for the user.
-    banks: [Option<Bank>; 2],
-}
-
 /// What the stack of returns belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Returns {
     tag: u64,
     drops: u64,
-}
-
-/// Counts generations of translations without end.
-#[derive(Clone, Copy, Default, Debug)]
-struct Epoch {
-    number: u64,
-    generation: u32,
 }
 
 // SAFETY: the raw addresses in the context are set anew by each run and mean nothing between runs.
@@ -289,6 +269,7 @@ impl Session<'_, '_> {
         unsafe {
             (*self.context).kick = kick;
             (*self.context).pending = pending;
+            (*self.context).msr_places = system::MSR_PLACES.as_ptr() as u64;
             (*self.context).state = state;
             (*self.context).xsave = xsave;
             (*self.context).jumps = jumps;
@@ -433,206 +414,5 @@ impl Session<'_, '_> {
         let stack = &mut self.cx.regs[crate::arch::state::gpr::RSP];
         *stack = stack.wrapping_sub(moved as u64);
         self.execute(site)
-    }
-
-    /// Drops what was made of code that has been written since.
-    fn drop_written(&mut self) {
-        let code = self.cx.mmu.ram.code();
-        if *self.cursor == code.cursor() {
-            return;
-        }
-        let (changes, cursor) = code.changes_since(*self.cursor);
-        *self.cursor = cursor;
-        match changes {
-            CodeChanges::Everything => self.store.clear(),
-            CodeChanges::Pages(pages) => {
-                for page in pages {
-                    if let Some(gpa) = self.cx.mmu.ram.gpa_of(page * crate::arch::address::PAGE_SIZE) {
-                        self.store.drop_page(gpa.0);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The mark of jumps that hold now.
-    fn tag(&mut self, limits: Limits) -> u64 {
-        let generation = self.cx.mmu.tlb.code_generation;
-        if self.epoch.generation != generation {
-            *self.epoch = Epoch { number: self.epoch.number + 1, generation };
-        }
-        self.epoch.number << 8 | limits.number()
-    }
-
-    /// Where the block at RIP can be entered with saved flags. Makes it if need be, and takes over what translated code
-    /// must know of the CPU's mode.
-    #[inline]
-    fn next(&mut self, windows: bool) -> Result<usize, End> {
-        if windows
-            && !self.kick.is_raised()
-            && *self.cursor == self.cx.mmu.ram.code().cursor()
-            && !needs_care(self.cx.state)
-        {
-            self.cx.mmu.stop = false;
-            // RF only holds off instruction breakpoints, of which there are none in translated code.
-            self.cx.state.rflags.remove(Rflags::RF);
-            let tag = self.tag(Limits::of(self.cx.state, true));
-            if let Some(target) = self.store.jump(self.cx.state.rip, tag) {
-                self.take_over(tag);
-                return Ok(target);
-            }
-        }
-        self.find_next(windows, windows)
-    }
-
-    /// As [`Self::next`], where the jump cache does not know. After an access that missed its window kicks wait: its
-    /// instruction may be in the shadow of STI, and is executed first.
-    #[inline(never)]
-    fn find_next(&mut self, windows: bool, heed_kicks: bool) -> Result<usize, End> {
-        for _ in 0..MOST_FAULTS {
-            if heed_kicks && self.kick.is_raised() {
-                return Err(End::Ended(Ended::Attention));
-            }
-            #[cfg(test)]
-            if heed_kicks && let Some(left) = &mut self.budget {
-                if *left == 0 {
-                    return Err(End::Ended(Ended::Attention));
-                }
-                *left -= 1;
-            }
-            self.cx.mmu.stop = false;
-            self.drop_written();
-            self.cx.state.rflags.remove(Rflags::RF);
-            if needs_care(self.cx.state) {
-                return Err(End::Careful);
-            }
-            let limits = Limits::of(self.cx.state, windows);
-            let rip = self.cx.state.rip;
-            // Jumps are looked up by code that uses windows, and lead to such code.
-            let tag = self.tag(Limits { windows: true, ..limits });
-            let place = match self.cx.mmu.fetch_place(rip) {
-                Ok(place) => place,
-                Err(Fault) => {
-                    let event = Event::Exception(self.cx.mmu.exception);
-                    if interrupt::deliver(self.cx, event) == Outcome::TripleFault {
-                        return Err(End::Ended(Ended::TripleFault));
-                    }
-                    continue;
-                }
-            };
-            if place.host.is_none() {
-                return Err(End::Careful);
-            }
-            let known = self.store.find(place.gpa.0, limits.key(rip));
-            let block = known.or_else(|| {
-                translate(&mut self.cx.mmu, self.store, self.features, self.workshop, limits, rip, place)
-            });
-            let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
-            #[cfg(test)]
-            let limited = self.budget.is_some();
-            #[cfg(not(test))]
-            let limited = false;
-            if windows && !limited {
-                self.store.note_jump(rip, tag, entries.saved);
-            }
-            self.take_over(tag);
-            return Ok(entries.saved);
-        }
-        Err(End::Ended(Ended::Attention))
-    }
-
-    /// Takes over what translated code must know of the CPU's mode.
-    fn take_over(&mut self, tag: u64) {
-        self.drop_windows();
-        let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
-        // SAFETY: as in `write_context`.
-        unsafe {
-            (*self.context).tag = tag;
-            (*self.context).tlb = tlb;
-        }
-        let returns = Returns { tag, drops: self.store.drops };
-        if *self.returns != returns {
-            *self.returns = returns;
-            self.forget_returns();
-        }
-    }
-
-    /// Drops windows that do not hold any more.
-    fn drop_windows(&mut self) {
-        let (tlb, bank) = (&self.cx.mmu.tlb, self.cx.mmu.bank);
-        let set = usize::from(matches!(bank, Bank::User | Bank::UserAligned));
-        let mut now =
-            Known { generation: tlb.generation, protections: tlb.protections, banks: self.known.banks };
-        now.banks[set] = Some(bank);
-        if *self.known == now {
-            return;
-        }
-        // SAFETY: as in `write_context`.
-        let windows = unsafe { &mut (*self.context).windows };
-        if self.known.generation != now.generation {
-            *windows = Default::default();
-        }
-        if self.known.banks[set] != now.banks[set] {
-            windows[set] = Default::default();
-        }
-        if self.known.protections != now.protections {
-            windows[0][1] = Default::default();
-            windows[1][1] = Default::default();
-        }
-        *self.known = now;
-    }
-
-    /// Moves the window that an access missed to where the access goes; says whether there was none before.
-    fn move_window(&mut self, link: u32) -> bool {
-        let Some(miss) = self.store.links.get(link as usize).and_then(|link| link.miss) else { return false };
-        let at = miss.address.value(&self.cx.regs);
-        let found = self.cx.mmu.window(at, miss.write);
-        let set = usize::from(self.cx.state.cpl() == 3);
-        // SAFETY: as in `write_context`.
-        let (misses, windows) = unsafe { (&mut (*self.context).misses, &mut (*self.context).windows) };
-        let Some(found) = found else {
-            *misses = MISSES_AFTER_FAILURE;
-            return false;
-        };
-        let window = &mut windows[set][usize::from(miss.write)][miss.class];
-        // Two accesses that want one window could go on taking it from each other, and one that still misses could go
-        // on for ever; a window that was not there yet is taken from nobody, and once.
-        let before = *window;
-        let empty = before.is_empty();
-        window.replace(found);
-        *misses = match () {
-            () if empty => 0,
-            // It was in its place, and the access reaches beyond its end.
-            () if before == *window => MISSES_IN_VAIN,
-            () => MISSES,
-        };
-        empty
-    }
-
-    /// Follows a link to the block at RIP.
-    fn through(&mut self, link: u32, windows: bool) -> Go {
-        match self.next(windows) {
-            Ok(target) => {
-                self.follow(link, target, windows);
-                Go::To(target)
-            }
-            Err(end) => Go::Leave(end),
-        }
-    }
-
-    /// Lets a link go straight to the block whose entry with saved flags is `target`.
-    fn follow(&mut self, link: u32, target: usize, windows: bool) {
-        // Making the block may have emptied the store, and an exception may have led elsewhere.
-        let rip = self.cx.state.rip;
-        if self.store.links.get(link as usize).is_none_or(|link| link.rip != rip) {
-            return;
-        }
-        let limits = Limits::of(self.cx.state, windows);
-        let Ok(place) = self.cx.mmu.fetch_place(rip) else { return };
-        if let Some(block) = self.store.find(place.gpa.0, limits.key(rip))
-            && self.store.entries(block).is_some_and(|entries| entries.saved == target)
-        {
-            self.store.connect(link, block);
-        }
     }
 }

@@ -1,0 +1,173 @@
+//! Where translated code goes on: from the block at RIP to the address of its code.
+//!
+//! The jump cache is asked first, which knows blocks by guest-virtual address under the mark of [`Session::tag`]; then
+//! the store, which knows them by place in RAM; then the block is made.
+#![expect(unsafe_code, reason = "writes the context that translated code works on")]
+use super::{End, Go, Returns, Session, needs_care};
+use crate::arch::Rflags;
+use crate::emulator::interrupt::{self, Event};
+use crate::emulator::mmu::Fault;
+use crate::emulator::single::{Ended, Outcome};
+use crate::emulator::translate::{Limits, translate};
+use crate::mem::CodeChanges;
+
+/// Exceptions in a row that the fetch of code may raise before the surroundings are looked at.
+const MOST_FAULTS: usize = 16;
+
+/// Counts generations of translations without end.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Epoch {
+    number: u64,
+    generation: u32,
+}
+
+impl Session<'_, '_> {
+    /// Drops what was made of code that has been written since.
+    fn drop_written(&mut self) {
+        let code = self.cx.mmu.ram.code();
+        if *self.cursor == code.cursor() {
+            return;
+        }
+        let (changes, cursor) = code.changes_since(*self.cursor);
+        *self.cursor = cursor;
+        match changes {
+            CodeChanges::Everything => self.store.clear(),
+            CodeChanges::Pages(pages) => {
+                for page in pages {
+                    if let Some(gpa) = self.cx.mmu.ram.gpa_of(page * crate::arch::address::PAGE_SIZE) {
+                        self.store.drop_page(gpa.0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The mark of jumps that hold now.
+    fn tag(&mut self, limits: Limits) -> u64 {
+        let generation = self.cx.mmu.tlb.code_generation;
+        if self.epoch.generation != generation {
+            *self.epoch = Epoch { number: self.epoch.number + 1, generation };
+        }
+        self.epoch.number << 8 | limits.number()
+    }
+
+    /// Where the block at RIP can be entered with saved flags. Makes it if need be, and takes over what translated code
+    /// must know of the CPU's mode.
+    #[inline]
+    pub(super) fn next(&mut self, windows: bool) -> Result<usize, End> {
+        if windows
+            && !self.kick.is_raised()
+            && *self.cursor == self.cx.mmu.ram.code().cursor()
+            && !needs_care(self.cx.state)
+        {
+            self.cx.mmu.stop = false;
+            // RF only holds off instruction breakpoints, of which there are none in translated code.
+            self.cx.state.rflags.remove(Rflags::RF);
+            let tag = self.tag(Limits::of(self.cx.state, true));
+            if let Some(target) = self.store.jump(self.cx.state.rip, tag) {
+                self.take_over(tag);
+                return Ok(target);
+            }
+        }
+        self.find_next(windows, windows)
+    }
+
+    /// As [`Self::next`], where the jump cache does not know. After an access that missed its window kicks wait: its
+    /// instruction may be in the shadow of STI, and is executed first.
+    #[inline(never)]
+    pub(super) fn find_next(&mut self, windows: bool, heed_kicks: bool) -> Result<usize, End> {
+        for _ in 0..MOST_FAULTS {
+            if heed_kicks && self.kick.is_raised() {
+                return Err(End::Ended(Ended::Attention));
+            }
+            #[cfg(test)]
+            if heed_kicks && let Some(left) = &mut self.budget {
+                if *left == 0 {
+                    return Err(End::Ended(Ended::Attention));
+                }
+                *left -= 1;
+            }
+            self.cx.mmu.stop = false;
+            self.drop_written();
+            self.cx.state.rflags.remove(Rflags::RF);
+            if needs_care(self.cx.state) {
+                return Err(End::Careful);
+            }
+            let limits = Limits::of(self.cx.state, windows);
+            let rip = self.cx.state.rip;
+            // Jumps are looked up by code that uses windows, and lead to such code.
+            let tag = self.tag(Limits { windows: true, ..limits });
+            let place = match self.cx.mmu.fetch_place(rip) {
+                Ok(place) => place,
+                Err(Fault) => {
+                    let event = Event::Exception(self.cx.mmu.exception);
+                    if interrupt::deliver(self.cx, event) == Outcome::TripleFault {
+                        return Err(End::Ended(Ended::TripleFault));
+                    }
+                    continue;
+                }
+            };
+            if place.host.is_none() {
+                return Err(End::Careful);
+            }
+            let known = self.store.find(place.gpa.0, limits.key(rip));
+            let block = known.or_else(|| {
+                translate(&mut self.cx.mmu, self.store, self.features, self.workshop, limits, rip, place)
+            });
+            let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
+            #[cfg(test)]
+            let limited = self.budget.is_some();
+            #[cfg(not(test))]
+            let limited = false;
+            if windows && !limited {
+                self.store.note_jump(rip, tag, entries.saved);
+            }
+            self.take_over(tag);
+            return Ok(entries.saved);
+        }
+        Err(End::Ended(Ended::Attention))
+    }
+
+    /// Takes over what translated code must know of the CPU's mode.
+    fn take_over(&mut self, tag: u64) {
+        self.drop_windows();
+        let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
+        // SAFETY: as in `write_context`.
+        unsafe {
+            (*self.context).tag = tag;
+            (*self.context).tlb = tlb;
+        }
+        let returns = Returns { tag, drops: self.store.drops };
+        if *self.returns != returns {
+            *self.returns = returns;
+            self.forget_returns();
+        }
+    }
+
+    /// Follows a link to the block at RIP.
+    pub(super) fn through(&mut self, link: u32, windows: bool) -> Go {
+        match self.next(windows) {
+            Ok(target) => {
+                self.follow(link, target, windows);
+                Go::To(target)
+            }
+            Err(end) => Go::Leave(end),
+        }
+    }
+
+    /// Lets a link go straight to the block whose entry with saved flags is `target`.
+    fn follow(&mut self, link: u32, target: usize, windows: bool) {
+        // Making the block may have emptied the store, and an exception may have led elsewhere.
+        let rip = self.cx.state.rip;
+        if self.store.links.get(link as usize).is_none_or(|link| link.rip != rip) {
+            return;
+        }
+        let limits = Limits::of(self.cx.state, windows);
+        let Ok(place) = self.cx.mmu.fetch_place(rip) else { return };
+        if let Some(block) = self.store.find(place.gpa.0, limits.key(rip))
+            && self.store.entries(block).is_some_and(|entries| entries.saved == target)
+        {
+            self.store.connect(link, block);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Moves the windows through which translated code reaches memory, and drops them when they do not hold any more.
+#![expect(unsafe_code, reason = "writes the context that translated code works on")]
+use super::Session;
+use crate::emulator::mmu::Bank;
+
+/// Misses of windows between two attempts to move one.
+const MISSES: u32 = 64;
+/// As [`MISSES`], after an attempt that changed nothing.
+const MISSES_IN_VAIN: u32 = 4096;
+/// As [`MISSES`], after an attempt that failed.
+const MISSES_AFTER_FAILURE: u32 = 16;
+/// What the windows in the context were found under.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Known {
+    generation: u32,
+    protections: u32,
+    /// For the supervisor and for the user.
+    banks: [Option<Bank>; 2],
+}
+
+impl Session<'_, '_> {
+    /// Drops windows that do not hold any more.
+    pub(super) fn drop_windows(&mut self) {
+        let (tlb, bank) = (&self.cx.mmu.tlb, self.cx.mmu.bank);
+        let set = usize::from(matches!(bank, Bank::User | Bank::UserAligned));
+        let mut now =
+            Known { generation: tlb.generation, protections: tlb.protections, banks: self.known.banks };
+        now.banks[set] = Some(bank);
+        if *self.known == now {
+            return;
+        }
+        // SAFETY: as in `write_context`.
+        let windows = unsafe { &mut (*self.context).windows };
+        if self.known.generation != now.generation {
+            *windows = Default::default();
+        }
+        if self.known.banks[set] != now.banks[set] {
+            windows[set] = Default::default();
+        }
+        if self.known.protections != now.protections {
+            windows[0][1] = Default::default();
+            windows[1][1] = Default::default();
+        }
+        *self.known = now;
+    }
+
+    /// Moves the window that an access missed to where the access goes; says whether there was none before.
+    pub(super) fn move_window(&mut self, link: u32) -> bool {
+        let Some(miss) = self.store.links.get(link as usize).and_then(|link| link.miss) else { return false };
+        let at = miss.address.value(self.cx.regs);
+        let found = self.cx.mmu.window(at, miss.write);
+        let set = usize::from(self.cx.state.cpl() == 3);
+        // SAFETY: as in `write_context`.
+        let (misses, windows) = unsafe { (&mut (*self.context).misses, &mut (*self.context).windows) };
+        let Some(found) = found else {
+            *misses = MISSES_AFTER_FAILURE;
+            return false;
+        };
+        let window = &mut windows[set][usize::from(miss.write)][miss.class];
+        // Two accesses that want one window could go on taking it from each other, and one that still misses could go
+        // on for ever; a window that was not there yet is taken from nobody, and once.
+        let before = *window;
+        let empty = before.is_empty();
+        window.replace(found);
+        *misses = match () {
+            () if empty => 0,
+            // It was in its place, and the access reaches beyond its end.
+            () if before == *window => MISSES_IN_VAIN,
+            () => MISSES,
+        };
+        empty
+    }
+}
