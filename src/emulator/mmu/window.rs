@@ -65,7 +65,8 @@ impl Window {
 impl Mmu<'_> {
     /// The window around `at`. `None` if it may not be accessed so, was not yet, or is not RAM.
     pub(crate) fn window(&self, at: u64, write: bool) -> Option<Window> {
-        if self.bank == Bank::UserAligned {
+        // Walks do not look at the bits that make an address canonical.
+        if self.bank == Bank::UserAligned || !Gva(at).is_canonical() {
             return None;
         }
         // A walk sets bits: only what is accessed already is walked for its rights.

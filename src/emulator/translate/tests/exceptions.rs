@@ -382,3 +382,33 @@ fn a_bit_beyond_the_operand_is_found_there_whatever_came_before() {
     halted_in(&b, Vector::PageFault);
     assert_eq!((b.peek(DATA + 0x3800), b.peek(DATA + 0x1800), b.state.gpr[2] & 1), (1 << 5, 0, 1));
 }
+
+/// Far more misses than the windows' owner waits for before it moves one.
+#[test]
+fn no_window_is_opened_at_an_address_that_is_not_canonical() {
+    fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
+        let mut again = a.create_label();
+        a.mov(rbx, DATA | 1 << 63)?;
+        a.mov(ecx, 20_000)?;
+        a.set_label(&mut again)?;
+        a.mov(rax, qword_ptr(rbx))?;
+        a.inc(r8)?;
+        a.mov(qword_ptr(rbx), rax)?;
+        a.inc(r9)?;
+        a.dec(ecx)?;
+        a.jnz(again)?;
+        a.hlt()
+    }
+    let mut b = Bench::new(|a| program(a).unwrap());
+    // The handler counts and skips the access and the count behind it.
+    b.assemble(HANDLERS + 16 * Vector::GeneralProtection as u64, |a| {
+        a.inc(r10).unwrap();
+        a.add(qword_ptr(rsp + 8), 6).unwrap();
+        a.add(rsp, 8).unwrap();
+        a.iretq().unwrap();
+    });
+    let mut vcpu = b.vcpu_of(EmuEngine::Translator);
+    assert_eq!(run_until_halt(&b, &mut *vcpu), Exit::Halted);
+    let state = vcpu.save().unwrap();
+    assert_eq!((state.gpr[8], state.gpr[9], state.gpr[10]), (0, 0, 40_000));
+}
