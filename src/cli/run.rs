@@ -139,5 +139,12 @@ fn stats(machine: &Machine, wall: Duration) -> String {
             text.push_str(&format!("{:>16}  {count}\n", cause.name()));
         }
     }
+    let (cycles, translated) = (counters.get(Cause::TranslateCycles), counters.get(Cause::Translate));
+    if cycles > 0 && translated > 0 {
+        text.push_str(&format!(
+            "translating one guest instruction took {} cycles of the host's TSC\n",
+            cycles / translated
+        ));
+    }
     text
 }

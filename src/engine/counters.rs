@@ -31,11 +31,35 @@ pub enum Cause {
     Rescue,
     /// Returns of the host's own mechanism (KVM_RUN, a child's message), whatever for.
     HostExit,
+    /// Blocks of host code that the translator made.
+    Block,
+    /// Ticks of the host's TSC that making blocks took.
+    TranslateCycles,
+    /// Jumps of translated code that were patched to go straight to another block.
+    Link,
+    /// Instructions that translated code left to the interpreter.
+    HelpSingle,
+    /// Ends of blocks at which translated code asked for the way to a fixed address.
+    HelpLink,
+    /// Ends of blocks at which translated code asked for the way to a computed address.
+    HelpJump,
+    /// Ends of blocks at which translated code found that attention is asked for.
+    HelpKick,
+    /// Calls of translated code for a window to be moved.
+    HelpWindow,
+    /// Ways from block to block that the jump cache did not know.
+    JumpMiss,
+    /// Accesses of translated code that missed their window. Not exact while translated code runs.
+    WindowMiss,
+    /// Pages of translated code dropped because the guest's code was written.
+    CodeWrite,
+    /// Times at which all translated code was forgotten.
+    Flush,
 }
 
 impl Cause {
     /// All causes, in the order of the ledger.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 25] = [
         Self::Instruction,
         Self::Translate,
         Self::SoftMmuFill,
@@ -49,6 +73,18 @@ impl Cause {
         Self::Idle,
         Self::Rescue,
         Self::HostExit,
+        Self::Block,
+        Self::TranslateCycles,
+        Self::Link,
+        Self::HelpSingle,
+        Self::HelpLink,
+        Self::HelpJump,
+        Self::HelpKick,
+        Self::HelpWindow,
+        Self::JumpMiss,
+        Self::WindowMiss,
+        Self::CodeWrite,
+        Self::Flush,
     ];
 
     /// The word for it in CSV and tables.
@@ -68,7 +104,28 @@ impl Cause {
             Self::Idle => "idle",
             Self::Rescue => "rescue",
             Self::HostExit => "host-exit",
+            Self::Block => "block",
+            Self::TranslateCycles => "translate-cycles",
+            Self::Link => "link",
+            Self::HelpSingle => "help-single",
+            Self::HelpLink => "help-link",
+            Self::HelpJump => "help-jump",
+            Self::HelpKick => "help-kick",
+            Self::HelpWindow => "help-window",
+            Self::JumpMiss => "jump-miss",
+            Self::WindowMiss => "window-miss",
+            Self::CodeWrite => "code-write",
+            Self::Flush => "flush",
         }
+    }
+
+    /// Whether it is a cause of leaving the guest. The others are no events of the guest's, but an engine's own affairs;
+    /// they would be counted twice (each return of a host's mechanism, each call of translated code for help has a cause
+    /// of its own) or dwarf all else (instructions).
+    #[must_use]
+    pub const fn is_exit(self) -> bool {
+        !matches!(self, Self::Instruction | Self::Translate | Self::HostExit)
+            && (self as usize) < Self::Block as usize
     }
 
     /// When one is counted, for readers of figures; `docs/exits.md` says it of each mode.
@@ -94,6 +151,18 @@ impl Cause {
             Self::Idle => "HLT waited, because no interrupt was there",
             Self::Rescue => "the host could not execute an instruction, and the interpreter did",
             Self::HostExit => "the host's own mechanism came back; the other causes say what for",
+            Self::Block => "the translator made a block",
+            Self::TranslateCycles => "the host's TSC ticked once while a block was made",
+            Self::Link => "a jump between blocks was patched to go straight to its target",
+            Self::HelpSingle => "translated code had the interpreter execute an instruction",
+            Self::HelpLink => "translated code asked for the way to a fixed address",
+            Self::HelpJump => "translated code asked for the way to a computed address",
+            Self::HelpKick => "translated code stopped because attention was asked for",
+            Self::HelpWindow => "translated code asked for a window to be moved",
+            Self::JumpMiss => "a block was looked for that the jump cache did not know",
+            Self::WindowMiss => "an access of translated code missed its window",
+            Self::CodeWrite => "translated code of a page was dropped because the guest's code was written",
+            Self::Flush => "all translated code was forgotten",
         }
     }
 }

@@ -160,9 +160,7 @@ fn ns(mark: &Mark, observation: &Observation) -> f64 {
     mark.ns_per_iteration(observation.tsc_khz)
 }
 
-/// Whether a count is a cause of leaving the guest. Three of the ledger's are not: they would be counted twice (every
-/// return of the host's mechanism has a cause of its own) or dwarf all others (instructions).
+/// Whether a count, by its name, is a cause of leaving the guest: see [`Cause::is_exit`].
 fn is_exit(cause: &str) -> bool {
-    let beside = [Cause::Instruction, Cause::Translate, Cause::HostExit];
-    !beside.iter().any(|c| c.name() == cause)
+    !Cause::ALL.iter().any(|c| c.name() == cause && !c.is_exit())
 }

@@ -74,6 +74,9 @@ mod tests {
         port-io                       7              2
         idle                          1              1
         ");
-        assert_eq!(show(&[0; 13], &[0; 13]).to_string(), "nothing was counted yet");
+        assert_eq!(
+            show(&[0; Cause::ALL.len()], &[0; Cause::ALL.len()]).to_string(),
+            "nothing was counted yet"
+        );
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Context {
     pub misses: u32,
     /// Windows of the supervisor and of the user; for reading and for writing; by class.
     pub windows: [[[Window; CLASSES]; 2]; 2],
+    /// What `misses` was when they were counted last.
+    pub misses_counted: u32,
 }
 
 impl Context {
@@ -132,6 +134,7 @@ impl Frame {
                 session: 0,
                 host_mxcsr: 0x1f80,
                 misses: 0,
+                misses_counted: 0,
                 windows: Default::default(),
             },
         })

@@ -242,16 +242,17 @@ impl CodeStore {
         debug_assert!(written);
     }
 
-    /// Lets a link go straight to a block.
-    pub(crate) fn connect(&mut self, link: u32, block: u32) {
+    /// Lets a link go straight to a block; says whether it can.
+    pub(crate) fn connect(&mut self, link: u32, block: u32) -> bool {
         let Some(&Link { displacement: Some(displacement), saved, .. }) = self.links.get(link as usize)
         else {
-            return;
+            return false;
         };
-        let Some(Some(target)) = self.blocks.get_mut(block as usize) else { return };
+        let Some(Some(target)) = self.blocks.get_mut(block as usize) else { return false };
         target.incoming.push(link);
         let entry = if saved { target.entries.saved } else { target.entries.live };
         self.patch(displacement, entry);
+        true
     }
 
     /// Where an address leads, if it is remembered.
@@ -282,15 +283,17 @@ impl CodeStore {
         }
     }
 
-    /// Drops all blocks with code in a guest-physical page.
-    pub(crate) fn drop_page(&mut self, page: u64) {
-        for number in self.pages.remove(&page).unwrap_or_default() {
+    /// Drops all blocks with code in a guest-physical page; says whether there were any.
+    pub(crate) fn drop_page(&mut self, page: u64) -> bool {
+        let Some(blocks) = self.pages.remove(&page) else { return false };
+        for number in blocks {
             if let Some(Some(block)) = self.blocks.get(number as usize) {
                 let place = (block.gpa, block.key);
                 self.starts.remove(&place);
                 self.release(number);
             }
         }
+        true
     }
 
     /// Forgets all blocks. No translated code may be running or be returned to.

@@ -7,9 +7,12 @@ use super::{End, Go, Returns, Session, needs_care};
 use crate::arch::Rflags;
 use crate::emulator::interrupt::{self, Event};
 use crate::emulator::mmu::Fault;
+use crate::emulator::mmu::slow::Place;
 use crate::emulator::single::{Ended, Outcome};
 use crate::emulator::translate::{Limits, translate};
+use crate::engine::Cause;
 use crate::mem::CodeChanges;
+use crate::sys::tsc;
 
 /// Exceptions in a row that the fetch of code may raise before the surroundings are looked at.
 const MOST_FAULTS: usize = 16;
@@ -31,11 +34,15 @@ impl Session<'_, '_> {
         let (changes, cursor) = code.changes_since(*self.cursor);
         *self.cursor = cursor;
         match changes {
-            CodeChanges::Everything => self.store.clear(),
+            CodeChanges::Everything => {
+                self.store.clear();
+                self.counters.count(Cause::Flush);
+            }
             CodeChanges::Pages(pages) => {
                 for page in pages {
                     if let Some(gpa) = self.cx.mmu.ram.gpa_of(page * crate::arch::address::PAGE_SIZE) {
-                        self.store.drop_page(gpa.0);
+                        let dropped = self.store.drop_page(gpa.0);
+                        self.counters.add(Cause::CodeWrite, dropped.into());
                     }
                 }
             }
@@ -68,6 +75,7 @@ impl Session<'_, '_> {
                 self.take_over(tag);
                 return Ok(target);
             }
+            self.counters.count(Cause::JumpMiss);
         }
         self.find_next(windows, windows)
     }
@@ -111,9 +119,7 @@ impl Session<'_, '_> {
                 return Err(End::Careful);
             }
             let known = self.store.find(place.gpa.0, limits.key(rip));
-            let block = known.or_else(|| {
-                translate(&mut self.cx.mmu, self.store, self.features, self.workshop, limits, rip, place)
-            });
+            let block = known.or_else(|| self.make(limits, rip, place));
             let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
             #[cfg(test)]
             let limited = self.budget.is_some();
@@ -126,6 +132,16 @@ impl Session<'_, '_> {
             return Ok(entries.saved);
         }
         Err(End::Ended(Ended::Attention))
+    }
+
+    /// Makes the block at `rip`.
+    fn make(&mut self, limits: Limits, rip: u64, place: Place) -> Option<u32> {
+        let (begun, flushes) = (tsc::read(), self.store.flushes);
+        let made = translate(&mut self.cx.mmu, self.store, self.features, self.workshop, limits, rip, place);
+        self.counters.add(Cause::TranslateCycles, tsc::read().wrapping_sub(begun));
+        self.counters.add(Cause::Flush, self.store.flushes - flushes);
+        self.counters.add(Cause::Block, made.is_some().into());
+        made
     }
 
     /// Takes over what translated code must know of the CPU's mode.
@@ -167,7 +183,8 @@ impl Session<'_, '_> {
         if let Some(block) = self.store.find(place.gpa.0, limits.key(rip))
             && self.store.entries(block).is_some_and(|entries| entries.saved == target)
         {
-            self.store.connect(link, block);
+            let connected = self.store.connect(link, block);
+            self.counters.add(Cause::Link, connected.into());
         }
     }
 }

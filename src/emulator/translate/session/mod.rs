@@ -18,7 +18,7 @@ use crate::emulator::interrupt::{self, Event};
 use crate::emulator::mmu::Fault;
 use crate::emulator::single::cx::{Cx, Flow};
 use crate::emulator::single::{Ended, Outcome, Single, lower, step_here};
-use crate::engine::{EngineError, KickCell, Platform, VcpuId};
+use crate::engine::{Cause, Counters, EngineError, KickCell, Platform, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::segment_base;
 use lookup::Epoch;
@@ -149,6 +149,7 @@ impl Translator {
                 context,
                 kick,
                 pending,
+                counters: platform.counters(vcpu),
                 cursor,
                 epoch,
                 known,
@@ -196,6 +197,7 @@ struct Session<'s, 'a> {
     context: *mut Context,
     kick: &'s KickCell,
     pending: Option<&'s AtomicBool>,
+    counters: &'s Counters,
     cursor: &'s mut u64,
     epoch: &'s mut Epoch,
     known: &'s mut Known,
@@ -295,6 +297,7 @@ impl Session<'_, '_> {
         // SAFETY: the context is this session's own.
         unsafe { (*context).session = std::ptr::from_mut(self) as u64 };
         enter(context, target);
+        self.count_window_misses();
     }
 
     /// Hands the flags back to translated code. The registers are in their place.
@@ -308,12 +311,17 @@ impl Session<'_, '_> {
         self.cx.flags = unsafe { (*self.context).flags } as u16;
         let index = number & !number::KIND;
         let go = match number & number::KIND {
-            number::SITE => self.execute(index),
+            number::SITE => {
+                self.counters.count(Cause::HelpSingle);
+                self.execute(index)
+            }
             number::LINK => {
+                self.counters.count(Cause::HelpLink);
                 self.cx.state.rip = self.store.links[index as usize].rip;
                 self.through(index, true)
             }
             number::MISS => {
+                self.counters.count(Cause::HelpWindow);
                 self.cx.state.rip = self.store.links[index as usize].rip;
                 // With a window where there was none the access is tried again.
                 let moved = self.move_window(index);
@@ -323,8 +331,12 @@ impl Session<'_, '_> {
                     self.through(index, false)
                 }
             }
-            number::INDIRECT => self.indirect(index),
+            number::INDIRECT => {
+                self.counters.count(Cause::HelpJump);
+                self.indirect(index)
+            }
             _ => {
+                self.counters.count(Cause::HelpKick);
                 self.cx.state.rip = self.store.links[index as usize].rip;
                 Go::Leave(End::Ended(Ended::Attention))
             }

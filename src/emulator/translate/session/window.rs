@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "writes the context that translated code works on")]
 use super::Session;
 use crate::emulator::mmu::Bank;
+use crate::engine::Cause;
 
 /// Misses of windows between two attempts to move one.
 const MISSES: u32 = 64;
@@ -50,10 +51,13 @@ impl Session<'_, '_> {
         let at = miss.address.value(self.cx.regs);
         let found = self.cx.mmu.window(at, miss.write);
         let set = usize::from(self.cx.state.cpl() == 3);
+        self.count_window_misses();
         // SAFETY: as in `write_context`.
-        let (misses, windows) = unsafe { (&mut (*self.context).misses, &mut (*self.context).windows) };
+        let context = unsafe { &mut *self.context };
+        let (misses, counted, windows) =
+            (&mut context.misses, &mut context.misses_counted, &mut context.windows);
         let Some(found) = found else {
-            *misses = MISSES_AFTER_FAILURE;
+            (*misses, *counted) = (MISSES_AFTER_FAILURE, MISSES_AFTER_FAILURE);
             return false;
         };
         let window = &mut windows[set][usize::from(miss.write)][miss.class];
@@ -68,6 +72,15 @@ impl Session<'_, '_> {
             () if before == *window => MISSES_IN_VAIN,
             () => MISSES,
         };
+        *counted = *misses;
         empty
+    }
+
+    /// Brings misses that translated code has counted to the ledger.
+    pub(super) fn count_window_misses(&mut self) {
+        // SAFETY: as in `write_context`.
+        let (misses, counted) = unsafe { ((*self.context).misses, &mut (*self.context).misses_counted) };
+        self.counters.add(Cause::WindowMiss, counted.wrapping_sub(misses).into());
+        *counted = misses;
     }
 }
