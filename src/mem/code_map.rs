@@ -2,9 +2,9 @@
 //!
 //! For each page a mask of its 64-byte chunks; a bit is set by an engine when it decodes code from the chunk. A write
 //! to a marked chunk takes the page's whole mask down and appends the page to a log, which each engine reads from its
-//! own cursor, at latest before its next block. Marking and noticing are atomic per page: a write is either before
-//! the decoding (which then sees the new bytes, because the mark is set first) or logged.
-use crate::arch::address::PAGE_SIZE;
+//! own cursor, at latest before its next block ([`super::GuestRam::written_code`]). Marking and noticing are atomic per
+//! page: a write is either before the decoding (which then sees the new bytes, because the mark is set first) or logged.
+use crate::arch::{Gpa, address::PAGE_SIZE};
 use crate::sys::signal::KickCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -19,11 +19,11 @@ struct Log {
     pages: Vec<u64>,
 }
 
-/// What changed since a cursor.
+/// What a reader of the log must forget.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CodeChanges {
-    /// These page numbers (offset in RAM / 4096) held code that is gone.
-    Pages(Vec<u64>),
+    /// These pages, by the addresses of their first bytes, held code that is gone.
+    Pages(Vec<Gpa>),
     /// Too much to list.
     Everything,
 }
@@ -130,16 +130,13 @@ impl CodeMap {
         self.written.load(Ordering::Acquire)
     }
 
-    /// What was logged since `cursor`, and the new cursor.
-    #[must_use]
-    pub fn changes_since(&self, cursor: u64) -> (CodeChanges, u64) {
+    /// Pages (offset in RAM / 4096) that were logged since `cursor`, which goes on to the newest entry; `None` if too
+    /// many were to keep them all.
+    pub(super) fn read_log(&self, cursor: &mut u64) -> Option<Vec<u64>> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = log.first + log.pages.len() as u64;
-        let changes = match cursor.checked_sub(log.first) {
-            Some(seen) => CodeChanges::Pages(log.pages.get(seen as usize..).unwrap_or_default().to_vec()),
-            None => CodeChanges::Everything,
-        };
-        (changes, now)
+        let seen = cursor.checked_sub(log.first);
+        *cursor = log.first + log.pages.len() as u64;
+        seen.map(|seen| log.pages.get(seen as usize..).unwrap_or_default().to_vec())
     }
 }
 
@@ -156,9 +153,10 @@ mod tests {
         assert!(!map.note_write(0, PAGE_SIZE));
         assert_eq!(map.cursor(), 0);
         assert!(map.note_write(PAGE_SIZE - 10, 100));
-        assert_eq!(map.changes_since(0), (CodeChanges::Pages(vec![1]), 1));
+        let mut cursor = 0;
+        assert_eq!((map.read_log(&mut cursor), cursor), (Some(vec![1]), 1));
         assert!(!map.note_write(PAGE_SIZE + 100, 1), "the whole page was taken down");
-        assert_eq!(map.changes_since(1), (CodeChanges::Pages(vec![]), 1));
+        assert_eq!((map.read_log(&mut cursor), cursor), (Some(vec![]), 1));
     }
 
     #[test]
@@ -168,7 +166,9 @@ mod tests {
             map.mark(0, 1);
             map.note_write(0, 1);
         }
-        assert_eq!(map.changes_since(3).0, CodeChanges::Everything);
+        let mut cursor = 3;
+        assert_eq!(map.read_log(&mut cursor), None);
+        assert_eq!(cursor, map.cursor());
         assert!(!map.has_code(0));
     }
 
@@ -179,6 +179,6 @@ mod tests {
             map.mark(page * PAGE_SIZE + 64, 1);
         }
         assert!(map.note_write(PAGE_SIZE + 64, 4 * PAGE_SIZE + 1));
-        assert_eq!(map.changes_since(0).0, CodeChanges::Pages(vec![1, 2, 5]));
+        assert_eq!(map.read_log(&mut 0), Some(vec![1, 2, 5]));
     }
 }

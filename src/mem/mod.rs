@@ -152,6 +152,21 @@ impl GuestRam {
         Some(slot.gpa.offset(offset - slot.offset))
     }
 
+    /// What an engine that has read the log of [`Self::code`] up to `cursor` must forget of the code that it made
+    /// something of; `None` if nothing was logged since. The cursor goes on. Cheap without changes: one load.
+    #[inline]
+    #[must_use]
+    pub fn written_code(&self, cursor: &mut u64) -> Option<CodeChanges> {
+        (*cursor != self.code.cursor()).then(|| self.read_code_log(cursor))
+    }
+
+    #[cold]
+    fn read_code_log(&self, cursor: &mut u64) -> CodeChanges {
+        self.code.read_log(cursor).map_or(CodeChanges::Everything, |pages| {
+            CodeChanges::Pages(pages.into_iter().filter_map(|page| self.gpa_of(page * PAGE_SIZE)).collect())
+        })
+    }
+
     /// Host address of `length` bytes at `at`, if all of them are RAM. Valid as long as `self`.
     #[inline]
     #[must_use]
@@ -242,5 +257,17 @@ mod tests {
         assert_eq!(ram.offset(layout::HIGH_RAM, 4097), None);
         assert_eq!(ram.offset(layout::LOW_RAM_END, 1), None);
         ram.write(layout::HIGH_RAM, &[7]).unwrap();
+    }
+    #[test]
+    fn written_code_is_told_once_and_by_guest_physical_page() {
+        let ram = GuestRam::new(layout::LOW_RAM_END.0 + 2 * PAGE_SIZE).unwrap();
+        let code = layout::HIGH_RAM.offset(PAGE_SIZE + 0x200);
+        let mut cursor = ram.code().cursor();
+        ram.code().mark(ram.offset(code, 16).unwrap(), 16);
+        assert_eq!(ram.written_code(&mut cursor), None, "nobody has written");
+        ram.write(code, &[7]).unwrap();
+        let page = layout::HIGH_RAM.offset(PAGE_SIZE);
+        assert_eq!(ram.written_code(&mut cursor), Some(CodeChanges::Pages(vec![page])));
+        assert_eq!(ram.written_code(&mut cursor), None);
     }
 }

@@ -98,22 +98,17 @@ impl PvVcpu {
 
     /// Text that someone wrote to is data again.
     fn follow_code_changes(&mut self) -> Result<(), EngineError> {
-        if self.ram.code().cursor() == self.code_cursor {
-            return Ok(());
-        }
-        let (changes, cursor) = self.ram.code().changes_since(self.code_cursor);
-        self.code_cursor = cursor;
-        match changes {
-            CodeChanges::Pages(pages) => {
-                for page in pages {
-                    let offset = page * PAGE_SIZE;
+        match self.ram.written_code(&mut self.code_cursor) {
+            None => {}
+            Some(CodeChanges::Pages(pages)) => {
+                for offset in pages.into_iter().filter_map(|page| self.ram.offset(page, PAGE_SIZE)) {
                     if let Some(at) = self.space.text_at(offset) {
                         self.space.drop_text(&mut self.child, offset)?;
                         self.patches.drop_page(at);
                     }
                 }
             }
-            CodeChanges::Everything => {
+            Some(CodeChanges::Everything) => {
                 self.space.clear(&mut self.child)?;
                 self.patches.clear();
             }

@@ -73,27 +73,18 @@ fn execute_rest(cx: &mut Cx, block: &Block, limit: usize, left: usize, result: R
     Part { retired: retired as u32, flow: result }
 }
 
-/// Drops blocks whose code was written since the last look.
+/// Drops blocks whose code was written since the last look; says whether any was.
 #[inline]
-fn drop_written(cache: &mut CodeCache, cx: &mut Cx) {
-    if cache.cursor != cx.mmu.ram.code().cursor() {
-        drop_changes(cache, cx);
-    }
+fn drop_written(cache: &mut CodeCache, cx: &Cx) -> bool {
+    let changes = cx.mmu.ram.written_code(&mut cache.cursor);
+    changes.map(|changes| drop_changes(cache, changes)).is_some()
 }
 
 #[cold]
-fn drop_changes(cache: &mut CodeCache, cx: &mut Cx) {
-    let (changes, cursor) = cx.mmu.ram.code().changes_since(cache.cursor);
-    cache.cursor = cursor;
+fn drop_changes(cache: &mut CodeCache, changes: CodeChanges) {
     match changes {
         CodeChanges::Everything => cache.clear(),
-        CodeChanges::Pages(pages) => {
-            for page in pages {
-                if let Some(gpa) = cx.mmu.ram.gpa_of(page * crate::arch::address::PAGE_SIZE) {
-                    cache.drop_page(gpa.0);
-                }
-            }
-        }
+        CodeChanges::Pages(pages) => pages.into_iter().for_each(|page| cache.drop_page(page.0)),
     }
 }
 
@@ -143,7 +134,7 @@ impl Single {
             no_trap: false,
         };
         cx.enter();
-        drop_written(&mut self.cache, &mut cx);
+        drop_written(&mut self.cache, &cx);
         let result = work(&mut cx, &mut self.cache, features);
         cx.leave();
         self.paging = Some(cx.mmu.mode);
@@ -351,8 +342,7 @@ fn run_blocks(
             }
             previous = number;
             if part.flow == Ok(Flow::Jump) && !cx.mmu.stop {
-                if cache.cursor != cx.mmu.ram.code().cursor() {
-                    drop_written(cache, cx);
+                if drop_written(cache, cx) {
                     previous = None;
                 }
                 continue;

@@ -27,23 +27,16 @@ pub(super) struct Epoch {
 impl Session<'_, '_> {
     /// Drops what was made of code that has been written since.
     fn drop_written(&mut self) {
-        let code = self.cx.mmu.ram.code();
-        if *self.cursor == code.cursor() {
-            return;
-        }
-        let (changes, cursor) = code.changes_since(*self.cursor);
-        *self.cursor = cursor;
-        match changes {
-            CodeChanges::Everything => {
+        match self.cx.mmu.ram.written_code(self.cursor) {
+            None => {}
+            Some(CodeChanges::Everything) => {
                 self.store.clear();
                 self.counters.count(Cause::Flush);
             }
-            CodeChanges::Pages(pages) => {
+            Some(CodeChanges::Pages(pages)) => {
                 for page in pages {
-                    if let Some(gpa) = self.cx.mmu.ram.gpa_of(page * crate::arch::address::PAGE_SIZE) {
-                        let dropped = self.store.drop_page(gpa.0);
-                        self.counters.add(Cause::CodeWrite, dropped.into());
-                    }
+                    let dropped = self.store.drop_page(page.0);
+                    self.counters.add(Cause::CodeWrite, dropped.into());
                 }
             }
         }
