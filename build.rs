@@ -1,8 +1,12 @@
-//! Builds the guests under `workloads/` with the toolchain that builds the crate, and lists them in `workloads.rs`.
+//! Builds the guests under `workloads/` with the toolchain that builds the crate, and lists them in `workloads.rs`; and
+//! writes the table of instruction encodings.
 //!
 //! The support library is compiled once, then each workload is compiled and linked, on all cores. A guest depends only on
 //! the files under `workloads/` and on `src/abi.rs`; no cargo profile or RUSTFLAGS reaches it, so that one compiler
 //! gives one image.
+
+#[path = "build/encodings.rs"]
+mod encodings;
 
 use std::env;
 use std::ffi::OsString;
@@ -85,6 +89,7 @@ fn build() -> Result<(), String> {
         root: variable("CARGO_MANIFEST_DIR")?.into(),
         out: variable("OUT_DIR")?.into(),
     };
+    encodings::write(&tools.out)?;
     let guests = find_guests(&tools.root.join("workloads"))?;
     tools.library()?;
     build_all(&tools, &guests)?;

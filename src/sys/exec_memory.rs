@@ -9,12 +9,17 @@ use super::memfd;
 use memmap2::{MmapOptions, MmapRaw};
 use std::io;
 
+/// Bytes of pages that are asked for at once.
+const STEP: usize = 128 << 10;
+
 /// A block of code memory.
 #[derive(Debug)]
 pub struct ExecMemory {
     writable: MmapRaw,
     executable: *mut libc::c_void,
     size: usize,
+    /// The pages before this offset were asked for.
+    populated: usize,
 }
 
 // SAFETY: the mappings belong to this value alone and are valid in every thread; changes need `&mut self`.
@@ -37,7 +42,7 @@ impl ExecMemory {
         if executable == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { writable, executable, size })
+        Ok(Self { writable, executable, size, populated: 0 })
     }
 
     /// Bytes in all.
@@ -59,11 +64,29 @@ impl ExecMemory {
         address.wrapping_sub(self.executable as usize) < self.size
     }
 
+    /// Asks for the pages before `end`, and some behind, in both views at once: a fault for each costs more.
+    #[cold]
+    fn populate(&mut self, end: usize) {
+        let from = self.populated;
+        self.populated = end.next_multiple_of(STEP).min(self.size);
+        let length = self.populated - from;
+        // SAFETY: both ranges lie in mappings of ours, whose contents this does not change. A kernel that does not know
+        // the advice refuses; the pages come one by one then.
+        unsafe {
+            let writable = self.writable.as_mut_ptr().add(from);
+            libc::madvise(writable.cast(), length, libc::MADV_POPULATE_WRITE);
+            libc::madvise(self.executable.byte_add(from), length, libc::MADV_POPULATE_READ);
+        }
+    }
+
     /// Writes code at `offset`. Says `false`, and writes nothing, if it does not fit.
     #[must_use]
     pub fn write(&mut self, offset: usize, code: &[u8]) -> bool {
         if offset > self.size || code.len() > self.size - offset {
             return false;
+        }
+        if offset + code.len() > self.populated {
+            self.populate(offset + code.len());
         }
         // SAFETY: the range was checked against the mapping, which no Rust reference covers.
         unsafe {

@@ -25,6 +25,8 @@ use stubs::{Answer, Stubs};
 pub(crate) const CAPACITY: usize = 64 << 20;
 /// Entries of the jump cache; a power of two.
 pub(crate) const JUMPS: usize = 1024;
+/// Sites and links that a small guest has at most. Untouched room costs nothing; to grow costs a copy of all.
+const ROOM: usize = 1 << 14;
 /// Bytes of one entry, as a shift.
 pub(crate) const JUMP_SHIFT: u8 = 5;
 
@@ -155,8 +157,8 @@ impl CodeStore {
             blocks: Vec::new(),
             starts: AddressMap::default(),
             pages: AddressMap::default(),
-            sites: Vec::new(),
-            links: Vec::new(),
+            sites: Vec::with_capacity(ROOM),
+            links: Vec::with_capacity(ROOM),
             jumps: Box::new([NO_JUMP; JUMPS]),
             drops: 0,
             flushes: 0,

@@ -5,6 +5,7 @@
 //! before its bytes are read, so that a write is either seen or logged. Code outside RAM is decoded each time.
 pub(crate) mod block;
 pub(crate) mod cache;
+pub(crate) mod encoding;
 pub(crate) mod features;
 
 use super::mmu::slow::Place;

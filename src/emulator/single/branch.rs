@@ -8,6 +8,7 @@ use super::op::Op;
 use super::stack;
 use crate::arch::state::gpr::{RCX, RSP};
 use crate::arch::{Exception, Gva, SegmentRegister};
+use crate::emulator::front::encoding::Encoding;
 use crate::emulator::mmu::Fault;
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
@@ -176,7 +177,7 @@ pub(super) fn lower(instruction: &Instruction, bits: u32, op: &mut Op) -> Option
             && !matches!(i.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32)
             && !is_far_pointer(i)
     };
-    let count_size = || instruction.code().op_code().address_size() as usize / 8;
+    let count_size = || Encoding::of(instruction.code()).address_size();
     Some(match instruction.mnemonic() {
         Mnemonic::Loop => wide!(count_size(), loop_count),
         Mnemonic::Loope => wide!(count_size(), loop_while<true>),

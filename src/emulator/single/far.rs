@@ -8,6 +8,7 @@ use super::op::Op;
 use super::{branch, operand, segment, stack};
 use crate::arch::state::gpr::{R11, RCX, RDX, RSP};
 use crate::arch::{Cr0, Efer, Exception, Gva, Rflags, Segment, SegmentRegister, Vector};
+use crate::emulator::front::encoding::Encoding;
 use crate::emulator::interrupt;
 use crate::emulator::mmu::Fault;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
@@ -243,7 +244,7 @@ fn commit(cx: &mut Cx, to: Return, popped: u64) {
 
 fn far_return(cx: &mut Cx, op: &Op) -> Step {
     let instruction = operand::instruction(op);
-    let size = (instruction.code().op_code().operand_size() as usize / 8).clamp(2, 8);
+    let size = Encoding::of(instruction.code()).operand_size().clamp(2, 8);
     let bytes = size as u64;
     let release = if instruction.op_count() > 0 { u64::from(instruction.immediate16()) } else { 0 };
     let rip = stack::peek(cx, 0, size)?;

@@ -8,6 +8,7 @@ use super::op::Op;
 use super::operand;
 use crate::arch::state::gpr::{RBP, RSP};
 use crate::arch::{Exception, Rflags, SegmentRegister};
+use crate::emulator::front::encoding::Encoding;
 use crate::emulator::mmu::Fault;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -149,7 +150,7 @@ fn leave_any(cx: &mut Cx, op: &Op) -> Step {
     let instruction = operand::instruction(op);
     let size = if instruction.mnemonic() == Mnemonic::Leave {
         // `stack_pointer_increment` has no meaning for LEAVE; its operand size is that of the code.
-        instruction.code().op_code().operand_size() as usize / 8
+        Encoding::of(instruction.code()).operand_size()
     } else {
         8
     };
@@ -173,7 +174,7 @@ fn leave_any(cx: &mut Cx, op: &Op) -> Step {
 
 fn enter(cx: &mut Cx, op: &Op) -> Step {
     let instruction = operand::instruction(op);
-    let size = (instruction.code().op_code().operand_size() as usize / 8).clamp(2, 8);
+    let size = Encoding::of(instruction.code()).operand_size().clamp(2, 8);
     let allocated = u64::from(instruction.immediate16());
     let level = u64::from(instruction.immediate8_2nd() & 31);
     let mask = pointer_mask(cx);

@@ -2,6 +2,8 @@
 //!
 //! Found once for each of iced's codes, apart for a memory destination, and kept; what else depends on the operands is
 //! asked of the instruction itself.
+use crate::emulator::front::encoding::Encoding;
+use crate::emulator::front::features::Features;
 use iced_x86::{
     Code, CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind,
     Register,
@@ -82,6 +84,8 @@ pub(crate) struct Form {
     pub vector: bool,
     /// It is AVX.
     pub avx: bool,
+    /// The guest may use it.
+    pub offered: bool,
 }
 
 /// The forms that were met so far.
@@ -98,15 +102,16 @@ impl Default for Forms {
 }
 
 impl Forms {
-    /// The form of an instruction.
-    pub(crate) fn of(&mut self, instruction: &Instruction) -> Form {
+    /// The form of an instruction. Those of one [`Forms`] are all asked for with the same features.
+    pub(crate) fn of(&mut self, instruction: &Instruction, features: &Features) -> Form {
         // A code is shared by registers and memory, but BT and its kin differ: only a bit in a register stays there.
         let memory = instruction.op0_kind() == OpKind::Memory;
         let code = instruction.code() as usize * 2 + usize::from(memory);
         if let Some(Some(form)) = self.known.get(code) {
             return *form;
         }
-        let form = find(instruction, &mut self.factory);
+        let offered = !instruction.is_invalid() && features.offers(instruction);
+        let form = Form { offered, ..find(instruction, &mut self.factory) };
         if let Some(slot) = self.known.get_mut(code) {
             *slot = Some(form);
         }
@@ -132,9 +137,10 @@ fn ends(instruction: &Instruction) -> bool {
 
 fn is_general(instruction: &Instruction) -> Option<Kind> {
     use Mnemonic as M;
+    let encoding = Encoding::of(instruction.code());
     Some(match instruction.mnemonic() {
         M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test => {
-            let short = instruction.op_code().op_kind(0);
+            let short = encoding.operand(0);
             let accumulator = matches!(
                 short,
                 OpCodeOperandKind::al | OpCodeOperandKind::ax | OpCodeOperandKind::eax | OpCodeOperandKind::rax
@@ -142,7 +148,7 @@ fn is_general(instruction: &Instruction) -> Option<Kind> {
             if accumulator { Kind::Accumulator } else { Kind::Plain }
         }
         M::Shl | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
-            let last = instruction.op_code().op_kind(instruction.op_count() - 1);
+            let last = encoding.operand(instruction.op_count() - 1);
             if last == OpCodeOperandKind::cl { Kind::ShiftByCl } else { Kind::Plain }
         }
         M::Bt | M::Bts | M::Btr | M::Btc => Kind::Plain,
@@ -151,7 +157,7 @@ fn is_general(instruction: &Instruction) -> Option<Kind> {
         M::Div | M::Idiv => Kind::Divide,
         M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo => Kind::Widen,
         M::Cmpxchg => Kind::CompareExchange,
-        M::Xchg => match instruction.op_code().op_kind(0) {
+        M::Xchg => match encoding.operand(0) {
             OpCodeOperandKind::r16_opcode | OpCodeOperandKind::r32_opcode | OpCodeOperandKind::r64_opcode => {
                 Kind::ExchangeAccumulator
             }
@@ -168,7 +174,7 @@ fn is_general(instruction: &Instruction) -> Option<Kind> {
         | M::Seta | M::Setae | M::Setb | M::Setbe | M::Sete | M::Setg | M::Setge | M::Setl | M::Setle
         | M::Setne | M::Setno | M::Setnp | M::Setns | M::Seto | M::Setp | M::Sets => Kind::Plain,
         M::Bswap => Kind::OpcodeRegister,
-        M::Mov => match instruction.op_code().op_kind(0) {
+        M::Mov => match encoding.operand(0) {
             OpCodeOperandKind::r8_opcode
             | OpCodeOperandKind::r16_opcode
             | OpCodeOperandKind::r32_opcode
@@ -205,7 +211,7 @@ fn branch(instruction: &Instruction) -> Option<Kind> {
 /// Vector instructions that run as themselves.
 fn vector(instruction: &Instruction) -> Option<Kind> {
     use Mnemonic as M;
-    let op = instruction.op_code();
+    let encoding = Encoding::of(instruction.code());
     let unfit = |kind: OpCodeOperandKind| {
         use OpCodeOperandKind as K;
         matches!(
@@ -238,8 +244,7 @@ fn vector(instruction: &Instruction) -> Option<Kind> {
                 | K::ymm_is4
         )
     };
-    let kinds = op.op_kinds();
-    if kinds.iter().any(|&kind| unfit(kind)) || op.is_evex_or_other() {
+    if encoding.operands().any(unfit) || encoding.is_other() {
         return None;
     }
     match instruction.mnemonic() {
@@ -261,18 +266,7 @@ fn vector(instruction: &Instruction) -> Option<Kind> {
         | M::Vpmaskmovq => return None,
         _ => {}
     }
-    kinds.iter().any(|&kind| is_vector(kind)).then_some(Kind::Plain)
-}
-
-trait Encoding {
-    /// Neither legacy nor VEX.
-    fn is_evex_or_other(&self) -> bool;
-}
-
-impl Encoding for iced_x86::OpCodeInfo {
-    fn is_evex_or_other(&self) -> bool {
-        !matches!(self.encoding(), iced_x86::EncodingKind::Legacy | iced_x86::EncodingKind::VEX)
-    }
+    encoding.operands().any(is_vector).then_some(Kind::Plain)
 }
 
 fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form {
@@ -285,6 +279,7 @@ fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form
         byte: false,
         writes_memory: false,
         vector: false,
+        offered: false,
         avx: instruction.cpuid_features().iter().any(|f| {
             matches!(
                 f,
@@ -307,8 +302,7 @@ fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form
         return form;
     }
     let info = factory.info(instruction);
-    let op = instruction.op_code();
-    for (i, &kind) in op.op_kinds().iter().enumerate() {
+    for (i, kind) in Encoding::of(instruction.code()).operands().enumerate() {
         let access = info.op_access(i as u32);
         let written =
             !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);

@@ -189,8 +189,8 @@ fn decode(
             break;
         }
         front::drop_void_segments(&mut instruction);
-        let known = !instruction.is_invalid() && features.offers(&instruction);
-        let mut form = workshop.forms.of(&instruction);
+        let mut form = workshop.forms.of(&instruction, features);
+        let known = form.offered;
         let offsets = decoder.get_constant_offsets(&instruction);
         let mut shape = known.then(|| Shape::parse(&window[at..at + instruction.len()], &offsets)).flatten();
         let needed = if form.avx { Vectors::Avx } else { Vectors::Sse };
