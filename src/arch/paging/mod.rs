@@ -241,6 +241,31 @@ pub fn walk(
     Ok(leaf.translation(format, mode, gva))
 }
 
+/// What [`walk`] would find, if it finds something and need not set a bit for it. `None` too with paging off.
+#[must_use]
+pub fn known(
+    memory: &impl PageMemory,
+    mode: &PagingMode,
+    gva: Gva,
+    access: Access,
+    privilege: Privilege,
+) -> Option<Translation> {
+    if !mode.cr0.contains(Cr0::PG) {
+        return None;
+    }
+    let format = Format::of(mode);
+    let mut accessed = true;
+    let met = |l: Level| accessed &= l.entry & A != 0 || !format.has_rights(l.level);
+    let leaf = match format {
+        Format::Long => descend(memory, mode, Format::Long, gva, met),
+        _ => descend(memory, mode, format, gva, met),
+    };
+    let leaf = leaf.ok()?;
+    let dirty = access != Access::Write || leaf.entry & D != 0;
+    (accessed && dirty && allowed(mode, &leaf, access, privilege))
+        .then(|| leaf.translation(format, mode, gva))
+}
+
 /// Whether the rights of all levels allow the access (SDM 4.6.1).
 fn allowed(mode: &PagingMode, leaf: &Leaf, access: Access, privilege: Privilege) -> bool {
     let &Leaf { writable, user, executable, .. } = leaf;

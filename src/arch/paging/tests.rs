@@ -227,6 +227,37 @@ fn large_pages_of_each_format() {
 }
 
 #[test]
+fn known_says_what_the_walk_says_once_the_walk_has_nothing_to_set() {
+    let accesses = [Access::Read, Access::Write, Access::Execute];
+    let privileges = [Privilege::User, Privilege::Supervisor, Privilege::Implicit];
+    for rights in [0, P, P | RW, P | RW | US, P | US | NX, P | RW | US | D, P | RW | G | A] {
+        for (access, privilege) in accesses.into_iter().flat_map(|a| privileges.map(|p| (a, p))) {
+            for extra in [Cr4::empty(), Cr4::SMAP | Cr4::SMEP, Cr4::PGE] {
+                let (memory, mut mode) = long(rights);
+                mode.cr4 |= extra;
+                assert_eq!(
+                    known(&memory, &mode, GVA, access, privilege),
+                    None,
+                    "the tables were not accessed"
+                );
+                let walked = walk(&memory, &mode, GVA, access, privilege).ok();
+                assert_eq!(known(&memory, &mode, GVA, access, privilege), walked);
+            }
+        }
+    }
+    let (memory, mode) = long(P | RW);
+    let _ = walk(&memory, &mode, GVA, Access::Read, Privilege::Supervisor);
+    assert_eq!(known(&memory, &mode, GVA, Access::Write, Privilege::Supervisor), None, "it is not dirty");
+    let upper = 0x2000 + (GVA.0 >> 30 & 511) * 8;
+    memory.put(upper, memory.get(upper) & !A);
+    assert_eq!(
+        known(&memory, &mode, GVA, Access::Read, Privilege::Supervisor),
+        None,
+        "a table is not accessed"
+    );
+}
+
+#[test]
 fn look_stops_where_the_walk_stops_and_peek_agrees() {
     let (memory, mode) = long(P | RW);
     let levels = look(&memory, &mode, GVA);

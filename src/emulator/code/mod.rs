@@ -93,6 +93,8 @@ pub(crate) struct Link {
     displacement: Option<usize>,
     /// Offset of the code that asks for help.
     stub: usize,
+    /// Host address that it was patched to lead to.
+    pub target: Option<usize>,
     /// The flags are saved when it is taken.
     pub saved: bool,
     /// It is taken because an access missed its window.
@@ -218,6 +220,7 @@ impl CodeStore {
             rip: link.rip,
             displacement: link.displacement.map(|displacement| at + displacement),
             stub: at + link.stub,
+            target: None,
             saved: link.saved,
             miss: link.miss,
         }));
@@ -244,15 +247,14 @@ impl CodeStore {
         debug_assert!(written);
     }
 
-    /// Lets a link go straight to a block; says whether it can.
+    /// Lets a link go straight to a block; says whether it can, and did not already.
     pub(crate) fn connect(&mut self, link: u32, block: u32) -> bool {
-        let Some(&Link { displacement: Some(displacement), saved, .. }) = self.links.get(link as usize)
-        else {
-            return false;
-        };
+        let Some(from) = self.links.get_mut(link as usize) else { return false };
+        let (Some(displacement), None) = (from.displacement, from.target) else { return false };
         let Some(Some(target)) = self.blocks.get_mut(block as usize) else { return false };
         target.incoming.push(link);
-        let entry = if saved { target.entries.saved } else { target.entries.live };
+        let entry = if from.saved { target.entries.saved } else { target.entries.live };
+        from.target = Some(entry);
         self.patch(displacement, entry);
         true
     }
@@ -273,7 +275,9 @@ impl CodeStore {
         let Some(block) = self.blocks.get_mut(number as usize).and_then(Option::take) else { return };
         self.drops += 1;
         for link in block.incoming {
-            let Link { displacement, stub, .. } = self.links[link as usize];
+            let from = &mut self.links[link as usize];
+            from.target = None;
+            let Link { displacement, stub, .. } = *from;
             if let Some(displacement) = displacement {
                 self.patch(displacement, self.memory.address(stub));
             }

@@ -4,6 +4,7 @@
 //! a tag that matches the page of an access's last byte proves that the access is allowed and does not leave the page.
 //! Only RAM is entered. A write tag with [`CODE`] set never matches: stores to pages that hold decoded code take the
 //! slow path. Instruction pages have a small table of their own that gives guest-physical addresses.
+use super::window::CleanStretches;
 use crate::arch::address::PAGE_SIZE;
 
 /// Entries in a bank; a power of two.
@@ -93,6 +94,9 @@ pub(crate) struct Fill {
     pub size: u64,
 }
 
+/// Pages forgotten one by one that are listed; one more counts as everything.
+const MOST_FORGOTTEN: usize = 8;
+
 /// The translations that one vCPU remembers.
 pub(crate) struct Tlb {
     entries: Box<[Entry; 4 * ENTRIES]>,
@@ -105,8 +109,12 @@ pub(crate) struct Tlb {
     global: Vec<u16>,
     /// The span of addresses for which an entry of a large page was made: INVLPG there flushes everything.
     large: (u64, u64),
-    /// Changes whenever translations are forgotten.
+    /// Changes whenever translations are forgotten, but for single pages: those are listed in `forgotten`.
     pub generation: u32,
+    /// Pages that were forgotten one by one since their reader last emptied the list.
+    pub forgotten: Vec<u64>,
+    /// Stretches without decoded code, for windows.
+    pub clean: CleanStretches,
     /// Changes whenever translations of instruction pages are forgotten: links between blocks hold only for one such
     /// generation.
     pub code_generation: u32,
@@ -126,6 +134,8 @@ impl Default for Tlb {
             global: Vec::new(),
             large: (u64::MAX, 0),
             generation: 1,
+            forgotten: Vec::with_capacity(MOST_FORGOTTEN),
+            clean: CleanStretches::default(),
             code_generation: 1,
             code_evicted: false,
             protections: 0,
@@ -196,7 +206,8 @@ impl Tlb {
         }
     }
 
-    fn note_large(&mut self, page: u64, size: u64) {
+    /// Notes that a translation of `page`, of a leaf of `size` bytes, is remembered here or by who lists windows.
+    pub(crate) fn note_large(&mut self, page: u64, size: u64) {
         if size > PAGE_SIZE {
             let start = page & !(size - 1);
             self.large.0 = self.large.0.min(start);
@@ -236,6 +247,10 @@ impl Tlb {
     /// From now on stores to the guest-physical page `gpa` take the slow path.
     pub(crate) fn protect(&mut self, gpa: u64) {
         self.protections = self.protections.wrapping_add(1);
+        if self.protections == 0 {
+            // As in `forget_code`.
+            self.clean = CleanStretches::default();
+        }
         for entry in self.entries.iter_mut() {
             if entry.gpa & PAGE_MASK == gpa && entry.write != NONE {
                 entry.write |= CODE;
@@ -252,6 +267,7 @@ impl Tlb {
     }
 
     fn begin_generation(&mut self) {
+        self.forgotten.clear();
         self.generation = self.generation.wrapping_add(1);
         if self.generation == 0 {
             // As in `forget_code`.
@@ -323,8 +339,16 @@ impl Tlb {
             if entry.read == at & PAGE_MASK {
                 *entry = EMPTY;
             }
+            let device = &mut self.device[bank as usize];
+            if device.tag == at & PAGE_MASK {
+                *device = NO_DEVICE;
+            }
         }
-        self.begin_generation();
+        if self.forgotten.len() < MOST_FORGOTTEN {
+            self.forgotten.push(at & PAGE_MASK);
+        } else {
+            self.begin_generation();
+        }
         if self.may_have_fetched(at) {
             self.forget_code();
         }
@@ -375,14 +399,33 @@ mod tests {
     }
 
     #[test]
-    fn device_pages_are_known_for_their_use_until_anything_is_forgotten() {
+    fn device_pages_are_known_for_their_use_until_they_are_forgotten() {
         let mut tlb = Tlb::default();
         tlb.fill_device(Bank::Supervisor, 0x5000, 0xfee0_0000, false);
         assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), Some(0xfee0_0030));
         assert_eq!(tlb.device(Bank::Supervisor, 0x5030, true), None);
         assert_eq!(tlb.device(Bank::User, 0x5030, false), None);
         tlb.flush_page(0x7000);
+        assert!(tlb.device(Bank::Supervisor, 0x5030, false).is_some());
+        tlb.flush_page(0x5fff);
         assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), None);
+        tlb.fill_device(Bank::Supervisor, 0x5000, 0xfee0_0000, false);
+        tlb.flush_local();
+        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), None);
+    }
+
+    #[test]
+    fn single_pages_are_listed_until_there_are_too_many() {
+        let mut tlb = Tlb::default();
+        let generation = tlb.generation;
+        for page in 0..MOST_FORGOTTEN as u64 {
+            tlb.flush_page(page * PAGE_SIZE + 5);
+        }
+        assert_eq!((tlb.generation, tlb.forgotten.len()), (generation, MOST_FORGOTTEN));
+        assert_eq!(tlb.forgotten[1], PAGE_SIZE);
+        tlb.flush_page(0x9_9000);
+        assert_ne!(tlb.generation, generation);
+        assert!(tlb.forgotten.is_empty());
     }
 
     #[test]
@@ -392,7 +435,7 @@ mod tests {
         let (data, code) = (tlb.generation, tlb.code_generation);
         tlb.flush_page(0x6000);
         assert_eq!(tlb.code_generation, code);
-        assert_ne!(tlb.generation, data);
+        assert_eq!((tlb.generation, &tlb.forgotten[..]), (data, &[0x6000][..]));
         assert_eq!(tlb.fetch(Bank::User, 0x5010), Some(0x9010));
         tlb.flush_page(0x5fff);
         assert_ne!(tlb.code_generation, code);

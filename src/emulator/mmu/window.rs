@@ -56,27 +56,45 @@ impl Window {
         join.then(|| Self::new(start, end - start, self.addend))
     }
 
+    /// Whether a byte of the page at `page` lies in it.
+    pub(crate) fn touches(&self, page: u64) -> bool {
+        !self.is_empty() && self.start < page.saturating_add(PAGE_SIZE) && page < self.end()
+    }
+
     /// Puts `found` in the place of this window, or beside it if both touch.
     pub(crate) fn replace(&mut self, found: Self) {
         *self = self.joined(&found).unwrap_or(found);
     }
 }
 
+/// Physical memory without decoded code, found under a number of [`super::Tlb::protections`].
+#[derive(Clone, Copy, Default, Debug)]
+struct Clean {
+    protections: u32,
+    low: u64,
+    high: u64,
+}
+
+/// Some stretches of physical memory that were searched for decoded code and had none.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct CleanStretches([Clean; 8]);
+
+impl CleanStretches {
+    fn slot(&mut self, gpa: u64) -> &mut Clean {
+        &mut self.0[(gpa >> 21) as usize & 7]
+    }
+}
+
 impl Mmu<'_> {
     /// The window around `at`. `None` if it may not be accessed so, was not yet, or is not RAM.
-    pub(crate) fn window(&self, at: u64, write: bool) -> Option<Window> {
+    pub(crate) fn window(&mut self, at: u64, write: bool) -> Option<Window> {
         // Walks do not look at the bits that make an address canonical.
         if self.bank == Bank::UserAligned || !Gva(at).is_canonical() {
             return None;
         }
-        // A walk sets bits: only what is accessed already is walked for its rights.
-        let (leaf, accessed) = paging::probe(self.ram, &self.mode, Gva(at))?;
-        if !accessed || write && !leaf.dirty {
-            return None;
-        }
         let (mode, privilege) = self.rights(self.bank);
         let access = if write { Access::Write } else { Access::Read };
-        let leaf = paging::walk(self.ram, &mode, Gva(at), access, privilege).ok()?;
+        let leaf = paging::known(self.ram, &mode, Gva(at), access, privilege)?;
         let gpa = leaf.gpa.page().0;
         let slot = self.ram.slots().iter().find(|s| (s.gpa.0..s.gpa.0 + s.size).contains(&gpa))?;
         let start = at & !(leaf.page_size - 1);
@@ -84,14 +102,23 @@ impl Mmu<'_> {
         let mut low = first.max(slot.gpa.0);
         let mut high = (first + leaf.page_size).min(slot.gpa.0 + slot.size);
         if write {
-            low = low.max(gpa.saturating_sub(REACH * PAGE_SIZE));
-            high = high.min(gpa + REACH * PAGE_SIZE);
-            let has_code = |page: u64| self.ram.code().has_code(slot.offset + (page - slot.gpa.0));
-            let pages = |from: u64, to: u64| (from / PAGE_SIZE..to / PAGE_SIZE).map(|page| page * PAGE_SIZE);
-            low = pages(low, gpa).rev().find(|&page| has_code(page)).map_or(low, |page| page + PAGE_SIZE);
-            high = pages(gpa, high).find(|&page| has_code(page)).unwrap_or(high);
+            let protections = self.tlb.protections;
+            let known = self.tlb.clean.slot(gpa);
+            if known.protections != protections || !(known.low..known.high).contains(&gpa) {
+                let low = low.max(gpa.saturating_sub(REACH * PAGE_SIZE));
+                let high = high.min(gpa + REACH * PAGE_SIZE);
+                let has_code = |page: u64| self.ram.code().has_code(slot.offset + (page - slot.gpa.0));
+                let pages =
+                    |from: u64, to: u64| (from / PAGE_SIZE..to / PAGE_SIZE).map(|page| page * PAGE_SIZE);
+                let low =
+                    pages(low, gpa).rev().find(|&page| has_code(page)).map_or(low, |page| page + PAGE_SIZE);
+                let high = pages(gpa, high).find(|&page| has_code(page)).unwrap_or(high);
+                *known = Clean { protections, low, high };
+            }
+            (low, high) = (low.max(known.low), high.min(known.high));
         }
         let length = high.checked_sub(low).filter(|&length| length > SLACK)?;
+        self.tlb.note_large(at, leaf.page_size);
         let start = start + (low - first);
         let host = slot.host as u64 + (low - slot.gpa.0);
         Some(Window::new(start, length, host.wrapping_sub(start)))

@@ -96,6 +96,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
+    #[inline]
     fn of(state: &CpuState, windows: bool) -> Self {
         let cpl = state.cpl();
         Self {

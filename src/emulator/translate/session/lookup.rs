@@ -25,6 +25,12 @@ pub(super) struct Epoch {
 }
 
 impl Session<'_, '_> {
+    /// Whether translated code was written, and that was not seen to yet.
+    #[inline]
+    pub(super) fn code_was_written(&self) -> bool {
+        *self.cursor != self.cx.mmu.ram.code().cursor()
+    }
+
     /// Drops what was made of code that has been written since.
     fn drop_written(&mut self) {
         match self.cx.mmu.ram.written_code(self.cursor) {
@@ -43,6 +49,7 @@ impl Session<'_, '_> {
     }
 
     /// The mark of jumps that hold now.
+    #[inline]
     fn tag(&mut self, limits: Limits) -> u64 {
         let generation = self.cx.mmu.tlb.code_generation;
         if self.epoch.generation != generation {
@@ -57,20 +64,29 @@ impl Session<'_, '_> {
     pub(super) fn next(&mut self, windows: bool) -> Result<usize, End> {
         if windows
             && !self.kick.is_raised()
-            && *self.cursor == self.cx.mmu.ram.code().cursor()
-            && !needs_care(self.cx.state)
+            && let Some(target) = self.remembered()
         {
-            self.cx.mmu.stop = false;
-            // RF only holds off instruction breakpoints, of which there are none in translated code.
-            self.cx.state.rflags.remove(Rflags::RF);
-            let tag = self.tag(Limits::of(self.cx.state, true));
-            if let Some(target) = self.store.jump(self.cx.state.rip, tag) {
-                self.take_over(tag);
-                return Ok(target);
-            }
-            self.counters.count(Cause::JumpMiss);
+            return Ok(target);
         }
         self.find_next(windows, windows)
+    }
+
+    /// As [`Self::next`] for code that uses windows, if the jump cache knows; kicks are not looked at.
+    #[inline]
+    pub(super) fn remembered(&mut self) -> Option<usize> {
+        if self.code_was_written() || needs_care(self.cx.state) {
+            return None;
+        }
+        self.cx.mmu.stop = false;
+        // RF only holds off instruction breakpoints, of which there are none in translated code.
+        self.cx.state.rflags.remove(Rflags::RF);
+        let tag = self.tag(Limits::of(self.cx.state, true));
+        let Some(target) = self.store.jump(self.cx.state.rip, tag) else {
+            self.counters.count(Cause::JumpMiss);
+            return None;
+        };
+        self.take_over(tag);
+        Some(target)
     }
 
     /// As [`Self::next`], where the jump cache does not know. After an access that missed its window kicks wait: its
@@ -138,6 +154,7 @@ impl Session<'_, '_> {
     }
 
     /// Takes over what translated code must know of the CPU's mode.
+    #[inline]
     fn take_over(&mut self, tag: u64) {
         self.drop_windows();
         let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);

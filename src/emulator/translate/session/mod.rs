@@ -324,11 +324,12 @@ impl Session<'_, '_> {
                 self.counters.count(Cause::HelpWindow);
                 self.cx.state.rip = self.store.links[index as usize].rip;
                 // With a window where there was none the access is tried again.
-                let moved = self.move_window(index);
-                if moved {
-                    self.find_next(true, false).map_or_else(Go::Leave, Go::To)
+                if self.move_window(index) {
+                    let found = self.remembered().map_or_else(|| self.find_next(true, false), Ok);
+                    found.map_or_else(Go::Leave, Go::To)
                 } else {
-                    self.through(index, false)
+                    // Where it leads by itself, if it does.
+                    self.store.links[index as usize].target.map_or_else(|| self.through(index, false), Go::To)
                 }
             }
             number::INDIRECT => {
@@ -374,10 +375,11 @@ impl Session<'_, '_> {
         let cx = &mut *self.cx;
         cx.state.rip = instruction.ip();
         cx.mmu.stop = false;
-        let next = instruction.next_ip();
+        let (next, resumes) = (instruction.next_ip(), site.resumes);
         match (op.run)(cx, op) {
-            Ok(Flow::Next) if site.resumes => return Go::Resume,
-            Ok(Flow::Next | Flow::Stop) => cx.state.rip = next,
+            Ok(Flow::Next) if resumes => return Go::Resume,
+            Ok(Flow::Stop) if resumes && self.undisturbed() => return Go::Resume,
+            Ok(Flow::Next | Flow::Stop) => self.cx.state.rip = next,
             Ok(Flow::Jump) => {}
             Ok(Flow::Renew | Flow::Again) => {
                 if self.interruptible() {
@@ -385,21 +387,27 @@ impl Session<'_, '_> {
                 }
             }
             Ok(Flow::Halt) => {
-                cx.state.activity = Activity::Halted;
+                self.cx.state.activity = Activity::Halted;
                 return Go::Leave(End::Ended(Ended::Halted));
             }
             Ok(Flow::Broken) => {
-                self.error = cx.error.take();
+                self.error = self.cx.error.take();
                 return Go::Leave(End::Broken);
             }
             Err(Fault) => {
-                let event = Event::Exception(cx.mmu.exception);
-                if interrupt::deliver(cx, event) == Outcome::TripleFault {
+                let event = Event::Exception(self.cx.mmu.exception);
+                if interrupt::deliver(self.cx, event) == Outcome::TripleFault {
                     return Go::Leave(End::Ended(Ended::TripleFault));
                 }
             }
         }
         Go::Next
+    }
+
+    /// After a device was accessed or code written: whether the block may go on all the same, because nothing that it
+    /// was made of has changed and nobody asks for attention.
+    fn undisturbed(&self) -> bool {
+        !self.kick.is_raised() && !self.code_was_written()
     }
 
     fn interruptible(&self) -> bool {

@@ -22,7 +22,17 @@ pub(super) struct Known {
 impl Session<'_, '_> {
     /// Drops windows that do not hold any more.
     pub(super) fn drop_windows(&mut self) {
-        let (tlb, bank) = (&self.cx.mmu.tlb, self.cx.mmu.bank);
+        let (tlb, bank) = (&mut *self.cx.mmu.tlb, self.cx.mmu.bank);
+        if !tlb.forgotten.is_empty() {
+            // SAFETY: as in `write_context`.
+            let windows = unsafe { &mut (*self.context).windows };
+            for window in windows.as_flattened_mut().as_flattened_mut() {
+                if tlb.forgotten.iter().any(|&page| window.touches(page)) {
+                    *window = Default::default();
+                }
+            }
+            tlb.forgotten.clear();
+        }
         let set = usize::from(matches!(bank, Bank::User | Bank::UserAligned));
         let mut now =
             Known { generation: tlb.generation, protections: tlb.protections, banks: self.known.banks };

@@ -8,6 +8,7 @@ mod self_modifying;
 mod spaces;
 mod store;
 mod vectors;
+mod windows;
 
 use crate::arch::{CpuState, Gpa};
 use crate::emulator::EmuEngine;

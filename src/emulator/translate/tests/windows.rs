@@ -1,0 +1,127 @@
+//! Windows hold what translations say, not longer: changed page-table entries are used after INVLPG. And blocks that go
+//! on behind an access to a device see what it did.
+use super::*;
+use crate::arch::state::gpr::{R11, RBX, RCX};
+use crate::emulator::single::tests::PAGE_DIRECTORY;
+use iced_x86::code_asm::*;
+
+/// Present, writable, for ring 3; accessed and dirty, so that windows are made of it at once.
+const USED: u64 = 0x67;
+/// Frames with a word each.
+const FRAMES: [(u64, u64); 3] = [(0x10_0000, 3), (0x10_1000, 50), (0x10_2000, 700)];
+
+#[test]
+fn each_access_after_invlpg_uses_the_changed_entry() {
+    for bits in [7, USED] {
+        let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+            let mut again = a.create_label();
+            a.mov(ecx, 90)?;
+            a.set_label(&mut again)?;
+            // The entries take turns.
+            a.mov(rdx, r8)?;
+            a.mov(r8, r9)?;
+            a.mov(r9, r10)?;
+            a.mov(r10, rdx)?;
+            a.mov(qword_ptr(r12), rdx)?;
+            a.invlpg(byte_ptr(rbx + 0x123))?;
+            // By bases of several windows, for reading and for writing.
+            a.add(r11, qword_ptr(rbx))?;
+            a.add(r11, qword_ptr(rsi))?;
+            a.add(r11, qword_ptr(rbp))?;
+            a.add(qword_ptr(rbx + 8), 1)?;
+            a.mov(qword_ptr(rsi + 16), rcx)?;
+            // The page behind it stays as it was.
+            a.add(qword_ptr(rbx + 0x1000), 1)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        };
+        let b = Pair::new(|a| emit(a).unwrap())
+            .set_up(|b| {
+                for (register, (frame, word)) in (8..).zip(FRAMES) {
+                    b.state.gpr[register] = frame | bits;
+                    b.poke(frame, word);
+                }
+                b.map(1, 0x10_3000 | bits);
+                for base in [3, 5, 6] {
+                    b.state.gpr[base] = WINDOW;
+                }
+                b.state.gpr[12] = PAGE_TABLE;
+            })
+            .run();
+        assert_eq!(b.state.gpr[R11], 3 * 30 * (3 + 50 + 700));
+        for (i, (frame, _)) in (1..).zip(FRAMES) {
+            assert_eq!((b.peek(frame + 8), b.peek(frame + 16)), (30, 4 - i), "{frame:#x}");
+        }
+        assert_eq!(b.peek(0x10_3000), 90);
+    }
+}
+
+#[test]
+fn invlpg_of_any_page_of_a_large_one_forgets_the_whole() {
+    // Of the large page at the first two MiB of RAM code takes away a part, so that its windows for writing have an end
+    // before the page that is named.
+    const LARGE: u64 = WINDOW + (2 << 20);
+    let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        let mut again = a.create_label();
+        a.mov(ecx, 60)?;
+        a.set_label(&mut again)?;
+        a.add(qword_ptr(rbx), rcx)?;
+        a.add(r11, qword_ptr(rsi))?;
+        a.xchg(r8, r9)?;
+        a.mov(qword_ptr(PAGE_DIRECTORY + 8), r8)?;
+        a.invlpg(byte_ptr(rdi))?;
+        a.dec(ecx)?;
+        a.jnz(again)?;
+        a.hlt()
+    };
+    let b = Pair::new(|a| emit(a).unwrap())
+        .set_up(|b| {
+            b.poke(PAGE_DIRECTORY + 8, USED | 0x80);
+            b.state.gpr[8] = USED | 0x80;
+            b.state.gpr[9] = 0x20_0000 | USED | 0x80;
+            b.state.gpr[RBX] = LARGE + 0x10_0000;
+            b.state.gpr[6] = LARGE + 0x10_1000;
+            b.state.gpr[7] = LARGE + 0x1000;
+            b.poke(0x10_1000, 1);
+            b.poke(0x30_1000, 100);
+        })
+        .run();
+    assert_eq!(b.state.gpr[R11], 30 + 30 * 100);
+    let even = (1..=30).map(|i| 2 * i).sum::<u64>();
+    assert_eq!((b.peek(0x10_0000), b.peek(0x30_0000)), (even, even - 30));
+}
+
+#[test]
+fn an_interrupt_that_a_device_raises_when_written_comes_before_the_next_instruction() {
+    let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        let mut again = a.create_label();
+        a.mov(edx, 0x500)?;
+        a.mov(ecx, 40)?;
+        a.sti()?;
+        a.set_label(&mut again)?;
+        a.mov(eax, ecx)?;
+        a.inc(ebx)?;
+        a.out(dx, eax)?;
+        a.inc(ebx)?;
+        a.in_(al, dx)?;
+        a.out(dx, al)?;
+        a.dec(ecx)?;
+        a.jnz(again)?;
+        a.hlt()
+    };
+    let b = Pair::new(|a| emit(a).unwrap())
+        .set_up(|b| {
+            let interrupts = std::sync::Arc::clone(&b.machine.interrupts);
+            let hook = Box::new(move |value| {
+                if value == 7 {
+                    interrupts.raise(0x40);
+                }
+            });
+            b.machine.port.lock().unwrap().on_port_write.0 = Some(hook);
+        })
+        .run();
+    assert_eq!(b.state.rip, HANDLERS + 16 * 0x40 + 1);
+    assert_eq!((b.state.gpr[RCX], b.state.gpr[RBX]), (7, 2 * 33 + 1));
+    assert_eq!(b.machine.port.lock().unwrap().writes.len(), 2 * 33 + 1);
+}
