@@ -66,6 +66,10 @@ pub(crate) struct Context {
     pub windows: [[[Window; CLASSES]; 2]; 2],
     /// What `misses` was when they were counted last.
     pub misses_counted: u32,
+    /// Address of the [`crate::emulator::mmu::Bank`] of ordinary accesses.
+    pub bank: u64,
+    /// The bits of `tag` for vector instructions as they are with CR0.TS clear.
+    pub unswitched: u64,
 }
 
 impl Context {
@@ -88,6 +92,8 @@ impl Context {
     pub(crate) const HOST_STACK: i32 = offset_of!(Self, host_stack) as i32;
     pub(crate) const XSAVE: i32 = offset_of!(Self, xsave) as i32;
     pub(crate) const STATE: i32 = offset_of!(Self, state) as i32;
+    pub(crate) const BANK: i32 = offset_of!(Self, bank) as i32;
+    pub(crate) const UNSWITCHED: i32 = offset_of!(Self, unswitched) as i32;
     pub(crate) const PENDING: i32 = offset_of!(Self, pending) as i32;
     pub(crate) const MSR_PLACES: i32 = offset_of!(Self, msr_places) as i32;
     pub(crate) const MISSES: i32 = offset_of!(Self, misses) as i32;
@@ -129,6 +135,8 @@ impl Frame {
                 host_stack: 0,
                 xsave: 0,
                 state: 0,
+                bank: 0,
+                unswitched: 0,
                 pending: 0,
                 msr_places: 0,
                 session: 0,

@@ -153,6 +153,9 @@ fn code_index(bank: Bank, at: u64) -> usize {
 }
 
 impl Tlb {
+    /// Bytes from one bank's entries to the next one's, for translated code.
+    pub(crate) const BANK_SIZE: i32 = (ENTRIES << ENTRY_SHIFT) as i32;
+
     /// Address of a bank's entries, for translated code.
     pub(crate) fn bank_address(&self, bank: Bank) -> u64 {
         self.entries.as_ptr() as u64 + ((bank as u64 * ENTRIES as u64) << ENTRY_SHIFT)

@@ -114,7 +114,11 @@ fn mov_to_control<const N: usize>(cx: &mut Cx, op: &Op) -> Step {
         2 => cx.state.cr2 = value,
         3 => set_cr3(cx, value)?,
         4 => set_cr4(cx, value)?,
-        8 if value < 16 => cx.platform.set_cr8(cx.mmu.vcpu, value as u8),
+        8 if value < 16 => {
+            cx.platform.set_cr8(cx.mmu.vcpu, value as u8);
+            // It may let an interrupt in.
+            return Ok(Flow::Stop);
+        }
         8 => return Err(cx.raise(Exception::GP0)),
         _ => return Err(cx.raise(Exception::UD)),
     }

@@ -14,17 +14,20 @@ use crate::emulator::mmu::Fault;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 /// A flat code segment as SYSCALL and its kin load it, without looking at a descriptor.
-fn flat_code(selector: u16, cpl: u8, long: bool) -> Segment {
+pub(crate) fn flat_code(selector: u16, cpl: u8, long: bool) -> Segment {
     let size = if long { Segment::LONG } else { Segment::DEFAULT_BIG };
     let attributes = Segment::PRESENT | Segment::CODE_OR_DATA | Segment::GRANULARITY | size | 0xb;
     Segment { selector, base: 0, limit: u32::MAX, attributes: attributes | u16::from(cpl) << 5 }
 }
 
-fn flat_data(selector: u16, cpl: u8) -> Segment {
+pub(crate) fn flat_data(selector: u16, cpl: u8) -> Segment {
     let mut segment = Segment::flat32(selector, 3);
     segment.attributes |= u16::from(cpl) << 5;
     segment
 }
+
+/// Bits of R11 that SYSRET loads: all but RF, VM and the reserved ones.
+pub(crate) const SYSRET_FLAGS: u64 = 0x3c_7fd7;
 
 /// Sets CS and SS to flat segments of a new privilege level.
 fn switch(cx: &mut Cx, code: u16, data: u16, cpl: u8, long: bool) {
@@ -65,8 +68,7 @@ fn sysret(cx: &mut Cx, op: &Op) -> Step {
     if !Gva(target).is_canonical() {
         return Err(cx.raise(Exception::GP0));
     }
-    // Bits of R11 that SYSRET loads: all but RF, VM and the reserved ones.
-    let loaded = Rflags::from_bits_retain(cx.regs[R11] & 0x3c_7fd7) | Rflags::FIXED;
+    let loaded = Rflags::from_bits_retain(cx.regs[R11] & SYSRET_FLAGS) | Rflags::FIXED;
     cx.set_rflags(loaded);
     let selector = (cx.state.msrs.star >> 48) as u16;
     switch(cx, selector.wrapping_add(if long { 16 } else { 0 }), selector.wrapping_add(8), 3, long);

@@ -14,7 +14,7 @@ mod bits;
 mod branch;
 mod control;
 pub(crate) mod cx;
-mod far;
+pub(crate) mod far;
 pub(crate) mod flags;
 mod hints;
 mod host_fpu;

@@ -137,6 +137,8 @@ impl Single {
         drop_written(&mut self.cache, &cx);
         let result = work(&mut cx, &mut self.cache, features);
         cx.leave();
+        // Translated code changes CR0.TS without a word.
+        cx.mmu.refresh(cx.state);
         self.paging = Some(cx.mmu.mode);
         result
     }

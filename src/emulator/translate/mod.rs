@@ -12,6 +12,7 @@ mod forms;
 mod groups;
 mod integer;
 mod jumps;
+mod levels;
 pub(crate) mod session;
 mod system;
 #[cfg(test)]
@@ -73,8 +74,13 @@ pub(crate) enum Vectors {
 impl Vectors {
     /// What `state` allows.
     fn of(state: &CpuState) -> Self {
+        if state.cr0.contains(Cr0::TS) { Self::None } else { Self::unless_switched(state) }
+    }
+
+    /// As [`Self::of`], with CR0.TS clear.
+    fn unless_switched(state: &CpuState) -> Self {
         let all_masked = state.xsave.mxcsr() & 0xffff_1f80 == 0x1f80;
-        if state.cr0.intersects(Cr0::TS | Cr0::EM) || !state.cr4.contains(Cr4::OSFXSR) || !all_masked {
+        if state.cr0.contains(Cr0::EM) || !state.cr4.contains(Cr4::OSFXSR) || !all_masked {
             Self::None
         } else if state.cr4.contains(Cr4::OSXSAVE) && state.xcr0.contains(Xcr0::SSE | Xcr0::AVX) {
             Self::Avx
@@ -107,12 +113,20 @@ impl Limits {
         }
     }
 
+    /// The bits of [`Self::number`] that say what vector instructions may do.
+    const VECTORS: u64 = 3 << 4;
+
     /// A small number that is different for each.
     fn number(self) -> u64 {
         u64::from(self.code.number())
             | (self.vectors as u64) << 4
             | u64::from(self.windows) << 6
             | u64::from(self.ring0) << 7
+    }
+
+    /// The bits [`Self::VECTORS`] as they are with CR0.TS clear.
+    fn vectors_unless_switched(state: &CpuState) -> u64 {
+        (Vectors::unless_switched(state) as u64) << 4
     }
 
     /// With a guest-virtual address, what blocks are found by.
@@ -289,7 +303,7 @@ pub(crate) fn translate(
         };
         let mut b = Builder::new(output, rip, way, &workshop.plan);
         b.leave_loops = workshop.leave_loops;
-        saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits.ring0);
+        saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits);
         if !b.regret {
             break;
         }
@@ -307,7 +321,7 @@ pub(crate) fn translate(
 }
 
 /// Builds a block; gives the offset of the entry for saved flags.
-fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, ring0: bool) -> usize {
+fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, limits: Limits) -> usize {
     // If the flags will be saved anyway, that is done first, and who comes with saved flags begins behind it.
     let mut first = b.checks_at_start().then_some(Flags::Saved);
     for decoded in block {
@@ -331,7 +345,11 @@ fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, ring0: bo
     for (index, decoded) in block.iter().enumerate() {
         b.begin(index, decoded.instruction.ip());
         b.flags_matter = seen[index];
-        let place = system::Place { ring0, last: index + 1 == block.len() };
+        let place = system::Place {
+            ring0: limits.ring0,
+            ring3: limits.code.is_user(),
+            last: index + 1 == block.len(),
+        };
         ended = one(b, decoded, index.checked_sub(1).map(|before| &block[before]), place);
         if ended {
             break;

@@ -18,15 +18,19 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use std::mem::offset_of;
 
 const RSP: u8 = 4;
-const RFLAGS: i32 = offset_of!(CpuState, rflags) as i32;
+pub(super) const RFLAGS: i32 = offset_of!(CpuState, rflags) as i32;
 const CR4: i32 = offset_of!(CpuState, cr4) as i32;
 const TSC_ADJUST: i32 = (offset_of!(CpuState, msrs) + offset_of!(Msrs, tsc_adjust)) as i32;
 const TSC_AUX: i32 = (offset_of!(CpuState, msrs) + offset_of!(Msrs, tsc_aux)) as i32;
 const KERNEL_GS_BASE: i32 = (offset_of!(CpuState, msrs) + offset_of!(Msrs, kernel_gs_base)) as i32;
 
+/// Offset of a part of a segment register in the CPU's state.
+pub(super) const fn segment(register: SegmentRegister, part: usize) -> i32 {
+    (offset_of!(CpuState, segments) + register as usize * size_of::<Segment>() + part) as i32
+}
+
 const fn segment_base(register: SegmentRegister) -> i32 {
-    (offset_of!(CpuState, segments) + register as usize * size_of::<Segment>() + offset_of!(Segment, base))
-        as i32
+    segment(register, offset_of!(Segment, base))
 }
 
 /// RFLAGS that POPF changes here at any privilege, beside the status flags.
@@ -39,6 +43,8 @@ const WATCHED: Rflags = Rflags::TF.union(Rflags::NT).union(Rflags::AC).union(Rfl
 pub(super) struct Place {
     /// The privilege level is 0.
     pub ring0: bool,
+    /// The privilege level is 3.
+    pub ring3: bool,
     /// It is the last instruction of its block.
     pub last: bool,
 }
@@ -51,7 +57,17 @@ pub(super) fn knows(instruction: &Instruction) -> Option<bool> {
         M::Cli | M::Sti | M::Cld | M::Std | M::Rdtsc | M::Rdtscp | M::Rdmsr | M::Lahf | M::Sahf => false,
         M::Pushfq | M::Popfq => false,
         M::Mov if instruction.op1_kind() == OpKind::Register && instruction.op1_register().is_cr() => false,
-        M::Swapgs | M::Wrmsr | M::Wrfsbase | M::Wrgsbase => true,
+        M::Mov
+            if instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::CR0 =>
+        {
+            true
+        }
+        M::Mov
+            if instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::CR8 =>
+        {
+            false
+        }
+        M::Swapgs | M::Wrmsr | M::Wrfsbase | M::Wrgsbase | M::Syscall | M::Sysretq | M::Clts => true,
         M::Rdfsbase | M::Rdgsbase => false,
         _ => return None,
     })
@@ -62,6 +78,18 @@ impl Builder<'_> {
     pub(super) fn system(&mut self, instruction: &Instruction, place: Place) -> bool {
         use Mnemonic as M;
         match instruction.mnemonic() {
+            M::Syscall if place.ring3 => {
+                self.system_call(instruction);
+                return true;
+            }
+            M::Sysretq if place.ring0 => {
+                self.system_return(instruction);
+                return true;
+            }
+            M::Mov | M::Clts if place.ring0 && Self::writes_cr0(instruction) => {
+                self.write_cr0(instruction);
+                return true;
+            }
             M::Cli if place.ring0 => self.clear(Rflags::IF),
             M::Sti if place.ring0 && !place.last => self.sti(),
             M::Sti => {
@@ -78,14 +106,14 @@ impl Builder<'_> {
             M::Rdtsc | M::Rdtscp => self.rdtsc(place.ring0, instruction.mnemonic() == M::Rdtscp),
             M::Rdmsr if place.ring0 => self.rdmsr(),
             M::Rdfsbase | M::Rdgsbase if instruction.op0_register().is_gpr64() => self.read_base(instruction),
-            M::Mov if place.ring0 => {
+            M::Mov if place.ring0 && knows(instruction) == Some(false) => {
                 if !self.read_control(instruction) {
                     self.execute(instruction);
                 }
             }
             M::Wrmsr if place.ring0 => self.wrmsr(),
             M::Swapgs if place.ring0 => self.swapgs(),
-            M::Wrmsr | M::Swapgs | M::Wrfsbase | M::Wrgsbase => {
+            _ if knows(instruction) == Some(true) => {
                 self.end(instruction);
                 return true;
             }
@@ -105,9 +133,16 @@ impl Builder<'_> {
     }
 
     /// A field of the CPU's state. Changes RCX.
-    fn state(&mut self, offset: i32) -> Mem {
+    pub(super) fn state(&mut self, offset: i32) -> Mem {
         self.asm.load(RCX, field(Context::STATE));
         Mem::at(RCX, offset)
+    }
+
+    /// Tests the low half of a field of the CPU's state for bits. Changes RCX.
+    pub(super) fn test_state(&mut self, offset: i32, bits: u64) {
+        let mem = self.state(offset);
+        self.asm.op(false, 0xf7, 0, mem);
+        self.asm.raw(&(bits as u32).to_le_bytes());
     }
 
     /// Clears a flag of RFLAGS that is none of the status flags. Changes RCX.
@@ -126,7 +161,7 @@ impl Builder<'_> {
     }
 
     /// Goes the cold way if an interrupt waits. Changes RCX and flags.
-    fn cold_if_interrupt(&mut self) {
+    pub(super) fn cold_if_interrupt(&mut self) {
         self.asm.load(RCX, field(Context::PENDING));
         self.asm.op(false, 0x80, 7, Mem::at(RCX, 0));
         self.asm.byte(0);
@@ -162,8 +197,8 @@ impl Builder<'_> {
         self.flags = Flags::Saved;
     }
 
-    fn push_flags(&mut self) {
-        self.save_flags();
+    /// RFLAGS as PUSHF shows them, in RAX. The status flags are saved. Changes RCX.
+    pub(super) fn rflags_image(&mut self) {
         self.asm.load32(RAX, field(Context::FLAGS));
         self.asm.mov32(RCX, RAX);
         self.asm.alu_imm(false, Alu::And, RCX, 1);
@@ -176,6 +211,11 @@ impl Builder<'_> {
         let others = !(Rflags::STATUS | Rflags::VM | Rflags::RF).bits();
         self.asm.alu_imm(false, Alu::And, RCX, others as i32);
         self.asm.op(false, 0x0b, RAX.0, RCX);
+    }
+
+    fn push_flags(&mut self) {
+        self.save_flags();
+        self.rflags_image();
         self.asm.store(field(Context::RIP), RAX);
         let top = self.memory(&Address::at(RSP, -8), 8, true, 1);
         self.asm.load(RAX, field(Context::RIP));
@@ -227,10 +267,7 @@ impl Builder<'_> {
     fn rdtsc(&mut self, ring0: bool, with_aux: bool) {
         self.save_flags();
         if !ring0 {
-            let cr4 = self.state(CR4);
-            // test dword [cr4], TSD
-            self.asm.op(false, 0xf7, 0, cr4);
-            self.asm.raw(&(Cr4::TSD.bits() as u32).to_le_bytes());
+            self.test_state(CR4, Cr4::TSD.bits());
             self.cold_if(Condition::NOT_EQUAL);
         }
         let adjust = self.state(TSC_ADJUST);
@@ -296,7 +333,7 @@ impl Builder<'_> {
     }
 
     /// Goes the cold way unless RCX is canonical. Changes RAX and flags.
-    fn cold_unless_canonical(&mut self) {
+    pub(super) fn cold_unless_canonical(&mut self) {
         self.asm.mov(RAX, RCX);
         self.asm.shift(true, false, RAX, 16);
         // sar rax, 16
@@ -332,9 +369,7 @@ impl Builder<'_> {
 
     fn read_base(&mut self, instruction: &Instruction) {
         self.save_flags();
-        let cr4 = self.state(CR4);
-        self.asm.op(false, 0xf7, 0, cr4);
-        self.asm.raw(&(Cr4::FSGSBASE.bits() as u32).to_le_bytes());
+        self.test_state(CR4, Cr4::FSGSBASE.bits());
         self.cold_if(Condition::EQUAL);
         let slot = if instruction.mnemonic() == Mnemonic::Rdfsbase { FS_BASE } else { GS_BASE };
         self.give(instruction.op0_register(), field(Context::register(slot)));

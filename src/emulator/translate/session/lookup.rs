@@ -3,7 +3,7 @@
 //! The jump cache is asked first, which knows blocks by guest-virtual address under the mark of [`Session::tag`]; then
 //! the store, which knows them by place in RAM; then the block is made.
 #![expect(unsafe_code, reason = "writes the context that translated code works on")]
-use super::{End, Go, Returns, Session, needs_care};
+use super::{End, Go, Session, needs_care};
 use crate::arch::Rflags;
 use crate::emulator::interrupt::{self, Event};
 use crate::emulator::mmu::Fault;
@@ -158,14 +158,16 @@ impl Session<'_, '_> {
     fn take_over(&mut self, tag: u64) {
         self.drop_windows();
         let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
+        let unswitched = Limits::vectors_unless_switched(self.cx.state);
         // SAFETY: as in `write_context`.
-        unsafe {
-            (*self.context).tag = tag;
+        let before = unsafe {
             (*self.context).tlb = tlb;
-        }
-        let returns = Returns { tag, drops: self.store.drops };
-        if *self.returns != returns {
-            *self.returns = returns;
+            (*self.context).unswitched = unswitched;
+            std::mem::replace(&mut (*self.context).tag, tag)
+        };
+        // Translated code that changes the mark empties the stack itself.
+        if before != tag || *self.returns != self.store.drops {
+            *self.returns = self.store.drops;
             self.forget_returns();
         }
     }

@@ -21,6 +21,7 @@ use crate::emulator::single::{Ended, Outcome, Single, lower, step_here};
 use crate::engine::{Cause, Counters, EngineError, KickCell, Platform, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::segment_base;
+use iced_x86::Mnemonic;
 use lookup::Epoch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,14 +47,8 @@ pub(crate) struct Translator {
     #[cfg(test)]
     pub(super) budget: Option<u32>,
     known: Known,
-    returns: Returns,
-}
-
-/// What the stack of returns belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Returns {
-    tag: u64,
-    drops: u64,
+    /// [`CodeStore::drops`] as of which the stack of returns holds. It also belongs to the context's mark of jumps.
+    returns: u64,
 }
 
 // SAFETY: the raw addresses in the context are set anew by each run and mean nothing between runs.
@@ -80,7 +75,7 @@ impl Translator {
             #[cfg(test)]
             budget: None,
             known: Known::default(),
-            returns: Returns::default(),
+            returns: 0,
         }
     }
 
@@ -201,7 +196,7 @@ struct Session<'s, 'a> {
     cursor: &'s mut u64,
     epoch: &'s mut Epoch,
     known: &'s mut Known,
-    returns: &'s mut Returns,
+    returns: &'s mut u64,
     end: Option<End>,
     error: Option<EngineError>,
     #[cfg(test)]
@@ -266,6 +261,7 @@ impl Session<'_, '_> {
         let pending = self.pending.unwrap_or(&ALWAYS).as_ptr() as u64;
         let state = (&raw mut *self.cx.state) as u64;
         let xsave = (&raw mut self.cx.state.xsave) as u64;
+        let bank = (&raw mut self.cx.mmu.bank) as u64;
         let jumps = self.store.jumps();
         // SAFETY: the frame outlives the session, whose registers are the only part of it that is referred to.
         unsafe {
@@ -273,6 +269,7 @@ impl Session<'_, '_> {
             (*self.context).pending = pending;
             (*self.context).msr_places = system::MSR_PLACES.as_ptr() as u64;
             (*self.context).state = state;
+            (*self.context).bank = bank;
             (*self.context).xsave = xsave;
             (*self.context).jumps = jumps;
             (*self.context).vector = 0;
@@ -379,7 +376,13 @@ impl Session<'_, '_> {
         match (op.run)(cx, op) {
             Ok(Flow::Next) if resumes => return Go::Resume,
             Ok(Flow::Stop) if resumes && self.undisturbed() => return Go::Resume,
-            Ok(Flow::Next | Flow::Stop) => self.cx.state.rip = next,
+            Ok(Flow::Next) => self.cx.state.rip = next,
+            Ok(Flow::Stop) => {
+                self.cx.state.rip = next;
+                if self.interruptible() {
+                    return Go::Leave(End::Ended(Ended::Attention));
+                }
+            }
             Ok(Flow::Jump) => {}
             Ok(Flow::Renew | Flow::Again) => {
                 if self.interruptible() {
@@ -407,7 +410,7 @@ impl Session<'_, '_> {
     /// After a device was accessed or code written: whether the block may go on all the same, because nothing that it
     /// was made of has changed and nobody asks for attention.
     fn undisturbed(&self) -> bool {
-        !self.kick.is_raised() && !self.code_was_written()
+        !self.kick.is_raised() && !self.code_was_written() && !self.interruptible()
     }
 
     fn interruptible(&self) -> bool {
@@ -422,14 +425,16 @@ impl Session<'_, '_> {
     fn indirect(&mut self, site: u32) -> Go {
         // SAFETY: as in `write_context`.
         let rip = unsafe { (*self.context).rip };
-        if Gva(rip).is_canonical() {
+        let Some(instruction) = self.store.sites.get(site as usize).map(|site| site.instruction) else {
+            return Go::Leave(End::Broken);
+        };
+        // A system call has happened, wherever it leads.
+        if Gva(rip).is_canonical() || matches!(instruction.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysretq)
+        {
             self.cx.state.rip = rip;
             return Go::Next;
         }
         // The branch itself must fault: its move of the stack pointer is taken back, and it is executed again.
-        let Some(instruction) = self.store.sites.get(site as usize).map(|site| site.instruction) else {
-            return Go::Leave(End::Broken);
-        };
         let moved = i64::from(instruction.stack_pointer_increment());
         let stack = &mut self.cx.regs[crate::arch::state::gpr::RSP];
         *stack = stack.wrapping_sub(moved as u64);

@@ -37,6 +37,9 @@ impl Session<'_, '_> {
         let mut now =
             Known { generation: tlb.generation, protections: tlb.protections, banks: self.known.banks };
         now.banks[set] = Some(bank);
+        // Translated code changes to the other privilege by itself, with RFLAGS.AC clear.
+        let other = [Bank::Supervisor, Bank::User][1 - set];
+        now.banks[1 - set] = now.banks[1 - set].map(|_| other);
         if *self.known == now {
             return;
         }
@@ -45,8 +48,10 @@ impl Session<'_, '_> {
         if self.known.generation != now.generation {
             *windows = Default::default();
         }
-        if self.known.banks[set] != now.banks[set] {
-            windows[set] = Default::default();
+        for (set, windows) in windows.iter_mut().enumerate() {
+            if self.known.banks[set] != now.banks[set] {
+                *windows = Default::default();
+            }
         }
         if self.known.protections != now.protections {
             windows[0][1] = Default::default();

@@ -2,6 +2,7 @@
 //! the end, and be what the test says. A file per subject.
 mod exceptions;
 mod interrupts;
+mod levels;
 mod listing;
 mod lockstep;
 mod self_modifying;
