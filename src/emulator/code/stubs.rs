@@ -40,6 +40,7 @@ pub(crate) fn field(offset: i32) -> Gs {
 
 /// Saves the host's status flags into the context. Changes RAX.
 pub(crate) fn save_flags(asm: &mut Assembler) {
+    asm.forget_scratch();
     // lahf; seto al
     asm.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
     asm.store32(field(Context::FLAGS), RAX);

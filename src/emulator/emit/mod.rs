@@ -134,8 +134,8 @@ pub(crate) struct ShortForward(usize);
 pub(crate) struct Assembler {
     code: Vec<u8>,
     base: usize,
-    /// Changes with each instruction that may have changed RCX.
-    rcx: u32,
+    /// Change with each instruction that may have changed RAX or RCX.
+    versions: [u32; 2],
 }
 
 impl Assembler {
@@ -145,15 +145,22 @@ impl Assembler {
         self.base = base;
     }
 
-    /// A number that stays the same for as long as glue leaves RCX alone. Guest instructions do: those that get RCX as
-    /// a register got their value loaded into it before.
-    pub(crate) fn rcx_version(&self) -> u32 {
-        self.rcx
+    /// A number that stays the same for as long as glue leaves `scratch` alone, RAX or RCX. Guest instructions do: those
+    /// that get it as a register got their value loaded into it before.
+    pub(crate) fn version(&self, scratch: Reg) -> u32 {
+        self.versions[usize::from(scratch.0 & 1)]
     }
 
-    /// Code that comes from elsewhere may arrive here: RCX is not what it was.
-    pub(crate) fn forget_rcx(&mut self) {
-        self.rcx += 1;
+    /// Code that comes from elsewhere may arrive here: RAX and RCX are not what they were.
+    pub(crate) fn forget_scratch(&mut self) {
+        self.touch(RAX.0);
+        self.touch(RCX.0);
+    }
+
+    fn touch(&mut self, register: u8) {
+        if let Some(version) = self.versions.get_mut(usize::from(register)) {
+            *version += 1;
+        }
     }
 
     /// The bytes so far.
@@ -164,6 +171,28 @@ impl Assembler {
     /// Offset of the next byte.
     pub(crate) fn position(&self) -> usize {
         self.code.len()
+    }
+
+    /// Fills up to a multiple of `alignment` of the address at which the code will run, with instructions that do nothing.
+    pub(crate) fn align(&mut self, alignment: usize) {
+        /// Recommended by Intel's SDM, Vol. 2B, NOP.
+        const NOPS: [&[u8]; 9] = [
+            &[0x90],
+            &[0x66, 0x90],
+            &[0x0f, 0x1f, 0],
+            &[0x0f, 0x1f, 0x40, 0],
+            &[0x0f, 0x1f, 0x44, 0, 0],
+            &[0x66, 0x0f, 0x1f, 0x44, 0, 0],
+            &[0x0f, 0x1f, 0x80, 0, 0, 0, 0],
+            &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0],
+            &[0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0],
+        ];
+        let mut missing = self.base.wrapping_add(self.position()).wrapping_neg() & (alignment - 1);
+        while missing > 0 {
+            let nop = NOPS[missing.min(NOPS.len()) - 1];
+            self.raw(nop);
+            missing -= nop.len();
+        }
     }
 
     pub(crate) fn byte(&mut self, byte: u8) {
@@ -218,8 +247,10 @@ impl Assembler {
     /// An instruction with a one-byte opcode; `wide` for 64 bits.
     pub(crate) fn op(&mut self, wide: bool, opcode: u8, reg: u8, rm: impl Into<Rm>) {
         let rm = rm.into();
-        if reg == RCX.0 || rm == Rm::Reg(RCX.0) {
-            self.forget_rcx();
+        // The field may also be part of the opcode: then this is too careful.
+        self.touch(reg);
+        if let Rm::Reg(rm) = rm {
+            self.touch(rm);
         }
         self.segment(rm);
         self.rex(wide, reg, rm, false);
@@ -287,7 +318,7 @@ impl Assembler {
 
     /// `mov to, value`, as short as it goes.
     pub(crate) fn mov_imm(&mut self, to: Reg, value: u64) {
-        self.forget_rcx();
+        self.touch(to.0);
         if let Ok(value) = u32::try_from(value) {
             if to.0 >= 8 {
                 self.byte(0x41);
@@ -359,7 +390,7 @@ impl Assembler {
 
     /// `call` of an address.
     pub(crate) fn call(&mut self, target: usize) {
-        self.forget_rcx();
+        self.forget_scratch();
         self.byte(0xe8);
         let displacement = self.displacement_to(target, self.position() + 4);
         self.dword(displacement);
@@ -374,7 +405,7 @@ impl Assembler {
 
     /// `call` of a place that is not known yet.
     pub(crate) fn call_forward(&mut self) -> Forward {
-        self.forget_rcx();
+        self.forget_scratch();
         self.byte(0xe8);
         self.dword(0);
         Forward(self.position() - 4)
@@ -382,6 +413,7 @@ impl Assembler {
 
     /// `lea to, [rip + …]`: the address of a place in the buffer.
     pub(crate) fn lea_position(&mut self, to: Reg, position: usize) {
+        self.touch(to.0);
         self.byte(0x48 | (to.0 >> 3) << 2);
         self.raw(&[0x8d, 5 | (to.0 & 7) << 3]);
         let displacement = position.wrapping_sub(self.position() + 4) as u32;
@@ -390,7 +422,6 @@ impl Assembler {
 
     /// `lea to, [rip + …]`: the address of a place that comes.
     pub(crate) fn lea_forward(&mut self, to: Reg) -> Forward {
-        self.forget_rcx();
         self.lea_position(to, 0);
         Forward(self.position() - 4)
     }
@@ -411,6 +442,7 @@ impl Assembler {
 
     /// `pop reg`.
     pub(crate) fn pop(&mut self, reg: Reg) {
+        self.touch(reg.0);
         if reg.0 >= 8 {
             self.byte(0x41);
         }
@@ -424,7 +456,7 @@ impl Assembler {
 
     /// `call rm`.
     pub(crate) fn call_rm(&mut self, rm: impl Into<Rm>) {
-        self.forget_rcx();
+        self.forget_scratch();
         self.op(false, 0xff, 2, rm);
     }
 

@@ -122,6 +122,11 @@ impl Builder<'_> {
                     self.leave_if(condition, target);
                     return Branch::GoesOn;
                 }
+                if self.follower == Some(target) {
+                    // The next round of an unrolled loop.
+                    self.leave_if(condition.inverted(), next);
+                    return Branch::GoesOn;
+                }
                 let on = self.asm.jump_if(condition.inverted());
                 let remade = before.filter(|before| target == self.rip && can_remake(before));
                 let repeated = remade.and_then(|before| self.repeat(|b| b.remake_flags(&before)));

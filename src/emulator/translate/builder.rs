@@ -96,8 +96,12 @@ pub(super) struct Builder<'a> {
     pub(super) plan_holds: bool,
     /// Groups that were checked.
     pub(super) checked: Vec<bool>,
-    /// The window whose distance RCX holds, by its offset in the context, as of a version of RCX.
-    pub(super) distance: Option<(i32, u32)>,
+    /// The windows whose distances RAX and RCX hold, by their offsets in the context, as of versions of the registers.
+    pub(super) distances: [Option<(i32, u32)>; 2],
+    /// Which of the two was loaded with a distance last.
+    pub(super) loaded_last: Reg,
+    /// The current instruction does not use RAX once its operand is known.
+    pub(super) keeps_rax: bool,
     /// The flags after the current instruction can be seen: by a later one, or where one may fault.
     pub flags_matter: bool,
     /// The host's flags count as the guest's though some are wrong, because nobody will see them.
@@ -106,6 +110,8 @@ pub(super) struct Builder<'a> {
     pub regret: bool,
     /// Index and address of the current instruction.
     pub(super) current: (usize, u64),
+    /// Address of the instruction that the block goes on with.
+    pub(super) follower: Option<u64>,
     /// The block has made sure that the vector registers are loaded.
     pub vectors: bool,
     /// Jumps of the current instruction to its cold piece.
@@ -132,11 +138,14 @@ impl<'a> Builder<'a> {
             leave_loops: false,
             plan_holds: true,
             checked: vec![false; plan.groups.len()],
-            distance: None,
+            distances: [None; 2],
+            loaded_last: RAX,
+            keeps_rax: false,
             flags_matter: true,
             flags_spoilt: false,
             regret: false,
             current: (0, rip),
+            follower: None,
             vectors: false,
             pending: Vec::new(),
             cold: Vec::new(),
@@ -324,7 +333,7 @@ impl<'a> Builder<'a> {
             return;
         }
         let site = self.site(instruction, true);
-        self.asm.forget_rcx();
+        self.asm.forget_scratch();
         let from = std::mem::take(&mut self.pending);
         let cold = Cold::Execute { site, resume: self.asm.position(), live: self.flags == Flags::Live };
         self.cold.push((from, cold));

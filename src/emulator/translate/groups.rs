@@ -331,9 +331,15 @@ impl Plan {
         group
     }
 
+    /// The accesses of an instruction.
+    fn of_instruction(&self, instruction: usize) -> impl Iterator<Item = &Planned> {
+        let first = self.accesses.partition_point(|planned| planned.instruction < instruction);
+        self.accesses[first..].iter().take_while(move |planned| planned.instruction == instruction)
+    }
+
     /// Whether the instruction makes an access that is checked where it stands.
     pub(super) fn checks_at(&self, instruction: usize) -> bool {
-        self.accesses.iter().filter(|planned| planned.instruction == instruction).any(|planned| {
+        self.of_instruction(instruction).any(|planned| {
             let group = &self.groups[planned.group];
             !group.at_start && group.first == instruction
         })
@@ -341,9 +347,8 @@ impl Plan {
 
     /// The group of an access, if it was planned.
     pub(super) fn group_of(&self, instruction: usize, access: &Access) -> Option<usize> {
-        self.accesses
-            .iter()
-            .find(|planned| planned.instruction == instruction && planned.access == *access)
+        self.of_instruction(instruction)
+            .find(|planned| planned.access == *access)
             .map(|planned| planned.group)
     }
 }

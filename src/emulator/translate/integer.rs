@@ -72,6 +72,10 @@ impl Places {
         Some(reg)
     }
 
+    fn spills(&self) -> bool {
+        self.0.iter().any(|place| place.spilled)
+    }
+
     fn load(&self, b: &mut Builder) {
         for place in self.0.iter().filter(|p| p.spilled) {
             b.asm.load(place.reg, field(Context::register(place.guest)));
@@ -188,7 +192,11 @@ impl Builder<'_> {
             self.need_vectors();
         }
         if memory {
-            let Some(mem) = self.operand(source) else { return false };
+            let needs_flags = flag_use(instruction, form.kind) == FlagUse::Needs;
+            self.keeps_rax = !places.spills() && !needs_flags;
+            let mem = self.operand(source);
+            self.keeps_rax = false;
+            let Some(mem) = mem else { return false };
             rm = Rm::Mem(mem);
         }
         self.prepare_flags(source);

@@ -79,7 +79,7 @@ impl Builder<'_> {
     /// What is behind the call: where the guest's return comes to.
     fn come_back(&mut self, next: u64) {
         self.asm.lea(RSP, Mem::at(RSP, 8));
-        self.asm.forget_rcx();
+        self.asm.forget_scratch();
         self.flags = Flags::Saved;
         self.leave(next, false);
     }

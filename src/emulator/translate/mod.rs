@@ -35,9 +35,14 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 use integer::{FlagUse, Source, flag_use};
 
 /// Instructions in a block at most.
-const MOST_INSTRUCTIONS: usize = 64;
+const MOST_INSTRUCTIONS: usize = 192;
+/// Instructions after which a block goes on past no further branch, so that what lies behind branches is not translated
+/// again and again. Loops of one block are unrolled to as many at most.
+const MANY_INSTRUCTIONS: usize = 64;
+/// Rounds of a loop in its block at most.
+const MOST_ROUNDS: usize = 8;
 /// Bytes of guest code that are looked at for one block.
-const WINDOW: usize = 320;
+const WINDOW: usize = 1024;
 /// Host bytes that a block may take at most, with much to spare.
 const MOST_BYTES: usize = 64 << 10;
 
@@ -179,6 +184,11 @@ impl Decoded {
         self.shape.as_ref().map(|shape| Source { instruction: &self.instruction, shape, form: &self.form })
     }
 
+    /// Whether it is the branch back to the start of a block at `rip`.
+    fn closes_loop(&self, rip: u64) -> bool {
+        self.form.kind == Kind::JumpIf && self.instruction.near_branch_target() == rip
+    }
+
     fn sets_flags(&self) -> bool {
         flag_use(&self.instruction, self.form.kind) == FlagUse::Sets
     }
@@ -216,20 +226,43 @@ fn decode(
             shape = None;
         }
         workshop.decoded.push(Decoded { instruction, shape, form });
-        if matches!(
-            form.kind,
-            Kind::End
-                | Kind::SystemEnd
-                | Kind::Jump
-                | Kind::Call
-                | Kind::JumpIndirect
-                | Kind::CallIndirect
-                | Kind::Ret
-        ) {
+        let ends = match form.kind {
+            Kind::End | Kind::SystemEnd | Kind::Jump | Kind::Call => true,
+            Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret => true,
+            Kind::JumpIf => {
+                let back = instruction.near_branch_target() <= instruction.ip();
+                back || workshop.decoded.len() >= MANY_INSTRUCTIONS
+            }
+            _ => false,
+        };
+        if ends {
             break;
         }
     }
     workshop.decoded.last().map_or(rip, |last| last.instruction.next_ip())
+}
+
+impl Workshop {
+    /// Plans the block at `rip`, and unrolls it if it is a loop whose further rounds need no checks of their own: the
+    /// checks of the first, and the look at whether somebody asks for attention, then answer for all.
+    fn plan(&mut self, rip: u64) {
+        let block = &mut self.decoded;
+        self.plan.make(block);
+        let (round, groups) = (block.len(), self.plan.groups.len());
+        let is_loop = block.last().is_some_and(|last| last.closes_loop(rip));
+        let rounds = (MANY_INSTRUCTIONS / round.max(1)).min(MOST_ROUNDS);
+        if !is_loop || self.leave_loops || rounds < 2 {
+            return;
+        }
+        for _ in 1..rounds {
+            block.extend_from_within(..round);
+        }
+        self.plan.make(block);
+        if self.plan.groups.len() != groups {
+            block.truncate(round);
+            self.plan.make(block);
+        }
+    }
 }
 
 /// For each instruction whether the flags after it can be seen: by an instruction that reads them, at one that can
@@ -284,7 +317,7 @@ pub(crate) fn translate(
     workshop.asm.restart(here);
     workshop.links.clear();
     let way = if limits.windows {
-        workshop.plan.make(&workshop.decoded);
+        workshop.plan(rip);
         Way::Windows { user: limits.code.is_user() }
     } else {
         Way::Tlb
@@ -341,6 +374,9 @@ fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, limits: L
         b.need_vectors();
     }
     b.check_at_start();
+    if block.last().is_some_and(|last| last.closes_loop(b.rip)) {
+        b.begin_loop();
+    }
     let mut ended = false;
     for (index, decoded) in block.iter().enumerate() {
         b.begin(index, decoded.instruction.ip());
@@ -350,6 +386,7 @@ fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, limits: L
             ring3: limits.code.is_user(),
             last: index + 1 == block.len(),
         };
+        b.follower = block.get(index + 1).map(|next| next.instruction.ip());
         ended = one(b, decoded, index.checked_sub(1).map(|before| &block[before]), place);
         if ended {
             break;
@@ -376,7 +413,7 @@ fn one(b: &mut Builder, decoded: &Decoded, before: Option<&Decoded>, place: syst
     }
     if matches!(form.kind, Kind::System | Kind::SystemEnd) {
         let ended = b.system(instruction, place);
-        b.asm.forget_rcx();
+        b.asm.forget_scratch();
         return ended;
     }
     let Some(shape) = shape else {

@@ -6,9 +6,12 @@ use super::number;
 use crate::emulator::code::Miss;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, save_flags};
-use crate::emulator::emit::{Alu, Condition, Forward, Mem, RAX, RCX};
+use crate::emulator::emit::{Alu, Condition, Forward, Gs, Mem, RAX, RCX, Reg};
 use crate::emulator::mmu::window::{SLACK, SPANS, Window};
 use std::mem::offset_of;
+
+/// Of the start of a loop: what a CPU fetches decoded instructions by.
+const LOOP_ALIGNMENT: usize = 32;
 
 impl Builder<'_> {
     /// Whether groups are checked at the start of the block.
@@ -27,8 +30,14 @@ impl Builder<'_> {
         }
         self.body = self.asm.position();
         self.body_use = None;
-        // Loops come back here from elsewhere.
-        self.asm.forget_rcx();
+    }
+
+    /// The block is a loop, whose rounds begin here.
+    pub(super) fn begin_loop(&mut self) {
+        self.asm.align(LOOP_ALIGNMENT);
+        self.body = self.asm.position();
+        // Rounds come here from elsewhere.
+        self.asm.forget_scratch();
     }
 
     /// Goes back to the start of the block, without saving flags that only a fault would show: `remake` makes them
@@ -139,6 +148,31 @@ impl Builder<'_> {
         missed
     }
 
+    /// A register with a window's distance, if it can be one that has it already. RAX is one only if the instruction
+    /// leaves it alone.
+    fn distance(&mut self, window: i32, addend: Gs) -> Reg {
+        let usable = if self.keeps_rax { &[RCX, RAX][..] } else { &[RCX] };
+        let holds =
+            |reg: Reg| self.distances[usize::from(reg.0 & 1)] == Some((window, self.asm.version(reg)));
+        if let Some(&reg) = usable.iter().find(|&&reg| holds(reg)) {
+            return reg;
+        }
+        // The one that holds nothing any more, else the one that was not loaded last.
+        let holds_any = |reg: Reg| {
+            self.distances[usize::from(reg.0 & 1)]
+                .is_some_and(|(_, version)| version == self.asm.version(reg))
+        };
+        let reg = match usable.iter().find(|&&reg| !holds_any(reg)) {
+            Some(&reg) => reg,
+            None if usable.len() == 2 && self.loaded_last == RCX => RAX,
+            None => RCX,
+        };
+        self.asm.load(reg, addend);
+        self.loaded_last = reg;
+        self.distances[usize::from(reg.0 & 1)] = Some((window, self.asm.version(reg)));
+        reg
+    }
+
     pub(super) fn through_window(&mut self, user: bool, access: &Access) -> Mem {
         let (index, rip) = self.current;
         let Access { address, alignment, .. } = access;
@@ -173,15 +207,12 @@ impl Builder<'_> {
         let addend = field(window + offset_of!(Window, addend) as i32);
         match address.direct().filter(|_| address.segment.is_none()) {
             Some(Mem { base: Some(base), index: None, disp }) => {
-                if self.distance != Some((window, self.asm.rcx_version())) {
-                    self.asm.load(RCX, addend);
-                    self.distance = Some((window, self.asm.rcx_version()));
-                }
-                Mem { base: Some(base), index: Some((RCX, 0)), disp }
+                let distance = self.distance(window, addend);
+                Mem { base: Some(base), index: Some((distance, 0)), disp }
             }
             Some(Mem { base: Some(base), index, disp }) => {
-                self.asm.load(RCX, addend);
-                self.asm.lea(RCX, Mem { base: Some(RCX), index: Some((base, 0)), disp: 0 });
+                let distance = self.distance(window, addend);
+                self.asm.lea(RCX, Mem { base: Some(distance), index: Some((base, 0)), disp: 0 });
                 Mem { base: Some(RCX), index, disp }
             }
             Some(Mem { base: None, index, disp }) => {
