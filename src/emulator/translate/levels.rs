@@ -184,7 +184,7 @@ impl Builder<'_> {
         self.asm.store(field(Context::TAG), RCX);
         self.asm.load(RSP, field(Context::RETURNS_BASE));
         self.settle_last(instruction);
-        self.asm.forget_rcx();
+        self.asm.forget_scratch();
         let next = instruction.next_ip();
         let link = self.link(next, true);
         self.look_up_fixed(link, next);
