@@ -11,7 +11,7 @@ use trivisor::bench::workload::{self, Kind, Workload};
 use trivisor::clock::ClockSource;
 use trivisor::engine::Mode;
 use trivisor::loader::Image;
-use trivisor::machine::{self, Capture, EmuEngine, Limits, Machine, MachineSpec, Stop};
+use trivisor::machine::{self, Capture, EmuEngine, Limits, Machine, MachineSpec, Stop, Technique, Without};
 
 /// Far beyond what any mode needs: a guest that runs into it hangs.
 const HANGS: Duration = Duration::from_secs(120);
@@ -68,14 +68,17 @@ fn gap(mode: Mode, label: &str, workload: &str) -> Option<&'static str> {
 }
 
 fn boot(workload: &Workload, way: Way, limit: Duration) -> (Stop, Vec<u8>) {
+    boot_machine(workload, MachineSpec { engine: way.engine, ..MachineSpec::new(way.mode) }, limit)
+}
+
+fn boot_machine(workload: &Workload, mut spec: MachineSpec, limit: Duration) -> (Stop, Vec<u8>) {
     let image = Image::parse(workload.image).unwrap();
-    let mut spec = MachineSpec::new(way.mode);
-    spec.engine = way.engine;
+    let mode = spec.mode;
     spec.command_line = format!("{}=2000 {}=2000000", abi::ARG_BUDGET_US, abi::ARG_TSC_KHZ);
     let console = Capture::new(KEEP);
     let mut machine = Machine::build(&spec, &image, Box::new(console.clone())).unwrap();
     let limits = Limits { timeout: Some(limit), interruptible: false };
-    let stop = machine.run(&limits).unwrap_or_else(|error| panic!("{} in {way}: {error}", workload.name));
+    let stop = machine.run(&limits).unwrap_or_else(|error| panic!("{} in {mode}: {error}", workload.name));
     (stop, console.text().into_bytes())
 }
 
@@ -124,6 +127,32 @@ fn every_workload_ends_well_with_the_same_checksums_in_every_mode() {
         }
     }
     println!("{ran} runs of workloads agreed");
+}
+
+#[test]
+fn workloads_give_the_same_checksums_without_each_technique_of_the_translator() {
+    let sets = Technique::ALL.into_iter().map(Without::only).chain([Without::EVERYTHING]);
+    let sets: Vec<_> = sets.collect();
+    for name in ["crc32", "lz", "recursion", "nbody", "syscall", "page_fault", "timer_interrupt"] {
+        let workload = workload::find(name).unwrap();
+        let sums = |without| {
+            let spec = MachineSpec { without, ..MachineSpec::new(Mode::Emu) };
+            let (stop, console) = boot_machine(workload, spec, HANGS);
+            assert_eq!(stop, Stop::PowerOff(1), "{name} without {without}");
+            let transcript = marks::parse(&console);
+            assert_eq!(
+                (transcript.end, transcript.errors),
+                (Some(End::Ok), vec![]),
+                "{name} without {without}"
+            );
+            transcript.results.iter().map(|r| (r.metric_at_ring(), r.checksum)).collect::<Vec<_>>()
+        };
+        let expected = sums(Without::NOTHING);
+        assert!(!expected.is_empty());
+        for &without in &sets {
+            assert_eq!(sums(without), expected, "{name} without {without}");
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::bench::run::{self, CutShort, Options, Summary};
 use crate::bench::workload::Kind;
 use crate::bench::{report, table, workload};
 use crate::engine::Mode;
-use crate::machine::{self, EmuEngine};
+use crate::machine::{self, EmuEngine, Technique, UnknownTechnique, Without};
 use crate::sys::signal;
 use clap::Args;
 use std::io::{self, IsTerminal, Write};
@@ -23,6 +23,7 @@ use std::time::Duration;
     trivisor bench crc32 'c*' --mode emu    some workloads in one mode\n  \
     trivisor bench --peers                  QEMU in the same run, if it is installed\n  \
     trivisor bench --engine translator,single --peers --mode emu,qemu-tcg lz    engines side by side, and QEMU's\n  \
+    trivisor bench --without each --mode native,emu crc32 quicksort    what each technique of the translator buys\n  \
     trivisor bench --quick --out /tmp/run   fewer repetitions, elsewhere\n\n\
     Each measurement is written to DIR/data/RUN.csv at once: Ctrl-C leaves what was measured, and the page of it.\n\n\
     Exit status: 0 if anything was measured; 1 if nothing was, or it could not be written; 2 for wrong usage; \
@@ -36,6 +37,10 @@ pub(super) struct BenchArguments {
     /// Engines of mode emu, each in a column of its own (emu/NAME), instead of a column emu of the default, translator
     #[arg(long = "engine", value_name = "ENGINE", value_delimiter = ',', value_parser = super::engine_parser())]
     engines: Vec<EmuEngine>,
+    /// A further column emu/without-TECHNIQUE+…, of the translator without these techniques; may be given again, and
+    /// "each" stands for a column for each technique, and one without all of them
+    #[arg(long, value_name = "TECHNIQUE,...", value_parser = ablations)]
+    without: Vec<Ablations>,
     /// Where CSV, plots and the page go
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
@@ -63,6 +68,18 @@ pub(super) struct BenchArguments {
     /// Do not draw plots and the page
     #[arg(long)]
     no_report: bool,
+}
+
+/// The columns of one `--without`.
+#[derive(Clone, Debug)]
+struct Ablations(Vec<Without>);
+
+fn ablations(text: &str) -> Result<Ablations, String> {
+    if text == "each" {
+        let each = Technique::ALL.into_iter().map(Without::only);
+        return Ok(Ablations(each.chain([Without::EVERYTHING]).collect()));
+    }
+    text.parse().map(|without| Ablations(vec![without])).map_err(|error: UnknownTechnique| error.to_string())
 }
 
 pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
@@ -179,6 +196,17 @@ fn why_nothing(options: &Options, summary: &Summary) -> String {
     })
 }
 
+/// The columns of the translator without some techniques, each once.
+fn ablated(arguments: &BenchArguments) -> Vec<Column> {
+    let mut sets: Vec<Without> = Vec::new();
+    for &set in arguments.without.iter().flat_map(|ablations| &ablations.0) {
+        if !sets.contains(&set) {
+            sets.push(set);
+        }
+    }
+    sets.into_iter().map(Column::ablated).collect()
+}
+
 /// The columns of a run, and KVM's label: native, our modes (absent ones with the reason), and the peers if wanted.
 fn columns(arguments: &BenchArguments) -> (Vec<Column>, String) {
     let mut columns = vec![Column::native()];
@@ -188,6 +216,7 @@ fn columns(arguments: &BenchArguments) -> (Vec<Column>, String) {
             columns.extend(
                 EmuEngine::ALL.into_iter().filter(|e| arguments.engines.contains(e)).map(Column::emu),
             );
+            columns.extend(ablated(arguments));
             continue;
         }
         let mut column = match machine::availability(mode) {
@@ -205,6 +234,9 @@ fn columns(arguments: &BenchArguments) -> (Vec<Column>, String) {
         };
         column.options = String::new();
         columns.push(column);
+        if mode == Mode::Emu {
+            columns.extend(ablated(arguments));
+        }
     }
     if arguments.peers {
         let insisted = arguments.modes.iter().any(|mode| mode == "qemu-kvm");

@@ -5,7 +5,7 @@ use crate::abi;
 use crate::clock::ClockSource;
 use crate::engine;
 use crate::loader::Image;
-use crate::machine::{EmuEngine, MachineSpec};
+use crate::machine::{EmuEngine, MachineSpec, Without};
 use crate::sys::tsc;
 use clap::Args;
 use std::ffi::OsString;
@@ -20,6 +20,9 @@ pub(super) struct GuestArguments {
     /// Who emulates, in mode emu [default: translator]
     #[arg(long, value_name = "ENGINE", value_parser = super::engine_parser())]
     engine: Option<EmuEngine>,
+    /// Techniques that the translator is to go without, with commas between
+    #[arg(long, value_name = "TECHNIQUE,...", default_value = None)]
+    without: Option<Without>,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M", allow_hyphen_values = true)]
     memory: u64,
@@ -49,8 +52,16 @@ impl GuestArguments {
                 "--engine says who emulates, and {mode} has an engine of its own; use it with --mode emu"
             )));
         }
+        let engine = self.engine.unwrap_or_default();
+        if self.without.is_some() && (mode != engine::Mode::Emu || engine != EmuEngine::Translator) {
+            return Err(CliError::Usage(
+                "--without leaves techniques of the translator out; use it with --mode emu --engine translator"
+                    .to_owned(),
+            ));
+        }
         let mut spec = MachineSpec::new(mode);
-        spec.engine = self.engine.unwrap_or_default();
+        spec.engine = engine;
+        spec.without = self.without.unwrap_or_default();
         spec.memory = self.memory;
         spec.command_line = self.command_line();
         if self.deterministic {

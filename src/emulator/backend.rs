@@ -1,5 +1,6 @@
 //! The `emu` mode: vCPUs that the translator or the interpreter runs.
 use super::single::{Ended, Outcome, Single};
+use super::technique::Without;
 use super::translate::session::Translator;
 use crate::arch::{CpuState, Gva};
 use crate::clock::ClockSource;
@@ -54,6 +55,7 @@ impl EmuEngine {
 pub struct Emulator {
     ram: Arc<GuestRam>,
     engine: EmuEngine,
+    without: Without,
     caps: Caps,
 }
 
@@ -61,7 +63,17 @@ impl Emulator {
     /// An emulator over `ram`.
     #[must_use]
     pub fn new(ram: Arc<GuestRam>, engine: EmuEngine) -> Self {
-        Self { ram, engine, caps: Self::capabilities(engine) }
+        Self { ram, engine, without: Without::NOTHING, caps: Self::capabilities(engine) }
+    }
+
+    /// The same, its translator without some techniques; its label says so.
+    #[must_use]
+    pub fn without(self, without: Without) -> Self {
+        let mut caps = Self::capabilities(self.engine);
+        if !without.is_nothing() && self.engine == EmuEngine::Translator {
+            caps.label = format!("{} without {without}", caps.label);
+        }
+        Self { without, caps, ..self }
     }
 
     /// What emulation by `engine` is, the same on every host.
@@ -88,7 +100,11 @@ impl Backend for Emulator {
     fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError> {
         let ram = Arc::clone(&self.ram);
         let core = match self.engine {
-            EmuEngine::Translator => Core::Translator(Box::new(Translator::new(id, ram))),
+            EmuEngine::Translator => {
+                let mut translator = Translator::new(id, ram);
+                translator.leave_out(self.without);
+                Core::Translator(Box::new(translator))
+            }
             EmuEngine::Single => Core::Single(Box::new(Single::new(id, ram))),
         };
         Ok(Box::new(EmuVcpu { id, state: reset.clone(), core, breakpoints: HashSet::new() }))

@@ -15,6 +15,8 @@ pub(crate) mod front;
 pub(crate) mod interrupt;
 pub(crate) mod mmu;
 pub mod single;
+pub mod technique;
 pub(crate) mod translate;
 
 pub use backend::{EmuEngine, Emulator};
+pub use technique::{Technique, UnknownTechnique, Without};

@@ -10,7 +10,9 @@ use std::sync::Arc;
 pub(super) fn create(spec: &MachineSpec, platform: &Platform) -> Result<Box<dyn Backend>, EngineError> {
     match spec.mode {
         Mode::Kvm => Ok(Box::new(KvmBackend::new(platform)?)),
-        Mode::Emu => Ok(Box::new(Emulator::new(Arc::clone(platform.ram()), spec.engine))),
+        Mode::Emu => {
+            Ok(Box::new(Emulator::new(Arc::clone(platform.ram()), spec.engine).without(spec.without)))
+        }
         Mode::Pv => Ok(Box::new(Pv::new(Arc::clone(platform.ram()))?)),
     }
 }

@@ -11,7 +11,7 @@ mod step_tests;
 mod timed;
 
 pub use crate::device::uart16550::ConsoleSink;
-pub use crate::emulator::EmuEngine;
+pub use crate::emulator::{EmuEngine, Technique, UnknownTechnique, Without};
 pub use crate::host::console::{Capture, Outlet, Stream};
 pub use backends::availability;
 pub use run::{Limits, Stop};

@@ -1,6 +1,6 @@
 //! What machine is wanted: plain data.
 use crate::clock::ClockSource;
-use crate::emulator::EmuEngine;
+use crate::emulator::{EmuEngine, Without};
 use crate::engine::Mode;
 
 /// What machine is wanted.
@@ -10,6 +10,8 @@ pub struct MachineSpec {
     pub mode: Mode,
     /// Who executes instructions in mode emu; the other modes have one engine each.
     pub engine: EmuEngine,
+    /// What the translator goes without, where it is the engine.
+    pub without: Without,
     /// Bytes of RAM.
     pub memory: u64,
     /// Where time comes from. A counted clock needs a mode that counts instructions: emu.
@@ -28,6 +30,7 @@ impl MachineSpec {
         Self {
             mode,
             engine: EmuEngine::default(),
+            without: Without::NOTHING,
             memory: Self::DEFAULT_MEMORY,
             clock: ClockSource::Real,
             command_line: String::new(),

@@ -41,6 +41,7 @@ impl Runner for MachineRunner {
             spec.engine = EmuEngine::find(&column.engine)
                 .ok_or_else(|| RunError::Unavailable(format!("there is no engine {}", column.engine)))?;
         }
+        spec.without = column.without;
         let tsc_khz = crate::sys::tsc::frequency() / 1000;
         spec.command_line = request.command_line(tsc_khz);
         let begun = Instant::now();

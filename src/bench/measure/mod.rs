@@ -15,7 +15,7 @@ pub use qemu::{QEMU, QemuRunner};
 use super::NATIVE;
 use super::workload::Workload;
 use crate::engine::Mode;
-use crate::machine::EmuEngine;
+use crate::machine::{EmuEngine, Without};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub struct Column {
     pub peer: String,
     /// Options that change figures, in words.
     pub options: String,
+    /// What the translator goes without.
+    pub without: Without,
     /// Why this column cannot run on this host, if that is known beforehand.
     pub absent: Option<String>,
 }
@@ -46,6 +48,7 @@ impl Column {
             interface: interface.to_owned(),
             peer: String::new(),
             options: String::new(),
+            without: Without::NOTHING,
             absent: None,
         }
     }
@@ -53,6 +56,25 @@ impl Column {
     /// The column of one engine of mode emu, where the user names engines.
     pub fn emu(engine: EmuEngine) -> Column {
         Column::new(&format!("{}/{}", Mode::Emu.name(), engine.name()), engine.name(), "bare")
+    }
+
+    /// The column of the translator without some techniques: `emu/without-chaining+windows`.
+    pub fn ablated(without: Without) -> Column {
+        let engine = EmuEngine::Translator.name();
+        let names = without.to_string().replace(',', "+");
+        Column {
+            options: format!("without {without}"),
+            without,
+            ..Column::new(&format!("{}/without-{names}", Mode::Emu.name()), engine, "bare")
+        }
+    }
+
+    /// Who executes instructions, with what it goes without.
+    pub fn engine_and_options(&self) -> String {
+        if self.without.is_nothing() {
+            return self.engine.clone();
+        }
+        format!("{} without {}", self.engine, self.without)
     }
 
     /// The native column.

@@ -123,6 +123,9 @@ fn how_to_read(out: &mut String, data: &Dataset) {
             "emu" if mode == "emu/translator" => {
                 "emulation by the binary translator, which makes host code of the guest's code."
             }
+            "emu" if mode.starts_with("emu/without-") => {
+                "emulation by the binary translator without the techniques named after the slash, to show what they buy."
+            }
             "emu" => "emulation by the engine named after the slash; the same software in all else.",
             "pv" => {
                 "paravirtualization: the guest is patched and then runs directly on the CPU, without privileges, in a sandbox."

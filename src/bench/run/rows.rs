@@ -111,7 +111,7 @@ impl RowMaker {
             metric: record::ALL_METRICS.to_owned(),
             unit: record::UNIT_TEXT.to_owned(),
             mode: of(|c| &c.mode),
-            engine: of(|c| &c.engine),
+            engine: column.map(Column::engine_and_options).unwrap_or_default(),
             interface: of(|c| &c.interface),
             peer: of(|c| &c.peer),
             repetition: 0,

@@ -51,6 +51,12 @@ impl Jump {
 
 const NO_JUMP: Jump = Jump { rip: u64::MAX, tag: u64::MAX, target: 0 };
 
+/// Address of a jump cache that is always empty.
+pub(crate) fn no_jumps() -> u64 {
+    static EMPTY: [Jump; JUMPS] = [NO_JUMP; JUMPS];
+    EMPTY.as_ptr() as u64
+}
+
 /// Place in the jump cache.
 pub(crate) fn jump_index(rip: u64) -> usize {
     rip as usize & (JUMPS - 1)

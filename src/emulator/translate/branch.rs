@@ -7,6 +7,7 @@ use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::{GUEST_RBP, GUEST_RSP, home};
 use crate::emulator::code::stubs::field;
 use crate::emulator::emit::{Condition, Map, Mem, RAX, RCX};
+use crate::emulator::technique::Technique;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 const RSP: u8 = 4;
@@ -128,7 +129,8 @@ impl Builder<'_> {
                     return Branch::GoesOn;
                 }
                 let on = self.asm.jump_if(condition.inverted());
-                let remade = before.filter(|before| target == self.rip && can_remake(before));
+                let eager = self.without.has(Technique::LazyFlags);
+                let remade = before.filter(|before| !eager && target == self.rip && can_remake(before));
                 let repeated = remade.and_then(|before| self.repeat(|b| b.remake_flags(&before)));
                 if repeated.is_none() {
                     self.leave(target, true);

@@ -13,6 +13,7 @@ use crate::emulator::code::stubs::{Stubs, field, restore_flags, save_flags};
 use crate::emulator::code::{NewLink, Site};
 use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, RSP, Reg};
 use crate::emulator::mmu::tlb::{ENTRIES, ENTRY_ADDEND, ENTRY_READ, ENTRY_SHIFT, ENTRY_WRITE};
+use crate::emulator::technique::Without;
 use iced_x86::Instruction;
 
 /// Where the guest's status flags are.
@@ -92,6 +93,10 @@ pub(super) struct Builder<'a> {
     pub(super) plan: &'a Plan,
     /// Loops of one block leave it at each pass.
     pub leave_loops: bool,
+    /// What is left out.
+    pub(super) without: Without,
+    /// For each instruction which registers it reads and which it writes, if they are not pinned.
+    pub(super) uses: &'a [(u16, u16)],
     /// All instructions so far were translated as the plan expects them to be.
     pub(super) plan_holds: bool,
     /// Groups that were checked.
@@ -136,6 +141,8 @@ impl<'a> Builder<'a> {
             way,
             plan,
             leave_loops: false,
+            without: Without::NOTHING,
+            uses: &[],
             plan_holds: true,
             checked: vec![false; plan.groups.len()],
             distances: [None; 2],
@@ -342,6 +349,7 @@ impl<'a> Builder<'a> {
     /// As [`Self::settle`], for an instruction after which the block does not go on.
     pub(super) fn settle_last(&mut self, instruction: &Instruction) -> u32 {
         let site = self.site(instruction, false);
+        self.store_registers();
         let from = std::mem::take(&mut self.pending);
         if !from.is_empty() {
             self.cold.push((from, Cold::Ask { number: number::SITE | site, live: false, target: false }));

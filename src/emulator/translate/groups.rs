@@ -254,8 +254,8 @@ fn known_step(decoded: &Decoded) -> Option<(u8, i64)> {
 }
 
 impl Plan {
-    /// Plans a block.
-    pub(super) fn make(&mut self, block: &[Decoded]) {
+    /// Plans a block; not `together`, each access is checked where it stands.
+    pub(super) fn make(&mut self, block: &[Decoded], together: bool) {
         self.accesses.clear();
         self.groups.clear();
         let mut registers = Registers { versions: [Version::default(); 16], next: 1 };
@@ -263,6 +263,11 @@ impl Plan {
         let mut branched = false;
         for (i, decoded) in block.iter().enumerate() {
             for access in accesses(decoded) {
+                if !together {
+                    // Nothing that came before is of use.
+                    open.clear();
+                    branched = true;
+                }
                 let group = self.place(&registers, &mut open, i, &access, branched);
                 self.accesses.push(Planned { instruction: i, access, group });
             }

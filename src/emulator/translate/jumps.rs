@@ -5,6 +5,7 @@ use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::field;
 use crate::emulator::code::{JUMP_SHIFT, JUMPS, Jump, jump_index};
 use crate::emulator::emit::{Alu, Condition, Forward, Mem, RAX, RCX, RSP};
+use crate::emulator::technique::Technique;
 
 /// Offset of the entry for an address in the jump cache.
 fn jump_slot(rip: u64) -> i32 {
@@ -87,6 +88,10 @@ impl Builder<'_> {
     /// A call of `target`, the guest's return address being pushed; the return to `next` ends the block.
     pub(super) fn call(&mut self, target: u64, next: u64, back: bool) {
         self.save_flags();
+        if self.without.has(Technique::ReturnStack) {
+            self.leave(target, back);
+            return;
+        }
         let link = self.link(target, true);
         if self.is_near(target) {
             if back {
@@ -113,6 +118,10 @@ impl Builder<'_> {
 
     /// A call of the address in RAX, the guest's return address being pushed. Flags are saved.
     pub(super) fn call_through(&mut self, site: u32, next: u64) {
+        if self.without.has(Technique::ReturnStack) {
+            self.look_up(site);
+            return;
+        }
         self.remember_return(next);
         let missed = self.find();
         self.asm.call_rm(Mem::at(RCX, Jump::TARGET));
@@ -123,6 +132,10 @@ impl Builder<'_> {
 
     /// A return to the guest address in RAX. Flags are saved.
     pub(super) fn return_to(&mut self, site: u32) {
+        if self.without.has(Technique::ReturnStack) {
+            self.look_up(site);
+            return;
+        }
         self.asm.mov_imm(RCX, (number::INDIRECT | site).into());
         self.asm.alu(Alu::Cmp, RAX, Mem::at(RSP, 8));
         let astray = self.asm.jump_if(Condition::NOT_EQUAL);

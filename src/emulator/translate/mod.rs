@@ -5,6 +5,7 @@
 //! is executed by `single` in the middle of the block. [`session`] runs what was translated.
 //!
 //! See `docs/translator.md` for a listing and the invariants.
+mod ablation;
 pub(crate) mod address;
 mod branch;
 mod builder;
@@ -25,13 +26,14 @@ use super::front::features::Features;
 use super::front::{self, block::CodeMode};
 use super::mmu::Mmu;
 use super::mmu::slow::Place;
+use super::technique::{Technique, Without};
 use crate::arch::{CpuState, Cr0, Cr4, Xcr0};
 use crate::engine::Cause;
 use branch::Branch;
 use builder::{Builder, FirstUse, Flags, Output, Way};
 use forms::{Form, Forms, Kind};
 use groups::Plan;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory};
 use integer::{FlagUse, Source, flag_use};
 
 /// Instructions in a block at most.
@@ -149,8 +151,12 @@ pub(crate) struct Workshop {
     links: Vec<super::code::NewLink>,
     plan: Plan,
     seen: Vec<bool>,
-    /// Loops of one block leave it at each pass, as a test wants it.
+    /// Loops of one block leave it at each pass.
     pub leave_loops: bool,
+    /// What is left out.
+    pub without: Without,
+    uses: Vec<(u16, u16)>,
+    factory: Option<InstructionInfoFactory>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -224,6 +230,9 @@ fn decode(
         } else if form.vector && limits.vectors < needed {
             form.kind = Kind::Execute;
             shape = None;
+        } else if !workshop.without.is_nothing() {
+            form.kind = ablation::kind(&form, &instruction, workshop.without);
+            shape = shape.filter(|_| form.kind != Kind::Execute);
         }
         workshop.decoded.push(Decoded { instruction, shape, form });
         let ends = match form.kind {
@@ -232,6 +241,7 @@ fn decode(
             Kind::JumpIf => {
                 let back = instruction.near_branch_target() <= instruction.ip();
                 back || workshop.decoded.len() >= MANY_INSTRUCTIONS
+                    || workshop.without.has(Technique::Superblocks)
             }
             _ => false,
         };
@@ -247,20 +257,21 @@ impl Workshop {
     /// checks of the first, and the look at whether somebody asks for attention, then answer for all.
     fn plan(&mut self, rip: u64) {
         let block = &mut self.decoded;
-        self.plan.make(block);
+        let together = !self.without.has(Technique::Groups);
+        self.plan.make(block, together);
         let (round, groups) = (block.len(), self.plan.groups.len());
         let is_loop = block.last().is_some_and(|last| last.closes_loop(rip));
         let rounds = (MANY_INSTRUCTIONS / round.max(1)).min(MOST_ROUNDS);
-        if !is_loop || self.leave_loops || rounds < 2 {
+        if !is_loop || self.leave_loops || rounds < 2 || self.without.has(Technique::Unrolling) {
             return;
         }
         for _ in 1..rounds {
             block.extend_from_within(..round);
         }
-        self.plan.make(block);
+        self.plan.make(block, together);
         if self.plan.groups.len() != groups {
             block.truncate(round);
-            self.plan.make(block);
+            self.plan.make(block, together);
         }
     }
 }
@@ -323,6 +334,10 @@ pub(crate) fn translate(
         Way::Tlb
     };
     find_seen_flags(&workshop.decoded, way, &workshop.plan, &mut workshop.seen);
+    if workshop.without.has(Technique::LazyFlags) {
+        workshop.seen.fill(true);
+    }
+    ablation::uses(&workshop.decoded, &mut workshop.factory, workshop.without, &mut workshop.uses);
     let sites = store.sites.len();
     let mut saved = 0;
     // A second time if flags that were given up turned out to be wanted.
@@ -336,6 +351,7 @@ pub(crate) fn translate(
         };
         let mut b = Builder::new(output, rip, way, &workshop.plan);
         b.leave_loops = workshop.leave_loops;
+        (b.without, b.uses) = (workshop.without, &workshop.uses);
         saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits);
         if !b.regret {
             break;
@@ -387,10 +403,13 @@ fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, limits: L
             last: index + 1 == block.len(),
         };
         b.follower = block.get(index + 1).map(|next| next.instruction.ip());
+        b.load_registers();
         ended = one(b, decoded, index.checked_sub(1).map(|before| &block[before]), place);
         if ended {
             break;
         }
+        b.store_registers();
+        b.store_flags(&decoded.instruction);
     }
     if !ended {
         b.leave(next, false);

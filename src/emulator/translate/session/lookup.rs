@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "writes the context that translated code works on")]
 use super::{End, Go, Session, needs_care};
 use crate::arch::Rflags;
+use crate::emulator::code::Link;
 use crate::emulator::interrupt::{self, Event};
 use crate::emulator::mmu::Fault;
 use crate::emulator::mmu::slow::Place;
@@ -62,16 +63,16 @@ impl Session<'_, '_> {
     /// must know of the CPU's mode.
     #[inline]
     pub(super) fn next(&mut self, windows: bool) -> Result<usize, End> {
-        if windows
+        if windows == self.windows
             && !self.kick.is_raised()
             && let Some(target) = self.remembered()
         {
             return Ok(target);
         }
-        self.find_next(windows, windows)
+        self.find_next(windows, windows == self.windows)
     }
 
-    /// As [`Self::next`] for code that uses windows, if the jump cache knows; kicks are not looked at.
+    /// As [`Self::next`] for code of the usual kind, if the jump cache knows; kicks are not looked at.
     #[inline]
     pub(super) fn remembered(&mut self) -> Option<usize> {
         if self.code_was_written() || needs_care(self.cx.state) {
@@ -80,7 +81,7 @@ impl Session<'_, '_> {
         self.cx.mmu.stop = false;
         // RF only holds off instruction breakpoints, of which there are none in translated code.
         self.cx.state.rflags.remove(Rflags::RF);
-        let tag = self.tag(Limits::of(self.cx.state, true));
+        let tag = self.tag(Limits::of(self.cx.state, self.windows));
         let Some(target) = self.store.jump(self.cx.state.rip, tag) else {
             self.counters.count(Cause::JumpMiss);
             return None;
@@ -112,8 +113,8 @@ impl Session<'_, '_> {
             }
             let limits = Limits::of(self.cx.state, windows);
             let rip = self.cx.state.rip;
-            // Jumps are looked up by code that uses windows, and lead to such code.
-            let tag = self.tag(Limits { windows: true, ..limits });
+            // Jumps are looked up by code of the usual kind, and lead to such code.
+            let tag = self.tag(Limits { windows: self.windows, ..limits });
             let place = match self.cx.mmu.fetch_place(rip) {
                 Ok(place) => place,
                 Err(Fault) => {
@@ -134,7 +135,7 @@ impl Session<'_, '_> {
             let limited = self.budget.is_some();
             #[cfg(not(test))]
             let limited = false;
-            if windows && !limited {
+            if windows == self.windows && !limited {
                 self.store.note_jump(rip, tag, entries.saved);
             }
             self.take_over(tag);
@@ -187,7 +188,9 @@ impl Session<'_, '_> {
     fn follow(&mut self, link: u32, target: usize, windows: bool) {
         // Making the block may have emptied the store, and an exception may have led elsewhere.
         let rip = self.cx.state.rip;
-        if self.store.links.get(link as usize).is_none_or(|link| link.rip != rip) {
+        // The way to the twin is part of an access, not of chaining.
+        let wanted = |link: &Link| link.rip == rip && (self.chains || link.miss.is_some());
+        if !self.store.links.get(link as usize).is_some_and(wanted) {
             return;
         }
         let limits = Limits::of(self.cx.state, windows);

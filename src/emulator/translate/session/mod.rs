@@ -9,6 +9,7 @@ mod window;
 
 use super::{Workshop, number, system};
 use crate::arch::{Activity, CpuState, Gva, Rflags};
+use crate::emulator::code;
 use crate::emulator::code::context::{Context, Frame};
 use crate::emulator::code::{CAPACITY, CodeStore};
 use crate::emulator::front::block::CodeMode;
@@ -18,6 +19,7 @@ use crate::emulator::interrupt::{self, Event};
 use crate::emulator::mmu::Fault;
 use crate::emulator::single::cx::{Cx, Flow};
 use crate::emulator::single::{Ended, Outcome, Single, lower, step_here};
+use crate::emulator::technique::{Technique, Without};
 use crate::engine::{Cause, Counters, EngineError, KickCell, Platform, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::segment_base;
@@ -79,6 +81,11 @@ impl Translator {
         }
     }
 
+    /// Leaves techniques out. To be called before anything is run.
+    pub(crate) fn leave_out(&mut self, without: Without) {
+        self.workshop.without = without;
+    }
+
     /// The translated code, once something was run.
     #[cfg(test)]
     pub(super) fn store(&self) -> Option<&CodeStore> {
@@ -121,9 +128,11 @@ impl Translator {
                 })?)
             }
         };
+        let without = self.workshop.without;
+        self.workshop.leave_loops = without.has(Technique::Chaining);
         #[cfg(test)]
         {
-            self.workshop.leave_loops = self.budget.is_some();
+            self.workshop.leave_loops |= self.budget.is_some();
         }
         let (workshop, frame) = (&mut self.workshop, &mut self.frame);
         let (cursor, epoch, known) = (&mut self.cursor, &mut self.epoch, &mut self.known);
@@ -145,6 +154,8 @@ impl Translator {
                 kick,
                 pending,
                 counters: platform.counters(vcpu),
+                windows: !without.has(Technique::Windows),
+                chains: !without.has(Technique::Chaining),
                 cursor,
                 epoch,
                 known,
@@ -193,6 +204,10 @@ struct Session<'s, 'a> {
     kick: &'s KickCell,
     pending: Option<&'s AtomicBool>,
     counters: &'s Counters,
+    /// The usual kind of code uses windows.
+    windows: bool,
+    /// Ends of blocks are linked.
+    chains: bool,
     cursor: &'s mut u64,
     epoch: &'s mut Epoch,
     known: &'s mut Known,
@@ -221,7 +236,7 @@ impl Session<'_, '_> {
     fn run(&mut self, cache: &mut CodeCache) -> Result<Ended, EngineError> {
         self.prepare();
         loop {
-            let target = match self.next(true) {
+            let target = match self.next(self.windows) {
                 Ok(target) => target,
                 Err(end) => {
                     self.end = Some(end);
@@ -262,7 +277,11 @@ impl Session<'_, '_> {
         let state = (&raw mut *self.cx.state) as u64;
         let xsave = (&raw mut self.cx.state.xsave) as u64;
         let bank = (&raw mut self.cx.mmu.bank) as u64;
-        let jumps = self.store.jumps();
+        let without = self.workshop.without;
+        let jumps = match without.has(Technique::Chaining) || without.has(Technique::JumpCache) {
+            true => code::no_jumps(),
+            false => self.store.jumps(),
+        };
         // SAFETY: the frame outlives the session, whose registers are the only part of it that is referred to.
         unsafe {
             (*self.context).kick = kick;
@@ -315,7 +334,7 @@ impl Session<'_, '_> {
             number::LINK => {
                 self.counters.count(Cause::HelpLink);
                 self.cx.state.rip = self.store.links[index as usize].rip;
-                self.through(index, true)
+                self.through(index, self.windows)
             }
             number::MISS => {
                 self.counters.count(Cause::HelpWindow);
@@ -343,7 +362,7 @@ impl Session<'_, '_> {
             // SAFETY: as in `write_context`.
             Go::Resume => Ok(unsafe { (*self.context).resume as usize }),
             Go::To(target) => Ok(target),
-            Go::Next => self.next(true),
+            Go::Next => self.next(self.windows),
             Go::Leave(end) => Err(end),
         };
         match target {
