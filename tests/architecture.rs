@@ -52,8 +52,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// What the tests inside a room may import beyond the table: they build small machines by hand.
-const FOR_TESTS: &[(&str, &[&str])] =
-    &[("engine", &[]), ("emulator", &["bus"]), ("pv", &["bus"]), ("hwassist", &["bus"])];
+const FOR_TESTS: &[(&str, &[&str])] = &[
+    ("engine", &[]),
+    ("machine", &["bench"]),
+    ("emulator", &["bus"]),
+    ("pv", &["bus"]),
+    ("hwassist", &["bus"]),
+];
 
 /// Rooms that see only a part of another.
 const ONLY_PART: &[(&str, &str, &str)] = &[("pv", "emulator", "single"), ("hwassist", "emulator", "single")];

@@ -3,6 +3,8 @@
 //! The only room that names both devices and backends. [`spec`] is what is wanted, as plain data; `pc` says which chip
 //! sits where; `backends` makes the engine of a mode; `run` is the loop around a vCPU.
 mod backends;
+#[cfg(test)]
+mod lockstep_tests;
 mod pc;
 mod run;
 mod spec;

@@ -33,6 +33,8 @@ use branch::Branch;
 use builder::{Builder, FirstUse, Flags, Output, Way};
 use forms::{Form, Forms, Kind};
 use groups::Plan;
+#[cfg(test)]
+use iced_x86::Mnemonic;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory};
 use integer::{FlagUse, Source, flag_use};
 
@@ -155,6 +157,9 @@ pub(crate) struct Workshop {
     pub leave_loops: bool,
     /// What is left out.
     pub without: Without,
+    /// `single` reads the time-stamp counter, which a test wants to be the same twice.
+    #[cfg(test)]
+    pub tsc_by_single: bool,
     uses: Vec<(u16, u16)>,
     factory: Option<InstructionInfoFactory>,
 }
@@ -233,6 +238,10 @@ fn decode(
         } else if !workshop.without.is_nothing() {
             form.kind = ablation::kind(&form, &instruction, workshop.without);
             shape = shape.filter(|_| form.kind != Kind::Execute);
+        }
+        #[cfg(test)]
+        if workshop.tsc_by_single && matches!(instruction.mnemonic(), Mnemonic::Rdtsc | Mnemonic::Rdtscp) {
+            form.kind = Kind::End;
         }
         workshop.decoded.push(Decoded { instruction, shape, form });
         let ends = match form.kind {

@@ -47,7 +47,7 @@ pub(crate) struct Translator {
     capacity: usize,
     /// Blocks that each run may enter, if that is limited; blocks are not linked then.
     #[cfg(test)]
-    pub(super) budget: Option<u32>,
+    pub(crate) budget: Option<u32>,
     known: Known,
     /// [`CodeStore::drops`] as of which the stack of returns holds. It also belongs to the context's mark of jumps.
     returns: u64,
@@ -133,6 +133,7 @@ impl Translator {
         #[cfg(test)]
         {
             self.workshop.leave_loops |= self.budget.is_some();
+            self.workshop.tsc_by_single = self.budget.is_some();
         }
         let (workshop, frame) = (&mut self.workshop, &mut self.frame);
         let (cursor, epoch, known) = (&mut self.cursor, &mut self.epoch, &mut self.known);
