@@ -66,6 +66,8 @@ pub(crate) struct Context {
     pub windows: [[[Window; CLASSES]; 2]; 2],
     /// What `misses` was when they were counted last.
     pub misses_counted: u32,
+    /// Address of the answers to CPUID; see `super::super::translate::cpuid`.
+    pub cpuid: u64,
     /// Address of the [`crate::emulator::mmu::Bank`] of ordinary accesses.
     pub bank: u64,
     /// The bits of `tag` for vector instructions as they are with CR0.TS clear.
@@ -92,6 +94,7 @@ impl Context {
     pub(crate) const HOST_STACK: i32 = offset_of!(Self, host_stack) as i32;
     pub(crate) const XSAVE: i32 = offset_of!(Self, xsave) as i32;
     pub(crate) const STATE: i32 = offset_of!(Self, state) as i32;
+    pub(crate) const CPUID: i32 = offset_of!(Self, cpuid) as i32;
     pub(crate) const BANK: i32 = offset_of!(Self, bank) as i32;
     pub(crate) const UNSWITCHED: i32 = offset_of!(Self, unswitched) as i32;
     pub(crate) const PENDING: i32 = offset_of!(Self, pending) as i32;
@@ -135,6 +138,7 @@ impl Frame {
                 host_stack: 0,
                 xsave: 0,
                 state: 0,
+                cpuid: 0,
                 bank: 0,
                 unswitched: 0,
                 pending: 0,

@@ -43,6 +43,10 @@ pub(crate) const GUEST_RSP: Reg = Reg(15);
 pub(crate) const GUEST_RAX: Reg = Reg(12);
 /// The guest's RCX.
 pub(crate) const GUEST_RCX: Reg = Reg(13);
+/// The guest's RBX.
+pub(crate) const GUEST_RBX: Reg = Reg(3);
+/// The guest's RDX.
+pub(crate) const GUEST_RDX: Reg = Reg(2);
 /// The guest's R11.
 pub(crate) const GUEST_R11: Reg = Reg(11);
 /// The guest's RBP.
@@ -71,7 +75,7 @@ mod tests {
         }
         assert_eq!(pinned().count(), 13);
         assert_eq!(home(4), Some(GUEST_RSP));
-        assert_eq!(home(11), Some(GUEST_R11));
+        assert_eq!((home(2), home(3), home(11)), (Some(GUEST_RDX), Some(GUEST_RBX), Some(GUEST_R11)));
         assert_eq!((home(0), home(1), home(5)), (Some(GUEST_RAX), Some(GUEST_RCX), Some(GUEST_RBP)));
     }
 }

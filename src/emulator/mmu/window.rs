@@ -56,9 +56,11 @@ impl Window {
         join.then(|| Self::new(start, end - start, self.addend))
     }
 
-    /// Whether a byte of the page at `page` lies in it.
-    pub(crate) fn touches(&self, page: u64) -> bool {
-        !self.is_empty() && self.start < page.saturating_add(PAGE_SIZE) && page < self.end()
+    /// Whether the page at `page` lies in it. Windows begin and end with pages; that none may be said to hold something
+    /// does no harm.
+    #[inline]
+    pub(crate) fn holds(&self, page: u64) -> bool {
+        page.wrapping_sub(self.start) < self.limits[0] + (SPANS[0] - 1)
     }
 
     /// Puts `found` in the place of this window, or beside it if both touch.

@@ -2,32 +2,40 @@
 use super::cx::{Cx, Flow, Handler, Step};
 use super::int::Int;
 use super::op::Op;
-use super::operand;
 use crate::arch::state::gpr::{RAX, RDX};
 use crate::arch::{Exception, Port, Segment, Width};
 use crate::emulator::mmu::{Bank, Fault};
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, Mnemonic};
 
 fn width(bytes: usize) -> Width {
     Width::from_bytes(bytes).unwrap_or(Width::B4)
 }
 
 /// Reads a port.
+#[inline]
 pub(super) fn port_in(cx: &mut Cx, port: u16, bytes: usize) -> u32 {
     cx.platform.pio_read(cx.mmu.vcpu, Port(port), width(bytes))
 }
 
 /// Writes a port. The block ends, so that what the device does is seen at once.
+#[inline]
 pub(super) fn port_out(cx: &mut Cx, port: u16, bytes: usize, value: u32) {
     cx.mmu.stop = true;
     cx.platform.pio_write(cx.mmu.vcpu, Port(port), width(bytes), value);
 }
 
 /// #GP(0) if the current privilege may not use the `bytes` ports from `port` on.
+#[inline]
 pub(super) fn check_port(cx: &mut Cx, port: u16, bytes: usize) -> Result<(), Fault> {
     if !cx.is_protected() || cx.state.cpl() <= cx.state.rflags.iopl() {
         return Ok(());
     }
+    check_map(cx, port, bytes)
+}
+
+/// As [`check_port`], where the bitmap in the TSS decides.
+#[cold]
+fn check_map(cx: &mut Cx, port: u16, bytes: usize) -> Result<(), Fault> {
     let tr: Segment = cx.state.tr;
     let limit = u64::from(tr.limit);
     // A 32- or 64-bit TSS has the offset of the bitmap at 0x66.
@@ -47,44 +55,47 @@ pub(super) fn check_port(cx: &mut Cx, port: u16, bytes: usize) -> Result<(), Fau
     Err(cx.raise(Exception::GP0))
 }
 
-/// The port of IN and OUT: DX or the immediate.
-fn port(cx: &Cx, instruction: &Instruction, operand: u32) -> u16 {
-    match instruction.op_kind(operand) {
-        OpKind::Register => cx.regs[RDX] as u16,
-        _ => instruction.immediate8().into(),
-    }
+/// The port of IN and OUT: the immediate or DX.
+#[inline]
+fn port<const IMMEDIATE: bool>(cx: &Cx, op: &Op) -> u16 {
+    if IMMEDIATE { op.imm as u8 as u16 } else { cx.regs[RDX] as u16 }
 }
 
-fn input(cx: &mut Cx, op: &Op) -> Step {
-    let instruction = operand::instruction(op);
-    let bytes = instruction.op0_register().size();
-    let port = port(cx, &instruction, 1);
-    check_port(cx, port, bytes)?;
-    let value = port_in(cx, port, bytes);
-    operand::write_register(cx, instruction.op0_register(), value.into());
+fn input<T: Int, const IMMEDIATE: bool>(cx: &mut Cx, op: &Op) -> Step {
+    let port = port::<IMMEDIATE>(cx, op);
+    check_port(cx, port, T::BYTES)?;
+    let value = port_in(cx, port, T::BYTES);
+    cx.set_reg::<T>(RAX as u8, T::of(value.into()));
     // Reading may lower interrupt lines and set timers too.
     Ok(Flow::Stop)
 }
 
-fn output(cx: &mut Cx, op: &Op) -> Step {
-    let instruction = operand::instruction(op);
-    let bytes = instruction.op1_register().size();
-    let port = port(cx, &instruction, 0);
-    check_port(cx, port, bytes)?;
-    let value = match bytes {
-        1 => cx.reg::<u8>(RAX as u8).zx(),
-        2 => cx.reg::<u16>(RAX as u8).zx(),
-        _ => cx.reg::<u32>(RAX as u8).zx(),
-    };
-    port_out(cx, port, bytes, value as u32);
+fn output<T: Int, const IMMEDIATE: bool>(cx: &mut Cx, op: &Op) -> Step {
+    let port = port::<IMMEDIATE>(cx, op);
+    check_port(cx, port, T::BYTES)?;
+    let value = cx.reg::<T>(RAX as u8).zx();
+    port_out(cx, port, T::BYTES, value as u32);
     Ok(Flow::Stop)
 }
 
 /// The handler of an instruction of this family.
 pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
     Some(match instruction.mnemonic() {
-        Mnemonic::In => input,
-        Mnemonic::Out => output,
+        Mnemonic::In | Mnemonic::Out => match instruction.code() {
+            Code::In_AL_imm8 => input::<u8, true>,
+            Code::In_AX_imm8 => input::<u16, true>,
+            Code::In_EAX_imm8 => input::<u32, true>,
+            Code::In_AL_DX => input::<u8, false>,
+            Code::In_AX_DX => input::<u16, false>,
+            Code::In_EAX_DX => input::<u32, false>,
+            Code::Out_imm8_AL => output::<u8, true>,
+            Code::Out_imm8_AX => output::<u16, true>,
+            Code::Out_imm8_EAX => output::<u32, true>,
+            Code::Out_DX_AL => output::<u8, false>,
+            Code::Out_DX_AX => output::<u16, false>,
+            Code::Out_DX_EAX => output::<u32, false>,
+            _ => return None,
+        },
         _ => return None,
     })
 }

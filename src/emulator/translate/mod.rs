@@ -9,6 +9,7 @@ mod ablation;
 pub(crate) mod address;
 mod branch;
 mod builder;
+mod cpuid;
 mod forms;
 mod groups;
 mod integer;
@@ -153,6 +154,7 @@ pub(crate) struct Workshop {
     links: Vec<super::code::NewLink>,
     plan: Plan,
     seen: Vec<bool>,
+    cpuid: cpuid::Answers,
     /// Loops of one block leave it at each pass.
     pub leave_loops: bool,
     /// What is left out.

@@ -8,7 +8,7 @@
 use super::address::Address;
 use super::builder::{Builder, Flags};
 use crate::arch::msr::{self, Msrs};
-use crate::arch::{CpuState, Cr4, Rflags, Segment, SegmentRegister};
+use crate::arch::{CpuState, Cr4, DescriptorTable, Rflags, Segment, SegmentRegister};
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::{GUEST_RAX, GUEST_RCX, home};
 use crate::emulator::code::stubs::field;
@@ -55,7 +55,8 @@ pub(super) fn knows(instruction: &Instruction) -> Option<bool> {
     use Mnemonic as M;
     Some(match instruction.mnemonic() {
         M::Cli | M::Sti | M::Cld | M::Std | M::Rdtsc | M::Rdtscp | M::Rdmsr | M::Lahf | M::Sahf => false,
-        M::Pushfq | M::Popfq => false,
+        M::Pushfq | M::Popfq | M::Cpuid => false,
+        M::Lidt | M::Lgdt => false,
         M::Mov if instruction.op1_kind() == OpKind::Register && instruction.op1_register().is_cr() => false,
         M::Mov
             if instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::CR0 =>
@@ -97,6 +98,11 @@ impl Builder<'_> {
                 self.end(instruction);
                 return true;
             }
+            M::Cpuid => self.cpuid(),
+            M::Lidt | M::Lgdt if place.ring0 => match Address::of(instruction) {
+                Some(address) => self.load_table(instruction.mnemonic(), &address),
+                None => self.execute(instruction),
+            },
             M::Cld => self.clear(Rflags::DF),
             M::Std => self.set(Rflags::DF),
             M::Lahf => self.lahf(),
@@ -341,6 +347,29 @@ impl Builder<'_> {
         self.asm.byte(16);
         self.asm.alu(Alu::Cmp, RAX, Rm::from(RCX));
         self.cold_if(Condition::NOT_EQUAL);
+    }
+
+    /// LIDT or LGDT.
+    fn load_table(&mut self, table: Mnemonic, from: &Address) {
+        self.save_flags();
+        let from = self.memory(from, 10, false, 1);
+        self.asm.lea(RCX, from);
+        // movzx eax, word: the limit
+        self.asm.op_0f(0xb7, RAX.0, Mem::at(RCX, 0));
+        self.asm.store(field(Context::RIP), RAX);
+        self.asm.load(RCX, Mem::at(RCX, 2));
+        self.cold_unless_canonical();
+        let offset = match table {
+            Mnemonic::Lidt => offset_of!(CpuState, idtr),
+            _ => offset_of!(CpuState, gdtr),
+        };
+        self.asm.load(RAX, field(Context::STATE));
+        self.asm.store(Mem::at(RAX, (offset + offset_of!(DescriptorTable, base)) as i32), RCX);
+        self.asm.load(RCX, field(Context::RIP));
+        // mov word
+        self.asm.byte(0x66);
+        let limit = Mem::at(RAX, (offset + offset_of!(DescriptorTable, limit)) as i32);
+        self.asm.op(false, 0x89, RCX.0, limit);
     }
 
     fn swapgs(&mut self) {

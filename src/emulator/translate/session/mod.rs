@@ -8,6 +8,7 @@ mod lookup;
 mod window;
 
 use super::{Workshop, number, system};
+use crate::arch::state::gpr;
 use crate::arch::{Activity, CpuState, Gva, Rflags};
 use crate::emulator::code;
 use crate::emulator::code::context::{Context, Frame};
@@ -23,7 +24,7 @@ use crate::emulator::technique::{Technique, Without};
 use crate::engine::{Cause, Counters, EngineError, KickCell, Platform, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::segment_base;
-use iced_x86::Mnemonic;
+use iced_x86::{Code, Mnemonic};
 use lookup::Epoch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -283,6 +284,10 @@ impl Session<'_, '_> {
             true => code::no_jumps(),
             false => self.store.jumps(),
         };
+        let cpuid = self.workshop.cpuid.address();
+        if self.cx.platform.trace().is_enabled() {
+            self.workshop.cpuid.clear();
+        }
         // SAFETY: the frame outlives the session, whose registers are the only part of it that is referred to.
         unsafe {
             (*self.context).kick = kick;
@@ -290,6 +295,7 @@ impl Session<'_, '_> {
             (*self.context).msr_places = system::MSR_PLACES.as_ptr() as u64;
             (*self.context).state = state;
             (*self.context).bank = bank;
+            (*self.context).cpuid = cpuid;
             (*self.context).xsave = xsave;
             (*self.context).jumps = jumps;
             (*self.context).vector = 0;
@@ -392,9 +398,16 @@ impl Session<'_, '_> {
         let cx = &mut *self.cx;
         cx.state.rip = instruction.ip();
         cx.mmu.stop = false;
-        let (next, resumes) = (instruction.next_ip(), site.resumes);
+        let (at, next, resumes) = (instruction.ip(), instruction.next_ip(), site.resumes);
+        let asked = (instruction.code() == Code::Cpuid)
+            .then_some((cx.regs[gpr::RAX] as u32, cx.regs[gpr::RCX] as u32));
         match (op.run)(cx, op) {
-            Ok(Flow::Next) if resumes => return Go::Resume,
+            Ok(Flow::Next) if resumes => {
+                if let Some(asked) = asked {
+                    self.note_cpuid(asked);
+                }
+                return Go::Resume;
+            }
             Ok(Flow::Stop) if resumes && self.undisturbed() => return Go::Resume,
             Ok(Flow::Next) => self.cx.state.rip = next,
             Ok(Flow::Stop) => {
@@ -418,6 +431,8 @@ impl Session<'_, '_> {
                 return Go::Leave(End::Broken);
             }
             Err(Fault) => {
+                // INT n goes on before its gate is looked at.
+                self.cx.state.rip = at;
                 let event = Event::Exception(self.cx.mmu.exception);
                 if interrupt::deliver(self.cx, event) == Outcome::TripleFault {
                     return Go::Leave(End::Ended(Ended::TripleFault));
@@ -425,6 +440,16 @@ impl Session<'_, '_> {
             }
         }
         Go::Next
+    }
+
+    /// Remembers what CPUID has just answered, if nobody wants to see each one.
+    #[cold]
+    fn note_cpuid(&mut self, asked: (u32, u32)) {
+        if !self.cx.platform.trace().is_enabled() {
+            let answer =
+                [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX].map(|register| self.cx.regs[register] as u32);
+            self.workshop.cpuid.note(asked, self.cx.state.cr4.bits(), answer);
+        }
     }
 
     /// After a device was accessed or code written: whether the block may go on all the same, because nothing that it

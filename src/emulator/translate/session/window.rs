@@ -26,12 +26,13 @@ impl Session<'_, '_> {
         if !tlb.forgotten.is_empty() {
             // SAFETY: as in `write_context`.
             let windows = unsafe { &mut (*self.context).windows };
-            for window in windows.as_flattened_mut().as_flattened_mut() {
-                if tlb.forgotten.iter().any(|&page| window.touches(page)) {
-                    *window = Default::default();
+            for page in tlb.forgotten.drain(..) {
+                for window in windows.as_flattened_mut().as_flattened_mut() {
+                    if window.holds(page) {
+                        *window = Default::default();
+                    }
                 }
             }
-            tlb.forgotten.clear();
         }
         let set = usize::from(matches!(bank, Bank::User | Bank::UserAligned));
         let mut now =
