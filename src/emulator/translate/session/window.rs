@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "writes the context that translated code works on")]
 use super::Session;
 use crate::emulator::mmu::Bank;
+use crate::emulator::mmu::window::{CLASSES, Window};
 use crate::engine::Cause;
 
 /// Misses of windows between two attempts to move one.
@@ -10,55 +11,84 @@ const MISSES: u32 = 64;
 const MISSES_IN_VAIN: u32 = 4096;
 /// As [`MISSES`], after an attempt that failed.
 const MISSES_AFTER_FAILURE: u32 = 16;
-/// What the windows in the context were found under.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+/// What is known of the windows in the context.
+#[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Known {
+    under: Conditions,
+    /// A bit for each window, in the order of the context: all that may be open.
+    open: u32,
+}
+
+/// What windows were found under.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Conditions {
     generation: u32,
     protections: u32,
     /// For the supervisor and for the user.
     banks: [Option<Bank>; 2],
 }
 
+const _: () = assert!(4 * CLASSES <= 32);
+
+/// Number of the first window for a privilege and for reading or writing.
+const fn first(set: usize, write: usize) -> usize {
+    (set * 2 + write) * CLASSES
+}
+
+/// The bits of the windows for a privilege, for reading or writing or both.
+const fn bits(set: usize, writes: std::ops::RangeInclusive<usize>) -> u32 {
+    ((1 << first(set, *writes.end() + 1)) - (1_u64 << first(set, *writes.start()))) as u32
+}
+
 impl Session<'_, '_> {
-    /// Drops windows that do not hold any more.
-    pub(super) fn drop_windows(&mut self) {
-        let (tlb, bank) = (&mut *self.cx.mmu.tlb, self.cx.mmu.bank);
-        if !tlb.forgotten.is_empty() {
-            // SAFETY: as in `write_context`.
-            let windows = unsafe { &mut (*self.context).windows };
-            for page in tlb.forgotten.drain(..) {
-                for window in windows.as_flattened_mut().as_flattened_mut() {
-                    if window.holds(page) {
-                        *window = Default::default();
-                    }
-                }
+    /// Drops open windows of those with `bits`.
+    fn drop_open(&mut self, bits: u32, which: impl Fn(&Window) -> bool) {
+        // SAFETY: as in `write_context`.
+        let windows = unsafe { &mut (*self.context).windows };
+        let windows = windows.as_flattened_mut().as_flattened_mut();
+        let mut left = self.known.open & bits;
+        while left != 0 {
+            let number = left.trailing_zeros();
+            left &= left - 1;
+            let window = &mut windows[number as usize];
+            if which(window) {
+                *window = Window::default();
+                self.known.open &= !(1 << number);
             }
         }
+    }
+
+    /// Drops windows that do not hold any more.
+    pub(super) fn drop_windows(&mut self) {
+        for number in 0..self.cx.mmu.tlb.forgotten.len() {
+            let page = self.cx.mmu.tlb.forgotten[number];
+            self.drop_open(u32::MAX, |window| window.holds(page));
+        }
+        let (tlb, bank) = (&mut *self.cx.mmu.tlb, self.cx.mmu.bank);
+        tlb.forgotten.clear();
         let set = usize::from(matches!(bank, Bank::User | Bank::UserAligned));
+        let before = self.known.under;
         let mut now =
-            Known { generation: tlb.generation, protections: tlb.protections, banks: self.known.banks };
+            Conditions { generation: tlb.generation, protections: tlb.protections, banks: before.banks };
         now.banks[set] = Some(bank);
         // Translated code changes to the other privilege by itself, with RFLAGS.AC clear.
         let other = [Bank::Supervisor, Bank::User][1 - set];
         now.banks[1 - set] = now.banks[1 - set].map(|_| other);
-        if *self.known == now {
+        if before == now {
             return;
         }
-        // SAFETY: as in `write_context`.
-        let windows = unsafe { &mut (*self.context).windows };
-        if self.known.generation != now.generation {
-            *windows = Default::default();
+        self.known.under = now;
+        if before.generation != now.generation {
+            return self.drop_open(u32::MAX, |_| true);
         }
-        for (set, windows) in windows.iter_mut().enumerate() {
-            if self.known.banks[set] != now.banks[set] {
-                *windows = Default::default();
+        for set in 0..2 {
+            if before.banks[set] != now.banks[set] {
+                self.drop_open(bits(set, 0..=1), |_| true);
             }
         }
-        if self.known.protections != now.protections {
-            windows[0][1] = Default::default();
-            windows[1][1] = Default::default();
+        if before.protections != now.protections {
+            self.drop_open(bits(0, 1..=1) | bits(1, 1..=1), |_| true);
         }
-        *self.known = now;
     }
 
     /// Moves the window that an access missed to where the access goes; says whether there was none before.
@@ -77,6 +107,7 @@ impl Session<'_, '_> {
             return false;
         };
         let window = &mut windows[set][usize::from(miss.write)][miss.class];
+        self.known.open |= 1 << (first(set, miss.write.into()) + miss.class);
         // Two accesses that want one window could go on taking it from each other, and one that still misses could go
         // on for ever; a window that was not there yet is taken from nobody, and once.
         let before = *window;
@@ -98,5 +129,18 @@ impl Session<'_, '_> {
         let (misses, counted) = unsafe { ((*self.context).misses, &mut (*self.context).misses_counted) };
         self.counters.add(Cause::WindowMiss, counted.wrapping_sub(misses).into());
         *counted = misses;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bits_of_the_windows_are_apart_and_all() {
+        let parts = [bits(0, 0..=0), bits(0, 1..=1), bits(1, 0..=0), bits(1, 1..=1)];
+        assert!(parts.iter().all(|part| part.count_ones() as usize == CLASSES));
+        assert_eq!(parts.iter().fold(0, |all, part| all | part), u32::MAX >> (32 - 4 * CLASSES));
+        assert_eq!(bits(1, 0..=1), parts[2] | parts[3]);
     }
 }
