@@ -105,6 +105,8 @@ impl Condition {
     pub(crate) const NOT_BELOW: Self = Self(3);
     /// Unsigned: below or equal.
     pub(crate) const NOT_ABOVE: Self = Self(6);
+    /// Unsigned: above.
+    pub(crate) const ABOVE: Self = Self(7);
     /// Equal.
     pub(crate) const EQUAL: Self = Self(4);
     /// Not equal.

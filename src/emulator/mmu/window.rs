@@ -29,6 +29,8 @@ pub(crate) struct Window {
     /// For each of [`SPANS`]: one more than the bytes of the window less the span, which the distance from `start` of a
     /// checked address must be below. Zero: no window.
     pub limits: [u64; 3],
+    /// Bytes.
+    pub length: u64,
     /// What to add to a guest-virtual address to get a host address, wrapping.
     pub addend: u64,
 }
@@ -36,16 +38,16 @@ pub(crate) struct Window {
 impl Window {
     /// A window of `length` bytes, at least [`SLACK`].
     fn new(start: u64, length: u64, addend: u64) -> Self {
-        Self { start, limits: SPANS.map(|span| length - span + 1), addend }
+        Self { start, limits: SPANS.map(|span| length - span + 1), length, addend }
     }
 
     /// Whether there is no window.
     pub(crate) fn is_empty(&self) -> bool {
-        self.limits[0] == 0
+        self.length == 0
     }
 
     fn end(&self) -> u64 {
-        self.start + self.limits[0] + SPANS[0] - 1
+        self.start + self.length
     }
 
     /// This window and `other` as one, if they touch and agree.

@@ -50,6 +50,8 @@ pub(crate) enum Kind {
     System,
     /// As `System`, and the block ends behind it.
     SystemEnd,
+    /// MOVS and STOS; see [`super::string`].
+    String,
     /// `single` executes it, and the block goes on.
     Execute,
     /// `single` executes it, and everything is looked at anew.
@@ -182,6 +184,8 @@ fn is_general(instruction: &Instruction) -> Option<Kind> {
             _ => Kind::Plain,
         },
         M::Lea => Kind::Lea,
+        M::Movsb | M::Movsw | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq => Kind::String,
+        M::Movsd if instruction.code() == Code::Movsd_m32_m32 => Kind::String,
         M::Push => Kind::Push,
         M::Pop => Kind::Pop,
         M::Leave => Kind::Leave,

@@ -111,7 +111,9 @@ fn accesses(decoded: &Decoded) -> Vec<Access> {
     let memory = shape.modrm.is_some() && !shape.is_register();
     let operand = || Address::of(instruction);
     match form.kind {
-        Kind::Nothing | Kind::Lea | Kind::Execute | Kind::End | Kind::Jump | Kind::JumpIf => Vec::new(),
+        Kind::Nothing | Kind::Lea | Kind::Execute | Kind::String | Kind::End | Kind::Jump | Kind::JumpIf => {
+            Vec::new()
+        }
         Kind::Push if memory => {
             operand().map(|from| vec![plain(from, 8, false), plain(top(-8), 8, true)]).unwrap_or_default()
         }

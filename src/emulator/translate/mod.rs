@@ -16,6 +16,7 @@ mod integer;
 mod jumps;
 mod levels;
 pub(crate) mod session;
+mod string;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -453,6 +454,7 @@ fn one(b: &mut Builder, decoded: &Decoded, before: Option<&Decoded>, place: syst
     let source = Source { instruction, shape, form };
     let done = match form.kind {
         Kind::Execute => false,
+        Kind::String => b.string(instruction),
         Kind::Push | Kind::Pop | Kind::Leave => b.stack(&source),
         Kind::Jump | Kind::JumpIf | Kind::Call | Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret => {
             match b.branch(&source, before.and_then(Decoded::source)) {
@@ -466,7 +468,7 @@ fn one(b: &mut Builder, decoded: &Decoded, before: Option<&Decoded>, place: syst
         }
         _ => b.simple(&source),
     };
-    if !done && form.kind == Kind::Execute {
+    if !done && matches!(form.kind, Kind::Execute | Kind::String) {
         b.execute(instruction);
     } else if !done {
         b.execute_after_all(instruction);

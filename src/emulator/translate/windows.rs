@@ -10,6 +10,11 @@ use crate::emulator::emit::{Alu, Condition, Forward, Gs, Mem, RAX, RCX, Reg};
 use crate::emulator::mmu::window::{SLACK, SPANS, Window};
 use std::mem::offset_of;
 
+/// What is told of a group that missed its window.
+fn miss_of(group: &Group) -> Miss {
+    Miss { address: group.address, class: class(&group.address), write: group.write }
+}
+
 /// Of the start of a loop: what a CPU fetches decoded instructions by.
 const LOOP_ALIGNMENT: usize = 32;
 
@@ -59,7 +64,7 @@ impl Builder<'_> {
         let mut missed = Vec::new();
         for group in plan.groups.iter().filter(|group| group.at_start && group.moves) {
             let ways = self.compare_with_window(user, group);
-            missed.push((ways, self.miss_link(group, self.rip)));
+            missed.push((ways, self.miss_link(miss_of(group), self.rip)));
         }
         self.asm.jump_back(self.body);
         self.asm.bind(kicked);
@@ -85,14 +90,13 @@ impl Builder<'_> {
     fn check_window(&mut self, user: bool, group: &Group, rip: u64) {
         self.save_flags();
         let missed = self.compare_with_window(user, group);
-        let link = self.miss_link(group, rip);
+        let link = self.miss_link(miss_of(group), rip);
         self.cold.push((missed, Cold::Missed { link }));
     }
 
-    /// A link to the instruction at `rip`, to be taken when a group missed its window.
-    fn miss_link(&mut self, group: &Group, rip: u64) -> u32 {
+    /// A link to the instruction at `rip`, to be taken when an access missed its window.
+    pub(super) fn miss_link(&mut self, miss: Miss, rip: u64) -> u32 {
         let link = self.link(rip, true);
-        let miss = Miss { address: group.address, class: class(&group.address), write: group.write };
         self.links[(link - self.first_link) as usize].miss = Some(miss);
         link
     }

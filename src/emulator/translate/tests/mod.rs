@@ -9,6 +9,7 @@ mod lockstep;
 mod self_modifying;
 mod spaces;
 mod store;
+mod strings;
 mod tables;
 mod vectors;
 mod windows;
