@@ -56,6 +56,7 @@ pub struct Emulator {
     ram: Arc<GuestRam>,
     engine: EmuEngine,
     without: Without,
+    counts: bool,
     caps: Caps,
 }
 
@@ -63,7 +64,13 @@ impl Emulator {
     /// An emulator over `ram`.
     #[must_use]
     pub fn new(ram: Arc<GuestRam>, engine: EmuEngine) -> Self {
-        Self { ram, engine, without: Without::NOTHING, caps: Self::capabilities(engine) }
+        Self { ram, engine, without: Without::NOTHING, counts: false, caps: Self::capabilities(engine) }
+    }
+
+    /// The same, counting instructions if `counts`, which makes the translator slower; the interpreter always counts.
+    #[must_use]
+    pub fn counting(self, counts: bool) -> Self {
+        Self { counts, ..self }
     }
 
     /// The same, its translator without some techniques; its label says so.
@@ -103,6 +110,7 @@ impl Backend for Emulator {
             EmuEngine::Translator => {
                 let mut translator = Translator::new(id, ram);
                 translator.leave_out(self.without);
+                translator.count_instructions(self.counts);
                 Core::Translator(Box::new(translator))
             }
             EmuEngine::Single => Core::Single(Box::new(Single::new(id, ram))),

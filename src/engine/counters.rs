@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(usize)]
 pub enum Cause {
-    /// Instructions retired by the interpreter (the translator and the CPU do not count).
+    /// Instructions retired by the interpreter, and by the translator where it is told to count (the CPU does not).
     Instruction,
     /// Instructions decoded or translated.
     Translate,
@@ -132,7 +132,9 @@ impl Cause {
     #[must_use]
     pub const fn about(self) -> &'static str {
         match self {
-            Self::Instruction => "the interpreter retired a guest instruction",
+            Self::Instruction => {
+                "a guest instruction was completed by the interpreter, or by a translator that was told to count"
+            }
             Self::Translate => "an instruction was decoded or translated",
             Self::SoftMmuFill => {
                 "the engine walked guest page tables, because an address was not in its own cache"

@@ -11,7 +11,8 @@ pub(super) fn create(spec: &MachineSpec, platform: &Platform) -> Result<Box<dyn 
     match spec.mode {
         Mode::Kvm => Ok(Box::new(KvmBackend::new(platform)?)),
         Mode::Emu => {
-            Ok(Box::new(Emulator::new(Arc::clone(platform.ram()), spec.engine).without(spec.without)))
+            let emulator = Emulator::new(Arc::clone(platform.ram()), spec.engine);
+            Ok(Box::new(emulator.without(spec.without).counting(spec.counts_instructions)))
         }
         Mode::Pv => Ok(Box::new(Pv::new(Arc::clone(platform.ram()))?)),
     }

@@ -12,6 +12,8 @@ pub struct MachineSpec {
     pub engine: EmuEngine,
     /// What the translator goes without, where it is the engine.
     pub without: Without,
+    /// The translator counts instructions, which makes it slower.
+    pub counts_instructions: bool,
     /// Bytes of RAM.
     pub memory: u64,
     /// Where time comes from. A counted clock needs a mode that counts instructions: emu.
@@ -31,6 +33,7 @@ impl MachineSpec {
             mode,
             engine: EmuEngine::default(),
             without: Without::NOTHING,
+            counts_instructions: false,
             memory: Self::DEFAULT_MEMORY,
             clock: ClockSource::Real,
             command_line: String::new(),

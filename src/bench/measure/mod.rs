@@ -61,7 +61,11 @@ impl Column {
     /// The column of the translator without some techniques: `emu/without-chaining+windows`.
     pub fn ablated(without: Without) -> Column {
         let engine = EmuEngine::Translator.name();
-        let names = without.to_string().replace(',', "+");
+        let names = if without == Without::EVERYTHING {
+            "everything".to_owned()
+        } else {
+            without.to_string().replace(',', "+")
+        };
         Column {
             options: format!("without {without}"),
             without,

@@ -72,6 +72,8 @@ pub(crate) struct Context {
     pub bank: u64,
     /// The bits of `tag` for vector instructions as they are with CR0.TS clear.
     pub unswitched: u64,
+    /// Guest instructions that translated code has completed since they were brought to the ledger, where it counts them.
+    pub executed: u64,
 }
 
 impl Context {
@@ -99,6 +101,7 @@ impl Context {
     pub(crate) const UNSWITCHED: i32 = offset_of!(Self, unswitched) as i32;
     pub(crate) const PENDING: i32 = offset_of!(Self, pending) as i32;
     pub(crate) const MSR_PLACES: i32 = offset_of!(Self, msr_places) as i32;
+    pub(crate) const EXECUTED: i32 = offset_of!(Self, executed) as i32;
     pub(crate) const MISSES: i32 = offset_of!(Self, misses) as i32;
 
     /// Offset of a window.
@@ -147,6 +150,7 @@ impl Frame {
                 host_mxcsr: 0x1f80,
                 misses: 0,
                 misses_counted: 0,
+                executed: 0,
                 windows: Default::default(),
             },
         })

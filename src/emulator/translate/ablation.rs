@@ -1,10 +1,12 @@
-//! What becomes of instructions where techniques are left out: see [`crate::emulator::technique`].
+//! What becomes of instructions where techniques are left out, see [`crate::emulator::technique`], or instructions are
+//! counted.
 use super::Decoded;
 use super::builder::{Builder, Flags};
 use super::forms::{Form, Kind};
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::home;
 use crate::emulator::code::stubs::field;
+use crate::emulator::emit::{Mem, RCX};
 use crate::emulator::technique::{Technique, Without};
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind};
 
@@ -19,7 +21,7 @@ pub(super) fn kind(form: &Form, instruction: &Instruction, without: Without) -> 
         }
         Kind::Call | Kind::CallIndirect | Kind::Ret if by_single => Kind::End,
         Kind::JumpIndirect if by_single && has_memory => Kind::End,
-        Kind::Push | Kind::Pop | Kind::Leave if by_single => Kind::Execute,
+        Kind::Push | Kind::Pop | Kind::Leave | Kind::String if by_single => Kind::Execute,
         Kind::Nothing | Kind::Lea | Kind::JumpIndirect | Kind::End => form.kind,
         _ if by_single && has_memory => Kind::Execute,
         _ if form.vector && without.has(Technique::NativeVectors) => Kind::Execute,
@@ -77,6 +79,17 @@ impl Builder<'_> {
             if let Some(reg) = home(guest) {
                 self.asm.store(field(Context::register(guest)), reg);
             }
+        }
+    }
+
+    /// Where the current instruction cannot fail any more: counts it, once, if instructions are counted. Changes RCX, no
+    /// flags.
+    pub(super) fn count(&mut self) {
+        if self.counts && self.counted != Some(self.current.0) {
+            self.counted = Some(self.current.0);
+            self.asm.load(RCX, field(Context::EXECUTED));
+            self.asm.lea(RCX, Mem::at(RCX, 1));
+            self.asm.store(field(Context::EXECUTED), RCX);
         }
     }
 

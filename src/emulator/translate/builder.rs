@@ -95,6 +95,10 @@ pub(super) struct Builder<'a> {
     pub leave_loops: bool,
     /// What is left out.
     pub(super) without: Without,
+    /// Instructions are counted.
+    pub(super) counts: bool,
+    /// The instruction that was counted last.
+    pub(super) counted: Option<usize>,
     /// For each instruction which registers it reads and which it writes, if they are not pinned.
     pub(super) uses: &'a [(u16, u16)],
     /// All instructions so far were translated as the plan expects them to be.
@@ -142,6 +146,8 @@ impl<'a> Builder<'a> {
             plan,
             leave_loops: false,
             without: Without::NOTHING,
+            counts: false,
+            counted: None,
             uses: &[],
             plan_holds: true,
             checked: vec![false; plan.groups.len()],
@@ -350,6 +356,7 @@ impl<'a> Builder<'a> {
     pub(super) fn settle_last(&mut self, instruction: &Instruction) -> u32 {
         let site = self.site(instruction, false);
         self.store_registers();
+        self.count();
         let from = std::mem::take(&mut self.pending);
         if !from.is_empty() {
             self.cold.push((from, Cold::Ask { number: number::SITE | site, live: false, target: false }));

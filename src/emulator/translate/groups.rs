@@ -103,36 +103,38 @@ struct Open {
 }
 
 /// The accesses of an instruction in the order in which it makes them.
-fn accesses(decoded: &Decoded) -> Vec<Access> {
+fn accesses(decoded: &Decoded) -> impl Iterator<Item = Access> {
+    both_accesses(decoded).into_iter().flatten()
+}
+
+fn both_accesses(decoded: &Decoded) -> [Option<Access>; 2] {
+    const NONE: [Option<Access>; 2] = [None; 2];
     let Decoded { instruction, shape, form } = decoded;
-    let Some(shape) = shape else { return Vec::new() };
-    let plain = |address, size, write| Access { address, size, write, alignment: 1 };
-    let top = |disp| Address::at(RSP, disp);
+    let Some(shape) = shape else { return NONE };
+    let plain = |address, size, write| Some(Access { address, size, write, alignment: 1 });
+    let top = |disp, write| plain(Address::at(RSP, disp), 8, write);
     let memory = shape.modrm.is_some() && !shape.is_register();
     let operand = || Address::of(instruction);
     match form.kind {
         Kind::Nothing | Kind::Lea | Kind::Execute | Kind::String | Kind::End | Kind::Jump | Kind::JumpIf => {
-            Vec::new()
+            NONE
         }
-        Kind::Push if memory => {
-            operand().map(|from| vec![plain(from, 8, false), plain(top(-8), 8, true)]).unwrap_or_default()
-        }
-        Kind::Push | Kind::Call => vec![plain(top(-8), 8, true)],
-        Kind::Pop | Kind::Ret => vec![plain(top(0), 8, false)],
-        Kind::Leave => vec![plain(Address::at(RBP, 0), 8, false)],
-        Kind::CallIndirect if memory => {
-            operand().map(|from| vec![plain(from, 8, false), plain(top(-8), 8, true)]).unwrap_or_default()
-        }
-        Kind::CallIndirect => vec![plain(top(-8), 8, true)],
-        _ if !memory || is_bit_string(instruction) => Vec::new(),
+        Kind::Push | Kind::CallIndirect if memory => match operand() {
+            Some(from) => [plain(from, 8, false), top(-8, true)],
+            None => NONE,
+        },
+        Kind::Push | Kind::Call | Kind::CallIndirect => [top(-8, true), None],
+        Kind::Pop | Kind::Ret => [top(0, false), None],
+        Kind::Leave => [plain(Address::at(RBP, 0), 8, false), None],
+        _ if !memory || is_bit_string(instruction) => NONE,
         _ => {
             let size = instruction.memory_size().size();
             if size == 0 || size > 32 {
-                return Vec::new();
+                return NONE;
             }
             let alignment = if form.vector { operand_alignment(instruction, size) } else { 1 };
             let write = form.writes_memory;
-            operand().map(|address| vec![Access { address, size, write, alignment }]).unwrap_or_default()
+            [operand().map(|address| Access { address, size, write, alignment }), None]
         }
     }
 }

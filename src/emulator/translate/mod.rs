@@ -160,6 +160,8 @@ pub(crate) struct Workshop {
     pub leave_loops: bool,
     /// What is left out.
     pub without: Without,
+    /// Translated code counts the instructions that it completes.
+    pub counts: bool,
     /// `single` reads the time-stamp counter, which a test wants to be the same twice.
     #[cfg(test)]
     pub tsc_by_single: bool,
@@ -363,7 +365,7 @@ pub(crate) fn translate(
         };
         let mut b = Builder::new(output, rip, way, &workshop.plan);
         b.leave_loops = workshop.leave_loops;
-        (b.without, b.uses) = (workshop.without, &workshop.uses);
+        (b.without, b.uses, b.counts) = (workshop.without, &workshop.uses, workshop.counts);
         saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits);
         if !b.regret {
             break;
@@ -416,11 +418,15 @@ fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, limits: L
         };
         b.follower = block.get(index + 1).map(|next| next.instruction.ip());
         b.load_registers();
+        if matches!(decoded.form.kind, Kind::Jump | Kind::JumpIf) {
+            b.count();
+        }
         ended = one(b, decoded, index.checked_sub(1).map(|before| &block[before]), place);
         if ended {
             break;
         }
         b.store_registers();
+        b.count();
         b.store_flags(&decoded.instruction);
     }
     if !ended {

@@ -87,6 +87,11 @@ impl Translator {
         self.workshop.without = without;
     }
 
+    /// Lets translated code count the instructions that it completes, or not. To be called before anything is run.
+    pub(crate) fn count_instructions(&mut self, counts: bool) {
+        self.workshop.counts = counts;
+    }
+
     /// The translated code, once something was run.
     #[cfg(test)]
     pub(super) fn store(&self) -> Option<&CodeStore> {
@@ -252,7 +257,8 @@ impl Session<'_, '_> {
                 Some(End::Ended(ended)) => return Ok(ended),
                 Some(End::Broken) => return Err(self.broken()),
                 Some(End::Careful) => {
-                    let (outcome, _) = step_here(self.cx, cache, self.features)?;
+                    let (outcome, retired) = step_here(self.cx, cache, self.features)?;
+                    self.count_retired(retired);
                     match outcome {
                         Outcome::Halted => return Ok(Ended::Halted),
                         Outcome::TripleFault => return Ok(Ended::TripleFault),
@@ -321,6 +327,7 @@ impl Session<'_, '_> {
         unsafe { (*context).session = std::ptr::from_mut(self) as u64 };
         enter(context, target);
         self.count_window_misses();
+        self.count_instructions();
     }
 
     /// Hands the flags back to translated code. The registers are in their place.
@@ -336,6 +343,10 @@ impl Session<'_, '_> {
         let go = match number & number::KIND {
             number::SITE => {
                 self.counters.count(Cause::HelpSingle);
+                if self.workshop.counts {
+                    // A device may ask for the count.
+                    self.count_instructions();
+                }
                 self.execute(index)
             }
             number::LINK => {
@@ -409,20 +420,26 @@ impl Session<'_, '_> {
                 return Go::Resume;
             }
             Ok(Flow::Stop) if resumes && self.undisturbed() => return Go::Resume,
-            Ok(Flow::Next) => self.cx.state.rip = next,
+            Ok(Flow::Next) => {
+                self.count_retired(1);
+                self.cx.state.rip = next;
+            }
             Ok(Flow::Stop) => {
+                self.count_retired(1);
                 self.cx.state.rip = next;
                 if self.interruptible() {
                     return Go::Leave(End::Ended(Ended::Attention));
                 }
             }
-            Ok(Flow::Jump) => {}
-            Ok(Flow::Renew | Flow::Again) => {
+            Ok(Flow::Jump) => self.count_retired(1),
+            Ok(flow @ (Flow::Renew | Flow::Again)) => {
+                self.count_retired(u32::from(flow == Flow::Renew));
                 if self.interruptible() {
                     return Go::Leave(End::Ended(Ended::Attention));
                 }
             }
             Ok(Flow::Halt) => {
+                self.count_retired(1);
                 self.cx.state.activity = Activity::Halted;
                 return Go::Leave(End::Ended(Ended::Halted));
             }
@@ -458,6 +475,20 @@ impl Session<'_, '_> {
         !self.kick.is_raised() && !self.code_was_written() && !self.interruptible()
     }
 
+    /// Counts instructions that `single` has completed, where they are counted.
+    fn count_retired(&mut self, retired: u32) {
+        if self.workshop.counts {
+            self.counters.add(Cause::Instruction, retired.into());
+        }
+    }
+
+    /// Brings the instructions that translated code has counted to the ledger.
+    fn count_instructions(&mut self) {
+        // SAFETY: as in `write_context`.
+        let executed = std::mem::take(unsafe { &mut (*self.context).executed });
+        self.counters.add(Cause::Instruction, executed);
+    }
+
     fn interruptible(&self) -> bool {
         self.cx.state.can_take_interrupt()
             && match self.pending {
@@ -478,6 +509,11 @@ impl Session<'_, '_> {
         {
             self.cx.state.rip = rip;
             return Go::Next;
+        }
+        if self.workshop.counts {
+            // It was counted.
+            // SAFETY: as in `write_context`.
+            unsafe { (*self.context).executed -= 1 };
         }
         // The branch itself must fault: its move of the stack pointer is taken back, and it is executed again.
         let moved = i64::from(instruction.stack_pointer_increment());

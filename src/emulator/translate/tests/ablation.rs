@@ -77,3 +77,22 @@ fn what_is_left_out_is_not_done() {
     let (with, without) = of(Technique::Superblocks, Cause::Block);
     assert!(without > with, "blocks are shorter, and more: {with}, {without}");
 }
+
+#[test]
+fn instructions_are_counted_as_the_interpreter_counts_them() {
+    let run = |b: &Bench, mut vcpu: Box<dyn Vcpu>| {
+        let _ = run_until_halt(b, &mut *vcpu);
+        b.machine.platform.counters(CPU).get(Cause::Instruction)
+    };
+    for seed in 8_000..8_030 {
+        let single = lockstep::bench(seed);
+        let expected = run(&single, single.vcpu_of(EmuEngine::Single));
+        assert!(expected > 10);
+        for without in [Without::NOTHING].into_iter().chain(sets()) {
+            let b = lockstep::bench(seed);
+            let emulator = Emulator::new(Arc::clone(b.machine.ram()), EmuEngine::Translator);
+            let vcpu = emulator.without(without).counting(true).create_vcpu(CPU, &b.state).unwrap();
+            assert_eq!(run(&b, vcpu), expected, "seed {seed} without {without}");
+        }
+    }
+}
