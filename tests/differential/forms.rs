@@ -115,7 +115,9 @@ pub fn unordered_faults(code: Code) -> &'static [u8] {
     match code.mnemonic() {
         M::Fnstenv | M::Fldenv | M::Fnsave | M::Frstor => &[12, 13, 14, 17],
         M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => &[14, 17],
-        M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xrstor | M::Xrstor64 => &[14, 17],
+        M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 => &[14, 17],
+        // Some CPUs look for pages that are not there before they judge the header, in some cases.
+        M::Xrstor | M::Xrstor64 => &[13, 14, 17],
         // SDM vol. 2, VMASKMOV: which of several selected elements faults first is left open.
         M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq => &[12, 13, 14],
         // In two parts, of which the first may be seen.

@@ -183,12 +183,6 @@ fn xrstor<M: OperandMemory + ?Sized>(
     wide: bool,
 ) -> Result<(), Exception> {
     let requested = requested(state);
-    // If anything of the area is wanted, CPUs find out whether its ends can be read before they look at the header.
-    if requested != 0 {
-        let size = if requested & AVX != 0 { XsaveArea::SIZE } else { XsaveArea::YMM_HIGH };
-        memory.read(state, at, &mut [0])?;
-        memory.read(state, at.offset(size as u64 - 1), &mut [0])?;
-    }
     let mut header = [0; 64];
     memory.read(state, at.offset(HEADER as u64), &mut header)?;
     let mut bits = [0; 8];
