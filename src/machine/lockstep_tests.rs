@@ -52,10 +52,7 @@ impl Side {
 
     /// One instruction, at which no time passes.
     fn step(&mut self, single: &mut Single) -> Outcome {
-        single
-            .with(&mut self.state, self.pc.platform(), |cx, cache, features| step_here(cx, cache, features))
-            .unwrap()
-            .0
+        single.with(&mut self.state, self.pc.platform(), step_here).unwrap().0
     }
 
     fn boundary(&mut self, single: &mut Single) -> Boundary {

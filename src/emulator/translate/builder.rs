@@ -15,6 +15,7 @@ use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, R
 use crate::emulator::mmu::tlb::{ENTRIES, ENTRY_ADDEND, ENTRY_READ, ENTRY_SHIFT, ENTRY_WRITE};
 use crate::emulator::technique::Without;
 use iced_x86::Instruction;
+use smallvec::{SmallVec, smallvec};
 
 /// Where the guest's status flags are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +62,9 @@ pub(super) enum Way {
     /// Groups of accesses are checked against a window of the user or the supervisor.
     Windows { user: bool },
 }
+
+/// Jumps to one place that is not known yet.
+pub(super) type Ways = SmallVec<[Forward; 4]>;
 
 /// Where a block's parts go.
 pub(super) struct Output<'a> {
@@ -124,8 +128,8 @@ pub(super) struct Builder<'a> {
     /// The block has made sure that the vector registers are loaded.
     pub vectors: bool,
     /// Jumps of the current instruction to its cold piece.
-    pending: Vec<Forward>,
-    pub(super) cold: Vec<(Vec<Forward>, Cold)>,
+    pending: Ways,
+    pub(super) cold: Vec<(Ways, Cold)>,
 }
 
 impl<'a> Builder<'a> {
@@ -160,7 +164,7 @@ impl<'a> Builder<'a> {
             current: (0, rip),
             follower: None,
             vectors: false,
-            pending: Vec::new(),
+            pending: Ways::new(),
             cold: Vec::new(),
         }
     }
@@ -406,12 +410,14 @@ impl<'a> Builder<'a> {
             let link = self.link(rip, false);
             let from = self.asm.jump_if(condition);
             self.links[(link - self.first_link) as usize].displacement = Some(from.0);
-            self.cold
-                .push((vec![from], Cold::Ask { number: number::LINK | link, live: true, target: false }));
+            self.cold.push((
+                smallvec![from],
+                Cold::Ask { number: number::LINK | link, live: true, target: false },
+            ));
         } else {
             let link = self.link(rip, true);
             let from = self.asm.jump_if(condition);
-            self.cold.push((vec![from], Cold::Away { link, rip }));
+            self.cold.push((smallvec![from], Cold::Away { link, rip }));
         }
     }
 
@@ -434,12 +440,15 @@ impl<'a> Builder<'a> {
             let calm = self.asm.jump_if_rcx_zero();
             let kicked = self.asm.jump();
             self.asm.bind_short(calm);
-            self.cold
-                .push((vec![kicked], Cold::Ask { number: number::KICK | link, live: !saved, target: false }));
+            self.cold.push((
+                smallvec![kicked],
+                Cold::Ask { number: number::KICK | link, live: !saved, target: false },
+            ));
         }
         let from = self.asm.jump();
         self.links[(link - self.first_link) as usize].displacement = Some(from.0);
-        self.cold.push((vec![from], Cold::Ask { number: number::LINK | link, live: !saved, target: false }));
+        self.cold
+            .push((smallvec![from], Cold::Ask { number: number::LINK | link, live: !saved, target: false }));
     }
 
     /// Writes what lies off the hot path.
@@ -448,7 +457,7 @@ impl<'a> Builder<'a> {
         // Pieces may ask for further ones.
         while next < self.cold.len() {
             let (from, cold) =
-                std::mem::replace(&mut self.cold[next], (Vec::new(), Cold::Away { link: 0, rip: 0 }));
+                std::mem::replace(&mut self.cold[next], (Ways::new(), Cold::Away { link: 0, rip: 0 }));
             next += 1;
             let at = self.asm.position();
             for forward in from {

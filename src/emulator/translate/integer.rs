@@ -8,6 +8,7 @@ use crate::emulator::code::stubs::field;
 use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX, RDX, Reg, Rm, Shape};
 use crate::emulator::single::operand_alignment;
 use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
+use smallvec::{SmallVec, smallvec};
 
 /// What an instruction does with the six status flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,13 +54,16 @@ struct Placed {
     written: bool,
 }
 
+/// Scratch registers that may be given away.
+type Free = SmallVec<[Reg; 2]>;
+
 /// Places of the registers of one instruction.
 #[derive(Default)]
-struct Places(Vec<Placed>);
+struct Places(SmallVec<[Placed; 4]>);
 
 impl Places {
     /// Gives `guest` a place, of `free` if it has no host register.
-    fn add(&mut self, guest: u8, written: bool, free: &mut Vec<Reg>) -> Option<Reg> {
+    fn add(&mut self, guest: u8, written: bool, free: &mut Free) -> Option<Reg> {
         if let Some(placed) = self.0.iter_mut().find(|p| p.guest == guest) {
             placed.written |= written;
             return Some(placed.reg);
@@ -172,7 +176,7 @@ impl Builder<'_> {
             return false;
         }
         let memory = source.has_memory();
-        let mut free = if memory { vec![RAX] } else { vec![RCX, RAX] };
+        let mut free: Free = if memory { smallvec![RAX] } else { smallvec![RCX, RAX] };
         let mut places = Places::default();
         let mut place = |kind: Field, number: u8| match kind {
             Field::General { written } => places.add(number, written, &mut free).map(|r| r.0),
@@ -249,7 +253,7 @@ impl Builder<'_> {
             return false;
         }
         let mut places = Places::default();
-        let mut free = vec![RCX];
+        let mut free: Free = smallvec![RCX];
         let Some(reg) = places.add(shape.rm, true, &mut free) else { return false };
         places.load(self);
         self.asm.guest_in_opcode(shape, reg.0, form.byte);
@@ -259,7 +263,7 @@ impl Builder<'_> {
 
     fn exchange_accumulator(&mut self, source: &Source) -> bool {
         let mut places = Places::default();
-        let mut free = vec![RCX];
+        let mut free: Free = smallvec![RCX];
         let Some(reg) = places.add(source.shape.rm, true, &mut free) else { return false };
         places.load(self);
         let general = source.shape.with_opcode(0x87);
@@ -274,7 +278,7 @@ impl Builder<'_> {
             return false;
         }
         let memory = source.has_memory();
-        let mut free = vec![RAX];
+        let mut free: Free = smallvec![RAX];
         let mut places = Places::default();
         let mut rm = Rm::Reg(0);
         if !memory {

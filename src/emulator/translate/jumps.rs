@@ -1,11 +1,12 @@
 //! Jumps that are looked up by address, and calls and returns, which the host's CPU predicts.
-use super::builder::{Builder, Cold, Flags};
+use super::builder::{Builder, Cold, Flags, Ways};
 use super::number;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::field;
 use crate::emulator::code::{JUMP_SHIFT, JUMPS, Jump, jump_index};
-use crate::emulator::emit::{Alu, Condition, Forward, Mem, RAX, RCX, RSP};
+use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX, RSP};
 use crate::emulator::technique::Technique;
+use smallvec::smallvec;
 
 /// Offset of the entry for an address in the jump cache.
 fn jump_slot(rip: u64) -> i32 {
@@ -21,7 +22,7 @@ impl Builder<'_> {
     }
 
     /// Leaves the entry of the jump cache for a fixed address in RCX, less its offset; or goes to one of the ways.
-    fn find_fixed(&mut self, rip: u64) -> Vec<Forward> {
+    fn find_fixed(&mut self, rip: u64) -> Ways {
         let slot = jump_slot(rip);
         self.asm.load(RCX, field(Context::KICK));
         self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
@@ -33,7 +34,7 @@ impl Builder<'_> {
         self.asm.load(RAX, field(Context::TAG));
         self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, slot + Jump::TAG));
         let stale = self.asm.jump_if(Condition::NOT_EQUAL);
-        vec![kicked, other, stale]
+        smallvec![kicked, other, stale]
     }
 
     /// A jump to the guest address in RAX, through the jump cache. Flags are saved.
@@ -45,7 +46,7 @@ impl Builder<'_> {
 
     /// Leaves the entry of the jump cache for the address in RAX in RCX, or goes to one of the ways, with the address in
     /// RAX.
-    fn find(&mut self) -> Vec<Forward> {
+    fn find(&mut self) -> Ways {
         self.asm.load(RCX, field(Context::KICK));
         self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
         let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
@@ -60,14 +61,14 @@ impl Builder<'_> {
         // The address is needed again: it is that of the entry.
         self.asm.load(RAX, Mem::at(RCX, 0));
         let stale = self.asm.jump_if(Condition::NOT_EQUAL);
-        vec![kicked, other, stale]
+        smallvec![kicked, other, stale]
     }
 
     /// Remembers the return of a call that comes next. Flags are saved. Changes RCX.
     fn remember_return(&mut self, next: u64) {
         self.asm.alu(Alu::Cmp, RSP, field(Context::RETURNS_LIMIT));
         let deep = self.asm.jump_if(Condition::BELOW);
-        self.cold.push((vec![deep], Cold::Deep { resume: self.asm.position() }));
+        self.cold.push((smallvec![deep], Cold::Deep { resume: self.asm.position() }));
         match i32::try_from(next as i64) {
             Ok(next) => self.asm.push_imm(next),
             Err(_) => {
@@ -99,13 +100,15 @@ impl Builder<'_> {
                 self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
                 let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
                 let ask = Cold::Ask { number: number::KICK | link, live: false, target: false };
-                self.cold.push((vec![kicked], ask));
+                self.cold.push((smallvec![kicked], ask));
             }
             self.remember_return(next);
             let from = self.asm.call_forward();
             self.links[(link - self.first_link) as usize].displacement = Some(from.0);
-            self.cold
-                .push((vec![from], Cold::Ask { number: number::LINK | link, live: false, target: false }));
+            self.cold.push((
+                smallvec![from],
+                Cold::Ask { number: number::LINK | link, live: false, target: false },
+            ));
         } else {
             self.remember_return(next);
             let missed = self.find_fixed(target);
@@ -140,6 +143,6 @@ impl Builder<'_> {
         self.asm.alu(Alu::Cmp, RAX, Mem::at(RSP, 8));
         let astray = self.asm.jump_if(Condition::NOT_EQUAL);
         self.asm.ret();
-        self.cold.push((vec![astray], Cold::Astray { site }));
+        self.cold.push((smallvec![astray], Cold::Astray { site }));
     }
 }

@@ -15,6 +15,7 @@ use crate::emulator::code::stubs::field;
 use crate::emulator::emit::{Alu, Condition, RAX, RCX, RDI, RSI, Reg};
 use crate::emulator::mmu::window::Window;
 use iced_x86::{Code, Instruction, OpKind, Register};
+use smallvec::smallvec;
 use std::mem::offset_of;
 
 /// log2 of the bytes that one instruction may take at once: attention waits for so long. Beyond, `single` does it in
@@ -97,7 +98,7 @@ impl Builder<'_> {
         self.asm.alu(Alu::Cmp, RCX, field(window + offset_of!(Window, length) as i32));
         let beyond = self.asm.jump_if(Condition::ABOVE);
         let link = self.miss_link(Miss { address, class, write }, self.current.1);
-        self.cold.push((vec![wraps, beyond], Cold::Missed { link }));
+        self.cold.push((smallvec![wraps, beyond], Cold::Missed { link }));
         window
     }
 }

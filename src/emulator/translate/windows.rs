@@ -1,12 +1,12 @@
 //! Memory through windows: groups of accesses are checked at once, most of them at the start of their block.
 use super::address::Address;
-use super::builder::{Builder, Cold, FirstUse, Flags, Way};
+use super::builder::{Builder, Cold, FirstUse, Flags, Way, Ways};
 use super::groups::{Access, Group, STACK, class};
 use super::number;
 use crate::emulator::code::Miss;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, save_flags};
-use crate::emulator::emit::{Alu, Condition, Forward, Gs, Mem, RAX, RCX, Reg};
+use crate::emulator::emit::{Alu, Condition, Gs, Mem, RAX, RCX, Reg};
 use crate::emulator::mmu::window::{SLACK, SPANS, Window};
 use std::mem::offset_of;
 
@@ -115,7 +115,7 @@ impl Builder<'_> {
     }
 
     /// Compares a group with its window: the ways on which it misses. Changes RCX, RAX and flags.
-    fn compare_with_window(&mut self, user: bool, group: &Group) -> Vec<Forward> {
+    fn compare_with_window(&mut self, user: bool, group: &Group) -> Ways {
         let Group { address, write, mut aligned, .. } = *group;
         let class = class(&address);
         let window = Context::window(user, write, class);
@@ -130,7 +130,7 @@ impl Builder<'_> {
         } else {
             self.put_address(&address);
         }
-        let mut missed = Vec::with_capacity(2);
+        let mut missed = Ways::new();
         if let Some((distance, alignment)) = aligned {
             let low = if distance % alignment as i64 == 0 {
                 RCX
