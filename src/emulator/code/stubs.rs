@@ -138,6 +138,8 @@ impl Stubs {
 
         // The end of the stack of returns: RAX has the guest's address, ECX the number to ask with.
         stubs.no_return = base + asm.position();
+        // Its entry stays: a guest may return to the address that it is marked with.
+        asm.load(RSP, field(Context::RETURNS_BASE));
         asm.store(field(Context::RIP), RAX);
         asm.mov32(RAX, RCX);
         let no_return = asm.jump();

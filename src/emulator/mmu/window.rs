@@ -46,16 +46,20 @@ impl Window {
         self.length == 0
     }
 
-    fn end(&self) -> u64 {
-        self.start + self.length
+    /// Its last address: the end of the topmost page is no address.
+    fn last(&self) -> u64 {
+        self.start + (self.length - 1)
     }
 
     /// This window and `other` as one, if they touch and agree.
     fn joined(&self, other: &Self) -> Option<Self> {
-        let (start, end) = (self.start.min(other.start), self.end().max(other.end()));
-        let touch = self.start <= other.end() && other.start <= self.end();
-        let join = !self.is_empty() && self.addend == other.addend && touch;
-        join.then(|| Self::new(start, end - start, self.addend))
+        if self.is_empty() || self.addend != other.addend {
+            return None;
+        }
+        let (start, last) = (self.start.min(other.start), self.last().max(other.last()));
+        let touch =
+            self.start <= other.last().saturating_add(1) && other.start <= self.last().saturating_add(1);
+        touch.then(|| Self::new(start, last - start + 1, self.addend))
     }
 
     /// Whether the page at `page` lies in it. Windows begin and end with pages; that none may be said to hold something
@@ -145,6 +149,15 @@ mod tests {
         assert_eq!(one, window(0x20_0000, 0x40_0000, 7));
         one.replace(window(0x10_0000, 0x18_0000, 7));
         assert_eq!(one, window(0x10_0000, 0x50_0000, 7));
+    }
+
+    #[test]
+    fn windows_reach_the_last_page() {
+        let mut one = window(0xffff_ffff_ffff_e000, 0x1000, 7);
+        one.replace(window(0xffff_ffff_ffff_f000, 0x1000, 7));
+        assert_eq!(one, window(0xffff_ffff_ffff_e000, 0x2000, 7));
+        one.replace(window(0x1000, 0x1000, 7));
+        assert_eq!(one, window(0x1000, 0x1000, 7));
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Builder<'_> {
             Kind::Call => {
                 self.push_return(next);
                 self.settle_last(instruction);
-                self.call(target, next, is_back(target));
+                self.call(target, next);
                 Branch::Ended
             }
             Kind::JumpIndirect | Kind::CallIndirect => self.indirect(instruction, next),

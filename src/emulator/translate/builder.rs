@@ -266,7 +266,14 @@ impl<'a> Builder<'a> {
                 (Ok(disp), index) if address.base.is_some() || index.is_some() => {
                     self.asm.lea(RCX, Mem { base: Some(RCX), index, disp });
                 }
-                // Only an absolute address is longer, and it stands alone.
+                // A group's distance from its registers may be more than an instruction can say.
+                (Err(_), index) if address.base.is_some() || index.is_some() => {
+                    if index.is_some() {
+                        self.asm.lea(RCX, Mem { base: Some(RCX), index, disp: 0 });
+                    }
+                    self.asm.mov_imm(RAX, address.disp as u64);
+                    self.asm.lea(RCX, Mem { base: Some(RCX), index: Some((RAX, 0)), disp: 0 });
+                }
                 _ => self.asm.mov_imm(RCX, address.disp as u64),
             }
         }

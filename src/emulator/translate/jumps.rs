@@ -87,21 +87,20 @@ impl Builder<'_> {
     }
 
     /// A call of `target`, the guest's return address being pushed; the return to `next` ends the block.
-    pub(super) fn call(&mut self, target: u64, next: u64, back: bool) {
+    pub(super) fn call(&mut self, target: u64, next: u64) {
         self.save_flags();
         if self.without.has(Technique::ReturnStack) {
-            self.leave(target, back);
+            self.leave(target, true);
             return;
         }
         let link = self.link(target, true);
         if self.is_near(target) {
-            if back {
-                self.asm.load(RCX, field(Context::KICK));
-                self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
-                let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
-                let ask = Cold::Ask { number: number::KICK | link, live: false, target: false };
-                self.cold.push((smallvec![kicked], ask));
-            }
+            // Forward calls too: some dozen that call the next one twice take for ever.
+            self.asm.load(RCX, field(Context::KICK));
+            self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
+            let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+            let ask = Cold::Ask { number: number::KICK | link, live: false, target: false };
+            self.cold.push((smallvec![kicked], ask));
             self.remember_return(next);
             let from = self.asm.call_forward();
             self.links[(link - self.first_link) as usize].displacement = Some(from.0);

@@ -175,9 +175,13 @@ impl Session<'_, '_> {
 
     /// Follows a link to the block at RIP.
     pub(super) fn through(&mut self, link: u32, windows: bool) -> Go {
+        let flushes = self.store.flushes;
         match self.next(windows) {
             Ok(target) => {
-                self.follow(link, target, windows);
+                // Making the block may have emptied the store: the number would be another link's.
+                if self.store.flushes == flushes {
+                    self.follow(link, target, windows);
+                }
                 Go::To(target)
             }
             Err(end) => Go::Leave(end),
@@ -186,7 +190,7 @@ impl Session<'_, '_> {
 
     /// Lets a link go straight to the block whose entry with saved flags is `target`.
     fn follow(&mut self, link: u32, target: usize, windows: bool) {
-        // Making the block may have emptied the store, and an exception may have led elsewhere.
+        // An exception may have led elsewhere.
         let rip = self.cx.state.rip;
         // The way to the twin is part of an access, not of chaining.
         let wanted = |link: &Link| link.rip == rip && (self.chains || link.miss.is_some());

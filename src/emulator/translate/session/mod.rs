@@ -9,7 +9,7 @@ mod window;
 
 use super::{Workshop, number, system};
 use crate::arch::state::gpr;
-use crate::arch::{Activity, CpuState, Gva, Rflags};
+use crate::arch::{Activity, CpuState, Exception, Gva, Rflags};
 use crate::emulator::code;
 use crate::emulator::code::context::{Context, Frame};
 use crate::emulator::code::{CAPACITY, CodeStore};
@@ -515,10 +515,15 @@ impl Session<'_, '_> {
             // SAFETY: as in `write_context`.
             unsafe { (*self.context).executed -= 1 };
         }
-        // The branch itself must fault: its move of the stack pointer is taken back, and it is executed again.
+        // The branch itself must fault: its move of the stack pointer is taken back.
         let moved = i64::from(instruction.stack_pointer_increment());
         let stack = &mut self.cx.regs[crate::arch::state::gpr::RSP];
         *stack = stack.wrapping_sub(moved as u64);
-        self.execute(site)
+        self.cx.state.rip = instruction.ip();
+        // Not executed again: a call may have pushed over its operand.
+        if interrupt::deliver(self.cx, Event::Exception(Exception::GP0)) == Outcome::TripleFault {
+            return Go::Leave(End::Ended(Ended::TripleFault));
+        }
+        Go::Next
     }
 }

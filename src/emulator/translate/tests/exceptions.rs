@@ -2,6 +2,7 @@
 use super::*;
 use crate::arch::state::gpr::{RAX, RCX, RSP};
 use crate::arch::{Cr0, Rflags, Vector};
+use crate::engine::fake::FakeMachine;
 use iced_x86::code_asm::*;
 
 type Emit = fn(&mut CodeAssembler) -> Result<(), IcedError>;
@@ -141,6 +142,10 @@ fn branches_to_nowhere_fault_at_themselves() {
         ("call memory", |a| {
             a.mov(qword_ptr(DATA), rax)?;
             a.call(qword_ptr(DATA))
+        }),
+        ("call what the call itself overwrites", |a| {
+            a.mov(qword_ptr(rsp - 8), rax)?;
+            a.call(qword_ptr(rsp - 8))
         }),
     ];
     for (name, way) in ways {
@@ -411,4 +416,70 @@ fn no_window_is_opened_at_an_address_that_is_not_canonical() {
     assert_eq!(run_until_halt(&b, &mut *vcpu), Exit::Halted);
     let state = vcpu.save().unwrap();
     assert_eq!((state.gpr[8], state.gpr[9], state.gpr[10]), (0, 0, 40_000));
+}
+
+/// The last entry of the stack of returns is marked with an address that a guest can return to.
+#[test]
+fn returns_to_the_mark_of_the_last_return_do_not_unbalance_the_stack_of_returns() {
+    fn handler(a: &mut CodeAssembler) -> Result<(), IcedError> {
+        let (mut even, mut done, mut function) = (a.create_label(), a.create_label(), a.create_label());
+        a.inc(r8)?;
+        a.cmp(r8d, 40)?;
+        a.jae(done)?;
+        a.test(r8d, 1)?;
+        a.jz(even)?;
+        a.call(function)?;
+        a.set_label(&mut even)?;
+        a.push(rax)?;
+        a.ret()?;
+        a.set_label(&mut done)?;
+        a.hlt()?;
+        a.set_label(&mut function)?;
+        a.push(rax)?;
+        a.ret()
+    }
+    let b = Pair::new(|a| {
+        a.mov(rax, 1_u64 << 63).unwrap();
+        a.push(rax).unwrap();
+        a.ret().unwrap();
+    })
+    .set_up(|b| {
+        b.assemble(CODE + 0xc00, |a| handler(a).unwrap());
+        b.assemble(HANDLERS + 16 * Vector::GeneralProtection as u64, |a| a.jmp(CODE + 0xc00).unwrap());
+    })
+    .run();
+    assert_eq!(b.state.gpr[8], 40);
+}
+
+/// `add rbx, far; mov rax, [rbx + far]`: together further than an instruction can say.
+#[test]
+fn groups_far_from_their_registers_are_checked_where_they_are() {
+    const FAR: u32 = 0x4000_0000;
+    fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
+        let (mut again, mut fresh) = (a.create_label(), a.create_label());
+        // The window of RBX is opened at what the two constants make alone.
+        a.mov(rbx, 2 * u64::from(FAR))?;
+        a.mov(ecx, 300)?;
+        a.set_label(&mut again)?;
+        a.mov(rax, qword_ptr(rbx))?;
+        a.mov(qword_ptr(rbx + 8), rax)?;
+        a.dec(ecx)?;
+        a.jnz(again)?;
+        a.mov(rbx, (DATA + 0x40).wrapping_sub(2 * u64::from(FAR)))?;
+        a.mov(qword_ptr(DATA + 0x40), 0x1234)?;
+        a.jmp(fresh)?;
+        a.set_label(&mut fresh)?;
+        a.add(rbx, FAR as i32)?;
+        a.mov(rax, qword_ptr(rbx + FAR as i32))?;
+        a.mov(qword_ptr(rbx + (FAR as i32 + 8)), rax)?;
+        a.hlt()
+    }
+    let b = Pair::new(|a| program(a).unwrap())
+        .set_up(|b| {
+            b.map(0, (DATA + 0x8000) | 0x67);
+            // The third GiB is as the second.
+            b.poke(FakeMachine::TABLES.0 + 0x1010, b.peek(FakeMachine::TABLES.0 + 0x1008));
+        })
+        .run();
+    assert_eq!((b.state.gpr[RAX], b.peek(DATA + 0x48)), (0x1234, 0x1234));
 }

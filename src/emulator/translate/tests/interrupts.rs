@@ -305,3 +305,29 @@ fn every_kind_of_endless_loop_is_left_when_asked() {
         assert!(inside, "{name}: {:#x}", state.rip);
     }
 }
+
+/// Each function calls the next one twice, further on in the page: no jump goes back, yet it takes minutes.
+#[test]
+fn a_tree_of_calls_forward_hears_a_kick() {
+    let b = Bench::new(|a| {
+        let mut labels: Vec<_> = (0..38).map(|_| a.create_label()).collect();
+        a.call(labels[0]).unwrap();
+        a.hlt().unwrap();
+        for i in 0..labels.len() {
+            a.set_label(&mut labels[i]).unwrap();
+            if let Some(&next) = labels.get(i + 1) {
+                a.call(next).unwrap();
+                a.call(next).unwrap();
+            }
+            a.ret().unwrap();
+        }
+    });
+    let mut vcpu = b.vcpu_of(EmuEngine::Translator);
+    let kick = Arc::clone(b.machine.platform.kick(CPU));
+    let kicker = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        kick.kick();
+    });
+    assert_eq!(vcpu.run(&b.machine.platform).unwrap(), Exit::Kicked);
+    kicker.join().unwrap();
+}
