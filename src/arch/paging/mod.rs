@@ -144,6 +144,22 @@ fn descend(
     mode: &PagingMode,
     format: Format,
     gva: Gva,
+    meet: impl FnMut(Level),
+) -> Result<Leaf, PageFaultCode> {
+    // The format as a constant where it matters.
+    match format {
+        Format::Long => descend_as(memory, mode, Format::Long, gva, meet),
+        _ => descend_as(memory, mode, format, gva, meet),
+    }
+}
+
+/// As [`descend`].
+#[inline(always)]
+fn descend_as(
+    memory: &impl PageMemory,
+    mode: &PagingMode,
+    format: Format,
+    gva: Gva,
     mut meet: impl FnMut(Level),
 ) -> Result<Leaf, PageFaultCode> {
     let mut table = format.root(mode.cr3);
@@ -214,12 +230,7 @@ pub fn walk(
         path[usize::from(l.level) - 1] = (l.entry_at, l.entry);
         common &= l.entry;
     };
-    // The format as a constant where it matters.
-    let leaf = match format {
-        Format::Long => descend(memory, mode, Format::Long, gva, met),
-        _ => descend(memory, mode, format, gva, met),
-    };
-    let leaf = leaf.map_err(fault)?;
+    let leaf = descend(memory, mode, format, gva, met).map_err(fault)?;
     if !allowed(mode, &leaf, access, privilege) {
         return Err(fault(PageFaultCode::PRESENT));
     }
@@ -256,11 +267,7 @@ pub fn known(
     let format = Format::of(mode);
     let mut accessed = true;
     let met = |l: Level| accessed &= l.entry & A != 0 || !format.has_rights(l.level);
-    let leaf = match format {
-        Format::Long => descend(memory, mode, Format::Long, gva, met),
-        _ => descend(memory, mode, format, gva, met),
-    };
-    let leaf = leaf.ok()?;
+    let leaf = descend(memory, mode, format, gva, met).ok()?;
     let dirty = access != Access::Write || leaf.entry & D != 0;
     (accessed && dirty && allowed(mode, &leaf, access, privilege))
         .then(|| leaf.translation(format, mode, gva))
