@@ -258,6 +258,7 @@ mod tests {
         assert_eq!(ram.offset(layout::LOW_RAM_END, 1), None);
         ram.write(layout::HIGH_RAM, &[7]).unwrap();
     }
+
     #[test]
     fn written_code_is_told_once_and_by_guest_physical_page() {
         let ram = GuestRam::new(layout::LOW_RAM_END.0 + 2 * PAGE_SIZE).unwrap();
