@@ -109,7 +109,9 @@ impl Forms {
         // A code is shared by registers and memory, but BT and its kin differ: only a bit in a register stays there.
         let memory = instruction.op0_kind() == OpKind::Memory;
         let code = instruction.code() as usize * 2 + usize::from(memory);
-        if let Some(Some(form)) = self.known.get(code) {
+        // Each control register is written in its own way.
+        let shared = !(instruction.op0_kind() == OpKind::Register && instruction.op0_register().is_cr());
+        if shared && let Some(Some(form)) = self.known.get(code) {
             return *form;
         }
         let offered = !instruction.is_invalid() && features.offers(instruction);
@@ -377,4 +379,26 @@ pub(crate) fn has_high_byte(instruction: &Instruction) -> bool {
         instruction.op_kind(i) == OpKind::Register
             && matches!(instruction.op_register(i), Register::AH | Register::CH | Register::DH | Register::BH)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::cpuid::CpuidTable;
+    use crate::sys::host_cpuid;
+
+    #[test]
+    fn each_control_register_is_written_in_its_own_way_whichever_comes_first() {
+        let features = Features::of(&CpuidTable::from_host(host_cpuid::query));
+        let mut forms = Forms::default();
+        let mut kind = |register| {
+            let instruction = Instruction::with2(Code::Mov_cr_r64, register, Register::RAX).unwrap();
+            forms.of(&instruction, &features).kind
+        };
+        for _ in 0..2 {
+            assert_eq!(kind(Register::CR3), Kind::End);
+            assert_eq!(kind(Register::CR8), Kind::System);
+            assert_eq!(kind(Register::CR0), Kind::SystemEnd);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Jumps that are looked up by address, and calls and returns, which the host's CPU predicts.
-use super::builder::{Builder, Cold, Flags, Ways};
+use super::builder::{Builder, Flags, Ways};
+use super::cold::Cold;
 use super::number;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::field;

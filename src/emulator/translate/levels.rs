@@ -5,7 +5,7 @@
 //! and what follows is looked up by address, even within the page. Windows stay: there is a set for each privilege, and
 //! the set that is not in use holds for RFLAGS.AC clear (see `session::window`); AC and all else that is rare takes the
 //! cold way.
-use super::builder::{Builder, Flags};
+use super::builder::Builder;
 use super::system::{RFLAGS, segment};
 use super::{Limits, Vectors};
 use crate::arch::msr::Msrs;
@@ -86,14 +86,7 @@ impl Builder<'_> {
         // or eax, 2: the bit that is always set.
         self.asm.raw(&[0x0d, 2, 0, 0, 0]);
         self.asm.store(Mem::at(RCX, RFLAGS), RAX);
-        self.asm.mov32(RCX, RAX);
-        self.asm.shift(false, true, RCX, 11);
-        self.asm.alu_imm(false, Alu::And, RCX, 1);
-        self.asm.alu_imm(false, Alu::And, RAX, 0xd5);
-        self.asm.shift(false, false, RAX, 8);
-        self.asm.op(false, 0x0b, RAX.0, RCX);
-        self.asm.store32(field(Context::FLAGS), RAX);
-        self.flags = Flags::Saved;
+        self.take_status();
     }
 
     /// Loads CS and SS as SYSCALL and SYSRET do, and makes known what depends on the privilege. Changes RAX and RCX.

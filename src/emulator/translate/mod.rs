@@ -9,6 +9,7 @@ mod ablation;
 pub(crate) mod address;
 mod branch;
 mod builder;
+mod cold;
 mod cpuid;
 mod forms;
 mod groups;
@@ -415,6 +416,7 @@ fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, limits: L
             ring0: limits.ring0,
             ring3: limits.code.is_user(),
             last: index + 1 == block.len(),
+            ends: decoded.form.kind == Kind::SystemEnd,
         };
         b.follower = block.get(index + 1).map(|next| next.instruction.ip());
         b.load_registers();

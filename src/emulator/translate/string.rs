@@ -4,7 +4,8 @@
 //! overlaps, or that the guest maps twice, is what it does natively: RAM lies in the host at one place, in the order of
 //! guest-physical addresses.
 use super::address::Address;
-use super::builder::{Builder, Cold, Way};
+use super::builder::{Builder, Way};
+use super::cold::Cold;
 use super::groups::class;
 use super::system::RFLAGS;
 use crate::arch::Rflags;

@@ -47,6 +47,8 @@ pub(super) struct Place {
     pub ring3: bool,
     /// It is the last instruction of its block.
     pub last: bool,
+    /// It ends its block, as [`knows`] says.
+    pub ends: bool,
 }
 
 /// Whether this module may know what to do with an instruction, and whether its block ends behind it. Those that change
@@ -112,20 +114,20 @@ impl Builder<'_> {
             M::Rdtsc | M::Rdtscp => self.rdtsc(place.ring0, instruction.mnemonic() == M::Rdtscp),
             M::Rdmsr if place.ring0 => self.rdmsr(),
             M::Rdfsbase | M::Rdgsbase if instruction.op0_register().is_gpr64() => self.read_base(instruction),
-            M::Mov if place.ring0 && knows(instruction) == Some(false) => {
+            M::Mov if place.ring0 && !place.ends => {
                 if !self.read_control(instruction) {
                     self.execute(instruction);
                 }
             }
             M::Wrmsr if place.ring0 => self.wrmsr(),
             M::Swapgs if place.ring0 => self.swapgs(),
-            _ if knows(instruction) == Some(true) => {
+            _ if place.ends => {
                 self.end(instruction);
                 return true;
             }
             _ => self.execute(instruction),
         }
-        if knows(instruction) == Some(true) {
+        if place.ends {
             self.settle_last(instruction);
             self.leave(instruction.next_ip(), false);
             return true;
@@ -219,6 +221,18 @@ impl Builder<'_> {
         self.asm.op(false, 0x0b, RAX.0, RCX);
     }
 
+    /// The status flags of RFLAGS in RAX become the guest's: the way back of [`Self::rflags_image`]. Changes RAX and RCX.
+    pub(super) fn take_status(&mut self) {
+        self.asm.mov32(RCX, RAX);
+        self.asm.shift(false, true, RCX, 11);
+        self.asm.alu_imm(false, Alu::And, RCX, 1);
+        self.asm.alu_imm(false, Alu::And, RAX, 0xd5);
+        self.asm.shift(false, false, RAX, 8);
+        self.asm.op(false, 0x0b, RAX.0, RCX);
+        self.asm.store32(field(Context::FLAGS), RAX);
+        self.flags = Flags::Saved;
+    }
+
     fn push_flags(&mut self) {
         self.save_flags();
         self.rflags_image();
@@ -251,15 +265,8 @@ impl Builder<'_> {
         self.cold_if(Condition::NOT_EQUAL);
         self.asm.alu_imm(false, Alu::And, RAX, changed.bits() as i32);
         self.asm.op(false, 0x31, RAX.0, rflags);
-        self.asm.load32(RCX, field(Context::RIP));
-        self.asm.mov32(RAX, RCX);
-        self.asm.shift(false, true, RAX, 11);
-        self.asm.alu_imm(false, Alu::And, RAX, 1);
-        self.asm.alu_imm(false, Alu::And, RCX, 0xd5);
-        self.asm.shift(false, false, RCX, 8);
-        self.asm.op(false, 0x0b, RAX.0, RCX);
-        self.asm.store32(field(Context::FLAGS), RAX);
-        self.flags = Flags::Saved;
+        self.asm.load32(RAX, field(Context::RIP));
+        self.take_status();
         self.move_stack(8);
     }
 

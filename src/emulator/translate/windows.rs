@@ -1,6 +1,7 @@
 //! Memory through windows: groups of accesses are checked at once, most of them at the start of their block.
 use super::address::Address;
-use super::builder::{Builder, Cold, FirstUse, Flags, Way, Ways};
+use super::builder::{Builder, FirstUse, Flags, Way, Ways};
+use super::cold::Cold;
 use super::groups::{Access, Group, STACK, class};
 use super::number;
 use crate::emulator::code::Miss;

@@ -6,10 +6,9 @@
 use super::{End, Go, Session, needs_care};
 use crate::arch::Rflags;
 use crate::emulator::code::Link;
-use crate::emulator::interrupt::{self, Event};
 use crate::emulator::mmu::Fault;
 use crate::emulator::mmu::slow::Place;
-use crate::emulator::single::{Ended, Outcome};
+use crate::emulator::single::Ended;
 use crate::emulator::translate::{Limits, translate};
 use crate::engine::Cause;
 use crate::mem::CodeChanges;
@@ -118,10 +117,7 @@ impl Session<'_, '_> {
             let place = match self.cx.mmu.fetch_place(rip) {
                 Ok(place) => place,
                 Err(Fault) => {
-                    let event = Event::Exception(self.cx.mmu.exception);
-                    if interrupt::deliver(self.cx, event) == Outcome::TripleFault {
-                        return Err(End::Ended(Ended::TripleFault));
-                    }
+                    self.deliver(self.cx.mmu.exception)?;
                     continue;
                 }
             };

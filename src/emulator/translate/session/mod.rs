@@ -4,30 +4,27 @@
 //! from there to the [`Cx`] that `single` works on, and back. So exceptions, interrupts, device accesses and everything
 //! rare are `single`'s business, and there is one of each.
 #![expect(unsafe_code, reason = "enters generated code, which calls back with a raw pointer to the session")]
+mod help;
 mod lookup;
 mod window;
 
-use super::{Workshop, number, system};
-use crate::arch::state::gpr;
-use crate::arch::{Activity, CpuState, Exception, Gva, Rflags};
+use super::{Workshop, system};
+use crate::arch::{CpuState, Exception, Rflags};
 use crate::emulator::code;
 use crate::emulator::code::context::{Context, Frame};
 use crate::emulator::code::{CAPACITY, CodeStore};
-use crate::emulator::front::block::CodeMode;
 use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
 use crate::emulator::interrupt::{self, Event};
-use crate::emulator::mmu::Fault;
-use crate::emulator::single::cx::{Cx, Flow};
-use crate::emulator::single::{Ended, Outcome, Single, lower, step_here};
+use crate::emulator::single::cx::Cx;
+use crate::emulator::single::{Ended, Outcome, Single, step_here};
 use crate::emulator::technique::{Technique, Without};
-use crate::engine::{Cause, Counters, EngineError, KickCell, Platform, VcpuId};
+use crate::engine::{Counters, EngineError, KickCell, Platform, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::segment_base;
-use iced_x86::{Code, Mnemonic};
 use lookup::Epoch;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use window::Known;
 
 /// Stands for "an interrupt may wait", where that has to be asked.
@@ -336,194 +333,11 @@ impl Session<'_, '_> {
         unsafe { (*self.context).flags = self.cx.flags.into() };
     }
 
-    fn answer(&mut self, number: u32) -> usize {
-        // SAFETY: as in `write_context`.
-        self.cx.flags = unsafe { (*self.context).flags } as u16;
-        let index = number & !number::KIND;
-        let go = match number & number::KIND {
-            number::SITE => {
-                self.counters.count(Cause::HelpSingle);
-                if self.workshop.counts {
-                    // A device may ask for the count.
-                    self.count_instructions();
-                }
-                self.execute(index)
-            }
-            number::LINK => {
-                self.counters.count(Cause::HelpLink);
-                self.cx.state.rip = self.store.links[index as usize].rip;
-                self.through(index, self.windows)
-            }
-            number::MISS => {
-                self.counters.count(Cause::HelpWindow);
-                self.cx.state.rip = self.store.links[index as usize].rip;
-                // With a window where there was none the access is tried again.
-                if self.move_window(index) {
-                    let found = self.remembered().map_or_else(|| self.find_next(true, false), Ok);
-                    found.map_or_else(Go::Leave, Go::To)
-                } else {
-                    // Where it leads by itself, if it does.
-                    self.store.links[index as usize].target.map_or_else(|| self.through(index, false), Go::To)
-                }
-            }
-            number::INDIRECT => {
-                self.counters.count(Cause::HelpJump);
-                self.indirect(index)
-            }
-            _ => {
-                self.counters.count(Cause::HelpKick);
-                self.cx.state.rip = self.store.links[index as usize].rip;
-                Go::Leave(End::Ended(Ended::Attention))
-            }
-        };
-        let target = match go {
-            // SAFETY: as in `write_context`.
-            Go::Resume => Ok(unsafe { (*self.context).resume as usize }),
-            Go::To(target) => Ok(target),
-            Go::Next => self.next(self.windows),
-            Go::Leave(end) => Err(end),
-        };
-        match target {
-            Ok(target) => {
-                self.write_context();
-                target
-            }
-            Err(end) => {
-                self.end = Some(end);
-                // SAFETY: as in `write_context`. The vector registers were saved on the way here.
-                unsafe { (*self.context).vector = 0 };
-                self.store.stubs().leave
-            }
+    /// Enters the handler of an exception; `Err` if the guest has none that could be entered.
+    fn deliver(&mut self, exception: Exception) -> Result<(), End> {
+        match interrupt::deliver(self.cx, Event::Exception(exception)) {
+            Outcome::TripleFault => Err(End::Ended(Ended::TripleFault)),
+            _ => Ok(()),
         }
-    }
-
-    /// `single` executes the instruction of a site.
-    fn execute(&mut self, site: u32) -> Go {
-        let Some(site) = self.store.sites.get(site as usize) else { return Go::Leave(End::Broken) };
-        let instruction = &site.instruction;
-        let state = &self.cx.state;
-        let op = site.op.get_or_init(|| {
-            let mode = CodeMode::new(64, state.cpl() == 3);
-            Box::new(lower::lower(instruction, self.features, mode, instruction.ip(), true).op)
-        });
-        let cx = &mut *self.cx;
-        cx.state.rip = instruction.ip();
-        cx.mmu.stop = false;
-        let (at, next, resumes) = (instruction.ip(), instruction.next_ip(), site.resumes);
-        let asked = (instruction.code() == Code::Cpuid)
-            .then_some((cx.regs[gpr::RAX] as u32, cx.regs[gpr::RCX] as u32));
-        match (op.run)(cx, op) {
-            Ok(Flow::Next) if resumes => {
-                if let Some(asked) = asked {
-                    self.note_cpuid(asked);
-                }
-                return Go::Resume;
-            }
-            Ok(Flow::Stop) if resumes && self.undisturbed() => return Go::Resume,
-            Ok(Flow::Next) => {
-                self.count_retired(1);
-                self.cx.state.rip = next;
-            }
-            Ok(Flow::Stop) => {
-                self.count_retired(1);
-                self.cx.state.rip = next;
-                if self.interruptible() {
-                    return Go::Leave(End::Ended(Ended::Attention));
-                }
-            }
-            Ok(Flow::Jump) => self.count_retired(1),
-            Ok(flow @ (Flow::Renew | Flow::Again)) => {
-                self.count_retired(u32::from(flow == Flow::Renew));
-                if self.interruptible() {
-                    return Go::Leave(End::Ended(Ended::Attention));
-                }
-            }
-            Ok(Flow::Halt) => {
-                self.count_retired(1);
-                self.cx.state.activity = Activity::Halted;
-                return Go::Leave(End::Ended(Ended::Halted));
-            }
-            Ok(Flow::Broken) => {
-                self.error = self.cx.error.take();
-                return Go::Leave(End::Broken);
-            }
-            Err(Fault) => {
-                // INT n goes on before its gate is looked at.
-                self.cx.state.rip = at;
-                let event = Event::Exception(self.cx.mmu.exception);
-                if interrupt::deliver(self.cx, event) == Outcome::TripleFault {
-                    return Go::Leave(End::Ended(Ended::TripleFault));
-                }
-            }
-        }
-        Go::Next
-    }
-
-    /// Remembers what CPUID has just answered, if nobody wants to see each one.
-    #[cold]
-    fn note_cpuid(&mut self, asked: (u32, u32)) {
-        if !self.cx.platform.trace().is_enabled() {
-            let answer =
-                [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX].map(|register| self.cx.regs[register] as u32);
-            self.workshop.cpuid.note(asked, self.cx.state.cr4.bits(), answer);
-        }
-    }
-
-    /// After a device was accessed or code written: whether the block may go on all the same, because nothing that it
-    /// was made of has changed and nobody asks for attention.
-    fn undisturbed(&self) -> bool {
-        !self.kick.is_raised() && !self.code_was_written() && !self.interruptible()
-    }
-
-    /// Counts instructions that `single` has completed, where they are counted.
-    fn count_retired(&mut self, retired: u32) {
-        if self.workshop.counts {
-            self.counters.add(Cause::Instruction, retired.into());
-        }
-    }
-
-    /// Brings the instructions that translated code has counted to the ledger.
-    fn count_instructions(&mut self) {
-        // SAFETY: as in `write_context`.
-        let executed = std::mem::take(unsafe { &mut (*self.context).executed });
-        self.counters.add(Cause::Instruction, executed);
-    }
-
-    fn interruptible(&self) -> bool {
-        self.cx.state.can_take_interrupt()
-            && match self.pending {
-                Some(flag) => flag.load(Ordering::Acquire),
-                None => self.cx.platform.interrupt_pending(self.cx.mmu.vcpu),
-            }
-    }
-
-    /// A branch to the address in the context.
-    fn indirect(&mut self, site: u32) -> Go {
-        // SAFETY: as in `write_context`.
-        let rip = unsafe { (*self.context).rip };
-        let Some(instruction) = self.store.sites.get(site as usize).map(|site| site.instruction) else {
-            return Go::Leave(End::Broken);
-        };
-        // A system call has happened, wherever it leads.
-        if Gva(rip).is_canonical() || matches!(instruction.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysretq)
-        {
-            self.cx.state.rip = rip;
-            return Go::Next;
-        }
-        if self.workshop.counts {
-            // It was counted.
-            // SAFETY: as in `write_context`.
-            unsafe { (*self.context).executed -= 1 };
-        }
-        // The branch itself must fault: its move of the stack pointer is taken back.
-        let moved = i64::from(instruction.stack_pointer_increment());
-        let stack = &mut self.cx.regs[crate::arch::state::gpr::RSP];
-        *stack = stack.wrapping_sub(moved as u64);
-        self.cx.state.rip = instruction.ip();
-        // Not executed again: a call may have pushed over its operand.
-        if interrupt::deliver(self.cx, Event::Exception(Exception::GP0)) == Outcome::TripleFault {
-            return Go::Leave(End::Ended(Ended::TripleFault));
-        }
-        Go::Next
     }
 }

@@ -1,0 +1,89 @@
+//! What lies off the hot path of a block, behind it: calls for help, and ways that are rarely taken.
+use super::builder::{Builder, Ways};
+use super::number;
+use crate::emulator::code::context::Context;
+use crate::emulator::code::stubs::{field, restore_flags, save_flags};
+use crate::emulator::emit::{RAX, RCX, RSP};
+
+/// A piece of code off the hot path.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cold {
+    /// `single` executes the instruction of a site, then goes on at `resume`.
+    Execute { site: u32, resume: usize, live: bool },
+    /// Asks for help with flags saved (or live), after putting RAX into the context's RIP if it is a target.
+    Ask { number: u32, live: bool, target: bool },
+    /// A jump through the jump cache to a fixed address.
+    Away { link: u32, rip: u64 },
+    /// A jump through the jump cache to the address in RAX, which is not where a call came from.
+    Astray { site: u32 },
+    /// The stack of returns is full: it is emptied, and the call at `resume` made.
+    Deep { resume: usize },
+    /// A call whose target the jump cache does not know: help is asked for as if from there, returning to `back`.
+    Unknown { number: u32, target: bool, back: usize },
+    /// An access that missed its window: a while on through the soft TLB.
+    Missed { link: u32 },
+}
+
+impl Builder<'_> {
+    /// Writes what lies off the hot path.
+    pub(super) fn finish(&mut self) {
+        let mut next = 0;
+        // Pieces may ask for further ones.
+        while next < self.cold.len() {
+            let (from, cold) =
+                std::mem::replace(&mut self.cold[next], (Ways::new(), Cold::Away { link: 0, rip: 0 }));
+            next += 1;
+            let at = self.asm.position();
+            for forward in from {
+                self.asm.bind(forward);
+            }
+            match cold {
+                Cold::Execute { site, resume, live } => {
+                    self.asm.mov_imm(RAX, (number::SITE | site).into());
+                    if live {
+                        let behind = self.asm.lea_forward(RCX);
+                        self.asm.jump_to(self.stubs.execute);
+                        self.asm.bind(behind);
+                        restore_flags(self.asm);
+                        self.asm.jump_back(resume);
+                    } else {
+                        self.asm.lea_position(RCX, resume);
+                        self.asm.jump_to(self.stubs.execute);
+                    }
+                }
+                Cold::Ask { number, live, target } => {
+                    if let Some(link) = number::link(number) {
+                        self.links[(link - self.first_link) as usize].stub = at;
+                    }
+                    if target {
+                        self.asm.store(field(Context::RIP), RAX);
+                    }
+                    self.asm.mov_imm(RAX, number.into());
+                    self.asm.jump_to(if live { self.stubs.help_with_flags } else { self.stubs.help });
+                }
+                Cold::Missed { link } => self.missed(link),
+                Cold::Astray { site } => {
+                    self.asm.load(RSP, field(Context::RETURNS_BASE));
+                    self.look_up(site);
+                }
+                Cold::Deep { resume } => {
+                    self.asm.load(RSP, field(Context::RETURNS_BASE));
+                    self.asm.jump_back(resume);
+                }
+                Cold::Unknown { number, target, back } => {
+                    if target {
+                        self.asm.store(field(Context::RIP), RAX);
+                    }
+                    self.asm.lea_position(RCX, back);
+                    self.asm.push(RCX);
+                    self.asm.mov_imm(RAX, number.into());
+                    self.asm.jump_to(self.stubs.help);
+                }
+                Cold::Away { link, rip } => {
+                    save_flags(self.asm);
+                    self.look_up_fixed(link, rip);
+                }
+            }
+        }
+    }
+}
