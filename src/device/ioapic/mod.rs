@@ -49,8 +49,12 @@ impl IoApic {
 
     /// The next message to be sent to the local APICs. To be called until there is none, after each change.
     pub fn next_message(&mut self) -> Option<Message> {
-        for (pin, entry) in self.entries.iter_mut().enumerate() {
+        let mut waiting = self.inputs | self.edges;
+        while waiting != 0 {
+            let pin = waiting.trailing_zeros() as usize;
             let bit = 1 << pin;
+            waiting &= !bit;
+            let Some(entry) = self.entries.get_mut(pin) else { break };
             let due = if entry.contains(Entry::LEVEL) {
                 self.inputs & bit != 0 && !entry.intersects(Entry::MASKED | Entry::REMOTE_IRR)
             } else {

@@ -21,7 +21,7 @@ pub use spec::{DeliveryMode, Shorthand};
 pub use vectors::Vectors;
 
 use crate::arch::layout;
-use crate::clock::{Clock, Timer};
+use crate::clock::{Clock, Nanos, Timer};
 use spec::{ApicBase, ERROR, Esr, FIRST_VECTOR, LINT0, LVT_COUNT, LVT_WRITABLE, Lvt, Svr, TIMER, offset};
 use std::sync::Arc;
 use timer::Counter;
@@ -61,6 +61,8 @@ pub struct Lapic {
     // Runtime glue.
     clock: Arc<Clock>,
     timer: Timer,
+    /// What `timer` is armed for; `None` also after it has fired.
+    armed: Option<Nanos>,
     // Volatile state.
     state: State,
 }
@@ -121,7 +123,7 @@ impl Lapic {
     #[must_use]
     pub fn new(id: u8, clock: Arc<Clock>, timer: Timer) -> Self {
         let is_boot = id == 0;
-        Self { is_boot, clock, timer, state: State::after_reset(id, is_boot) }
+        Self { is_boot, clock, timer, armed: None, state: State::after_reset(id, is_boot) }
     }
 
     fn is_enabled(&self) -> bool {
@@ -239,22 +241,31 @@ impl Lapic {
 
     /// Brings the timer up to date: delivers its interrupt if it ran out.
     pub fn timer_fired(&mut self) {
+        self.armed = None;
         self.run_timer();
         self.sync();
     }
 
+    /// The clock is read only while the timer runs: to read it costs as much as an access does otherwise.
     fn run_timer(&mut self) {
-        let (periodic, now) = (self.is_periodic(), self.clock.now());
-        if self.state.counter.expired(periodic, now) {
+        let periodic = self.is_periodic();
+        if self.state.counter.expiry.is_some() && self.state.counter.expired(periodic, self.clock.now()) {
             self.deliver_local(TIMER);
         }
     }
 
-    /// Arms the host's timer for what the registers say.
+    /// Arms the host's timer for what the registers say, if it is not armed for that.
     fn sync(&mut self) {
         let wanted = !self.state.lvt[TIMER].contains(Lvt::MASKED) && self.is_software_enabled();
-        let now = self.clock.now();
-        match self.state.counter.wake(self.is_periodic(), now).filter(|_| wanted) {
+        let wake = match wanted && self.state.counter.expiry.is_some() {
+            true => self.state.counter.wake(self.is_periodic(), self.clock.now()),
+            false => None,
+        };
+        if wake == self.armed {
+            return;
+        }
+        self.armed = wake;
+        match wake {
             Some(at) => self.timer.arm(at),
             None => self.timer.cancel(),
         }
@@ -343,7 +354,10 @@ impl Lapic {
     }
 
     fn write_lvt(&mut self, index: usize, value: u32) {
-        self.run_timer();
+        if index == TIMER {
+            // What ran out by now was under the old entry.
+            self.run_timer();
+        }
         let read_only = self.state.lvt[index].bits() & !LVT_WRITABLE[index];
         let mut entry = Lvt::from_bits_retain(value & LVT_WRITABLE[index] | read_only);
         if !self.state.svr.contains(Svr::ENABLE) && index != LINT0 {
@@ -354,7 +368,9 @@ impl Lapic {
             entry -= Lvt::REMOTE_IRR;
         }
         self.state.lvt[index] = entry;
-        self.sync();
+        if index == TIMER {
+            self.sync();
+        }
     }
 
     fn end_of_interrupt(&mut self) -> Effect {

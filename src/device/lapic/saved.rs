@@ -40,7 +40,7 @@ impl Lapic {
     /// The state to save.
     #[must_use]
     pub fn saved(&self) -> SavedLapic {
-        let Self { is_boot: _, clock: _, timer: _, state } = self;
+        let Self { is_boot: _, clock: _, timer: _, armed: _, state } = self;
         let State { base, id, tpr, ldr, model, svr, isr, tmr, irr, esr, errors, icr, lvt, lint0, counter } =
             state.clone();
         let Counter { initial, divide, expiry } = counter;

@@ -43,6 +43,28 @@ fn requests_and_service_show_in_their_registers() {
 }
 
 #[test]
+fn the_hosts_timer_is_armed_again_after_it_fired_for_nothing() {
+    let clock = Arc::new(Clock::new(ClockSource::Counted { nanos_per_instruction: 1 }));
+    let queue = TimerQueue::new();
+    let mut apic = Lapic::new(0, clock, queue.add());
+    for (at, value) in [(0xf0, 0x1ff), (0x320, 0x40), (0x380, 1000)] {
+        assert_eq!(apic.write(at, value), Effect::None);
+    }
+    let deadline = queue.next_deadline();
+    assert!(deadline.is_some());
+    assert_eq!(apic.write(0x370, 0x50), Effect::None, "another entry");
+    assert_eq!(queue.next_deadline(), deadline);
+    queue.run_due(Nanos(u64::MAX - 1));
+    assert_eq!(queue.next_deadline(), None);
+    apic.timer_fired();
+    assert_eq!(queue.next_deadline(), deadline);
+    assert_eq!(apic.write(0x320, 0x1_0040), Effect::None, "masked");
+    assert_eq!(queue.next_deadline(), None);
+    assert_eq!(apic.write(0x320, 0x40), Effect::None);
+    assert_eq!(queue.next_deadline(), deadline);
+}
+
+#[test]
 fn impossible_states_are_refused() {
     let mut apic = lapic();
     let good = apic.saved();
