@@ -19,7 +19,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sys", &["arch"]),
     ("mem", &["arch", "sys"]),
     ("clock", &["arch", "sys"]),
-    ("bus", &["arch", "mem", "clock"]),
+    // Devices are behind a lock of `sys`, which they have from here.
+    ("bus", &["arch", "mem", "clock", "sys"]),
     ("device", &["bus", "mem", "arch", "clock"]),
     // The host's end implements the traits that devices define.
     ("host", &["device", "bus", "mem", "arch", "clock"]),

@@ -1,17 +1,21 @@
 //! Ports, device memory and interrupt lines: what lies between a CPU and a device, the same in every mode.
 //!
 //! A device claims ranges once, when the machine is built; afterwards the maps never change and are read without a
-//! lock. Each device is behind its own lock. Reads of nothing float to ones and writes to nothing vanish.
+//! lock. Each device is behind a lock, [`Lock`] as a rule; what has one of its own implements the traits by which the
+//! bus reaches it ([`PortTarget`], [`MmioTarget`]) without a further one. Reads of nothing float to ones and writes to nothing vanish.
 //! Lock order: device, then interrupt complex, then kick. Interrupt code never calls a device.
 mod irq;
 mod power;
+mod target;
 
+pub use crate::sys::lock::{Lock, Locked};
 pub use irq::{InterruptController, IrqLine, IrqSink, NoInterrupts};
 pub use power::{PowerRequest, PowerSwitch};
+pub use target::{MmioTarget, PortTarget};
 
 use crate::arch::{Gpa, Port, Width};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Which virtual CPU: 0 is the boot processor.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default)]
@@ -47,14 +51,14 @@ pub struct ClaimConflict {
 
 struct PortClaim {
     name: &'static str,
-    device: Arc<Mutex<dyn PortDevice>>,
+    device: Arc<dyn PortTarget>,
 }
 
 struct MmioClaim {
     name: &'static str,
     start: u64,
     size: u64,
-    device: Arc<Mutex<dyn MmioDevice>>,
+    device: Arc<dyn MmioTarget>,
 }
 
 /// The maps of ports and of device memory.
@@ -87,7 +91,7 @@ impl Bus {
         &mut self,
         name: &'static str,
         range: RangeInclusive<Port>,
-        device: Arc<Mutex<dyn PortDevice>>,
+        device: Arc<dyn PortTarget>,
     ) -> Result<(), ClaimConflict> {
         let numbers = usize::from(range.start().0)..=usize::from(range.end().0);
         let conflict = |other| ClaimConflict { name, range: format!("ports {range:?}"), other };
@@ -109,7 +113,7 @@ impl Bus {
         name: &'static str,
         start: Gpa,
         size: u64,
-        device: Arc<Mutex<dyn MmioDevice>>,
+        device: Arc<dyn MmioTarget>,
     ) -> Result<(), ClaimConflict> {
         let end = start.0.saturating_add(size);
         if let Some(other) = self.mmio_claims.iter().find(|c| start.0 < c.start + c.size && c.start < end) {
@@ -131,7 +135,7 @@ impl Bus {
             0 => mask,
             i => {
                 let claim = &self.port_claims[usize::from(i) - 1];
-                claim.device.lock().unwrap_or_else(PoisonError::into_inner).port_read(port, width) & mask
+                claim.device.port_read(port, width) & mask
             }
         }
     }
@@ -141,8 +145,7 @@ impl Bus {
         let i = self.ports[usize::from(port.0)];
         if i != 0 {
             let claim = &self.port_claims[usize::from(i) - 1];
-            let mut device = claim.device.lock().unwrap_or_else(PoisonError::into_inner);
-            device.port_write(port, width, value & width.mask() as u32);
+            claim.device.port_write(port, width, value & width.mask() as u32);
         }
     }
 
@@ -163,16 +166,14 @@ impl Bus {
     #[must_use]
     pub fn mmio_read(&self, vcpu: VcpuId, at: Gpa, width: Width) -> u64 {
         self.mmio_claim(at, width).map_or(width.mask(), |(claim, offset)| {
-            let mut device = claim.device.lock().unwrap_or_else(PoisonError::into_inner);
-            device.mmio_read(vcpu, offset, width) & width.mask()
+            claim.device.mmio_read(vcpu, offset, width) & width.mask()
         })
     }
 
     /// Writes device memory on behalf of `vcpu`.
     pub fn mmio_write(&self, vcpu: VcpuId, at: Gpa, width: Width, value: u64) {
         if let Some((claim, offset)) = self.mmio_claim(at, width) {
-            let mut device = claim.device.lock().unwrap_or_else(PoisonError::into_inner);
-            device.mmio_write(vcpu, offset, width, value & width.mask());
+            claim.device.mmio_write(vcpu, offset, width, value & width.mask());
         }
     }
 }
@@ -215,10 +216,10 @@ mod tests {
     #[test]
     fn accesses_reach_the_claimant_cut_to_their_width() {
         let mut bus = Bus::default();
-        bus.claim_ports("latch", Port(0x10)..=Port(0x13), Arc::new(Mutex::new(Latch::default()))).unwrap();
+        bus.claim_ports("latch", Port(0x10)..=Port(0x13), Arc::new(Lock::new(Latch::default()))).unwrap();
         bus.port_write(Port(0x12), Width::B1, 0x1234);
         assert_eq!(bus.port_read(Port(0x10), Width::B4), 0x34);
-        bus.claim_mmio("latch", Gpa(0x1000), 0x10, Arc::new(Mutex::new(Latch::default()))).unwrap();
+        bus.claim_mmio("latch", Gpa(0x1000), 0x10, Arc::new(Lock::new(Latch::default()))).unwrap();
         bus.mmio_write(VcpuId(0), Gpa(0x1008), Width::B4, 0);
         assert_eq!(bus.mmio_read(VcpuId(0), Gpa(0x1000), Width::B1), 8);
         assert_eq!(bus.mmio_read(VcpuId(0), Gpa(0x100e), Width::B4), 0xffff_ffff, "crosses the end");
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn claims_do_not_overlap() {
         let mut bus = Bus::default();
-        let device = || Arc::new(Mutex::new(Latch::default()));
+        let device = || Arc::new(Lock::new(Latch::default()));
         bus.claim_ports("a", Port(0x10)..=Port(0x13), device()).unwrap();
         let conflict = bus.claim_ports("b", Port(0x13)..=Port(0x14), device()).unwrap_err();
         assert_eq!((conflict.name, conflict.other), ("b", "a"));

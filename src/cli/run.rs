@@ -3,6 +3,7 @@ use super::error::{CliError, interrupted, say};
 use super::guest::GuestArguments;
 use super::units;
 use crate::abi;
+use crate::bus::Lock;
 use crate::device::uart16550::Uart16550;
 use crate::engine::Cause;
 use crate::host::console;
@@ -84,15 +85,15 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
 }
 
 /// Standard input, on its way to whichever machine runs at the time.
-struct Input(Arc<Mutex<Weak<Mutex<Uart16550>>>>);
+struct Input(Arc<Mutex<Weak<Lock<Uart16550>>>>);
 
 impl Input {
     fn from_stdin() -> Result<Self, CliError> {
-        let current: Arc<Mutex<Weak<Mutex<Uart16550>>>> = Arc::default();
+        let current: Arc<Mutex<Weak<Lock<Uart16550>>>> = Arc::default();
         let receiver = Arc::clone(&current);
         let take = move |bytes: &[u8]| {
             let uart = receiver.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-            Some(uart.map_or(0, |uart| uart.lock().unwrap_or_else(PoisonError::into_inner).receive(bytes)))
+            Some(uart.map_or(0, |uart| uart.lock().receive(bytes)))
         };
         console::feed(Box::new(io::stdin()), take)
             .map_err(|source| CliError::Host { what: "cannot read the guest's console input", source })?;

@@ -33,14 +33,26 @@ pub trait BytePorts: Send {
 
 impl<T: BytePorts> PortDevice for T {
     fn port_read(&mut self, port: Port, width: Width) -> u32 {
-        (0..width.bytes().min(4) as u16)
-            .fold(0, |value, i| value | u32::from(self.read_byte(Port(port.0.wrapping_add(i)))) << (8 * i))
+        read_bytes(port, width, |port| self.read_byte(port))
     }
 
     fn port_write(&mut self, port: Port, width: Width, value: u32) {
-        for i in 0..width.bytes().min(4) as u16 {
-            self.write_byte(Port(port.0.wrapping_add(i)), (value >> (8 * i)) as u8);
-        }
+        write_bytes(port, width, value, |port, value| self.write_byte(port, value));
+    }
+}
+
+/// A read of `width` as reads of bytes, the lowest port first.
+#[inline]
+fn read_bytes(port: Port, width: Width, mut read: impl FnMut(Port) -> u8) -> u32 {
+    (0..width.bytes().min(4) as u16)
+        .fold(0, |value, i| value | u32::from(read(Port(port.0.wrapping_add(i)))) << (8 * i))
+}
+
+/// A write of `width` as writes of bytes, the lowest port first.
+#[inline]
+fn write_bytes(port: Port, width: Width, value: u32, mut write: impl FnMut(Port, u8)) {
+    for i in 0..width.bytes().min(4) as u16 {
+        write(Port(port.0.wrapping_add(i)), (value >> (8 * i)) as u8);
     }
 }
 

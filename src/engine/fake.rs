@@ -151,10 +151,8 @@ impl FakeMachine {
         *interrupts.apic_base.lock().unwrap() = 0xfee0_0900;
         let (port, mmio) = <(Arc<Mutex<FakeDevice>>, Arc<Mutex<FakeDevice>>)>::default();
         let mut bus = Bus::default();
-        let port_device: Arc<Mutex<dyn PortDevice>> = port.clone();
-        bus.claim_ports("fake", Self::PORTS, port_device).unwrap();
-        let mmio_device: Arc<Mutex<dyn MmioDevice>> = mmio.clone();
-        bus.claim_mmio("fake", Self::MMIO, 0x1000, mmio_device).unwrap();
+        bus.claim_ports("fake", Self::PORTS, port.clone()).unwrap();
+        bus.claim_mmio("fake", Self::MMIO, 0x1000, mmio.clone()).unwrap();
         let timers = TimerQueue::new();
         let power = Arc::new(PowerSwitch::default());
         let kick = KickCell::new();

@@ -2,7 +2,7 @@
 use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec, TimedCounts};
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::layout;
-use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, PowerSwitch};
+use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, Lock, PowerSwitch};
 use crate::clock::{Clock, ClockSource, TimerClient, TimerQueue};
 use crate::device::bench_port::{BenchPort, Marks};
 use crate::device::cmos::Cmos;
@@ -36,7 +36,7 @@ pub const DEVICES: [&str; 10] = [
 pub struct Pc {
     platform: Arc<Platform>,
     interrupts: Arc<InterruptComplex>,
-    uart: Arc<Mutex<Uart16550>>,
+    uart: Arc<Lock<Uart16550>>,
     marks: Arc<Mutex<Marks>>,
     timed: Arc<Mutex<TimedCounts>>,
 }
@@ -55,7 +55,7 @@ impl Pc {
         let line = |number| IrqLine::new(Arc::clone(&sink), number);
 
         let uart = Uart16550::new(*layout::COM1.start(), line(layout::IRQ_COM1), console);
-        let uart = Arc::new(Mutex::new(uart));
+        let uart = Arc::new(Lock::new(uart));
         let marks = Arc::new(Mutex::new(Marks::default()));
         let pit_timer = timers.add();
         let pit = Pit8254::new(line(layout::IRQ_PIT), Arc::clone(&clock), pit_timer.clone());
@@ -68,10 +68,10 @@ impl Pc {
         let rtc = Arc::new(Mutex::new(rtc));
         rtc_timer.connect(&(Arc::clone(&rtc) as Arc<Mutex<dyn TimerClient>>));
         let i8042 = I8042::new(line(layout::IRQ_KEYBOARD), Arc::clone(&power));
-        let i8042 = Arc::new(Mutex::new(i8042));
+        let i8042 = Arc::new(Lock::new(i8042));
 
         let mut bus = Bus::default();
-        let pics = Arc::new(Mutex::new(PicPorts(Arc::clone(&interrupts))));
+        let pics = Arc::new(PicPorts(Arc::clone(&interrupts)));
         bus.claim_ports("pic8259", layout::PIC_MASTER, pics.clone())?;
         bus.claim_ports("pic8259", layout::PIC_SLAVE, pics.clone())?;
         bus.claim_ports("pic8259", layout::PIC_ELCR, pics)?;
@@ -82,7 +82,7 @@ impl Pc {
         bus.claim_ports("i8042", layout::I8042_DATA, i8042.clone())?;
         bus.claim_ports("i8042", layout::I8042_COMMAND, i8042)?;
         let debug_exit = DebugExit::new(Arc::clone(&power));
-        bus.claim_ports("isa-debug-exit", layout::DEBUG_EXIT, Arc::new(Mutex::new(debug_exit)))?;
+        bus.claim_ports("isa-debug-exit", layout::DEBUG_EXIT, Arc::new(Lock::new(debug_exit)))?;
         let timed = Arc::new(Mutex::new(TimedCounts::default()));
         // The platform makes the counters, from the bus that this device goes to.
         let counters: Arc<OnceLock<Arc<Counters>>> = Arc::default();
@@ -95,11 +95,11 @@ impl Pc {
             })
         };
         let bench_port = BenchPort::new(Arc::clone(&clock), Arc::clone(&marks), listener);
-        bus.claim_ports("bench-port", layout::BENCH, Arc::new(Mutex::new(bench_port)))?;
-        bus.claim_ports("post", layout::POST, Arc::new(Mutex::new(Post::default())))?;
-        let lapic = Arc::new(Mutex::new(LapicPage(Arc::clone(&interrupts))));
+        bus.claim_ports("bench-port", layout::BENCH, Arc::new(Lock::new(bench_port)))?;
+        bus.claim_ports("post", layout::POST, Arc::new(Lock::new(Post::default())))?;
+        let lapic = Arc::new(LapicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("lapic", layout::LAPIC, layout::LAPIC_SIZE, lapic)?;
-        let ioapic = Arc::new(Mutex::new(IoApicPage(Arc::clone(&interrupts))));
+        let ioapic = Arc::new(IoApicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("ioapic", layout::IOAPIC, layout::LAPIC_SIZE, ioapic)?;
 
         let controller: Arc<dyn InterruptController> = interrupts.clone();
@@ -131,7 +131,7 @@ impl Pc {
 
     /// The console's UART, for input and for looking at it.
     #[must_use]
-    pub fn uart(&self) -> &Arc<Mutex<Uart16550>> {
+    pub fn uart(&self) -> &Arc<Lock<Uart16550>> {
         &self.uart
     }
 

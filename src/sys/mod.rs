@@ -1,4 +1,4 @@
-//! Thin unsafe over Linux: memory objects, code memory, signals, timers, futexes, the TSC, CPU pinning.
+//! Thin unsafe over Linux: memory objects, code memory, signals, timers, futexes, locks, the TSC, CPU pinning.
 //!
 //! Each file wraps one facility so that nothing above needs `unsafe` for it. Errors are `std::io::Error`.
 pub mod affinity;
@@ -7,6 +7,7 @@ pub mod exec_memory;
 pub mod fp_trap;
 pub mod futex;
 pub mod host_cpuid;
+pub mod lock;
 pub mod memfd;
 pub mod segment_base;
 pub mod signal;

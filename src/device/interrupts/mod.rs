@@ -19,11 +19,11 @@ use super::lapic::{self, DeliveryMode, Effect, Lapic, Message, SavedLapic, Short
 use super::pic8259::{PicPair, SavedPicPair};
 use crate::arch::layout::{IRQ_CASCADE, IRQ_PIT};
 use crate::arch::msr;
-use crate::bus::{InterruptController, IrqSink, VcpuId};
+use crate::bus::{InterruptController, IrqSink, Lock, Locked, VcpuId};
 use crate::clock::{Clock, Nanos, TimerClient, TimerQueue};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Pin of the I/O APIC at which the PIT arrives: in PCs it has the place of the 8259s' cascade.
 const IOAPIC_PIN_PIT: u8 = 2;
@@ -40,7 +40,7 @@ struct Chips {
 
 /// All interrupt chips of a machine.
 pub struct InterruptComplex {
-    chips: Mutex<Chips>,
+    chips: Lock<Chips>,
     /// For each vCPU, whether an interrupt can be taken.
     pending: Box<[AtomicBool]>,
     poke: Poke,
@@ -96,15 +96,15 @@ impl InterruptComplex {
             }
             Self {
                 pending: lapics.iter().map(|_| AtomicBool::new(false)).collect(),
-                chips: Mutex::new(Chips { pics: PicPair::default(), ioapic: IoApic::default(), lapics }),
+                chips: Lock::new(Chips { pics: PicPair::default(), ioapic: IoApic::default(), lapics }),
                 poke,
                 _timers: clients,
             }
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Chips> {
-        self.chips.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Locked<'_, Chips> {
+        self.chips.lock()
     }
 
     /// Does something with the chips and brings everything up to date.

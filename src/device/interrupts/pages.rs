@@ -1,21 +1,22 @@
-//! The complex's faces on the bus: the ports of the 8259s and the register pages of the APICs.
+//! The complex's faces on the bus: the ports of the 8259s and the register pages of the APICs. The complex's own lock is
+//! the only one.
 use super::InterruptComplex;
 use crate::arch::{Port, Width};
-use crate::bus::{MmioDevice, VcpuId};
-use crate::device::BytePorts;
+use crate::bus::{MmioTarget, PortTarget, VcpuId};
+use crate::device::{read_bytes, write_bytes};
 use std::sync::Arc;
 
 /// Ports of both 8259s and their edge/level registers; it claims all six.
 #[derive(Debug)]
 pub struct PicPorts(pub Arc<InterruptComplex>);
 
-impl BytePorts for PicPorts {
-    fn read_byte(&mut self, port: Port) -> u8 {
-        self.0.with(|chips| chips.pics.read(port))
+impl PortTarget for PicPorts {
+    fn port_read(&self, port: Port, width: Width) -> u32 {
+        read_bytes(port, width, |port| self.0.with(|chips| chips.pics.read(port)))
     }
 
-    fn write_byte(&mut self, port: Port, value: u8) {
-        self.0.with(|chips| chips.pics.write(port, value));
+    fn port_write(&self, port: Port, width: Width, value: u32) {
+        write_bytes(port, width, value, |port, value| self.0.with(|chips| chips.pics.write(port, value)));
     }
 }
 
@@ -36,13 +37,13 @@ fn takes_write(offset: u64, width: Width) -> bool {
 #[derive(Debug)]
 pub struct LapicPage(pub Arc<InterruptComplex>);
 
-impl MmioDevice for LapicPage {
-    fn mmio_read(&mut self, vcpu: VcpuId, offset: u64, width: Width) -> u64 {
+impl MmioTarget for LapicPage {
+    fn mmio_read(&self, vcpu: VcpuId, offset: u64, width: Width) -> u64 {
         let register = self.0.with_lapic(vcpu, |lapic| lapic.has_page().then(|| lapic.read(offset & 0xff0)));
         register.flatten().map_or(width.mask(), |value| part(value, offset, width))
     }
 
-    fn mmio_write(&mut self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {
+    fn mmio_write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {
         if takes_write(offset, width) {
             self.0.with(|chips| {
                 if chips.lapics.get(usize::from(vcpu.0)).is_some_and(|l| l.has_page()) {
@@ -57,12 +58,12 @@ impl MmioDevice for LapicPage {
 #[derive(Debug)]
 pub struct IoApicPage(pub Arc<InterruptComplex>);
 
-impl MmioDevice for IoApicPage {
-    fn mmio_read(&mut self, _: VcpuId, offset: u64, width: Width) -> u64 {
+impl MmioTarget for IoApicPage {
+    fn mmio_read(&self, _: VcpuId, offset: u64, width: Width) -> u64 {
         part(self.0.with(|chips| chips.ioapic.read(offset & 0xff0)), offset, width)
     }
 
-    fn mmio_write(&mut self, _: VcpuId, offset: u64, width: Width, value: u64) {
+    fn mmio_write(&self, _: VcpuId, offset: u64, width: Width, value: u64) {
         if takes_write(offset, width) {
             self.0.with(|chips| chips.ioapic.write(offset & 0xff0, value as u32));
         }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::arch::{Port, Width};
-use crate::bus::{MmioDevice, PortDevice};
+use crate::bus::{MmioTarget, PortTarget};
 use crate::clock::ClockSource;
 use proptest::prelude::*;
 use std::sync::atomic::AtomicU32;
@@ -31,7 +31,7 @@ impl Bench {
     /// With the 8259s at vectors 0x20 and 0x28 and nothing masked.
     fn with_pics() -> Self {
         let bench = Self::new();
-        let mut ports = PicPorts(Arc::clone(&bench.complex));
+        let ports = PicPorts(Arc::clone(&bench.complex));
         for (port, words) in [(0x20, [0x11, 0x20, 4, 1, 0]), (0xa0, [0x11, 0x28, 2, 1, 0])] {
             for (i, word) in words.into_iter().enumerate() {
                 ports.port_write(Port(port + u16::from(i > 0)), Width::B1, word);
@@ -55,7 +55,7 @@ impl Bench {
     }
 
     fn set_entry(&self, pin: u64, entry: u64) {
-        let mut page = IoApicPage(Arc::clone(&self.complex));
+        let page = IoApicPage(Arc::clone(&self.complex));
         for (half, value) in [(0x11, entry >> 32), (0x10, entry & 0xffff_ffff)] {
             page.mmio_write(CPU0, 0, Width::B4, half + 2 * pin);
             page.mmio_write(CPU0, 0x10, Width::B4, value);
@@ -362,7 +362,7 @@ fn apic_base_faults_on_reserved_bits_and_x2apic() {
 #[test]
 fn registers_answer_only_to_their_width() {
     let bench = Bench::new();
-    let mut page = LapicPage(Arc::clone(&bench.complex));
+    let page = LapicPage(Arc::clone(&bench.complex));
     assert_eq!(page.mmio_read(CPU1, 0x20, Width::B8), 0x0100_0000);
     assert_eq!(page.mmio_read(CPU1, 0x23, Width::B1), 1);
     assert_eq!(page.mmio_read(CPU1, 0x24, Width::B4), 0);
@@ -411,7 +411,7 @@ impl Bench {
         match *step {
             Step::Line(line, level) => self.complex.set_line(line, level),
             Step::Port(port, value, width) => {
-                let mut ports = PicPorts(Arc::clone(&self.complex));
+                let ports = PicPorts(Arc::clone(&self.complex));
                 match width {
                     Some(width) => ports.port_write(Port(port), width, value),
                     None => return Some(ports.port_read(Port(port), Width::B1) as u8),
