@@ -1,55 +1,19 @@
 //! How many guest instructions a second the interpreter executes, on loops of known length.
 //!
 //! `cargo bench --bench single`: best of several runs for each loop, in millions of instructions a second.
+mod bare;
+
+use bare::{long_mode, machine};
 use iced_x86::code_asm::*;
 use std::sync::Arc;
 use std::time::Instant;
-use trivisor::arch::cpuid::CpuidTable;
-use trivisor::arch::state::gpr;
-use trivisor::arch::{CpuState, Cr0, Cr4, Efer, Gpa, Segment};
-use trivisor::bus::{Bus, NoInterrupts, PowerSwitch};
-use trivisor::clock::{Clock, ClockSource, TimerQueue};
+use trivisor::arch::Gpa;
 use trivisor::emulator::{EmuEngine, Emulator};
-use trivisor::engine::{Backend, Cause, Exit, KickCell, Platform, PlatformParts, VcpuId};
-use trivisor::mem::GuestRam;
-use trivisor::sys::host_cpuid;
+use trivisor::engine::{Backend, Cause, Exit, VcpuId};
 
 const CODE: u64 = 0x1_0000;
 const DATA: u64 = 0x10_0000;
 const RUNS: usize = 5;
-
-fn machine() -> Platform {
-    let ram = Arc::new(GuestRam::new(16 << 20).expect("guest memory"));
-    let put = |at: u64, value: u64| ram.write(Gpa(at), &value.to_le_bytes()).expect("in RAM");
-    put(0x1000, 0x2007);
-    put(0x2000, 0x3007);
-    for i in 0..8 {
-        put(0x3000 + 8 * i, i << 21 | 0x87);
-    }
-    Platform::new(PlatformParts {
-        ram,
-        bus: Bus::default(),
-        interrupts: Arc::new(NoInterrupts),
-        clock: Arc::new(Clock::new(ClockSource::Real)),
-        timers: TimerQueue::new(),
-        power: Arc::new(PowerSwitch::default()),
-        cpuid: CpuidTable::from_host(host_cpuid::query),
-        kicks: vec![KickCell::new()],
-    })
-}
-
-fn long_mode() -> CpuState {
-    let mut state = CpuState::reset();
-    state.cr0 = Cr0::PE | Cr0::PG | Cr0::ET | Cr0::NE | Cr0::WP;
-    state.cr3 = 0x1000;
-    state.cr4 = Cr4::PAE | Cr4::OSFXSR;
-    state.efer = Efer::LME | Efer::LMA;
-    state.segments = [Segment::flat32(0x10, 3); 6];
-    state.segments[1] = Segment { attributes: 0xa09b, ..Segment::flat32(8, 0xb) };
-    state.rip = CODE;
-    state.gpr[gpr::RSP] = 0x9000;
-    state
-}
 
 fn measure(name: &str, program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) {
     let platform = machine();
@@ -61,7 +25,7 @@ fn measure(name: &str, program: impl Fn(&mut CodeAssembler) -> Result<(), IcedEr
     let best = (0..RUNS)
         .map(|_| {
             let emulator = Emulator::new(Arc::clone(platform.ram()), EmuEngine::Single);
-            let mut vcpu = emulator.create_vcpu(VcpuId(0), &long_mode()).expect("a vCPU");
+            let mut vcpu = emulator.create_vcpu(VcpuId(0), &long_mode(CODE)).expect("a vCPU");
             let before = platform.counters(VcpuId(0)).get(Cause::Instruction);
             let start = Instant::now();
             let exit = vcpu.run(&platform).expect("runs");
