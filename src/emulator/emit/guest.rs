@@ -1,5 +1,4 @@
 //! The bytes of a guest instruction taken apart: prefixes, opcode, fields of ModRM, immediate.
-use iced_x86::ConstantOffsets;
 
 /// Opcode maps of legacy encodings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +24,7 @@ pub(crate) struct Vex {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     /// 66, then F2 or F3, then F0, as they are present (zero: not).
-    prefixes: [u8; 3],
+    pub(super) prefixes: [u8; 3],
     /// REX, or zero.
     pub rex: u8,
     pub map: Map,
@@ -37,14 +36,16 @@ pub(crate) struct Shape {
     pub reg: u8,
     /// The r/m field with its extension; a register if `is_register`.
     pub rm: u8,
-    immediate: [u8; 8],
-    immediate_length: u8,
+    pub(super) immediate: [u8; 8],
+    pub(super) immediate_length: u8,
 }
 
 impl Shape {
-    /// Takes apart the bytes of one valid instruction of 64-bit code; `offsets` are the decoder's. `None` for encodings
-    /// that are not taken apart: EVEX, XOP, and addresses in the place of an operand (`mov al, [moffs]`).
-    pub(crate) fn parse(bytes: &[u8], offsets: &ConstantOffsets) -> Option<Self> {
+    /// Takes apart the bytes of one valid instruction of 64-bit code; `has_modrm` says whether there is a
+    /// ModRM byte, given the number of bytes behind the opcode. `None` for encodings that are not taken apart: EVEX, XOP,
+    /// and addresses in the place of an operand (`mov al, [moffs]`).
+    #[inline]
+    pub(crate) fn parse(bytes: &[u8], has_modrm: impl FnOnce(usize) -> bool) -> Option<Self> {
         let mut at = 0;
         let mut prefixes = [0; 3];
         let mut rex = 0;
@@ -104,12 +105,11 @@ impl Shape {
         if is_move_offset {
             return None;
         }
-        let known = offsets.immediate_size() + offsets.immediate_size2() + offsets.displacement_size();
-        let modrm = if bytes.len() > at + known { Some(*bytes.get(at)?) } else { None };
-        let operand = modrm.map_or(0, |modrm| {
-            let sib = modrm < 0xc0 && modrm & 7 == 4;
-            1 + usize::from(sib) + offsets.displacement_size()
-        });
+        let modrm = if has_modrm(bytes.len() - at) { Some(*bytes.get(at)?) } else { None };
+        let operand = match modrm {
+            Some(modrm) => 1 + Self::address_bytes(modrm, bytes.get(at + 1)),
+            None => 0,
+        };
         // The rest, which may name a register too (the fourth operand of VEX forms).
         let rest = bytes.get(at + operand..).filter(|rest| rest.len() <= 8)?;
         let length = rest.len();
@@ -130,14 +130,28 @@ impl Shape {
         })
     }
 
+    /// Bytes of SIB and displacement behind a ModRM byte of 64-bit code (SDM vol. 2A, 2.1.3).
+    fn address_bytes(modrm: u8, next: Option<&u8>) -> usize {
+        let has_sib = modrm < 0xc0 && modrm & 7 == 4;
+        let low = if has_sib { next.map_or(0, |sib| sib & 7) } else { modrm & 7 };
+        let displacement = match modrm >> 6 {
+            0 if low == 5 => 4,
+            1 => 1,
+            2 => 4,
+            _ => 0,
+        };
+        usize::from(has_sib) + displacement
+    }
+
+    /// Whether the r/m field names memory.
+    #[inline]
+    pub(crate) fn is_memory(&self) -> bool {
+        self.modrm.is_some_and(|modrm| modrm < 0xc0)
+    }
+
     /// Whether the r/m field names a register.
     pub(crate) fn is_register(&self) -> bool {
         self.modrm.is_some_and(|modrm| modrm >= 0xc0)
-    }
-
-    /// The bytes after the operands.
-    pub(crate) fn immediate(&self) -> &[u8] {
-        &self.immediate[..usize::from(self.immediate_length)]
     }
 
     /// Prefixes in the order in which they are written.

@@ -6,9 +6,15 @@
 //! buffer; `base` is the address at which the buffer will run, so that jumps to known addresses can be relative.
 mod guest;
 mod operand;
+mod piece;
 
 pub(crate) use guest::{Map, Shape};
 pub(crate) use operand::{Alu, Condition, Gs, Mem, RAX, RCX, RDI, RDX, RSI, RSP, Reg, Rm};
+
+use piece::{Piece, ROOM};
+
+/// Bytes of a new buffer.
+const FIRST: usize = 16 << 10;
 
 /// A jump whose target is not known yet: the position of its 32-bit displacement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +29,10 @@ pub(crate) struct ShortForward(usize);
 /// A buffer of host code.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
+    /// What was written, and room for what comes.
     code: Vec<u8>,
+    /// Bytes that were written.
+    length: usize,
     base: usize,
     /// Change with each instruction that may have changed RAX or RCX.
     versions: [u32; 2],
@@ -32,7 +41,7 @@ pub(crate) struct Assembler {
 impl Assembler {
     /// Empties the buffer for code that will run at `base`.
     pub(crate) fn restart(&mut self, base: usize) {
-        self.code.clear();
+        self.length = 0;
         self.base = base;
     }
 
@@ -48,6 +57,7 @@ impl Assembler {
         self.touch(RCX.0);
     }
 
+    #[inline]
     fn touch(&mut self, register: u8) {
         if let Some(version) = self.versions.get_mut(usize::from(register)) {
             *version += 1;
@@ -56,12 +66,31 @@ impl Assembler {
 
     /// The bytes so far.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.code
+        self.code.get(..self.length).unwrap_or_default()
     }
 
     /// Offset of the next byte.
+    #[inline]
     pub(crate) fn position(&self) -> usize {
-        self.code.len()
+        self.length
+    }
+
+    /// Writes one instruction, or less.
+    #[inline]
+    fn put(&mut self, write: impl FnOnce(&mut Piece<'_>)) {
+        if self.code.len() < self.length + ROOM {
+            self.grow();
+        }
+        if let Some(room) = self.code[self.length..].first_chunk_mut() {
+            let mut piece = Piece { room, length: 0 };
+            write(&mut piece);
+            self.length += piece.length;
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.code.resize(2 * self.code.len() + FIRST, 0);
     }
 
     /// Fills up to a multiple of `alignment` of the address at which the code will run, with instructions that do nothing.
@@ -87,88 +116,48 @@ impl Assembler {
     }
 
     pub(crate) fn byte(&mut self, byte: u8) {
-        self.code.push(byte);
+        self.put(|piece| piece.byte(byte));
     }
 
+    /// At most 15 bytes.
+    #[inline]
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
-        self.code.extend_from_slice(bytes);
+        self.put(|piece| bytes.iter().for_each(|&byte| piece.byte(byte)));
     }
 
     fn dword(&mut self, value: u32) {
-        self.code.extend_from_slice(&value.to_le_bytes());
-    }
-
-    /// ModRM, SIB and displacement.
-    fn operand(&mut self, reg: u8, rm: Rm) {
-        let reg = (reg & 7) << 3;
-        let mem = match rm {
-            Rm::Reg(rm) => {
-                self.byte(0xc0 | reg | rm & 7);
-                return;
-            }
-            Rm::Mem(mem) => mem,
-            Rm::Gs(disp) => Mem { disp, ..Mem::default() },
-        };
-        let sib_index = mem.index.map_or(0x20, |(index, scale)| scale << 6 | (index.0 & 7) << 3);
-        let Some(base) = mem.base else {
-            // No base: a SIB byte with base 101 and a 32-bit displacement.
-            self.byte(reg | 4);
-            self.byte(sib_index | 5);
-            self.dword(mem.disp as u32);
-            return;
-        };
-        let mode = match i8::try_from(mem.disp) {
-            Ok(0) if base.0 & 7 != 5 => 0,
-            Ok(_) => 0x40,
-            Err(_) => 0x80,
-        };
-        if mem.index.is_some() || base.0 & 7 == 4 {
-            self.byte(mode | reg | 4);
-            self.byte(sib_index | base.0 & 7);
-        } else {
-            self.byte(mode | reg | base.0 & 7);
-        }
-        match mode {
-            0x40 => self.byte(mem.disp as u8),
-            0x80 => self.dword(mem.disp as u32),
-            _ => {}
-        }
+        self.put(|piece| piece.dword(value));
     }
 
     /// An instruction with a one-byte opcode; `wide` for 64 bits.
     pub(crate) fn op(&mut self, wide: bool, opcode: u8, reg: u8, rm: impl Into<Rm>) {
-        let rm = rm.into();
+        self.op_rm(wide, opcode, reg, rm.into());
+    }
+
+    fn op_rm(&mut self, wide: bool, opcode: u8, reg: u8, rm: Rm) {
         // The field may also be part of the opcode: then this is too careful.
         self.touch(reg);
         if let Rm::Reg(rm) = rm {
             self.touch(rm);
         }
-        self.segment(rm);
-        self.rex(wide, reg, rm, false);
-        self.byte(opcode);
-        self.operand(reg, rm);
+        self.put(|piece| {
+            piece.optional(0x65, matches!(rm, Rm::Gs(_)));
+            piece.rex(wide, reg, rm, false);
+            piece.byte(opcode);
+            piece.operand(reg, rm);
+        });
     }
 
     /// An instruction with the opcode `0F opcode`, 32 bits.
     pub(crate) fn op_0f(&mut self, opcode: u8, reg: u8, rm: impl Into<Rm>) {
         let rm = rm.into();
-        self.segment(rm);
-        self.rex(false, reg, rm, false);
-        self.raw(&[0x0f, opcode]);
-        self.operand(reg, rm);
-    }
-
-    fn segment(&mut self, rm: Rm) {
-        if matches!(rm, Rm::Gs(_)) {
-            self.byte(0x65);
-        }
-    }
-
-    fn rex(&mut self, wide: bool, reg: u8, rm: Rm, force: bool) {
-        let rex = u8::from(wide) << 3 | (reg >> 3 & 1) << 2 | rm.extension();
-        if rex != 0 || force {
-            self.byte(0x40 | rex);
-        }
+        self.put(|piece| {
+            piece.optional(0x65, matches!(rm, Rm::Gs(_)));
+            piece.rex(false, reg, rm, false);
+            piece.byte(0x0f);
+            piece.byte(opcode);
+            piece.operand(reg, rm);
+        });
     }
 
     /// `mov to, from`, 64 bits.
@@ -211,18 +200,20 @@ impl Assembler {
     pub(crate) fn mov_imm(&mut self, to: Reg, value: u64) {
         self.touch(to.0);
         if let Ok(value) = u32::try_from(value) {
-            if to.0 >= 8 {
-                self.byte(0x41);
-            }
-            self.byte(0xb8 | to.0 & 7);
-            self.dword(value);
+            self.put(|piece| {
+                piece.optional(0x41, to.0 >= 8);
+                piece.byte(0xb8 | to.0 & 7);
+                piece.dword(value);
+            });
         } else if let Ok(value) = i32::try_from(value as i64) {
             self.op(true, 0xc7, 0, to);
             self.dword(value as u32);
         } else {
-            self.byte(0x48 | to.0 >> 3);
-            self.byte(0xb8 | to.0 & 7);
-            self.raw(&value.to_le_bytes());
+            self.put(|piece| {
+                piece.byte(0x48 | to.0 >> 3);
+                piece.byte(0xb8 | to.0 & 7);
+                piece.qword(value.to_le_bytes(), 8);
+            });
         }
     }
 
@@ -258,9 +249,14 @@ impl Assembler {
 
     /// `test reg8, value`, for RAX and RCX.
     pub(crate) fn test8(&mut self, reg: Reg, value: u8) {
-        self.byte(0xf6);
-        self.byte(0xc0 | reg.0 & 3);
-        self.byte(value);
+        self.raw(&[0xf6, 0xc0 | reg.0 & 3, value]);
+    }
+
+    fn opcode_dword(&mut self, opcode: u8, value: u32) {
+        self.put(|piece| {
+            piece.byte(opcode);
+            piece.dword(value);
+        });
     }
 
     fn displacement_to(&self, target: usize, end: usize) -> u32 {
@@ -269,9 +265,8 @@ impl Assembler {
 
     /// `jmp` to an address.
     pub(crate) fn jump_to(&mut self, target: usize) {
-        self.byte(0xe9);
-        let displacement = self.displacement_to(target, self.position() + 4);
-        self.dword(displacement);
+        let displacement = self.displacement_to(target, self.position() + 5);
+        self.opcode_dword(0xe9, displacement);
     }
 
     /// `jmp` to an earlier place of the buffer.
@@ -282,33 +277,33 @@ impl Assembler {
     /// `call` of an address.
     pub(crate) fn call(&mut self, target: usize) {
         self.forget_scratch();
-        self.byte(0xe8);
-        let displacement = self.displacement_to(target, self.position() + 4);
-        self.dword(displacement);
+        let displacement = self.displacement_to(target, self.position() + 5);
+        self.opcode_dword(0xe8, displacement);
     }
 
     /// `jmp` forward.
     pub(crate) fn jump(&mut self) -> Forward {
-        self.byte(0xe9);
-        self.dword(0);
+        self.opcode_dword(0xe9, 0);
         Forward(self.position() - 4)
     }
 
     /// `call` of a place that is not known yet.
     pub(crate) fn call_forward(&mut self) -> Forward {
         self.forget_scratch();
-        self.byte(0xe8);
-        self.dword(0);
+        self.opcode_dword(0xe8, 0);
         Forward(self.position() - 4)
     }
 
     /// `lea to, [rip + …]`: the address of a place in the buffer.
     pub(crate) fn lea_position(&mut self, to: Reg, position: usize) {
         self.touch(to.0);
-        self.byte(0x48 | (to.0 >> 3) << 2);
-        self.raw(&[0x8d, 5 | (to.0 & 7) << 3]);
-        let displacement = position.wrapping_sub(self.position() + 4) as u32;
-        self.dword(displacement);
+        let displacement = position.wrapping_sub(self.position() + 7) as u32;
+        self.put(|piece| {
+            piece.byte(0x48 | (to.0 >> 3) << 2);
+            piece.byte(0x8d);
+            piece.byte(5 | (to.0 & 7) << 3);
+            piece.dword(displacement);
+        });
     }
 
     /// `lea to, [rip + …]`: the address of a place that comes.
@@ -319,25 +314,24 @@ impl Assembler {
 
     /// `push value`, sign-extended.
     pub(crate) fn push_imm(&mut self, value: i32) {
-        self.byte(0x68);
-        self.dword(value as u32);
+        self.opcode_dword(0x68, value as u32);
     }
 
     /// `push reg`.
     pub(crate) fn push(&mut self, reg: Reg) {
-        if reg.0 >= 8 {
-            self.byte(0x41);
-        }
-        self.byte(0x50 | reg.0 & 7);
+        self.put(|piece| {
+            piece.optional(0x41, reg.0 >= 8);
+            piece.byte(0x50 | reg.0 & 7);
+        });
     }
 
     /// `pop reg`.
     pub(crate) fn pop(&mut self, reg: Reg) {
         self.touch(reg.0);
-        if reg.0 >= 8 {
-            self.byte(0x41);
-        }
-        self.byte(0x58 | reg.0 & 7);
+        self.put(|piece| {
+            piece.optional(0x41, reg.0 >= 8);
+            piece.byte(0x58 | reg.0 & 7);
+        });
     }
 
     /// `ret`.
@@ -353,8 +347,11 @@ impl Assembler {
 
     /// `jcc` forward.
     pub(crate) fn jump_if(&mut self, condition: Condition) -> Forward {
-        self.raw(&[0x0f, 0x80 | condition.0]);
-        self.dword(0);
+        self.put(|piece| {
+            piece.byte(0x0f);
+            piece.byte(0x80 | condition.0);
+            piece.dword(0);
+        });
         Forward(self.position() - 4)
     }
 
@@ -384,44 +381,37 @@ impl Assembler {
 
     /// A guest instruction whose one register is part of the opcode, with another register.
     pub(crate) fn guest_in_opcode(&mut self, shape: &Shape, register: u8, byte: bool) {
-        for prefix in shape.prefixes() {
-            self.byte(prefix);
-        }
-        self.rex(shape.rex & 8 != 0, 0, Rm::Reg(register), byte);
-        if shape.map == Map::Two {
-            self.byte(0x0f);
-        }
-        self.byte(shape.opcode & !7 | register & 7);
-        self.raw(shape.immediate());
+        self.put(|piece| {
+            piece.prefixes(shape);
+            piece.rex(shape.rex & 8 != 0, 0, Rm::Reg(register), byte);
+            piece.optional(0x0f, shape.map == Map::Two);
+            piece.byte(shape.opcode & !7 | register & 7);
+            piece.immediate(shape);
+        });
     }
 
     /// A guest instruction of this shape with other operands: `reg` and `rm` fields and VEX.vvvv. `byte` says that
     /// general 8-bit registers take part, so that numbers 4 to 7 mean SPL to DIL.
     pub(crate) fn guest(&mut self, shape: &Shape, reg: u8, rm: Option<Rm>, vvvv: u8, byte: bool) {
-        if let Some(vex) = shape.vex {
-            let extension = rm.map_or(0, Rm::extension);
-            let third = (vex.wide << 7) | (!vvvv & 15) << 3 | vex.length << 2 | vex.prefix;
-            self.byte(0xc4);
-            self.byte((!reg >> 3 & 1) << 7 | (!extension & 3) << 5 | vex.map);
-            self.byte(third);
-        } else {
-            for prefix in shape.prefixes() {
-                self.byte(prefix);
+        self.put(|piece| {
+            if let Some(vex) = shape.vex {
+                let extension = rm.map_or(0, Rm::extension);
+                piece.byte(0xc4);
+                piece.byte((!reg >> 3 & 1) << 7 | (!extension & 3) << 5 | vex.map);
+                piece.byte((vex.wide << 7) | (!vvvv & 15) << 3 | vex.length << 2 | vex.prefix);
+            } else {
+                piece.prefixes(shape);
+                piece.rex(shape.rex & 8 != 0, reg, rm.unwrap_or(Rm::Reg(0)), byte);
+                piece.optional(0x0f, shape.map != Map::One);
+                let third = if shape.map == Map::Three38 { 0x38 } else { 0x3a };
+                piece.optional(third, matches!(shape.map, Map::Three38 | Map::Three3a));
             }
-            let wide = shape.rex & 8 != 0;
-            self.rex(wide, reg, rm.unwrap_or(Rm::Reg(0)), byte);
-            match shape.map {
-                Map::One => {}
-                Map::Two => self.byte(0x0f),
-                Map::Three38 => self.raw(&[0x0f, 0x38]),
-                Map::Three3a => self.raw(&[0x0f, 0x3a]),
+            piece.byte(shape.opcode);
+            if let Some(rm) = rm {
+                piece.operand(reg, rm);
             }
-        }
-        self.byte(shape.opcode);
-        if let Some(rm) = rm {
-            self.operand(reg, rm);
-        }
-        self.raw(shape.immediate());
+            piece.immediate(shape);
+        });
     }
 }
 

@@ -64,7 +64,9 @@ fn shapes_take_other_operands() {
     for (bytes, expected) in cases {
         let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
         let instruction = decoder.decode();
-        let shape = Shape::parse(bytes, &decoder.get_constant_offsets(&instruction)).unwrap();
+        let offsets = decoder.get_constant_offsets(&instruction);
+        let known = offsets.immediate_size() + offsets.displacement_size();
+        let shape = Shape::parse(bytes, |rest| rest > known).unwrap();
         let mut asm = Assembler::default();
         asm.guest(&shape, 13, Some(Mem::at(RCX, 8).into()), 2, false);
         assert_eq!(text(asm.bytes()), [expected]);

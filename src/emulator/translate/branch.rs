@@ -26,7 +26,7 @@ pub(super) enum Branch {
 
 /// Whether the flags that an instruction has set can be made again from what it left.
 fn can_remake(source: &Source) -> bool {
-    let Source { instruction, shape, form } = source;
+    let Source { instruction, shape, form, .. } = source;
     let registers = shape.modrm.is_none_or(|modrm| modrm >= 0xc0) && !has_high_byte(instruction);
     let constant = matches!(shape.opcode, 0x81 | 0x83) && shape.vex.is_none() && shape.map == Map::One;
     registers

@@ -88,6 +88,25 @@ pub(crate) struct Form {
     pub avx: bool,
     /// The guest may use it.
     pub offered: bool,
+    /// Its encoding has a ModRM byte; `None`: not looked at yet.
+    pub modrm: Option<bool>,
+}
+
+impl Default for Form {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Execute,
+            reg: Field::Other,
+            rm: Field::Other,
+            vvvv: Field::Other,
+            byte: false,
+            writes_memory: false,
+            vector: false,
+            avx: false,
+            offered: false,
+            modrm: None,
+        }
+    }
 }
 
 /// The forms that were met so far.
@@ -105,21 +124,19 @@ impl Default for Forms {
 
 impl Forms {
     /// The form of an instruction. Those of one [`Forms`] are all asked for with the same features.
-    pub(crate) fn of(&mut self, instruction: &Instruction, features: &Features) -> Form {
+    pub(crate) fn of(&mut self, instruction: &Instruction, features: &Features) -> &mut Form {
         // A code is shared by registers and memory, but BT and its kin differ: only a bit in a register stays there.
         let memory = instruction.op0_kind() == OpKind::Memory;
-        let code = instruction.code() as usize * 2 + usize::from(memory);
+        let known = &mut self.known[instruction.code() as usize * 2 + usize::from(memory)];
         // Each control register is written in its own way.
         let shared = !(instruction.op0_kind() == OpKind::Register && instruction.op0_register().is_cr());
-        if shared && let Some(Some(form)) = self.known.get(code) {
-            return *form;
+        if !shared {
+            *known = None;
         }
-        let offered = !instruction.is_invalid() && features.offers(instruction);
-        let form = Form { offered, ..find(instruction, &mut self.factory) };
-        if let Some(slot) = self.known.get_mut(code) {
-            *slot = Some(form);
-        }
-        form
+        known.get_or_insert_with(|| {
+            let offered = !instruction.is_invalid() && features.offers(instruction);
+            Form { offered, ..find(instruction, &mut self.factory) }
+        })
     }
 }
 
@@ -278,14 +295,6 @@ fn vector(instruction: &Instruction) -> Option<Kind> {
 fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form {
     use OpCodeOperandKind as K;
     let mut form = Form {
-        kind: Kind::Execute,
-        reg: Field::Other,
-        rm: Field::Other,
-        vvvv: Field::Other,
-        byte: false,
-        writes_memory: false,
-        vector: false,
-        offered: false,
         avx: instruction.cpuid_features().iter().any(|f| {
             matches!(
                 f,
@@ -297,6 +306,7 @@ fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form
                     | CpuidFeature::VPCLMULQDQ
             )
         }),
+        ..Form::default()
     };
     if let Some(ends) = super::system::knows(instruction) {
         form.kind = if ends { Kind::SystemEnd } else { Kind::System };

@@ -28,8 +28,6 @@ pub(super) struct Access {
 /// An access in the block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Planned {
-    /// Index of the instruction.
-    pub instruction: usize,
     pub access: Access,
     /// Index of its group.
     pub group: usize,
@@ -58,6 +56,8 @@ pub(super) struct Group {
 pub(super) struct Plan {
     pub accesses: Vec<Planned>,
     pub groups: Vec<Group>,
+    /// For each instruction, and for what is behind the last, the number of its first access.
+    first_access: Vec<usize>,
 }
 
 /// The class of accesses by the stack pointer. Stacks begin at the ends of what is mapped and other data at its starts,
@@ -109,12 +109,12 @@ fn accesses(decoded: &Decoded) -> impl Iterator<Item = Access> {
 
 fn both_accesses(decoded: &Decoded) -> [Option<Access>; 2] {
     const NONE: [Option<Access>; 2] = [None; 2];
-    let Decoded { instruction, shape, form } = decoded;
+    let Decoded { instruction, shape, form, .. } = decoded;
     let Some(shape) = shape else { return NONE };
     let plain = |address, size, write| Some(Access { address, size, write, alignment: 1 });
     let top = |disp, write| plain(Address::at(RSP, disp), 8, write);
-    let memory = shape.modrm.is_some() && !shape.is_register();
-    let operand = || Address::of(instruction);
+    let memory = shape.is_memory();
+    let operand = || decoded.address;
     match form.kind {
         Kind::Nothing | Kind::Lea | Kind::Execute | Kind::String | Kind::End | Kind::Jump | Kind::JumpIf => {
             NONE
@@ -157,7 +157,7 @@ impl Registers {
 
     /// Takes over what an instruction does to the registers.
     fn follow(&mut self, decoded: &Decoded) {
-        let Decoded { instruction, shape, form } = decoded;
+        let Decoded { instruction, shape, form, .. } = decoded;
         let Some(shape) = shape else {
             (0..16).for_each(|register| self.forget(register));
             return;
@@ -167,7 +167,7 @@ impl Registers {
             return;
         }
         // In the place of a register in memory there is a part of its address, which is only read.
-        let rm = if shape.modrm.is_some() && !shape.is_register() { Field::Other } else { form.rm };
+        let rm = if shape.is_memory() { Field::Other } else { form.rm };
         let fields = [(form.reg, shape.reg), (rm, shape.rm)];
         let vvvv = shape.vex.map(|vex| (form.vvvv, vex.vvvv));
         match form.kind {
@@ -244,7 +244,7 @@ fn known_step(decoded: &Decoded) -> Option<(u8, i64)> {
         Mnemonic::Inc => 1,
         Mnemonic::Dec => -1,
         Mnemonic::Lea => {
-            let address = Address::of(instruction)?;
+            let address = decoded.address?;
             let same = address.base == Some(register.number() as u8) && address.index.is_none();
             if !same {
                 return None;
@@ -262,10 +262,12 @@ impl Plan {
     pub(super) fn make(&mut self, block: &[Decoded], together: bool) {
         self.accesses.clear();
         self.groups.clear();
+        self.first_access.clear();
         let mut registers = Registers { versions: [Version::default(); 16], next: 1 };
         let mut open: Vec<Open> = Vec::new();
         let mut branched = false;
         for (i, decoded) in block.iter().enumerate() {
+            self.first_access.push(self.accesses.len());
             for access in accesses(decoded) {
                 if !together {
                     // Nothing that came before is of use.
@@ -273,11 +275,12 @@ impl Plan {
                     branched = true;
                 }
                 let group = self.place(&registers, &mut open, i, &access, branched);
-                self.accesses.push(Planned { instruction: i, access, group });
+                self.accesses.push(Planned { access, group });
             }
             branched |= decoded.form.kind == Kind::JumpIf || decoded.shape.is_none();
             registers.follow(decoded);
         }
+        self.first_access.push(self.accesses.len());
         for group in self.groups.iter_mut().filter(|group| group.at_start) {
             let (key, moved) = registers.key(&group.address);
             let written = key.base.is_some_and(|b| b.1 != 0) || key.index.is_some_and(|i| i.1 != 0);
@@ -342,16 +345,11 @@ impl Plan {
 
     /// The accesses of an instruction.
     fn of_instruction(&self, instruction: usize) -> impl Iterator<Item = &Planned> {
-        let first = self.accesses.partition_point(|planned| planned.instruction < instruction);
-        self.accesses[first..].iter().take_while(move |planned| planned.instruction == instruction)
-    }
-
-    /// Whether the instruction makes an access that is checked where it stands.
-    pub(super) fn checks_at(&self, instruction: usize) -> bool {
-        self.of_instruction(instruction).any(|planned| {
-            let group = &self.groups[planned.group];
-            !group.at_start && group.first == instruction
-        })
+        let range = match self.first_access.get(instruction..) {
+            Some(&[first, end, ..]) => first..end,
+            _ => 0..0,
+        };
+        self.accesses.get(range).unwrap_or_default().iter()
     }
 
     /// The group of an access, if it was planned.

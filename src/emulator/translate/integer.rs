@@ -25,24 +25,46 @@ pub(super) enum FlagUse {
 pub(super) const STATUS: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
-/// What `instruction` does with the status flags.
-pub(super) fn flag_use(instruction: &Instruction, kind: Kind) -> FlagUse {
-    use Mnemonic as M;
-    let modified = instruction.rflags_modified() & STATUS;
-    if instruction.rflags_read() & STATUS != 0 {
-        return FlagUse::Needs;
+/// What an instruction does with the status flags, in more ways than one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FlagEffect {
+    /// It reads some.
+    pub reads: bool,
+    /// It may change some.
+    pub changes: bool,
+    pub usage: FlagUse,
+}
+
+impl Default for FlagEffect {
+    fn default() -> Self {
+        Self { reads: false, changes: false, usage: FlagUse::None }
     }
-    if modified == 0 {
-        return FlagUse::None;
+}
+
+impl FlagEffect {
+    /// What `instruction` does with the status flags.
+    pub(super) fn of(instruction: &Instruction, kind: Kind) -> Self {
+        let changed = instruction.rflags_modified() & STATUS;
+        let reads = instruction.rflags_read() & STATUS != 0;
+        let usage = match () {
+            () if reads => FlagUse::Needs,
+            () if changed == 0 => FlagUse::None,
+            () => Self::of_change(instruction, kind, changed),
+        };
+        Self { reads, changes: changed != 0, usage }
     }
-    let defined = modified & !instruction.rflags_undefined();
-    // Undefined here means that the CPU writes something, which does not depend on what was there.
-    let overwrites = matches!(
-        instruction.mnemonic(),
-        M::And | M::Or | M::Xor | M::Test | M::Mul | M::Imul | M::Shl | M::Shr | M::Sar
-    );
-    let sets = kind != Kind::ShiftByCl && (defined == STATUS || modified == STATUS && overwrites);
-    if sets { FlagUse::Sets } else { FlagUse::Needs }
+
+    fn of_change(instruction: &Instruction, kind: Kind, changed: u32) -> FlagUse {
+        use Mnemonic as M;
+        let defined = changed & !instruction.rflags_undefined();
+        // Undefined here means that the CPU writes something, which does not depend on what was there.
+        let overwrites = matches!(
+            instruction.mnemonic(),
+            M::And | M::Or | M::Xor | M::Test | M::Mul | M::Imul | M::Shl | M::Shr | M::Sar
+        );
+        let sets = kind != Kind::ShiftByCl && (defined == STATUS || changed == STATUS && overwrites);
+        if sets { FlagUse::Sets } else { FlagUse::Needs }
+    }
 }
 
 /// One guest register of an instruction, and where the host has it.
@@ -99,11 +121,14 @@ pub(super) struct Source<'i> {
     pub instruction: &'i Instruction,
     pub shape: &'i Shape,
     pub form: &'i Form,
+    pub flags: FlagEffect,
+    /// Of its memory operand, see [`super::decode::Decoded`].
+    pub address: &'i Option<Address>,
 }
 
 impl Source<'_> {
     fn has_memory(&self) -> bool {
-        self.shape.modrm.is_some() && !self.shape.is_register()
+        self.shape.is_memory()
     }
 
     fn memory_bytes(&self) -> usize {
@@ -114,27 +139,27 @@ impl Source<'_> {
 impl Builder<'_> {
     /// Brings the flags to where the instruction wants them. Changes RAX.
     fn prepare_flags(&mut self, source: &Source) {
-        if source.instruction.rflags_read() & STATUS != 0 {
+        if source.flags.reads {
             self.restore_flags();
-        } else if flag_use(source.instruction, source.form.kind) == FlagUse::Needs {
+        } else if source.flags.usage == FlagUse::Needs {
             self.merge_flags();
         }
     }
 
     fn note_flags(&mut self, source: &Source) {
-        if source.instruction.rflags_modified() & STATUS != 0 {
-            self.flags_written(flag_use(source.instruction, source.form.kind) == FlagUse::Sets);
+        if source.flags.changes {
+            self.flags_written(source.flags.usage == FlagUse::Sets);
         }
     }
 
     fn operand(&mut self, source: &Source) -> Option<Mem> {
-        let address = Address::of(source.instruction)?;
+        let address = source.address.as_ref()?;
         let bytes = source.memory_bytes();
         if bytes == 0 || bytes > 32 {
             return None;
         }
         let alignment = if source.form.vector { operand_alignment(source.instruction, bytes) } else { 1 };
-        Some(self.memory(&address, bytes, source.form.writes_memory, alignment))
+        Some(self.memory(address, bytes, source.form.writes_memory, alignment))
     }
 
     /// Translates an instruction of the simple kinds; `false`: it is one that `single` must execute.
@@ -168,7 +193,7 @@ impl Builder<'_> {
 
     /// The instruction itself.
     fn plain(&mut self, source: &Source) -> bool {
-        let Source { instruction, shape, form } = *source;
+        let Source { instruction, shape, form, .. } = *source;
         if form.byte && has_high_byte(instruction) {
             return self.high_byte(source);
         }
@@ -189,14 +214,14 @@ impl Builder<'_> {
         if !memory {
             let Some(number) = place(form.rm, shape.rm) else { return false };
             rm = Rm::Reg(number);
-        } else if Address::of(instruction).is_none() {
+        } else if source.address.is_none() {
             return false;
         }
         if form.vector {
             self.need_vectors();
         }
         if memory {
-            let needs_flags = flag_use(instruction, form.kind) == FlagUse::Needs;
+            let needs_flags = source.flags.usage == FlagUse::Needs;
             self.keeps_rax = !places.spills() && !needs_flags;
             let mem = self.operand(source);
             self.keeps_rax = false;
@@ -248,7 +273,7 @@ impl Builder<'_> {
     }
 
     fn opcode_register(&mut self, source: &Source) -> bool {
-        let Source { instruction, shape, form } = *source;
+        let Source { instruction, shape, form, .. } = *source;
         if form.byte && has_high_byte(instruction) {
             return false;
         }
@@ -273,7 +298,7 @@ impl Builder<'_> {
     }
 
     fn shift_by_cl(&mut self, source: &Source) -> bool {
-        let Source { instruction, shape, form } = *source;
+        let Source { instruction, shape, form, .. } = *source;
         if form.byte && has_high_byte(instruction) {
             return false;
         }
@@ -325,7 +350,7 @@ impl Builder<'_> {
     }
 
     fn multiply(&mut self, source: &Source) -> bool {
-        let Source { instruction, shape, form } = *source;
+        let Source { instruction, shape, form, .. } = *source;
         if form.byte && has_high_byte(instruction) {
             return false;
         }
@@ -339,7 +364,7 @@ impl Builder<'_> {
 
     /// DIV and IDIV of 32 and 64 bits, after a check that they cannot fault; what the check refuses goes to `single`.
     fn divide(&mut self, source: &Source) -> bool {
-        let Source { instruction, shape, form } = *source;
+        let Source { instruction, shape, form, .. } = *source;
         if form.byte || shape.prefixes().next().is_some() {
             return false;
         }
@@ -384,7 +409,7 @@ impl Builder<'_> {
     }
 
     fn compare_exchange(&mut self, source: &Source) -> bool {
-        let Source { instruction, shape, form } = *source;
+        let Source { instruction, shape, form, .. } = *source;
         let memory = source.has_memory();
         let Some(reg) = home(shape.reg) else { return false };
         if form.byte && has_high_byte(instruction) || !memory && home(shape.rm).is_none() {
@@ -410,7 +435,7 @@ impl Builder<'_> {
 
     fn lea(&mut self, source: &Source) -> bool {
         let Source { instruction, shape, .. } = *source;
-        let Some(mut address) = Address::of(instruction) else { return false };
+        let Some(mut address) = *source.address else { return false };
         address.segment = None;
         if !matches!(instruction.op0_register().size(), 4 | 8) {
             return false;

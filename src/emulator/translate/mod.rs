@@ -11,6 +11,7 @@ mod branch;
 mod builder;
 mod cold;
 mod cpuid;
+mod decode;
 mod forms;
 mod groups;
 mod integer;
@@ -24,9 +25,9 @@ mod tests;
 mod windows;
 
 use super::code::{CodeStore, Entries};
-use super::emit::{Assembler, Shape};
+use super::emit::Assembler;
+use super::front::block::CodeMode;
 use super::front::features::Features;
-use super::front::{self, block::CodeMode};
 use super::mmu::Mmu;
 use super::mmu::slow::Place;
 use super::technique::{Technique, Without};
@@ -34,12 +35,11 @@ use crate::arch::{CpuState, Cr0, Cr4, Xcr0};
 use crate::engine::Cause;
 use branch::Branch;
 use builder::{Builder, FirstUse, Flags, Output, Way};
-use forms::{Form, Forms, Kind};
+use decode::{Decoded, decode};
+use forms::{Forms, Kind};
 use groups::Plan;
-#[cfg(test)]
-use iced_x86::Mnemonic;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory};
-use integer::{FlagUse, Source, flag_use};
+use iced_x86::InstructionInfoFactory;
+use integer::Source;
 
 /// Instructions in a block at most.
 const MOST_INSTRUCTIONS: usize = 192;
@@ -48,8 +48,6 @@ const MOST_INSTRUCTIONS: usize = 192;
 const MANY_INSTRUCTIONS: usize = 64;
 /// Rounds of a loop in its block at most.
 const MOST_ROUNDS: usize = 8;
-/// Bytes of guest code that are looked at for one block.
-const WINDOW: usize = 1024;
 /// Host bytes that a block may take at most, with much to spare.
 const MOST_BYTES: usize = 64 << 10;
 
@@ -170,103 +168,6 @@ pub(crate) struct Workshop {
     factory: Option<InstructionInfoFactory>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Decoded {
-    instruction: Instruction,
-    /// `None`: only `single` knows what to do.
-    shape: Option<Shape>,
-    form: Form,
-}
-
-impl Decoded {
-    /// Where it wants the flags to be, if it is the first in its block to care.
-    fn flags_first(&self) -> Option<Flags> {
-        let Some(shape) = self.shape else { return Some(Flags::Saved) };
-        let memory = shape.modrm.is_some() && !shape.is_register();
-        match self.form.kind {
-            Kind::Nothing | Kind::Lea => None,
-            _ if memory => Some(Flags::Saved),
-            Kind::Plain | Kind::Verbatim | Kind::Accumulator | Kind::Multiply => {
-                (flag_use(&self.instruction, self.form.kind) == FlagUse::Needs).then_some(Flags::Live)
-            }
-            Kind::OpcodeRegister | Kind::ExchangeAccumulator | Kind::Widen => None,
-            Kind::Jump | Kind::JumpIf => Some(Flags::Live),
-            Kind::ShiftByCl => Some(Flags::Live),
-            Kind::CompareExchange => None,
-            _ => Some(Flags::Saved),
-        }
-    }
-
-    fn source(&self) -> Option<Source<'_>> {
-        self.shape.as_ref().map(|shape| Source { instruction: &self.instruction, shape, form: &self.form })
-    }
-
-    /// Whether it is the branch back to the start of a block at `rip`.
-    fn closes_loop(&self, rip: u64) -> bool {
-        self.form.kind == Kind::JumpIf && self.instruction.near_branch_target() == rip
-    }
-
-    fn sets_flags(&self) -> bool {
-        flag_use(&self.instruction, self.form.kind) == FlagUse::Sets
-    }
-}
-
-fn decode(
-    mmu: &mut Mmu,
-    features: &Features,
-    workshop: &mut Workshop,
-    limits: Limits,
-    rip: u64,
-    place: Place,
-) -> u64 {
-    let mut window = [0; WINDOW];
-    let length = WINDOW.min((4096 - rip % 4096) as usize);
-    front::fetch(mmu, place, &mut window[..length]);
-    workshop.decoded.clear();
-    let mut decoder = Decoder::with_ip(64, &window[..length], rip, DecoderOptions::FORCE_RESERVED_NOP);
-    while decoder.can_decode() && workshop.decoded.len() < MOST_INSTRUCTIONS {
-        let at = decoder.position();
-        let mut instruction = decoder.decode();
-        if decoder.last_error() == DecoderError::NoMoreBytes || instruction.is_invalid() && length - at < 16 {
-            break;
-        }
-        front::drop_void_segments(&mut instruction);
-        let mut form = workshop.forms.of(&instruction, features);
-        let known = form.offered;
-        let offsets = decoder.get_constant_offsets(&instruction);
-        let mut shape = known.then(|| Shape::parse(&window[at..at + instruction.len()], &offsets)).flatten();
-        let needed = if form.avx { Vectors::Avx } else { Vectors::Sse };
-        if !known {
-            form.kind = Kind::End;
-        } else if form.vector && limits.vectors < needed {
-            form.kind = Kind::Execute;
-            shape = None;
-        } else if !workshop.without.is_nothing() {
-            form.kind = ablation::kind(&form, &instruction, workshop.without);
-            shape = shape.filter(|_| form.kind != Kind::Execute);
-        }
-        #[cfg(test)]
-        if workshop.tsc_by_single && matches!(instruction.mnemonic(), Mnemonic::Rdtsc | Mnemonic::Rdtscp) {
-            form.kind = Kind::End;
-        }
-        workshop.decoded.push(Decoded { instruction, shape, form });
-        let ends = match form.kind {
-            Kind::End | Kind::SystemEnd | Kind::Jump | Kind::Call => true,
-            Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret => true,
-            Kind::JumpIf => {
-                let back = instruction.near_branch_target() <= instruction.ip();
-                back || workshop.decoded.len() >= MANY_INSTRUCTIONS
-                    || workshop.without.has(Technique::Superblocks)
-            }
-            _ => false,
-        };
-        if ends {
-            break;
-        }
-    }
-    workshop.decoded.last().map_or(rip, |last| last.instruction.next_ip())
-}
-
 impl Workshop {
     /// Plans the block at `rip`, and unrolls it if it is a loop whose further rounds need no checks of their own: the
     /// checks of the first, and the look at whether somebody asks for attention, then answer for all.
@@ -297,20 +198,27 @@ fn find_seen_flags(decoded: &[Decoded], way: Way, plan: &Plan, seen: &mut Vec<bo
     seen.clear();
     seen.resize(decoded.len(), true);
     let mut matter = true;
+    // Groups are in the order of the instructions where they begin.
+    let mut checks =
+        plan.groups.iter().rev().filter(|group| !group.at_start).map(|group| group.first).peekable();
     for (i, one) in decoded.iter().enumerate().rev() {
         seen[i] = matter;
+        let mut checked = false;
+        while checks.next_if(|&first| first >= i).is_some() {
+            checked = true;
+        }
         let memory = one.shape.is_none_or(|shape| shape.modrm.is_some() && !shape.is_register());
         let on_its_way = match (one.form.kind, way) {
             (Kind::Plain | Kind::ShiftByCl | Kind::Multiply | Kind::CompareExchange, Way::Windows { .. }) => {
-                one.shape.is_none() || plan.checks_at(i)
+                one.shape.is_none() || checked
             }
-            (Kind::Push | Kind::Pop | Kind::Leave, Way::Windows { .. }) => plan.checks_at(i),
+            (Kind::Push | Kind::Pop | Kind::Leave, Way::Windows { .. }) => checked,
             (Kind::Plain | Kind::Multiply | Kind::CompareExchange, Way::Tlb) => memory,
             (Kind::Accumulator | Kind::Nothing | Kind::Lea, _) => false,
             (Kind::OpcodeRegister | Kind::ExchangeAccumulator | Kind::Widen, _) => false,
             _ => true,
         };
-        if on_its_way || one.instruction.rflags_read() & integer::STATUS != 0 {
+        if on_its_way || one.flags.reads {
             matter = true;
         } else if one.sets_flags() {
             matter = false;
@@ -445,7 +353,7 @@ fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, limits: L
 
 /// Translates one instruction, which follows `before`; says whether it ended the block.
 fn one(b: &mut Builder, decoded: &Decoded, before: Option<&Decoded>, place: system::Place) -> bool {
-    let Decoded { instruction, shape, form } = decoded;
+    let Decoded { instruction, shape, form, flags, address } = decoded;
     if form.kind == Kind::End {
         b.end(instruction);
         return true;
@@ -459,7 +367,7 @@ fn one(b: &mut Builder, decoded: &Decoded, before: Option<&Decoded>, place: syst
         b.execute(instruction);
         return false;
     };
-    let source = Source { instruction, shape, form };
+    let source = Source { instruction, shape, form, flags: *flags, address };
     let done = match form.kind {
         Kind::Execute => false,
         Kind::String => b.string(instruction),

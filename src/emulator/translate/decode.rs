@@ -1,0 +1,143 @@
+//! The instructions of one block, each with all that translating asks of it again and again.
+use super::address::Address;
+use super::builder::Flags;
+use super::forms::{Form, Kind};
+use super::integer::{FlagEffect, FlagUse, Source};
+use super::{Limits, MANY_INSTRUCTIONS, MOST_INSTRUCTIONS, Vectors, Workshop, ablation};
+use crate::emulator::emit::Shape;
+use crate::emulator::front;
+use crate::emulator::front::features::Features;
+use crate::emulator::mmu::Mmu;
+use crate::emulator::mmu::slow::Place;
+use crate::emulator::technique::Technique;
+#[cfg(test)]
+use iced_x86::Mnemonic;
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+
+/// Bytes of guest code that are looked at for one block.
+const WINDOW: usize = 1024;
+
+/// An instruction of a block.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Decoded {
+    pub instruction: Instruction,
+    /// `None`: only `single` knows what to do.
+    pub shape: Option<Shape>,
+    pub form: Form,
+    pub flags: FlagEffect,
+    /// Of its memory operand, if it has one that the r/m field names and that is not cut to 32 bits.
+    pub address: Option<Address>,
+}
+
+impl Decoded {
+    /// Where it wants the flags to be, if it is the first in its block to care.
+    pub(super) fn flags_first(&self) -> Option<Flags> {
+        let Some(shape) = &self.shape else { return Some(Flags::Saved) };
+        match self.form.kind {
+            Kind::Nothing | Kind::Lea => None,
+            _ if shape.is_memory() => Some(Flags::Saved),
+            Kind::Plain | Kind::Verbatim | Kind::Accumulator | Kind::Multiply => {
+                (self.flags.usage == FlagUse::Needs).then_some(Flags::Live)
+            }
+            Kind::OpcodeRegister | Kind::ExchangeAccumulator | Kind::Widen => None,
+            Kind::Jump | Kind::JumpIf => Some(Flags::Live),
+            Kind::ShiftByCl => Some(Flags::Live),
+            Kind::CompareExchange => None,
+            _ => Some(Flags::Saved),
+        }
+    }
+
+    pub(super) fn source(&self) -> Option<Source<'_>> {
+        self.shape.as_ref().map(|shape| Source {
+            instruction: &self.instruction,
+            shape,
+            form: &self.form,
+            flags: self.flags,
+            address: &self.address,
+        })
+    }
+
+    /// Whether it is the branch back to the start of a block at `rip`.
+    pub(super) fn closes_loop(&self, rip: u64) -> bool {
+        self.form.kind == Kind::JumpIf && self.instruction.near_branch_target() == rip
+    }
+
+    pub(super) fn sets_flags(&self) -> bool {
+        self.flags.usage == FlagUse::Sets
+    }
+}
+
+/// Decodes the block at `rip`, whose first byte lies at `place`. Gives the address behind it.
+pub(super) fn decode(
+    mmu: &mut Mmu,
+    features: &Features,
+    workshop: &mut Workshop,
+    limits: Limits,
+    rip: u64,
+    place: Place,
+) -> u64 {
+    let mut window = [0; WINDOW];
+    let length = WINDOW.min((4096 - rip % 4096) as usize);
+    front::fetch(mmu, place, &mut window[..length]);
+    let (block, without) = (&mut workshop.decoded, workshop.without);
+    block.clear();
+    let mut decoder = Decoder::with_ip(64, &window[..length], rip, DecoderOptions::FORCE_RESERVED_NOP);
+    let mut next = rip;
+    while decoder.can_decode() && block.len() < MOST_INSTRUCTIONS {
+        let at = decoder.position();
+        // Filled in where it stays: a copy of what was written in small parts a moment ago is slow.
+        block.push(Decoded::default());
+        let Some(one) = block.last_mut() else { break };
+        decoder.decode_out(&mut one.instruction);
+        let instruction = &mut one.instruction;
+        if decoder.last_error() == DecoderError::NoMoreBytes || instruction.is_invalid() && length - at < 16 {
+            block.pop();
+            break;
+        }
+        front::drop_void_segments(instruction);
+        let form = workshop.forms.of(instruction, features);
+        if form.offered {
+            let bytes = &window[at..at + instruction.len()];
+            one.shape = Shape::parse(bytes, |rest| {
+                *form.modrm.get_or_insert_with(|| {
+                    let known = decoder.get_constant_offsets(instruction);
+                    rest > known.immediate_size() + known.immediate_size2() + known.displacement_size()
+                })
+            });
+        }
+        one.form = *form;
+        let form = &mut one.form;
+        let needed = if form.avx { Vectors::Avx } else { Vectors::Sse };
+        if !form.offered {
+            form.kind = Kind::End;
+        } else if form.vector && limits.vectors < needed {
+            form.kind = Kind::Execute;
+            one.shape = None;
+        } else if !without.is_nothing() {
+            form.kind = ablation::kind(form, instruction, without);
+            one.shape = one.shape.filter(|_| form.kind != Kind::Execute);
+        }
+        #[cfg(test)]
+        if workshop.tsc_by_single && matches!(instruction.mnemonic(), Mnemonic::Rdtsc | Mnemonic::Rdtscp) {
+            form.kind = Kind::End;
+        }
+        one.flags = FlagEffect::of(instruction, form.kind);
+        if one.shape.as_ref().is_some_and(Shape::is_memory) {
+            one.address = Address::of(instruction);
+        }
+        next = instruction.next_ip();
+        let ends = match form.kind {
+            Kind::End | Kind::SystemEnd | Kind::Jump | Kind::Call => true,
+            Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret => true,
+            Kind::JumpIf => {
+                let back = instruction.near_branch_target() <= instruction.ip();
+                back || block.len() >= MANY_INSTRUCTIONS || without.has(Technique::Superblocks)
+            }
+            _ => false,
+        };
+        if ends {
+            break;
+        }
+    }
+    next
+}
