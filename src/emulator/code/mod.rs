@@ -19,7 +19,7 @@ use crate::emulator::front::cache::AddressMap;
 use crate::sys::exec_memory::ExecMemory;
 use iced_x86::Instruction;
 use std::io;
-use stubs::{Answer, Stubs};
+use stubs::{Callees, Stubs};
 
 /// Bytes of code memory that a translator has.
 pub(crate) const CAPACITY: usize = 64 << 20;
@@ -148,11 +148,11 @@ impl CodeStore {
     ///
     /// # Errors
     /// When the host refuses executable memory.
-    pub(crate) fn new(asm: &mut Assembler, capacity: usize, avx: bool, answer: Answer) -> io::Result<Self> {
+    pub(crate) fn new(asm: &mut Assembler, capacity: usize, avx: bool, callees: Callees) -> io::Result<Self> {
         let mut memory = ExecMemory::new(capacity)?;
         let base = memory.address(0);
         asm.restart(base);
-        let stubs = Stubs::emit(asm, base, avx, answer);
+        let stubs = Stubs::emit(asm, base, avx, callees);
         let first = asm.position().next_multiple_of(64);
         if !memory.write(0, asm.bytes()) {
             return Err(io::Error::other("the stubs do not fit"));

@@ -4,12 +4,22 @@
 //! host function that the session named is called with the context and a number. It returns the address to go on at,
 //! which may be [`Stubs::leave`]. Flags are in the context then.
 use super::context::Context;
-use super::registers::pinned;
+use super::registers::{GUEST_RAX, pinned};
 use crate::arch::XsaveArea;
-use crate::emulator::emit::{Alu, Assembler, Condition, Gs, Mem, RAX, RCX, RDI, RSI, RSP, Reg, Rm};
+use crate::emulator::emit::{Alu, Assembler, Condition, Gs, Mem, RAX, RCX, RDI, RDX, RSI, RSP, Reg, Rm};
 
 /// Answers a call for help: context and number in, address to go on at out.
 pub(crate) type Answer = extern "sysv64" fn(*mut Context, u32) -> usize;
+
+/// Accesses a port, see [`Stubs::port`]: context, number and access in; 0 or a number to ask for help with out.
+pub(crate) type AccessPort = extern "sysv64" fn(*mut Context, u32, u32) -> u32;
+
+/// The host functions that translated code calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Callees {
+    pub answer: Answer,
+    pub access_port: AccessPort,
+}
 
 /// Registers that a host function must leave as they were.
 const CALLEE_SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
@@ -27,6 +37,10 @@ pub(crate) struct Stubs {
     pub help_with_flags: usize,
     /// Number in EAX, flags in the context; the answer may be to go on at the address in RCX.
     pub execute: usize,
+    /// Number in EAX, an access to a port in ECX, flags in the context, and there where to go on. The access is made by
+    /// a host function that knows only the guest's RAX and RDX, and help is asked for only if it says so. While the
+    /// vector registers are in use it is help that is asked for, with the number.
+    pub port: usize,
     /// What the last entry of the stack of returns leads to.
     pub no_return: usize,
     /// To be called: puts the guest's vector registers into the host's.
@@ -113,7 +127,7 @@ fn load_vectors(asm: &mut Assembler, avx: bool) {
 
 impl Stubs {
     /// Writes the stubs; `base` is the address of the buffer's start. `avx` says that the guest has YMM registers.
-    pub(crate) fn emit(asm: &mut Assembler, base: usize, avx: bool, answer: Answer) -> Self {
+    pub(crate) fn emit(asm: &mut Assembler, base: usize, avx: bool, callees: Callees) -> Self {
         let mut stubs = Self { enter: base + asm.position(), ..Self::default() };
         for reg in CALLEE_SAVED {
             asm.push(Reg(reg));
@@ -144,6 +158,29 @@ impl Stubs {
         asm.mov32(RAX, RCX);
         let no_return = asm.jump();
 
+        stubs.port = base + asm.position();
+        asm.alu_imm(false, Alu::Cmp, field(Context::VECTOR), 0);
+        let vectors = asm.jump_if(Condition::NOT_EQUAL);
+        // What the host function may change, and what it works on.
+        let kept = |reg: Reg| CALLEE_SAVED.contains(&reg.0) && reg != GUEST_RAX;
+        for (guest, reg) in pinned().filter(|&(_, reg)| !kept(reg)) {
+            asm.store(field(Context::register(guest)), reg);
+        }
+        asm.mov32(RSI, RAX);
+        asm.mov32(RDX, RCX);
+        asm.load(RDI, field(Context::ITSELF));
+        asm.store(field(Context::RETURNS), RSP);
+        asm.load(RSP, field(Context::HOST_STACK));
+        asm.mov_imm(RAX, callees.access_port as usize as u64);
+        asm.call_rm(RAX);
+        asm.load(RSP, field(Context::RETURNS));
+        for (guest, reg) in pinned().filter(|&(_, reg)| !kept(reg)) {
+            asm.load(reg, field(Context::register(guest)));
+        }
+        asm.alu_imm(false, Alu::Cmp, RAX, 0);
+        let disturbed = asm.jump_if(Condition::NOT_EQUAL);
+        asm.jump_rm(field(Context::RESUME));
+
         stubs.help_with_flags = base + asm.position();
         asm.mov32(RCX, RAX);
         save_flags(asm);
@@ -152,6 +189,8 @@ impl Stubs {
         stubs.help = base + asm.position();
         asm.bind(execute);
         asm.bind(no_return);
+        asm.bind(vectors);
+        asm.bind(disturbed);
         for (guest, reg) in pinned() {
             asm.store(field(Context::register(guest)), reg);
         }
@@ -163,7 +202,7 @@ impl Stubs {
         asm.load(RDI, field(Context::ITSELF));
         asm.store(field(Context::RETURNS), RSP);
         asm.load(RSP, field(Context::HOST_STACK));
-        asm.mov_imm(RAX, answer as usize as u64);
+        asm.mov_imm(RAX, callees.answer as usize as u64);
         asm.call_rm(RAX);
         asm.load(RSP, field(Context::RETURNS));
         asm.alu_imm(false, Alu::Cmp, field(Context::VECTOR), 0);

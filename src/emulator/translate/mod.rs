@@ -17,6 +17,7 @@ mod groups;
 mod integer;
 mod jumps;
 mod levels;
+mod port;
 pub(crate) mod session;
 mod string;
 mod system;
@@ -63,6 +64,8 @@ pub(super) mod number {
     pub(crate) const KICK: u32 = 3 << 29;
     /// Move a window, then follow a link.
     pub(crate) const MISS: u32 = 4 << 29;
+    /// The port access of a site was made, and more is to be done before the block may go on.
+    pub(crate) const ACCESSED: u32 = 5 << 29;
     /// The bits of the kind.
     pub(crate) const KIND: u32 = 7 << 29;
 

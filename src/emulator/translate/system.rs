@@ -59,6 +59,7 @@ pub(super) fn knows(instruction: &Instruction) -> Option<bool> {
         M::Cli | M::Sti | M::Cld | M::Std | M::Rdtsc | M::Rdtscp | M::Rdmsr | M::Lahf | M::Sahf => false,
         M::Pushfq | M::Popfq | M::Cpuid => false,
         M::Lidt | M::Lgdt => false,
+        M::In | M::Out => false,
         M::Mov if instruction.op1_kind() == OpKind::Register && instruction.op1_register().is_cr() => false,
         M::Mov
             if instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::CR0 =>
@@ -105,6 +106,8 @@ impl Builder<'_> {
                 Some(address) => self.load_table(instruction.mnemonic(), &address),
                 None => self.execute(instruction),
             },
+            // A device may ask how many instructions were counted, which is told on the way to `single`.
+            M::In | M::Out if place.ring0 && !self.counts => self.port(instruction),
             M::Cld => self.clear(Rflags::DF),
             M::Std => self.set(Rflags::DF),
             M::Lahf => self.lahf(),

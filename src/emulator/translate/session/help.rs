@@ -27,6 +27,7 @@ impl Session<'_, '_> {
                 }
                 self.execute(index)
             }
+            number::ACCESSED => self.accessed(index),
             number::LINK => {
                 self.counters.count(Cause::HelpLink);
                 self.cx.state.rip = self.store.links[index as usize].rip;
@@ -146,7 +147,7 @@ impl Session<'_, '_> {
 
     /// After a device was accessed or code written: whether the block may go on all the same, because nothing that it
     /// was made of has changed and nobody asks for attention.
-    fn undisturbed(&self) -> bool {
+    pub(super) fn undisturbed(&self) -> bool {
         !self.kick.is_raised() && !self.code_was_written() && !self.interruptible()
     }
 

@@ -6,12 +6,14 @@
 #![expect(unsafe_code, reason = "enters generated code, which calls back with a raw pointer to the session")]
 mod help;
 mod lookup;
+mod port;
 mod window;
 
 use super::{Workshop, system};
 use crate::arch::{CpuState, Exception, Rflags};
 use crate::emulator::code;
 use crate::emulator::code::context::{Context, Frame};
+use crate::emulator::code::stubs::Callees;
 use crate::emulator::code::{CAPACITY, CodeStore};
 use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
@@ -124,7 +126,7 @@ impl Translator {
                 let avx = platform.cpuid_table().query(1, 0, crate::arch::Cr4::empty()).ecx >> 28 & 1 != 0;
                 // Code that devices write must be noticed by a loop that never comes out.
                 platform.ram().code().watch(platform.kick(self.single.vcpu()));
-                let made = CodeStore::new(&mut self.workshop.asm, self.capacity, avx, answer);
+                let made = CodeStore::new(&mut self.workshop.asm, self.capacity, avx, CALLEES);
                 self.store.insert(made.map_err(|source| EngineError::Host {
                     what: "cannot map memory for translated code",
                     source,
@@ -223,6 +225,9 @@ struct Session<'s, 'a> {
 }
 
 /// What translated code calls.
+const CALLEES: Callees = Callees { answer, access_port: port::access };
+
+/// Answers a call for help.
 extern "sysv64" fn answer(context: *mut Context, number: u32) -> usize {
     // SAFETY: translated code passes the context that it was entered with; its session is the one that entered, which
     // waits on the stack and uses nothing of itself until it is returned to.

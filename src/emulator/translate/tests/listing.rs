@@ -3,7 +3,8 @@
 //! After an intended change: `INSTA_UPDATE=always cargo test --lib listing`, then read the difference.
 use super::*;
 use crate::arch::{Cr4, Xcr0};
-use crate::emulator::code::{CAPACITY, CodeStore, context::Context, stubs::Stubs};
+use crate::emulator::code::stubs::{Callees, Stubs};
+use crate::emulator::code::{CAPACITY, CodeStore, context::Context};
 use crate::emulator::emit::Assembler;
 use crate::emulator::translate::{Limits, Workshop, translate};
 use iced_x86::code_asm::*;
@@ -11,6 +12,10 @@ use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, 
 use std::fmt::Write;
 
 extern "sysv64" fn no_answer(_: *mut Context, _: u32) -> usize {
+    0
+}
+
+extern "sysv64" fn no_access(_: *mut Context, _: u32, _: u32) -> u32 {
     0
 }
 
@@ -67,6 +72,7 @@ const INSTRUCTIONS: &[(&str, Emit)] = &[
     ("rep movsb", |a| a.rep().movsb()),
     ("cpuid", |a| a.cpuid()),
     ("clts", |a| a.clts()),
+    ("out dx, al", |a| a.out(dx, al)),
 ];
 
 /// The block of these instructions (and HLT), as text without host addresses.
@@ -78,7 +84,8 @@ fn listing(emit: Emit) -> String {
     b.state.cr4 |= Cr4::OSXSAVE;
     b.state.xcr0 = Xcr0::X87 | Xcr0::SSE | Xcr0::AVX;
     let mut workshop = Workshop::default();
-    let mut store = CodeStore::new(&mut Assembler::default(), CAPACITY, true, no_answer).unwrap();
+    let callees = Callees { answer: no_answer, access_port: no_access };
+    let mut store = CodeStore::new(&mut Assembler::default(), CAPACITY, true, callees).unwrap();
     let base = store.here();
     let block = b.single.with(&mut b.state, &b.machine.platform, |core, _, features| {
         let place = core.mmu.fetch_place(CODE).unwrap();
@@ -144,6 +151,7 @@ fn stub(stubs: Stubs, target: usize) -> &'static str {
         (stubs.execute, "execute"),
         (stubs.load_vectors, "load_vectors"),
         (stubs.leave, "leave"),
+        (stubs.port, "port"),
     ]
     .into_iter()
     .find_map(|(at, name)| (at == target).then_some(name))

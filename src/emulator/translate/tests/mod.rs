@@ -6,6 +6,7 @@ mod interrupts;
 mod levels;
 mod listing;
 mod lockstep;
+mod ports;
 mod rewriting;
 mod self_modifying;
 mod spaces;
