@@ -136,7 +136,7 @@ impl<'a> Builder<'a> {
             counted: None,
             uses: &[],
             plan_holds: true,
-            checked: vec![false; plan.groups.len()],
+            checked: Vec::new(),
             distances: [None; 2],
             loaded_last: RAX,
             keeps_rax: false,

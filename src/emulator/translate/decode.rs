@@ -14,8 +14,10 @@ use crate::emulator::technique::Technique;
 use iced_x86::Mnemonic;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
-/// Bytes of guest code that are looked at for one block.
+/// Bytes of guest code that are looked at for one block at most.
 const WINDOW: usize = 1024;
+/// Bytes of guest code that are looked at first: most blocks are shorter.
+const FIRST: usize = 192;
 
 /// An instruction of a block.
 #[derive(Clone, Copy, Default, Debug)]
@@ -77,34 +79,54 @@ pub(super) fn decode(
     place: Place,
 ) -> u64 {
     let mut window = [0; WINDOW];
-    let length = WINDOW.min((4096 - rip % 4096) as usize);
-    front::fetch(mmu, place, &mut window[..length]);
-    let (block, without) = (&mut workshop.decoded, workshop.without);
-    block.clear();
-    let mut decoder = Decoder::with_ip(64, &window[..length], rip, DecoderOptions::FORCE_RESERVED_NOP);
+    let most = WINDOW.min((4096 - rip % 4096) as usize);
+    workshop.decoded.clear();
+    let (mut length, mut ended) = (0, false);
     let mut next = rip;
-    while decoder.can_decode() && block.len() < MOST_INSTRUCTIONS {
+    while !ended && length < most {
+        let more = if length == 0 { most.min(FIRST) } else { most };
+        let rest = Place { gpa: place.gpa.offset(length as u64), ..place };
+        front::fetch(mmu, rest, &mut window[length..more]);
+        length = more;
+        let known = next.wrapping_sub(rip) as usize;
+        ended = decode_part(features, workshop, limits, &window[known..length], next);
+        next = workshop.decoded.last().map_or(rip, |last| last.instruction.next_ip());
+    }
+    next
+}
+
+/// Decodes on with the instruction at `rip`, whose bytes and following ones are `bytes`. Says whether the block has ended;
+/// else bytes are lacking.
+fn decode_part(features: &Features, workshop: &mut Workshop, limits: Limits, bytes: &[u8], rip: u64) -> bool {
+    let (block, without) = (&mut workshop.decoded, workshop.without);
+    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
+    while decoder.can_decode() {
+        if block.len() >= MOST_INSTRUCTIONS {
+            return true;
+        }
         let at = decoder.position();
         // Filled in where it stays: a copy of what was written in small parts a moment ago is slow.
         block.push(Decoded::default());
         let Some(one) = block.last_mut() else { break };
         decoder.decode_out(&mut one.instruction);
         let instruction = &mut one.instruction;
-        if decoder.last_error() == DecoderError::NoMoreBytes || instruction.is_invalid() && length - at < 16 {
+        let left = bytes.len() - at;
+        if decoder.last_error() == DecoderError::NoMoreBytes || instruction.is_invalid() && left < 16 {
             block.pop();
-            break;
+            return false;
         }
         front::drop_void_segments(instruction);
         let form = workshop.forms.of(instruction, features);
         if form.offered {
-            let bytes = &window[at..at + instruction.len()];
-            one.shape = Shape::parse(bytes, |rest| {
+            let own = &bytes[at..at + instruction.len()];
+            one.shape = Shape::parse(own, |rest| {
                 *form.modrm.get_or_insert_with(|| {
                     let known = decoder.get_constant_offsets(instruction);
                     rest > known.immediate_size() + known.immediate_size2() + known.displacement_size()
                 })
             });
         }
+        one.flags = FlagEffect::find(instruction, form);
         one.form = *form;
         let form = &mut one.form;
         let needed = if form.avx { Vectors::Avx } else { Vectors::Sse };
@@ -121,11 +143,9 @@ pub(super) fn decode(
         if workshop.tsc_by_single && matches!(instruction.mnemonic(), Mnemonic::Rdtsc | Mnemonic::Rdtscp) {
             form.kind = Kind::End;
         }
-        one.flags = FlagEffect::of(instruction, form.kind);
         if one.shape.as_ref().is_some_and(Shape::is_memory) {
             one.address = Address::of(instruction);
         }
-        next = instruction.next_ip();
         let ends = match form.kind {
             Kind::End | Kind::SystemEnd | Kind::Jump | Kind::Call => true,
             Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret => true,
@@ -136,8 +156,8 @@ pub(super) fn decode(
             _ => false,
         };
         if ends {
-            break;
+            return true;
         }
     }
-    next
+    false
 }

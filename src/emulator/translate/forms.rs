@@ -2,11 +2,12 @@
 //!
 //! Found once for each of iced's codes, apart for a memory destination, and kept; what else depends on the operands is
 //! asked of the instruction itself.
+use super::integer::FlagEffect;
 use crate::emulator::front::encoding::Encoding;
 use crate::emulator::front::features::Features;
 use iced_x86::{
-    Code, CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind,
-    Register,
+    Code, CpuidFeature, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess,
+    OpCodeOperandKind, OpKind, Register,
 };
 
 /// The way of an instruction into host code.
@@ -90,6 +91,8 @@ pub(crate) struct Form {
     pub offered: bool,
     /// Its encoding has a ModRM byte; `None`: not looked at yet.
     pub modrm: Option<bool>,
+    /// What it does with the status flags; `None`: not looked at yet, or that depends on an immediate.
+    pub flags: Option<FlagEffect>,
 }
 
 impl Default for Form {
@@ -105,9 +108,14 @@ impl Default for Form {
             avx: false,
             offered: false,
             modrm: None,
+            flags: None,
         }
     }
 }
+
+/// Which registers and memory are used beside the operands is not asked.
+const ONLY_OPERANDS: u32 =
+    InstructionInfoOptions::NO_REGISTER_USAGE | InstructionInfoOptions::NO_MEMORY_USAGE;
 
 /// The forms that were met so far.
 #[derive(Debug)]
@@ -317,7 +325,7 @@ fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form
         form.kind = Kind::End;
         return form;
     }
-    let info = factory.info(instruction);
+    let info = factory.info_options(instruction, ONLY_OPERANDS);
     for (i, kind) in Encoding::of(instruction.code()).operands().enumerate() {
         let access = info.op_access(i as u32);
         let written =

@@ -58,6 +58,7 @@ pub(super) struct Plan {
     pub groups: Vec<Group>,
     /// For each instruction, and for what is behind the last, the number of its first access.
     first_access: Vec<usize>,
+    open: Vec<Open>,
 }
 
 /// The class of accesses by the stack pointer. Stacks begin at the ends of what is mapped and other data at its starts,
@@ -82,14 +83,32 @@ struct Version {
     moved: i64,
 }
 
-/// The registers in terms of which an address is constant.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Key {
-    base: Option<(u8, u32)>,
-    index: Option<(u8, u32, u8)>,
-    segment: Option<u8>,
+/// The registers in terms of which an address is constant, and which of their unknown values, in one number: two are often
+/// compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Key(u64);
+
+impl Key {
+    /// The bits of the registers' values.
+    const VALUES: u64 = 0xffff << 16 | 0xffff << 48;
+
+    /// Registers with the numbers of their values, of which there are less than 65,536 in a block.
+    fn new(base: Option<(u8, u32)>, index: Option<(u8, u32, u8)>, segment: Option<u8>) -> Self {
+        let base = base.map_or(0, |(register, value)| u64::from(register) + 1 | u64::from(value) << 16);
+        let index = index.map_or(0, |(register, value, scale)| {
+            (u64::from(register) + 1) << 8 | u64::from(scale) << 40 | u64::from(value) << 48
+        });
+        Self(base | index | segment.map_or(0, |segment| u64::from(segment) + 1) << 32)
+    }
+
+    /// Whether the registers hold what they held at the start of the block.
+    fn is_first(self) -> bool {
+        self.0 & Self::VALUES == 0
+    }
 }
 
+/// A group that further accesses may belong to.
+#[derive(Debug)]
 struct Open {
     key: Key,
     group: usize,
@@ -102,41 +121,35 @@ struct Open {
     moved: i64,
 }
 
-/// The accesses of an instruction in the order in which it makes them.
-fn accesses(decoded: &Decoded) -> impl Iterator<Item = Access> {
-    both_accesses(decoded).into_iter().flatten()
-}
-
-fn both_accesses(decoded: &Decoded) -> [Option<Access>; 2] {
-    const NONE: [Option<Access>; 2] = [None; 2];
-    let Decoded { instruction, shape, form, .. } = decoded;
-    let Some(shape) = shape else { return NONE };
-    let plain = |address, size, write| Some(Access { address, size, write, alignment: 1 });
-    let top = |disp, write| plain(Address::at(RSP, disp), 8, write);
+/// Takes the accesses of an instruction in the order in which it makes them.
+fn each_access(decoded: &Decoded, mut take: impl FnMut(Access)) {
+    let Decoded { instruction, shape, form, address, .. } = decoded;
+    let Some(shape) = shape else { return };
     let memory = shape.is_memory();
-    let operand = || decoded.address;
-    match form.kind {
+    let plain = |address, write| Access { address, size: 8, write, alignment: 1 };
+    let last = match form.kind {
         Kind::Nothing | Kind::Lea | Kind::Execute | Kind::String | Kind::End | Kind::Jump | Kind::JumpIf => {
-            NONE
+            return;
         }
-        Kind::Push | Kind::CallIndirect if memory => match operand() {
-            Some(from) => [plain(from, 8, false), top(-8, true)],
-            None => NONE,
-        },
-        Kind::Push | Kind::Call | Kind::CallIndirect => [top(-8, true), None],
-        Kind::Pop | Kind::Ret => [top(0, false), None],
-        Kind::Leave => [plain(Address::at(RBP, 0), 8, false), None],
-        _ if !memory || is_bit_string(instruction) => NONE,
+        Kind::Push | Kind::CallIndirect if memory => {
+            let Some(from) = *address else { return };
+            take(plain(from, false));
+            plain(Address::at(RSP, -8), true)
+        }
+        Kind::Push | Kind::Call | Kind::CallIndirect => plain(Address::at(RSP, -8), true),
+        Kind::Pop | Kind::Ret => plain(Address::at(RSP, 0), false),
+        Kind::Leave => plain(Address::at(RBP, 0), false),
+        _ if !memory || is_bit_string(instruction) => return,
         _ => {
-            let size = instruction.memory_size().size();
+            let (Some(address), size) = (*address, instruction.memory_size().size()) else { return };
             if size == 0 || size > 32 {
-                return NONE;
+                return;
             }
             let alignment = if form.vector { operand_alignment(instruction, size) } else { 1 };
-            let write = form.writes_memory;
-            [operand().map(|address| Access { address, size, write, alignment }), None]
+            Access { address, size, write: form.writes_memory, alignment }
         }
-    }
+    };
+    take(last);
 }
 
 struct Registers {
@@ -222,13 +235,16 @@ impl Registers {
             moved = moved.wrapping_add(version(register).moved << scale);
             (register, version(register).number, scale)
         });
-        (Key { base, index, segment: address.segment }, moved)
+        (Key::new(base, index, address.segment), moved)
     }
 }
 
 /// A register that is moved by a constant, with 64 bits.
 fn known_step(decoded: &Decoded) -> Option<(u8, i64)> {
     let instruction = &decoded.instruction;
+    if !matches!(decoded.form.kind, Kind::Plain | Kind::Accumulator | Kind::Lea) {
+        return None;
+    }
     if instruction.op0_kind() != OpKind::Register || !instruction.op0_register().is_gpr64() {
         return None;
     }
@@ -264,11 +280,12 @@ impl Plan {
         self.groups.clear();
         self.first_access.clear();
         let mut registers = Registers { versions: [Version::default(); 16], next: 1 };
-        let mut open: Vec<Open> = Vec::new();
+        let mut open = std::mem::take(&mut self.open);
+        open.clear();
         let mut branched = false;
         for (i, decoded) in block.iter().enumerate() {
             self.first_access.push(self.accesses.len());
-            for access in accesses(decoded) {
+            each_access(decoded, |access| {
                 if !together {
                     // Nothing that came before is of use.
                     open.clear();
@@ -276,20 +293,21 @@ impl Plan {
                 }
                 let group = self.place(&registers, &mut open, i, &access, branched);
                 self.accesses.push(Planned { access, group });
-            }
+            });
             branched |= decoded.form.kind == Kind::JumpIf || decoded.shape.is_none();
             registers.follow(decoded);
         }
         self.first_access.push(self.accesses.len());
+        self.open = open;
         for group in self.groups.iter_mut().filter(|group| group.at_start) {
             let (key, moved) = registers.key(&group.address);
-            let written = key.base.is_some_and(|b| b.1 != 0) || key.index.is_some_and(|i| i.1 != 0);
             // With a segment its base may change too, by an instruction that `single` executes.
-            group.moves = written || moved != 0 || key.segment.is_some();
+            group.moves = !key.is_first() || moved != 0 || group.address.segment.is_some();
         }
     }
 
     /// Finds or makes the group of an access.
+    #[inline(never)]
     fn place(
         &mut self,
         registers: &Registers,
@@ -303,13 +321,16 @@ impl Plan {
         let high = low.wrapping_add(access.size as i64);
         let alignment = (access.alignment > 1).then_some((low, access.alignment));
         let fits = |one: &&mut Open| {
+            if one.key != key {
+                return false;
+            }
             let span = high.max(one.high).wrapping_sub(low.min(one.low));
             let even = match (one.aligned, alignment) {
                 (Some((at, a)), Some((_, b))) => at.wrapping_sub(low) % a.min(b) as i64 == 0,
                 _ => true,
             };
             let widest = if class(&access.address) == STACK { SLACK as i64 } else { WIDEST };
-            one.key == key && (0..=widest).contains(&span) && even
+            (0..=widest).contains(&span) && even
         };
         if let Some(one) = open.iter_mut().find(fits) {
             one.low = one.low.min(low);
@@ -325,8 +346,7 @@ impl Plan {
             group.span = one.high.wrapping_sub(one.low);
             return one.group;
         }
-        let unmoved = |version: Option<u32>| version.is_none_or(|number| number == 0);
-        let at_start = !branched && unmoved(key.base.map(|b| b.1)) && unmoved(key.index.map(|i| i.1));
+        let at_start = !branched && key.is_first();
         // At the start nothing has moved yet.
         let moved_at_check = if at_start { 0 } else { moved };
         let group = self.groups.len();

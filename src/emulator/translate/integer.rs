@@ -12,7 +12,7 @@ use smallvec::{SmallVec, smallvec};
 
 /// What an instruction does with the six status flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum FlagUse {
+pub(crate) enum FlagUse {
     /// Neither reads nor writes them.
     None,
     /// Writes all, whatever they were.
@@ -25,9 +25,18 @@ pub(super) enum FlagUse {
 pub(super) const STATUS: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
+/// Whether a shift or rotation by a constant may be what it is: by nothing it leaves the flags alone.
+fn is_shift(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        instruction.mnemonic(),
+        M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shl | M::Sal | M::Shr | M::Sar | M::Shld | M::Shrd
+    )
+}
+
 /// What an instruction does with the status flags, in more ways than one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct FlagEffect {
+pub(crate) struct FlagEffect {
     /// It reads some.
     pub reads: bool,
     /// It may change some.
@@ -42,8 +51,18 @@ impl Default for FlagEffect {
 }
 
 impl FlagEffect {
+    /// As [`Self::of`], for an instruction of a form that may know.
+    #[inline]
+    pub(super) fn find(instruction: &Instruction, form: &mut Form) -> Self {
+        form.flags.unwrap_or_else(|| {
+            let effect = Self::of(instruction, form.kind);
+            form.flags = (!is_shift(instruction)).then_some(effect);
+            effect
+        })
+    }
+
     /// What `instruction` does with the status flags.
-    pub(super) fn of(instruction: &Instruction, kind: Kind) -> Self {
+    fn of(instruction: &Instruction, kind: Kind) -> Self {
         let changed = instruction.rflags_modified() & STATUS;
         let reads = instruction.rflags_read() & STATUS != 0;
         let usage = match () {

@@ -157,6 +157,8 @@ pub(crate) struct Workshop {
     links: Vec<super::code::NewLink>,
     plan: Plan,
     seen: Vec<bool>,
+    cold: Vec<(builder::Ways, cold::Cold)>,
+    checked: Vec<bool>,
     cpuid: cpuid::Answers,
     /// Loops of one block leave it at each pass.
     pub leave_loops: bool,
@@ -276,9 +278,15 @@ pub(crate) fn translate(
             stubs,
         };
         let mut b = Builder::new(output, rip, way, &workshop.plan);
+        // Their memory is used again.
+        (b.cold, b.checked) = (std::mem::take(&mut workshop.cold), std::mem::take(&mut workshop.checked));
+        b.checked.clear();
+        b.checked.resize(workshop.plan.groups.len(), false);
         b.leave_loops = workshop.leave_loops;
         (b.without, b.uses, b.counts) = (workshop.without, &workshop.uses, workshop.counts);
         saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits);
+        b.cold.clear();
+        (workshop.cold, workshop.checked) = (b.cold, b.checked);
         if !b.regret {
             break;
         }
