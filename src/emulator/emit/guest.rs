@@ -41,11 +41,12 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Takes apart the bytes of one valid instruction of 64-bit code; `has_modrm` says whether there is a
+    /// Takes apart one valid instruction of 64-bit code: the first `length` bytes of `code`. `has_modrm` says whether there is a
     /// ModRM byte, given the number of bytes behind the opcode. `None` for encodings that are not taken apart: EVEX, XOP,
     /// and addresses in the place of an operand (`mov al, [moffs]`).
     #[inline]
-    pub(crate) fn parse(bytes: &[u8], has_modrm: impl FnOnce(usize) -> bool) -> Option<Self> {
+    pub(crate) fn parse(code: &[u8], length: usize, has_modrm: impl FnOnce(usize) -> bool) -> Option<Self> {
+        let bytes = code.get(..length)?;
         let mut at = 0;
         let mut prefixes = [0; 3];
         let mut rex = 0;
@@ -111,10 +112,14 @@ impl Shape {
             None => 0,
         };
         // The rest, which may name a register too (the fourth operand of VEX forms).
-        let rest = bytes.get(at + operand..).filter(|rest| rest.len() <= 8)?;
-        let length = rest.len();
+        let at = at + operand;
+        let length = length.checked_sub(at).filter(|&length| length <= 8)?;
         let mut immediate = [0; 8];
-        immediate[..length].copy_from_slice(rest);
+        match code.get(at..).and_then(|rest| rest.first_chunk()) {
+            // What does not belong to it does not count.
+            Some(rest) => immediate = *rest,
+            None => immediate[..length].copy_from_slice(&bytes[at..]),
+        }
         let fields = modrm.unwrap_or(opcode);
         Some(Self {
             prefixes,

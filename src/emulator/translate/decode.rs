@@ -118,8 +118,7 @@ fn decode_part(features: &Features, workshop: &mut Workshop, limits: Limits, byt
         front::drop_void_segments(instruction);
         let form = workshop.forms.of(instruction, features);
         if form.offered {
-            let own = &bytes[at..at + instruction.len()];
-            one.shape = Shape::parse(own, |rest| {
+            one.shape = Shape::parse(&bytes[at..], instruction.len(), |rest| {
                 *form.modrm.get_or_insert_with(|| {
                     let known = decoder.get_constant_offsets(instruction);
                     rest > known.immediate_size() + known.immediate_size2() + known.displacement_size()

@@ -117,16 +117,25 @@ impl Default for Form {
 const ONLY_OPERANDS: u32 =
     InstructionInfoOptions::NO_REGISTER_USAGE | InstructionInfoOptions::NO_MEMORY_USAGE;
 
+/// Forms that a guest uses.
+const USUAL: usize = 256;
+
 /// The forms that were met so far.
 #[derive(Debug)]
 pub(crate) struct Forms {
-    known: Vec<Option<Form>>,
+    /// For each code, and whether its destination is memory: the place in `forms`, and one more.
+    known: Box<[u16]>,
+    forms: Vec<Form>,
     factory: InstructionInfoFactory,
 }
 
 impl Default for Forms {
     fn default() -> Self {
-        Self { known: vec![None; 2 * Code::values().len()], factory: InstructionInfoFactory::new() }
+        Self {
+            known: vec![0; 2 * Code::values().len()].into(),
+            forms: Vec::with_capacity(USUAL),
+            factory: InstructionInfoFactory::new(),
+        }
     }
 }
 
@@ -136,15 +145,22 @@ impl Forms {
         // A code is shared by registers and memory, but BT and its kin differ: only a bit in a register stays there.
         let memory = instruction.op0_kind() == OpKind::Memory;
         let known = &mut self.known[instruction.code() as usize * 2 + usize::from(memory)];
+        let place = match usize::from(*known).checked_sub(1) {
+            Some(place) => place,
+            None => {
+                self.forms.push(Form::default());
+                // There are fewer forms than codes.
+                *known = self.forms.len() as u16;
+                let place = self.forms.len() - 1;
+                self.forms[place] = find(instruction, features, &mut self.factory);
+                place
+            }
+        };
         // Each control register is written in its own way.
-        let shared = !(instruction.op0_kind() == OpKind::Register && instruction.op0_register().is_cr());
-        if !shared {
-            *known = None;
+        if instruction.op0_kind() == OpKind::Register && instruction.op0_register().is_cr() {
+            self.forms[place] = find(instruction, features, &mut self.factory);
         }
-        known.get_or_insert_with(|| {
-            let offered = !instruction.is_invalid() && features.offers(instruction);
-            Form { offered, ..find(instruction, &mut self.factory) }
-        })
+        &mut self.forms[place]
     }
 }
 
@@ -300,9 +316,10 @@ fn vector(instruction: &Instruction) -> Option<Kind> {
     encoding.operands().any(is_vector).then_some(Kind::Plain)
 }
 
-fn find(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> Form {
+fn find(instruction: &Instruction, features: &Features, factory: &mut InstructionInfoFactory) -> Form {
     use OpCodeOperandKind as K;
     let mut form = Form {
+        offered: !instruction.is_invalid() && features.offers(instruction),
         avx: instruction.cpuid_features().iter().any(|f| {
             matches!(
                 f,

@@ -94,7 +94,7 @@ impl Key {
 
     /// Registers with the numbers of their values, of which there are less than 65,536 in a block.
     fn new(base: Option<(u8, u32)>, index: Option<(u8, u32, u8)>, segment: Option<u8>) -> Self {
-        let base = base.map_or(0, |(register, value)| u64::from(register) + 1 | u64::from(value) << 16);
+        let base = base.map_or(0, |(register, value)| (u64::from(register) + 1) | u64::from(value) << 16);
         let index = index.map_or(0, |(register, value, scale)| {
             (u64::from(register) + 1) << 8 | u64::from(scale) << 40 | u64::from(value) << 48
         });
