@@ -20,6 +20,35 @@ pub(crate) struct Vex {
     pub vvvv: u8,
 }
 
+/// What a byte is where an instruction of 64-bit code may begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prefix {
+    None,
+    Rex,
+    /// It is kept, in this place of [`Shape::prefixes`].
+    Counted(u8),
+    /// A segment, or the size of addresses.
+    Segment,
+}
+
+/// Looked up, because jumps on bytes are hard to foresee.
+static PREFIXES: [Prefix; 256] = {
+    let mut all = [Prefix::None; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        all[byte] = match byte {
+            0x40..=0x4f => Prefix::Rex,
+            0x66 => Prefix::Counted(0),
+            0xf2 | 0xf3 => Prefix::Counted(1),
+            0xf0 => Prefix::Counted(2),
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67 => Prefix::Segment,
+            _ => Prefix::None,
+        };
+        byte += 1;
+    }
+    all
+};
+
 /// An instruction without its operands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -51,18 +80,17 @@ impl Shape {
         let mut prefixes = [0; 3];
         let mut rex = 0;
         loop {
-            match *bytes.get(at)? {
-                0x66 => prefixes[0] = 0x66,
-                byte @ (0xf2 | 0xf3) => prefixes[1] = byte,
-                0xf0 => prefixes[2] = 0xf0,
-                0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67 => {}
-                // A REX prefix that another prefix follows has no effect.
-                byte @ 0x40..=0x4f => {
+            let byte = *bytes.get(at)?;
+            match PREFIXES[usize::from(byte)] {
+                Prefix::None => break,
+                // One that another prefix follows has no effect.
+                Prefix::Rex => {
                     rex = byte;
                     at += 1;
                     continue;
                 }
-                _ => break,
+                Prefix::Counted(place) => prefixes[usize::from(place % 3)] = byte,
+                Prefix::Segment => {}
             }
             rex = 0;
             at += 1;

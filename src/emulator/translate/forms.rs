@@ -89,6 +89,8 @@ pub(crate) struct Form {
     pub avx: bool,
     /// The guest may use it.
     pub offered: bool,
+    /// With memory, it takes a bit of a string of bits whose index is in a register: BT and its kin.
+    pub bit_string: bool,
     /// Its encoding has a ModRM byte; `None`: not looked at yet.
     pub modrm: Option<bool>,
     /// What it does with the status flags; `None`: not looked at yet, or that depends on an immediate.
@@ -107,6 +109,7 @@ impl Default for Form {
             vector: false,
             avx: false,
             offered: false,
+            bit_string: false,
             modrm: None,
             flags: None,
         }
@@ -386,6 +389,7 @@ fn find(instruction: &Instruction, features: &Features, factory: &mut Instructio
                     | K::ymm_or_mem
             );
     }
+    form.bit_string = is_bit_string(instruction);
     let general = branch.or_else(|| is_general(instruction));
     form.kind = match general {
         Some(kind) => kind,
@@ -401,11 +405,14 @@ fn find(instruction: &Instruction, features: &Features, factory: &mut Instructio
 }
 
 /// Whether a bit index in a register may reach beyond the memory operand.
-pub(crate) fn is_bit_string(instruction: &Instruction) -> bool {
+fn is_bit_string(instruction: &Instruction) -> bool {
     use Mnemonic as M;
+    let indexes = Encoding::of(instruction.code()).operand(1);
     matches!(instruction.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
-        && instruction.op0_kind() == OpKind::Memory
-        && instruction.op1_kind() == OpKind::Register
+        && matches!(
+            indexes,
+            OpCodeOperandKind::r16_reg | OpCodeOperandKind::r32_reg | OpCodeOperandKind::r64_reg
+        )
 }
 
 /// Whether one of the operands is AH, CH, DH or BH.

@@ -6,7 +6,7 @@
 //! branch lies between.
 use super::Decoded;
 use super::address::Address;
-use super::forms::{Field, Kind, is_bit_string};
+use super::forms::{Field, Kind};
 use crate::emulator::mmu::window::{CLASSES, SLACK};
 use crate::emulator::single::operand_alignment;
 use iced_x86::{Mnemonic, OpKind};
@@ -139,7 +139,7 @@ fn each_access(decoded: &Decoded, mut take: impl FnMut(Access)) {
         Kind::Push | Kind::Call | Kind::CallIndirect => plain(Address::at(RSP, -8), true),
         Kind::Pop | Kind::Ret => plain(Address::at(RSP, 0), false),
         Kind::Leave => plain(Address::at(RBP, 0), false),
-        _ if !memory || is_bit_string(instruction) => return,
+        _ if !memory || form.bit_string => return,
         _ => {
             let (Some(address), size) = (*address, instruction.memory_size().size()) else { return };
             if size == 0 || size > 32 {

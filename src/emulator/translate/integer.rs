@@ -1,7 +1,7 @@
 //! Instructions that run as themselves: renamed registers, checked memory operands; integer and vector alike.
 use super::address::Address;
 use super::builder::{Builder, Flags};
-use super::forms::{Field, Form, Kind, has_high_byte, is_bit_string};
+use super::forms::{Field, Form, Kind, has_high_byte};
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::{GUEST_RAX, GUEST_RCX, GUEST_RSP, home};
 use crate::emulator::code::stubs::field;
@@ -150,6 +150,18 @@ impl Source<'_> {
         self.shape.is_memory()
     }
 
+    /// The host's registers of the reg field, of VEX.vvvv and of the r/m field, if all guest registers among them have one.
+    fn at_home(&self) -> Option<(u8, u8, u8)> {
+        let Source { shape, form, .. } = *self;
+        let place = |field: Field, number: u8| match field {
+            Field::General { .. } => home(number).map(|reg| reg.0),
+            Field::Other => Some(number),
+        };
+        let rm = if self.has_memory() { Field::Other } else { form.rm };
+        let vvvv = shape.vex.map_or(0, |vex| vex.vvvv);
+        Some((place(form.reg, shape.reg)?, place(form.vvvv, vvvv)?, place(rm, shape.rm)?))
+    }
+
     fn memory_bytes(&self) -> usize {
         self.instruction.memory_size().size()
     }
@@ -216,10 +228,27 @@ impl Builder<'_> {
         if form.byte && has_high_byte(instruction) {
             return self.high_byte(source);
         }
-        if is_bit_string(instruction) {
+        let memory = source.has_memory();
+        if memory && (form.bit_string || source.address.is_none()) {
             return false;
         }
-        let memory = source.has_memory();
+        if let Some((reg, vvvv, rm)) = source.at_home() {
+            let rm = if memory {
+                match self.plain_operand(source, false) {
+                    Some(rm) => rm,
+                    None => return false,
+                }
+            } else {
+                if form.vector {
+                    self.need_vectors();
+                }
+                Rm::Reg(rm)
+            };
+            self.prepare_flags(source);
+            self.asm.guest(shape, reg, Some(rm), vvvv, form.byte);
+            self.note_flags(source);
+            return true;
+        }
         let mut free: Free = if memory { smallvec![RAX] } else { smallvec![RCX, RAX] };
         let mut places = Places::default();
         let mut place = |kind: Field, number: u8| match kind {
@@ -233,19 +262,14 @@ impl Builder<'_> {
         if !memory {
             let Some(number) = place(form.rm, shape.rm) else { return false };
             rm = Rm::Reg(number);
-        } else if source.address.is_none() {
-            return false;
-        }
-        if form.vector {
-            self.need_vectors();
         }
         if memory {
-            let needs_flags = source.flags.usage == FlagUse::Needs;
-            self.keeps_rax = !places.spills() && !needs_flags;
-            let mem = self.operand(source);
-            self.keeps_rax = false;
-            let Some(mem) = mem else { return false };
-            rm = Rm::Mem(mem);
+            match self.plain_operand(source, places.spills()) {
+                Some(operand) => rm = operand,
+                None => return false,
+            }
+        } else if form.vector {
+            self.need_vectors();
         }
         self.prepare_flags(source);
         places.load(self);
@@ -253,6 +277,17 @@ impl Builder<'_> {
         places.store(self);
         self.note_flags(source);
         true
+    }
+
+    /// The memory operand of [`Self::plain`], whose other registers may spill into RAX.
+    fn plain_operand(&mut self, source: &Source, spills: bool) -> Option<Rm> {
+        if source.form.vector {
+            self.need_vectors();
+        }
+        self.keeps_rax = !spills && source.flags.usage != FlagUse::Needs;
+        let mem = self.operand(source);
+        self.keeps_rax = false;
+        mem.map(Rm::Mem)
     }
 
     /// Moves out of AH to BH; the rest of what high bytes can do is rare.
