@@ -16,6 +16,7 @@ mod run;
 mod units;
 
 use crate::machine::EmuEngine;
+use crate::sys::membarrier;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
@@ -90,6 +91,8 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refusal::show(&error),
     };
+    // For the locks of devices, while there is one thread. Where it cannot be had they take a little longer.
+    let _has_barriers = membarrier::prepare();
     let result = match arguments.command {
         Command::Run(arguments) => run::main(&arguments),
         Command::Debug(arguments) => debug::main(&arguments),

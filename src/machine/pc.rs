@@ -14,7 +14,7 @@ use crate::device::post::Post;
 use crate::device::uart16550::Uart16550;
 use crate::engine::{Counters, KickCell, Platform, PlatformParts};
 use crate::mem::GuestRam;
-use crate::sys::host_cpuid;
+use crate::sys::{host_cpuid, membarrier};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,6 +44,8 @@ pub struct Pc {
 impl Pc {
     /// Builds the chips and claims their places.
     pub(super) fn assemble(spec: &MachineSpec, console: Box<dyn ConsoleSink>) -> Result<Self, MachineError> {
+        // Makes the devices' locks cheap for the vCPU's thread, if it can be had.
+        let _has_barriers = membarrier::prepare();
         let ram = Arc::new(GuestRam::new(spec.memory)?);
         let clock = Arc::new(Clock::new(spec.clock));
         let timers = TimerQueue::new();

@@ -8,6 +8,7 @@ pub mod fp_trap;
 pub mod futex;
 pub mod host_cpuid;
 pub mod lock;
+pub mod membarrier;
 pub mod memfd;
 pub mod segment_base;
 pub mod signal;

@@ -189,10 +189,22 @@ impl Mmu<'_> {
         Ok(())
     }
 
+    /// What an access of 1–8 bytes is if it is one access to a device whose page is known: where, and how wide. It can
+    /// raise nothing: it is aligned, and its page is canonical.
+    #[inline]
+    fn device_access(&self, at: u64, length: usize, write: bool) -> Option<(Gpa, Width)> {
+        let gpa = self.tlb.device(self.bank, at, write)?;
+        let width = Width::from_bytes(length)?;
+        at.is_multiple_of(length as u64).then_some((Gpa(gpa), width))
+    }
+
     /// Reads 1–8 bytes that missed the TLB.
     #[cold]
     #[inline(never)]
     pub(crate) fn read_slow(&mut self, at: u64, length: usize, stack: bool) -> Result<u64, Fault> {
+        if let Some((gpa, width)) = self.device_access(at, length, false) {
+            return Ok(self.platform.mmio_read(self.vcpu, gpa, width));
+        }
         let mut bytes = [0; 8];
         if self.bank != Bank::UserAligned && at % PAGE_SIZE + length as u64 <= PAGE_SIZE {
             self.check_canonical(at, length, stack)?;
@@ -214,6 +226,11 @@ impl Mmu<'_> {
         value: u64,
         stack: bool,
     ) -> Result<(), Fault> {
+        if let Some((gpa, width)) = self.device_access(at, length, true) {
+            self.stop = true;
+            self.platform.mmio_write(self.vcpu, gpa, width, value & width.mask());
+            return Ok(());
+        }
         let bytes = value.to_le_bytes();
         if at % PAGE_SIZE + length as u64 <= PAGE_SIZE
             && let Some((_, gpa)) = self.tlb.code_write(self.bank, at)
