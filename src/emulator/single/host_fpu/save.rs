@@ -183,6 +183,11 @@ fn xrstor<M: OperandMemory + ?Sized>(
     wide: bool,
 ) -> Result<(), Exception> {
     let requested = requested(state);
+    if requested & AVX != 0 {
+        // The CPU looks at the end of the area first, whether the component is present or not.
+        let last = XsaveArea::YMM_HIGH + (xmm_end(state) - XsaveArea::XMM) - 1;
+        memory.read(state, at.offset(last as u64), &mut [0])?;
+    }
     let mut header = [0; 64];
     memory.read(state, at.offset(HEADER as u64), &mut header)?;
     let mut bits = [0; 8];
