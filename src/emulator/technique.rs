@@ -19,6 +19,8 @@ pub enum Technique {
     Superblocks,
     /// Loops of one block make several rounds between looks at windows and for attention.
     Unrolling,
+    /// Loops keep what their accesses are reached by in registers that they do not use.
+    Lending,
     /// Memory is reached through windows.
     Windows,
     /// One check of a window answers for several accesses.
@@ -37,12 +39,13 @@ pub enum Technique {
 
 impl Technique {
     /// All techniques, in the order in which they are shown.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Chaining,
         Self::JumpCache,
         Self::ReturnStack,
         Self::Superblocks,
         Self::Unrolling,
+        Self::Lending,
         Self::Windows,
         Self::Groups,
         Self::InlineTlb,
@@ -61,6 +64,7 @@ impl Technique {
             Self::ReturnStack => "return-stack",
             Self::Superblocks => "superblocks",
             Self::Unrolling => "unrolling",
+            Self::Lending => "lending",
             Self::Windows => "windows",
             Self::Groups => "groups",
             Self::InlineTlb => "inline-tlb",

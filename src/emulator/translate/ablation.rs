@@ -41,23 +41,26 @@ pub(super) fn uses(
         return;
     }
     let factory = factory.get_or_insert_with(InstructionInfoFactory::new);
-    for decoded in block {
-        let (mut read, mut written) = (0, 0);
-        for used in factory.info(&decoded.instruction).used_registers() {
-            let full = used.register().full_register();
-            if !full.is_gpr64() {
-                continue;
-            }
-            let bit = 1 << full.number();
-            match used.access() {
-                OpAccess::None | OpAccess::NoMemAccess => {}
-                OpAccess::Read | OpAccess::CondRead => read |= bit,
-                // A part may be written, or nothing at all: the whole is needed.
-                _ => (read, written) = (read | bit, written | bit),
-            }
+    into.extend(block.iter().map(|decoded| registers(&decoded.instruction, factory)));
+}
+
+/// The general registers that an instruction reads and those that it writes, as bits.
+pub(super) fn registers(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> (u16, u16) {
+    let (mut read, mut written) = (0, 0);
+    for used in factory.info(instruction).used_registers() {
+        let full = used.register().full_register();
+        if !full.is_gpr64() {
+            continue;
         }
-        into.push((read, written));
+        let bit = 1 << full.number();
+        match used.access() {
+            OpAccess::None | OpAccess::NoMemAccess => {}
+            OpAccess::Read | OpAccess::CondRead => read |= bit,
+            // A part may be written, or nothing at all: the whole is needed.
+            _ => (read, written) = (read | bit, written | bit),
+        }
     }
+    (read, written)
 }
 
 impl Builder<'_> {

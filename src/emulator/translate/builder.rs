@@ -5,6 +5,7 @@
 //! exact. Whatever goes wrong on the fast path of an instruction has changed nothing yet; it jumps to a cold piece that
 //! lets `single` execute the instruction and comes back behind it.
 use super::address::Address;
+use super::carriers::{Carrier, Lent};
 use super::cold::Cold;
 use super::groups::{Access, Plan};
 use super::number;
@@ -91,10 +92,14 @@ pub(super) struct Builder<'a> {
     pub(super) plan_holds: bool,
     /// Groups that were checked.
     pub(super) checked: Vec<bool>,
-    /// The windows whose distances RAX and RCX hold, by their offsets in the context, as of versions of the registers.
-    pub(super) distances: [Option<(i32, u32)>; 2],
-    /// Which of the two was loaded with a distance last.
-    pub(super) loaded_last: Reg,
+    /// Registers that the block has borrowed.
+    pub(super) lent: SmallVec<[Lent; 4]>,
+    /// It may borrow some.
+    pub(super) may_borrow: bool,
+    /// It has, and cannot do with them: it must be built again.
+    pub(super) regret_lent: bool,
+    /// What RAX and RCX carry for accesses, as of versions of the registers.
+    pub(super) carried: [Option<(Carrier, u32)>; 2],
     /// The current instruction does not use RAX once its operand is known.
     pub(super) keeps_rax: bool,
     /// The flags after the current instruction can be seen: by a later one, or where one may fault.
@@ -137,8 +142,10 @@ impl<'a> Builder<'a> {
             uses: &[],
             plan_holds: true,
             checked: Vec::new(),
-            distances: [None; 2],
-            loaded_last: RAX,
+            lent: SmallVec::new(),
+            may_borrow: true,
+            regret_lent: false,
+            carried: [None; 2],
             keeps_rax: false,
             flags_matter: true,
             flags_spoilt: false,
@@ -194,12 +201,18 @@ impl<'a> Builder<'a> {
         self.flags = Flags::Live;
     }
 
-    /// Makes sure that the guest's vector registers are in the host's. Changes RCX, no flags.
+    /// Makes sure that the guest's vector registers are in the host's. Changes RCX, no flags that are live.
     pub(super) fn need_vectors(&mut self) {
         if self.vectors {
             return;
         }
         self.vectors = true;
+        if self.flags == Flags::Saved {
+            self.asm.alu_imm(false, Alu::Cmp, field(Context::VECTOR), 0);
+            let absent = self.asm.jump_if(Condition::EQUAL);
+            self.cold.push((smallvec![absent], Cold::Vectors { resume: self.asm.position() }));
+            return;
+        }
         self.asm.load32(RCX, field(Context::VECTOR));
         let absent = self.asm.jump_if_rcx_zero();
         // jmp over the call
@@ -338,6 +351,7 @@ impl<'a> Builder<'a> {
         if self.pending.is_empty() {
             return;
         }
+        self.regret_lent |= !self.lent.is_empty();
         let site = self.site(instruction, true);
         self.asm.forget_scratch();
         let from = std::mem::take(&mut self.pending);
@@ -359,6 +373,7 @@ impl<'a> Builder<'a> {
 
     /// `single` executes the instruction, and the block goes on.
     pub(super) fn execute(&mut self, instruction: &Instruction) {
+        self.regret_lent |= !self.lent.is_empty();
         self.save_flags();
         let site = self.site(instruction, true);
         self.asm.mov_imm(RAX, (number::SITE | site).into());
@@ -395,7 +410,10 @@ impl<'a> Builder<'a> {
     pub(super) fn leave_if(&mut self, condition: Condition, rip: u64) {
         self.use_flags(FirstUse::Needs);
         self.regret |= self.flags_spoilt;
-        if self.is_near(rip) {
+        if !self.lent.is_empty() {
+            let from = self.asm.jump_if(condition);
+            self.cold.push((smallvec![from], Cold::GiveBack { rip }));
+        } else if self.is_near(rip) {
             let link = self.link(rip, false);
             let from = self.asm.jump_if(condition);
             self.links[(link - self.first_link) as usize].displacement = Some(from.0);
@@ -414,6 +432,7 @@ impl<'a> Builder<'a> {
     pub(super) fn leave(&mut self, rip: u64, back: bool) {
         self.use_flags(FirstUse::Needs);
         self.regret |= self.flags_spoilt;
+        self.give_back();
         if !self.is_near(rip) {
             self.save_flags();
             let link = self.link(rip, true);

@@ -1,5 +1,5 @@
 //! What lies off the hot path of a block, behind it: calls for help, and ways that are rarely taken.
-use super::builder::{Builder, Ways};
+use super::builder::{Builder, Flags, Ways};
 use super::number;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, restore_flags, save_flags};
@@ -20,6 +20,10 @@ pub(super) enum Cold {
     Deep { resume: usize },
     /// A call whose target the jump cache does not know: help is asked for as if from there, returning to `back`.
     Unknown { number: u32, target: bool, back: usize },
+    /// The guest's vector registers are not in the host's yet; on at `resume`.
+    Vectors { resume: usize },
+    /// A branch out of a loop that has borrowed registers, with live flags.
+    GiveBack { rip: u64 },
     /// An access that missed its window: a while on through the soft TLB.
     Missed { link: u32 },
 }
@@ -60,6 +64,14 @@ impl Builder<'_> {
                     }
                     self.asm.mov_imm(RAX, number.into());
                     self.asm.jump_to(if live { self.stubs.help_with_flags } else { self.stubs.help });
+                }
+                Cold::Vectors { resume } => {
+                    self.asm.call(self.stubs.load_vectors);
+                    self.asm.jump_back(resume);
+                }
+                Cold::GiveBack { rip } => {
+                    self.flags = Flags::Live;
+                    self.leave(rip, false);
                 }
                 Cold::Missed { link } => self.missed(link),
                 Cold::Astray { site } => {

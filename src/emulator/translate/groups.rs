@@ -31,7 +31,12 @@ pub(super) struct Planned {
     pub access: Access,
     /// Index of its group.
     pub group: usize,
+    /// What its base register holds, if it has one.
+    pub base: Option<Held>,
 }
+
+/// A register as of one point of the block.
+pub(super) type Held = (u8, Version);
 
 /// Accesses with one check.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +82,8 @@ pub(super) fn class(address: &Address) -> usize {
 const _: () = assert!(CLASSES == 6);
 
 /// What is known of a register: which unknown value it was last given, and how far it moved since.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Version {
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Version {
     number: u32,
     moved: i64,
 }
@@ -224,8 +229,12 @@ impl Registers {
         }
     }
 
+    fn version(&self, register: u8) -> Version {
+        self.versions[usize::from(register & 15)]
+    }
+
     fn key(&self, address: &Address) -> (Key, i64) {
-        let version = |register: u8| self.versions[usize::from(register & 15)];
+        let version = |register| self.version(register);
         let mut moved = 0_i64;
         let base = address.base.map(|register| {
             moved = moved.wrapping_add(version(register).moved);
@@ -292,7 +301,8 @@ impl Plan {
                     branched = true;
                 }
                 let group = self.place(&registers, &mut open, i, &access, branched);
-                self.accesses.push(Planned { access, group });
+                let base = access.address.base.map(|register| (register, registers.version(register)));
+                self.accesses.push(Planned { access, group, base });
             });
             branched |= decoded.form.kind == Kind::JumpIf || decoded.shape.is_none();
             registers.follow(decoded);
@@ -363,19 +373,10 @@ impl Plan {
         group
     }
 
-    /// The accesses of an instruction.
-    fn of_instruction(&self, instruction: usize) -> impl Iterator<Item = &Planned> {
-        let range = match self.first_access.get(instruction..) {
-            Some(&[first, end, ..]) => first..end,
-            _ => 0..0,
-        };
-        self.accesses.get(range).unwrap_or_default().iter()
-    }
-
-    /// The group of an access, if it was planned.
-    pub(super) fn group_of(&self, instruction: usize, access: &Access) -> Option<usize> {
-        self.of_instruction(instruction)
-            .find(|planned| planned.access == *access)
-            .map(|planned| planned.group)
+    /// The place of an access among [`Self::accesses`], if it was planned.
+    pub(super) fn find(&self, instruction: usize, access: &Access) -> Option<usize> {
+        let &[first, end, ..] = self.first_access.get(instruction..)? else { return None };
+        let here = self.accesses.get(first..end)?;
+        here.iter().position(|planned| planned.access == *access).map(|at| first + at)
     }
 }

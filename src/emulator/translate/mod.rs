@@ -9,6 +9,7 @@ mod ablation;
 pub(crate) mod address;
 mod branch;
 mod builder;
+mod carriers;
 mod cold;
 mod cpuid;
 mod decode;
@@ -268,8 +269,9 @@ pub(crate) fn translate(
     ablation::uses(&workshop.decoded, &mut workshop.factory, workshop.without, &mut workshop.uses);
     let sites = store.sites.len();
     let mut saved = 0;
-    // A second time if flags that were given up turned out to be wanted.
-    for _ in 0..2 {
+    let mut may_borrow = true;
+    // Once more if flags that were given up turned out to be wanted, or registers that were borrowed.
+    for _ in 0..3 {
         let output = Output {
             asm: &mut workshop.asm,
             sites: &mut store.sites,
@@ -284,13 +286,18 @@ pub(crate) fn translate(
         b.checked.resize(workshop.plan.groups.len(), false);
         b.leave_loops = workshop.leave_loops;
         (b.without, b.uses, b.counts) = (workshop.without, &workshop.uses, workshop.counts);
-        saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits);
+        b.may_borrow = may_borrow;
+        saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits, &mut workshop.factory);
         b.cold.clear();
+        let (regret, regret_lent) = (b.regret, b.regret_lent);
         (workshop.cold, workshop.checked) = (b.cold, b.checked);
-        if !b.regret {
+        if !regret && !regret_lent {
             break;
         }
-        workshop.seen.fill(true);
+        may_borrow &= !regret_lent;
+        if regret {
+            workshop.seen.fill(true);
+        }
         workshop.asm.restart(here);
         workshop.links.clear();
         store.sites.truncate(sites);
@@ -304,7 +311,14 @@ pub(crate) fn translate(
 }
 
 /// Builds a block; gives the offset of the entry for saved flags.
-fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, limits: Limits) -> usize {
+fn build(
+    b: &mut Builder,
+    block: &[Decoded],
+    seen: &[bool],
+    next: u64,
+    limits: Limits,
+    factory: &mut Option<InstructionInfoFactory>,
+) -> usize {
     // If the flags will be saved anyway, that is done first, and who comes with saved flags begins behind it.
     let mut first = b.checks_at_start().then_some(Flags::Saved);
     for decoded in block {
@@ -325,6 +339,7 @@ fn build(b: &mut Builder, block: &[Decoded], seen: &[bool], next: u64, limits: L
     }
     b.check_at_start();
     if block.last().is_some_and(|last| last.closes_loop(b.rip)) {
+        b.borrow(block, factory);
         b.begin_loop();
     }
     let mut ended = false;

@@ -7,7 +7,7 @@ use super::number;
 use crate::emulator::code::Miss;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, save_flags};
-use crate::emulator::emit::{Alu, Condition, Gs, Mem, RAX, RCX, Reg};
+use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX};
 use crate::emulator::mmu::window::{SLACK, SPANS, Window};
 use std::mem::offset_of;
 
@@ -69,6 +69,7 @@ impl Builder<'_> {
         }
         self.asm.jump_back(self.body);
         self.asm.bind(kicked);
+        self.give_back();
         remake(self);
         save_flags(self.asm);
         let link = self.link(self.rip, true);
@@ -78,6 +79,7 @@ impl Builder<'_> {
             for way in ways {
                 self.asm.bind(way);
             }
+            self.give_back();
             remake(self);
             save_flags(self.asm);
             self.missed(link);
@@ -153,38 +155,14 @@ impl Builder<'_> {
         missed
     }
 
-    /// A register with a window's distance, if it can be one that has it already. RAX is one only if the instruction
-    /// leaves it alone.
-    fn distance(&mut self, window: i32, addend: Gs) -> Reg {
-        let usable = if self.keeps_rax { &[RCX, RAX][..] } else { &[RCX] };
-        let holds =
-            |reg: Reg| self.distances[usize::from(reg.0 & 1)] == Some((window, self.asm.version(reg)));
-        if let Some(&reg) = usable.iter().find(|&&reg| holds(reg)) {
-            return reg;
-        }
-        // The one that holds nothing any more, else the one that was not loaded last.
-        let holds_any = |reg: Reg| {
-            self.distances[usize::from(reg.0 & 1)]
-                .is_some_and(|(_, version)| version == self.asm.version(reg))
-        };
-        let reg = match usable.iter().find(|&&reg| !holds_any(reg)) {
-            Some(&reg) => reg,
-            None if usable.len() == 2 && self.loaded_last == RCX => RAX,
-            None => RCX,
-        };
-        self.asm.load(reg, addend);
-        self.loaded_last = reg;
-        self.distances[usize::from(reg.0 & 1)] = Some((window, self.asm.version(reg)));
-        reg
-    }
-
     pub(super) fn through_window(&mut self, user: bool, access: &Access) -> Mem {
         let (index, rip) = self.current;
         let Access { address, alignment, .. } = access;
         let plan = self.plan;
-        let group = plan
-            .group_of(index, access)
-            .filter(|&g| self.plan_holds && (self.checked[g] || plan.groups[g].first == index));
+        let place = plan.find(index, access).filter(|_| self.plan_holds);
+        let group = place
+            .map(|place| plan.accesses[place].group)
+            .filter(|&g| self.checked[g] || plan.groups[g].first == index);
         let write = match group {
             Some(number) => {
                 let group = &plan.groups[number];
@@ -209,27 +187,6 @@ impl Builder<'_> {
             }
         };
         let window = Context::window(user, write, class(address));
-        let addend = field(window + offset_of!(Window, addend) as i32);
-        match address.direct().filter(|_| address.segment.is_none()) {
-            Some(Mem { base: Some(base), index: None, disp }) => {
-                let distance = self.distance(window, addend);
-                Mem { base: Some(base), index: Some((distance, 0)), disp }
-            }
-            Some(Mem { base: Some(base), index, disp }) => {
-                let distance = self.distance(window, addend);
-                self.asm.lea(RCX, Mem { base: Some(distance), index: Some((base, 0)), disp: 0 });
-                Mem { base: Some(RCX), index, disp }
-            }
-            Some(Mem { base: None, index, disp }) => {
-                self.asm.load(RCX, addend);
-                Mem { base: Some(RCX), index, disp }
-            }
-            None => {
-                self.put_address(address);
-                self.asm.load(RAX, addend);
-                self.asm.lea(RCX, Mem { base: Some(RCX), index: Some((RAX, 0)), disp: 0 });
-                Mem::at(RCX, 0)
-            }
-        }
+        self.host_operand(window, address, place)
     }
 }

@@ -74,6 +74,27 @@ fn pass(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.adc(rax, rdx)?;
     a.movq(rdx, xmm5)?;
     a.adc(rax, rdx)?;
+    // A loop over three arrays, which borrows registers that hold something.
+    let mut round = a.create_label();
+    a.lea(rbp, qword_ptr(rax + 1))?;
+    a.lea(rbx, qword_ptr(rax + 2))?;
+    a.lea(r14, qword_ptr(rax + 3))?;
+    a.mov(edi, CODE as u32)?;
+    a.mov(esi, PASS as u32)?;
+    a.mov(edx, (SCRATCH + 0x100) as u32)?;
+    a.xor(r9d, r9d)?;
+    a.set_label(&mut round)?;
+    a.mov(r8, qword_ptr(rdi + r9 * 8))?;
+    a.add(r8, qword_ptr(rsi + r9 * 8))?;
+    a.mov(qword_ptr(rdx + r9 * 8), r8)?;
+    a.add(rax, r8)?;
+    a.add(r9, 1)?;
+    a.cmp(r9, 6)?;
+    a.jne(round)?;
+    for register in [rbp, rbx, r14] {
+        a.ror(rax, 7)?;
+        a.add(rax, register)?;
+    }
     // Leave memory as it was found.
     a.mov(r8, rax)?;
     a.mov(edi, SCRATCH as u32)?;

@@ -54,6 +54,14 @@ const INSTRUCTIONS: &[(&str, Emit)] = &[
         a.dec(ecx)?;
         a.jnz(CODE)
     }),
+    ("a loop over three arrays, which borrows three registers", |a| {
+        a.movups(xmm0, xmmword_ptr(rdi + r9))?;
+        a.addps(xmm0, xmmword_ptr(rsi + r9))?;
+        a.movups(xmmword_ptr(rdx + r9), xmm0)?;
+        a.add(r9, 16)?;
+        a.cmp(r9, rcx)?;
+        a.jne(CODE)
+    }),
     ("jz forward in the page", |a| a.jz(CODE + 0x80)),
     ("jmp to another page", |a| a.jmp(CODE + 0x1000)),
     ("jz to another page", |a| a.jz(CODE + 0x1000)),
