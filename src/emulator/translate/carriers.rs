@@ -201,15 +201,20 @@ impl Builder<'_> {
 
 /// Whether an instruction of this kind goes on with the next, or leaves by a branch.
 fn stays(kind: Kind) -> bool {
-    match kind {
+    matches!(
+        kind,
         Kind::Plain
-        | Kind::Verbatim
-        | Kind::Nothing
-        | Kind::Lea
-        | Kind::Accumulator
-        | Kind::OpcodeRegister => true,
-        Kind::ExchangeAccumulator | Kind::ShiftByCl | Kind::Multiply | Kind::Widen => true,
-        Kind::Push | Kind::Pop | Kind::JumpIf => true,
-        _ => false,
-    }
+            | Kind::Verbatim
+            | Kind::Nothing
+            | Kind::Lea
+            | Kind::Accumulator
+            | Kind::OpcodeRegister
+            | Kind::ExchangeAccumulator
+            | Kind::ShiftByCl
+            | Kind::Multiply
+            | Kind::Widen
+            | Kind::Push
+            | Kind::Pop
+            | Kind::JumpIf
+    )
 }
