@@ -5,10 +5,7 @@
 use super::integer::FlagEffect;
 use crate::emulator::front::encoding::Encoding;
 use crate::emulator::front::features::Features;
-use iced_x86::{
-    Code, CpuidFeature, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess,
-    OpCodeOperandKind, OpKind, Register,
-};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
 
 /// The way of an instruction into host code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,10 +113,6 @@ impl Default for Form {
     }
 }
 
-/// Which registers and memory are used beside the operands is not asked.
-const ONLY_OPERANDS: u32 =
-    InstructionInfoOptions::NO_REGISTER_USAGE | InstructionInfoOptions::NO_MEMORY_USAGE;
-
 /// Forms that a guest uses.
 const USUAL: usize = 256;
 
@@ -129,16 +122,11 @@ pub(crate) struct Forms {
     /// For each code, and whether its destination is memory: the place in `forms`, and one more.
     known: Box<[u16]>,
     forms: Vec<Form>,
-    factory: InstructionInfoFactory,
 }
 
 impl Default for Forms {
     fn default() -> Self {
-        Self {
-            known: vec![0; 2 * Code::values().len()].into(),
-            forms: Vec::with_capacity(USUAL),
-            factory: InstructionInfoFactory::new(),
-        }
+        Self { known: vec![0; 2 * Code::values().len()].into(), forms: Vec::with_capacity(USUAL) }
     }
 }
 
@@ -155,13 +143,13 @@ impl Forms {
                 // There are fewer forms than codes.
                 *known = self.forms.len() as u16;
                 let place = self.forms.len() - 1;
-                self.forms[place] = find(instruction, features, &mut self.factory);
+                self.forms[place] = find(instruction, features);
                 place
             }
         };
         // Each control register is written in its own way.
         if instruction.op0_kind() == OpKind::Register && instruction.op0_register().is_cr() {
-            self.forms[place] = find(instruction, features, &mut self.factory);
+            self.forms[place] = find(instruction, features);
         }
         &mut self.forms[place]
     }
@@ -319,7 +307,7 @@ fn vector(instruction: &Instruction) -> Option<Kind> {
     encoding.operands().any(is_vector).then_some(Kind::Plain)
 }
 
-fn find(instruction: &Instruction, features: &Features, factory: &mut InstructionInfoFactory) -> Form {
+fn find(instruction: &Instruction, features: &Features) -> Form {
     use OpCodeOperandKind as K;
     let mut form = Form {
         offered: !instruction.is_invalid() && features.offers(instruction),
@@ -345,11 +333,9 @@ fn find(instruction: &Instruction, features: &Features, factory: &mut Instructio
         form.kind = Kind::End;
         return form;
     }
-    let info = factory.info_options(instruction, ONLY_OPERANDS);
-    for (i, kind) in Encoding::of(instruction.code()).operands().enumerate() {
-        let access = info.op_access(i as u32);
-        let written =
-            !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+    let encoding = Encoding::of(instruction.code());
+    for (i, kind) in encoding.operands().enumerate() {
+        let written = encoding.writes(i);
         let general = Field::General { written };
         match kind {
             K::r8_reg | K::r16_reg | K::r32_reg | K::r64_reg => form.reg = general,
