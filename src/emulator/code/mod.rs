@@ -4,10 +4,11 @@
 //! mapping and run through another ([`ExecMemory`]). A block is found by guest-physical address, guest-virtual address
 //! and mode. It is entered at one of two places: with the guest's flags in the host's, or saved in the context.
 //!
-//! - **Links**: a jump to another block of the same guest page first asks for help and is then patched to go there. It
-//!   holds as long as the target exists: who was translated at this address went through the same page.
-//! - **Jump cache**: all other jumps look their target up by address. An entry holds for one mode and one generation
-//!   of translations ([`Context::tag`]).
+//! - **Links**: a jump to a fixed address first asks for help and is then patched to go there. Within a guest page it
+//!   holds as long as the target exists: who was translated at this address went through the same page. To another page
+//!   it holds under the mark ([`Context::tag`]) that it was patched under, which stands for one mode and one generation of
+//!   translations; after some changes of the mark it is left to the jump cache.
+//! - **Jump cache**: jumps look their target up by address. An entry holds for one mark.
 pub(crate) mod context;
 pub(crate) mod registers;
 pub(crate) mod stubs;
@@ -29,6 +30,9 @@ pub(crate) const JUMPS: usize = 1024;
 const ROOM: usize = 1 << 14;
 /// Bytes of one entry, as a shift.
 pub(crate) const JUMP_SHIFT: u8 = 5;
+
+/// How often a link to another page is patched. Who changes translations all the time is better served by the jump cache.
+const MOST_PATCHES: u8 = 8;
 
 /// Where an address leads. Read by translated code: layout as declared.
 #[repr(C, align(32))]
@@ -97,6 +101,12 @@ pub(crate) struct Link {
     pub rip: u64,
     /// Offset of the 32-bit displacement in code memory, if it can be patched.
     displacement: Option<usize>,
+    /// Offset of the 64-bit mark under which it holds, if it leads to another page.
+    mark: Option<usize>,
+    /// How often the mark was patched.
+    patches: u8,
+    /// The block that it leads to.
+    block: Option<u32>,
     /// Offset of the code that asks for help.
     stub: usize,
     /// Host address that it was patched to lead to.
@@ -120,6 +130,7 @@ pub(crate) struct Miss {
 pub(crate) struct NewLink {
     pub rip: u64,
     pub displacement: Option<usize>,
+    pub mark: Option<usize>,
     pub stub: usize,
     pub saved: bool,
     pub miss: Option<Miss>,
@@ -225,6 +236,9 @@ impl CodeStore {
         self.links.extend(links.iter().map(|link| Link {
             rip: link.rip,
             displacement: link.displacement.map(|displacement| at + displacement),
+            mark: link.mark.map(|mark| at + mark),
+            patches: 0,
+            block: None,
             stub: at + link.stub,
             target: None,
             saved: link.saved,
@@ -253,15 +267,31 @@ impl CodeStore {
         debug_assert!(written);
     }
 
-    /// Lets a link go straight to a block; says whether it can, and did not already.
-    pub(crate) fn connect(&mut self, link: u32, block: u32) -> bool {
+    /// Lets a link go straight to a block, if it is to another page under this mark alone; says whether it can, and did
+    /// not already.
+    pub(crate) fn connect(&mut self, link: u32, block: u32, mark: u64) -> bool {
         let Some(from) = self.links.get_mut(link as usize) else { return false };
-        let (Some(displacement), None) = (from.displacement, from.target) else { return false };
+        let Some(displacement) = from.displacement else { return false };
+        if from.target.is_some() && from.mark.is_none() || from.patches == MOST_PATCHES {
+            return false;
+        }
         let Some(Some(target)) = self.blocks.get_mut(block as usize) else { return false };
-        target.incoming.push(link);
+        let before = from.block.replace(block);
         let entry = if from.saved { target.entries.saved } else { target.entries.live };
         from.target = Some(entry);
-        self.patch(displacement, entry);
+        let place = from.mark;
+        from.patches += u8::from(place.is_some());
+        if before != Some(block) {
+            target.incoming.push(link);
+            if let Some(Some(before)) = before.and_then(|before| self.blocks.get_mut(before as usize)) {
+                before.incoming.retain(|&other| other != link);
+            }
+            self.patch(displacement, entry);
+        }
+        if let Some(place) = place {
+            let written = self.memory.write(place, &mark.to_le_bytes());
+            debug_assert!(written);
+        }
         true
     }
 
@@ -282,7 +312,7 @@ impl CodeStore {
         self.drops += 1;
         for link in block.incoming {
             let from = &mut self.links[link as usize];
-            from.target = None;
+            (from.target, from.block) = (None, None);
             let Link { displacement, stub, .. } = *from;
             if let Some(displacement) = displacement {
                 self.patch(displacement, self.memory.address(stub));

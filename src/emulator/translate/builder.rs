@@ -398,7 +398,7 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn link(&mut self, rip: u64, saved: bool) -> u32 {
-        self.links.push(NewLink { rip, displacement: None, stub: 0, saved, miss: None });
+        self.links.push(NewLink { rip, displacement: None, mark: None, stub: 0, saved, miss: None });
         self.first_link + (self.links.len() - 1) as u32
     }
 
@@ -436,7 +436,10 @@ impl<'a> Builder<'a> {
         if !self.is_near(rip) {
             self.save_flags();
             let link = self.link(rip, true);
-            self.look_up_fixed(link, rip);
+            if back {
+                self.heed_kicks(link);
+            }
+            self.jump_far(link, rip);
             return;
         }
         let saved = self.flags == Flags::Saved;

@@ -3,7 +3,7 @@ use super::builder::{Builder, Flags, Ways};
 use super::number;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, restore_flags, save_flags};
-use crate::emulator::emit::{RAX, RCX, RSP};
+use crate::emulator::emit::{Forward, RAX, RCX, RSP};
 
 /// A piece of code off the hot path.
 #[derive(Clone, Copy, Debug)]
@@ -12,8 +12,10 @@ pub(super) enum Cold {
     Execute { site: u32, resume: usize, live: bool },
     /// Asks for help with flags saved (or live), after putting RAX into the context's RIP if it is a target.
     Ask { number: u32, live: bool, target: bool },
-    /// A jump through the jump cache to a fixed address.
+    /// A jump to a fixed address in another page.
     Away { link: u32, rip: u64 },
+    /// A far link that holds for another mark of jumps, see [`Builder::stale`].
+    Stale { link: u32, rip: u64, direct: Forward, back: Option<usize> },
     /// A jump through the jump cache to the address in RAX, which is not where a call came from.
     Astray { site: u32 },
     /// The stack of returns is full: it is emptied, and the call at `resume` made.
@@ -73,6 +75,7 @@ impl Builder<'_> {
                     self.flags = Flags::Live;
                     self.leave(rip, false);
                 }
+                Cold::Stale { link, rip, direct, back } => self.stale(link, rip, direct, back),
                 Cold::Missed { link } => self.missed(link),
                 Cold::Astray { site } => {
                     self.asm.load(RSP, field(Context::RETURNS_BASE));
@@ -93,7 +96,7 @@ impl Builder<'_> {
                 }
                 Cold::Away { link, rip } => {
                     save_flags(self.asm);
-                    self.look_up_fixed(link, rip);
+                    self.jump_far(link, rip);
                 }
             }
         }

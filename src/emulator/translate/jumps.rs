@@ -5,7 +5,7 @@ use super::number;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::field;
 use crate::emulator::code::{JUMP_SHIFT, JUMPS, Jump, jump_index};
-use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX, RSP};
+use crate::emulator::emit::{Alu, Condition, Forward, Mem, RAX, RCX, RSP};
 use crate::emulator::technique::Technique;
 use smallvec::smallvec;
 
@@ -15,19 +15,56 @@ fn jump_slot(rip: u64) -> i32 {
 }
 
 impl Builder<'_> {
-    /// A jump to a fixed address in another page, through the jump cache. Flags are saved.
-    pub(super) fn look_up_fixed(&mut self, link: u32, rip: u64) {
-        let missed = self.find_fixed(rip);
-        self.asm.jump_rm(Mem::at(RCX, jump_slot(rip) + Jump::TARGET));
-        self.cold.push((missed, Cold::Ask { number: number::LINK | link, live: false, target: false }));
+    /// A jump to a fixed address in another page. Flags are saved. Changes RAX.
+    ///
+    /// It is patched to go straight there, for as long as the mark of jumps is the one that it was patched under.
+    pub(super) fn jump_far(&mut self, link: u32, rip: u64) {
+        let stale = self.compare_mark(link);
+        let direct = self.asm.jump();
+        self.links[(link - self.first_link) as usize].displacement = Some(direct.0);
+        self.cold.push((smallvec![stale], Cold::Stale { link, rip, direct, back: None }));
     }
 
-    /// Leaves the entry of the jump cache for a fixed address in RCX, less its offset; or goes to one of the ways.
-    fn find_fixed(&mut self, rip: u64) -> Ways {
-        let slot = jump_slot(rip);
+    /// Compares the mark of jumps with the one that a link holds for: the way on which it does not. Changes RAX.
+    fn compare_mark(&mut self, link: u32) -> Forward {
+        let place = self.asm.mov_imm_wide(RAX, u64::MAX);
+        self.links[(link - self.first_link) as usize].mark = Some(place);
+        self.asm.alu(Alu::Cmp, RAX, field(Context::TAG));
+        self.asm.jump_if(Condition::NOT_EQUAL)
+    }
+
+    /// A way that is taken if somebody asks for attention. Flags are saved. Changes RCX.
+    pub(super) fn heed_kicks(&mut self, link: u32) {
         self.asm.load(RCX, field(Context::KICK));
         self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
         let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+        let ask = Cold::Ask { number: number::KICK | link, live: false, target: false };
+        self.cold.push((smallvec![kicked], ask));
+    }
+
+    /// A far link that holds for another mark: the jump cache may know where to go on. `direct` leads to where help is
+    /// asked for; `back` is behind the call, if it is one.
+    pub(super) fn stale(&mut self, link: u32, rip: u64, direct: Forward, back: Option<usize>) {
+        let mut missed = self.find_fixed(rip);
+        let number = number::LINK | link;
+        match back {
+            Some(back) => {
+                self.asm.lea_position(RAX, back);
+                self.asm.push(RAX);
+                self.cold.push((missed, Cold::Unknown { number, target: false, back }));
+                missed = Ways::new();
+            }
+            None => {}
+        }
+        self.asm.jump_rm(Mem::at(RCX, jump_slot(rip) + Jump::TARGET));
+        missed.push(direct);
+        self.cold.push((missed, Cold::Ask { number, live: false, target: false }));
+    }
+
+    /// Leaves the entry of the jump cache for a fixed address in RCX, less its offset; or goes to one of the ways. Changes
+    /// RAX.
+    fn find_fixed(&mut self, rip: u64) -> Ways {
+        let slot = jump_slot(rip);
         self.asm.load(RCX, field(Context::JUMPS));
         self.asm.mov_imm(RAX, rip);
         self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, slot));
@@ -35,7 +72,7 @@ impl Builder<'_> {
         self.asm.load(RAX, field(Context::TAG));
         self.asm.alu(Alu::Cmp, RAX, Mem::at(RCX, slot + Jump::TAG));
         let stale = self.asm.jump_if(Condition::NOT_EQUAL);
-        smallvec![kicked, other, stale]
+        smallvec![other, stale]
     }
 
     /// A jump to the guest address in RAX, through the jump cache. Flags are saved.
@@ -95,26 +132,21 @@ impl Builder<'_> {
             return;
         }
         let link = self.link(target, true);
-        if self.is_near(target) {
-            // Forward calls too: some dozen that call the next one twice take for ever.
-            self.asm.load(RCX, field(Context::KICK));
-            self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
-            let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
-            let ask = Cold::Ask { number: number::KICK | link, live: false, target: false };
-            self.cold.push((smallvec![kicked], ask));
-            self.remember_return(next);
-            let from = self.asm.call_forward();
-            self.links[(link - self.first_link) as usize].displacement = Some(from.0);
-            self.cold.push((
-                smallvec![from],
-                Cold::Ask { number: number::LINK | link, live: false, target: false },
-            ));
-        } else {
-            self.remember_return(next);
-            let missed = self.find_fixed(target);
-            self.asm.call_rm(Mem::at(RCX, jump_slot(target) + Jump::TARGET));
-            let back = self.asm.position();
-            self.cold.push((missed, Cold::Unknown { number: number::LINK | link, target: false, back }));
+        // Forward calls too: some dozen that call the next one twice take for ever.
+        self.heed_kicks(link);
+        self.remember_return(next);
+        let stale = (!self.is_near(target)).then(|| self.compare_mark(link));
+        let direct = self.asm.call_forward();
+        self.links[(link - self.first_link) as usize].displacement = Some(direct.0);
+        match stale {
+            Some(stale) => {
+                let back = Some(self.asm.position());
+                self.cold.push((smallvec![stale], Cold::Stale { link, rip: target, direct, back }));
+            }
+            None => {
+                let ask = Cold::Ask { number: number::LINK | link, live: false, target: false };
+                self.cold.push((smallvec![direct], ask));
+            }
         }
         self.come_back(next);
     }

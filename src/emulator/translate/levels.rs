@@ -180,6 +180,7 @@ impl Builder<'_> {
         self.asm.forget_scratch();
         let next = instruction.next_ip();
         let link = self.link(next, true);
-        self.look_up_fixed(link, next);
+        self.heed_kicks(link);
+        self.jump_far(link, next);
     }
 }

@@ -198,7 +198,8 @@ impl Session<'_, '_> {
         if let Some(block) = self.store.find(place.gpa.0, limits.key(rip))
             && self.store.entries(block).is_some_and(|entries| entries.saved == target)
         {
-            let connected = self.store.connect(link, block);
+            let mark = self.tag(Limits { windows: self.windows, ..limits });
+            let connected = self.store.connect(link, block, mark);
             self.counters.add(Cause::Link, connected.into());
         }
     }
