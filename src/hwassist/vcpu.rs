@@ -20,7 +20,7 @@ use crate::arch::msr;
 use crate::arch::{Activity, CpuState, Gpa, Gva, Port, Width};
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::{
-    Attention, Cause, Counters, DebugEvent, DebugVcpu, EngineError, Exit, KickCell, Platform, Vcpu, VcpuId,
+    Attention, Cause, Counters, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId,
 };
 use crate::sys::deadline::DeadlineTimer;
 use kvm_ioctls::VcpuFd;
@@ -70,16 +70,6 @@ enum Next {
     Debug { pc: u64, hit: bool },
     /// KVM_RUN was interrupted, or kept from entering.
     Interrupted,
-}
-
-/// Takes `kvm_run.immediate_exit` back from the kick cell.
-struct Registered<'a>(&'a KickCell);
-
-impl Drop for Registered<'_> {
-    fn drop(&mut self) {
-        // SAFETY: null forgets the address; this is the thread that `run` was called on.
-        unsafe { self.0.set_immediate_exit(std::ptr::null_mut()) };
-    }
 }
 
 impl KvmVcpu {
@@ -229,10 +219,9 @@ impl KvmVcpu {
     pub(super) fn run_freely(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let counters = Arc::clone(platform.counters(self.id));
         let kick = Arc::clone(platform.kick(self.id));
-        // SAFETY: the byte is in the mapping that `fd` holds; `Registered` takes it back on this thread, before `run`
+        // SAFETY: the byte is in the mapping that `fd` holds; the guard takes it back on this thread, before `run`
         // returns and so before the mapping can go.
-        unsafe { kick.set_immediate_exit(&raw mut self.fd.get_kvm_run().immediate_exit) };
-        let _registered = Registered(&kick);
+        let _mirrored = unsafe { kick.mirror_in(&raw mut self.fd.get_kvm_run().immediate_exit) };
         let mut poll = None;
         loop {
             self.fd.set_kvm_immediate_exit(0);

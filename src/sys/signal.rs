@@ -2,9 +2,9 @@
 //!
 //! [`KickCell`] is the mechanism of kicks that cannot be lost. A kick sets a word first and then sends a signal to
 //! the thread that the cell is bound to. The handler sets the word again (host timers send the same signal without
-//! touching the cell) and, where KVM is used, `kvm_run.immediate_exit`. So a kick at any moment is seen: before the
-//! look at the word by that look, after it by the signal, which either interrupts the blocking call or, through
-//! `immediate_exit`, keeps it from blocking.
+//! touching the cell) and its mirror, a byte that guest code or KVM_RUN looks at. So a kick at any moment is seen: before
+//! the look at the word by that look, after it by the signal, which either interrupts the blocking call or, through the
+//! mirror, keeps it from blocking.
 #![expect(unsafe_code, reason = "signal handlers and thread-directed signals")]
 use super::futex;
 use std::cell::Cell;
@@ -68,7 +68,7 @@ pub struct KickCell {
     attention: AtomicU32,
     leave: AtomicBool,
     tid: AtomicI32,
-    immediate_exit: AtomicPtr<u8>,
+    mirror: AtomicPtr<u8>,
 }
 
 impl KickCell {
@@ -114,9 +114,9 @@ impl KickCell {
 
     fn raise(&self) {
         self.attention.store(1, Ordering::SeqCst);
-        let flag = self.immediate_exit.load(Ordering::SeqCst);
+        let flag = self.mirror.load(Ordering::SeqCst);
         if !flag.is_null() && self.tid.load(Ordering::SeqCst) == current_tid() {
-            // SAFETY: the owner of the mapping is this thread (see `set_immediate_exit`) and clears the pointer
+            // SAFETY: the owner of the mapping is this thread (see `mirror_in`) and clears the pointer
             // before it unmaps it.
             unsafe { flag.write_volatile(1) };
         }
@@ -129,10 +129,16 @@ impl KickCell {
         self.attention.load(Ordering::Relaxed) != 0
     }
 
-    /// The word that is nonzero while attention is asked for, for code that tests it by address.
+    /// The word that is nonzero while attention is asked for, to wait for.
     #[must_use]
     pub fn word(&self) -> &AtomicU32 {
         &self.attention
+    }
+
+    /// Whether the cell is bound to the calling thread.
+    #[must_use]
+    pub fn is_bound_here(&self) -> bool {
+        self.tid.load(Ordering::SeqCst) == current_tid()
     }
 
     /// Whether attention was asked for; the request is taken down.
@@ -145,13 +151,15 @@ impl KickCell {
         self.leave.swap(false, Ordering::SeqCst)
     }
 
-    /// Names the byte that makes KVM_RUN return at once (`kvm_run.immediate_exit`), or null to forget it.
+    /// Names a byte that becomes 1, on the thread that the cell is bound to, when attention is asked for: one that the
+    /// guest's code or KVM_RUN looks at (`kvm_run.immediate_exit`). Whoever clears it looks at [`Self::is_raised`] after.
     ///
     /// # Safety
-    /// The byte must stay valid until this is called with null, and both calls come from the thread that the cell is
-    /// bound to.
-    pub unsafe fn set_immediate_exit(&self, flag: *mut u8) {
-        self.immediate_exit.store(flag, Ordering::SeqCst);
+    /// The byte must stay valid until the guard is dropped, which happens on the calling thread, and be accessed in
+    /// between by that thread alone, through raw pointers.
+    pub unsafe fn mirror_in(&self, flag: *mut u8) -> Mirrored<'_> {
+        self.mirror.store(flag, Ordering::SeqCst);
+        Mirrored(self)
     }
 
     /// Sleeps until attention is asked for, or for at most `timeout`; may return early.
@@ -159,6 +167,17 @@ impl KickCell {
         if !self.is_raised() {
             futex::wait(&self.attention, 0, timeout);
         }
+    }
+}
+
+/// Takes the mirror of a [`KickCell`] back.
+#[derive(Debug)]
+#[must_use]
+pub struct Mirrored<'a>(&'a KickCell);
+
+impl Drop for Mirrored<'_> {
+    fn drop(&mut self) {
+        self.0.mirror.store(std::ptr::null_mut(), Ordering::SeqCst);
     }
 }
 
@@ -322,15 +341,14 @@ mod tests {
     }
 
     #[test]
-    fn the_signal_sets_immediate_exit_on_its_own_thread_only() {
+    fn the_signal_sets_the_mirror_on_its_own_thread_only() {
         let cell = KickCell::new();
         let mut flag = 0_u8;
         let bound = cell.bind().unwrap();
-        // SAFETY: `flag` outlives the registration, which is taken back below on this thread.
-        unsafe { cell.set_immediate_exit(&raw mut flag) };
+        // SAFETY: `flag` outlives the guard, which is dropped below on this thread.
+        let mirrored = unsafe { cell.mirror_in(&raw mut flag) };
         cell.poke();
-        // SAFETY: as above.
-        unsafe { cell.set_immediate_exit(std::ptr::null_mut()) };
+        drop(mirrored);
         drop(bound);
         assert_eq!(flag, 1);
     }

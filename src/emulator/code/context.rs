@@ -34,15 +34,14 @@ pub(crate) struct Context {
     pub jumps: u64,
     /// What entries of the jump cache must be marked with to be valid now.
     pub tag: u64,
-    /// Address of the word that asks for attention.
-    pub kick: u64,
     /// Where to go on after a call for help.
     pub resume: u64,
     /// Where RSP is in the stack of returns while other code runs.
     pub returns: u64,
     /// Where the stack of returns begins: its last entry is there.
     pub returns_base: u64,
-    /// Where the stack of returns is full.
+    /// Where the stack of returns is full. Its topmost byte, which is zero in every address, is that of
+    /// [`Self::ATTENTION`]: a call that looks whether it may go deeper looks at both.
     pub returns_limit: u64,
     /// Address of this context.
     pub itself: u64,
@@ -87,11 +86,12 @@ impl Context {
     pub(crate) const TLB: i32 = offset_of!(Self, tlb) as i32;
     pub(crate) const JUMPS: i32 = offset_of!(Self, jumps) as i32;
     pub(crate) const TAG: i32 = offset_of!(Self, tag) as i32;
-    pub(crate) const KICK: i32 = offset_of!(Self, kick) as i32;
     pub(crate) const RESUME: i32 = offset_of!(Self, resume) as i32;
     pub(crate) const RETURNS: i32 = offset_of!(Self, returns) as i32;
     pub(crate) const RETURNS_BASE: i32 = offset_of!(Self, returns_base) as i32;
     pub(crate) const RETURNS_LIMIT: i32 = offset_of!(Self, returns_limit) as i32;
+    /// Offset of the byte that is nonzero while attention is asked for.
+    pub(crate) const ATTENTION: i32 = Self::RETURNS_LIMIT + 7;
     pub(crate) const ITSELF: i32 = offset_of!(Self, itself) as i32;
     pub(crate) const HOST_STACK: i32 = offset_of!(Self, host_stack) as i32;
     pub(crate) const XSAVE: i32 = offset_of!(Self, xsave) as i32;
@@ -132,7 +132,6 @@ impl Frame {
                 tlb: 0,
                 jumps: 0,
                 tag: 0,
-                kick: 0,
                 resume: 0,
                 returns: 0,
                 returns_base: 0,

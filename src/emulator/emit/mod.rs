@@ -287,6 +287,13 @@ impl Assembler {
         Forward(self.position() - 4)
     }
 
+    /// `movzx to, byte [from]`, for RAX to RDI.
+    pub(crate) fn load_byte(&mut self, to: Reg, Gs(offset): Gs) {
+        self.touch(to.0);
+        self.raw(&[0x65, 0x0f, 0xb6, 0x04 | to.0 << 3, 0x25]);
+        self.raw(&offset.to_le_bytes());
+    }
+
     /// `mov to, value` with all eight bytes of the value, whose position it gives.
     pub(crate) fn mov_imm_wide(&mut self, to: Reg, value: u64) -> usize {
         self.touch(to.0);

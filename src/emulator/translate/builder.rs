@@ -446,8 +446,7 @@ impl<'a> Builder<'a> {
         let link = self.link(rip, saved);
         if back {
             // Without a change of flags.
-            self.asm.load(RCX, field(Context::KICK));
-            self.asm.load32(RCX, Mem::at(RCX, 0));
+            self.asm.load_byte(RCX, field(Context::ATTENTION));
             let calm = self.asm.jump_if_rcx_zero();
             let kicked = self.asm.jump();
             self.asm.bind_short(calm);

@@ -4,6 +4,7 @@ use super::number;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, restore_flags, save_flags};
 use crate::emulator::emit::{Forward, RAX, RCX, RSP};
+use smallvec::smallvec;
 
 /// A piece of code off the hot path.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +19,8 @@ pub(super) enum Cold {
     Stale { link: u32, rip: u64, direct: Forward, back: Option<usize> },
     /// A jump through the jump cache to the address in RAX, which is not where a call came from.
     Astray { site: u32 },
-    /// The stack of returns is full: it is emptied, and the call at `resume` made.
-    Deep { resume: usize },
+    /// Before the call at `resume`: somebody asks for attention, or the stack of returns is full and is emptied.
+    Deep { resume: usize, number: u32, target: bool },
     /// A call whose target the jump cache does not know: help is asked for as if from there, returning to `back`.
     Unknown { number: u32, target: bool, back: usize },
     /// The guest's vector registers are not in the host's yet; on at `resume`.
@@ -81,7 +82,9 @@ impl Builder<'_> {
                     self.asm.load(RSP, field(Context::RETURNS_BASE));
                     self.look_up(site);
                 }
-                Cold::Deep { resume } => {
+                Cold::Deep { resume, number, target } => {
+                    let kicked = self.is_kicked();
+                    self.cold.push((smallvec![kicked], Cold::Ask { number, live: false, target }));
                     self.asm.load(RSP, field(Context::RETURNS_BASE));
                     self.asm.jump_back(resume);
                 }

@@ -33,11 +33,17 @@ impl Builder<'_> {
         self.asm.jump_if(Condition::NOT_EQUAL)
     }
 
-    /// A way that is taken if somebody asks for attention. Flags are saved. Changes RCX.
+    /// A way that is taken if somebody asks for attention. Flags are saved.
+    pub(super) fn is_kicked(&mut self) -> Forward {
+        // cmp byte [attention], 0
+        self.asm.op(false, 0x80, 7, field(Context::ATTENTION));
+        self.asm.raw(&[0]);
+        self.asm.jump_if(Condition::NOT_EQUAL)
+    }
+
+    /// Asks for help if somebody asks for attention. Flags are saved.
     pub(super) fn heed_kicks(&mut self, link: u32) {
-        self.asm.load(RCX, field(Context::KICK));
-        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
-        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+        let kicked = self.is_kicked();
         let ask = Cold::Ask { number: number::KICK | link, live: false, target: false };
         self.cold.push((smallvec![kicked], ask));
     }
@@ -77,7 +83,9 @@ impl Builder<'_> {
 
     /// A jump to the guest address in RAX, through the jump cache. Flags are saved.
     pub(super) fn look_up(&mut self, site: u32) {
-        let missed = self.find();
+        let kicked = self.is_kicked();
+        let mut missed = self.find();
+        missed.push(kicked);
         self.asm.jump_rm(Mem::at(RCX, Jump::TARGET));
         self.cold.push((missed, Cold::Ask { number: number::INDIRECT | site, live: false, target: true }));
     }
@@ -85,9 +93,6 @@ impl Builder<'_> {
     /// Leaves the entry of the jump cache for the address in RAX in RCX, or goes to one of the ways, with the address in
     /// RAX.
     fn find(&mut self) -> Ways {
-        self.asm.load(RCX, field(Context::KICK));
-        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
-        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
         self.asm.mov32(RCX, RAX);
         self.asm.alu_imm(false, Alu::And, RCX, (JUMPS - 1) as i32);
         self.asm.shift(false, false, RCX, JUMP_SHIFT);
@@ -99,14 +104,15 @@ impl Builder<'_> {
         // The address is needed again: it is that of the entry.
         self.asm.load(RAX, Mem::at(RCX, 0));
         let stale = self.asm.jump_if(Condition::NOT_EQUAL);
-        smallvec![kicked, other, stale]
+        smallvec![other, stale]
     }
 
-    /// Remembers the return of a call that comes next. Flags are saved. Changes RCX.
-    fn remember_return(&mut self, next: u64) {
+    /// Remembers the return of a call that comes next. If somebody asks for attention, asks for help with that number
+    /// instead, and with the target in RAX if there is one. Flags are saved. Changes RCX.
+    fn remember_return(&mut self, next: u64, number: u32, target: bool) {
         self.asm.alu(Alu::Cmp, RSP, field(Context::RETURNS_LIMIT));
         let deep = self.asm.jump_if(Condition::BELOW);
-        self.cold.push((smallvec![deep], Cold::Deep { resume: self.asm.position() }));
+        self.cold.push((smallvec![deep], Cold::Deep { resume: self.asm.position(), number, target }));
         match i32::try_from(next as i64) {
             Ok(next) => self.asm.push_imm(next),
             Err(_) => {
@@ -132,9 +138,8 @@ impl Builder<'_> {
             return;
         }
         let link = self.link(target, true);
-        // Forward calls too: some dozen that call the next one twice take for ever.
-        self.heed_kicks(link);
-        self.remember_return(next);
+        // Forward calls heed kicks too: some dozen that call the next one twice take for ever.
+        self.remember_return(next, number::KICK | link, false);
         let stale = (!self.is_near(target)).then(|| self.compare_mark(link));
         let direct = self.asm.call_forward();
         self.links[(link - self.first_link) as usize].displacement = Some(direct.0);
@@ -157,7 +162,7 @@ impl Builder<'_> {
             self.look_up(site);
             return;
         }
-        self.remember_return(next);
+        self.remember_return(next, number::INDIRECT | site, true);
         let missed = self.find();
         self.asm.call_rm(Mem::at(RCX, Jump::TARGET));
         let back = self.asm.position();

@@ -59,9 +59,7 @@ impl Builder<'_> {
             return None;
         }
         let plan = self.plan;
-        self.asm.load(RCX, field(Context::KICK));
-        self.asm.alu_imm(false, Alu::Cmp, Mem::at(RCX, 0), 0);
-        let kicked = self.asm.jump_if(Condition::NOT_EQUAL);
+        let kicked = self.is_kicked();
         let mut missed = Vec::new();
         for group in plan.groups.iter().filter(|group| group.at_start && group.moves) {
             let ways = self.compare_with_window(user, group);

@@ -26,7 +26,7 @@ use crate::mem::GuestRam;
 use crate::sys::segment_base;
 use lookup::Epoch;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use window::Known;
 
 /// Stands for "an interrupt may wait", where that has to be asked.
@@ -144,11 +144,15 @@ impl Translator {
         let (cursor, epoch, known) = (&mut self.cursor, &mut self.epoch, &mut self.known);
         let returns = &mut self.returns;
         let vcpu = self.vcpu;
-        let (kick, pending) = (&**platform.kick(vcpu), platform.interrupt_flag(vcpu));
+        let (kick, pending) = (platform.kick(vcpu), platform.interrupt_flag(vcpu));
+        let bound = (!kick.is_bound_here()).then(|| kick.bind()).transpose();
+        let _bound = bound.map_err(|source| EngineError::Host { what: "cannot set up kicks", source })?;
         let frame: *mut Frame = &raw mut **frame;
         // SAFETY: all else in the context is reached by the raw pointer, field by field; translated code changes the
         // registers while nothing here uses them.
         let (context, regs) = unsafe { (&raw mut (*frame).context, &mut (*frame).context.regs) };
+        // SAFETY: the frame outlives this function, whose end takes the byte back.
+        let _mirrored = unsafe { kick.mirror_in(Session::attention(context)) };
         self.single.with_registers(regs, state, platform, |cx, cache, features| {
             let mut session = Session {
                 cx,
@@ -282,7 +286,6 @@ impl Session<'_, '_> {
 
     /// Fills in what does not change during the run.
     fn prepare(&mut self) {
-        let kick = self.kick.word().as_ptr() as u64;
         let pending = self.pending.unwrap_or(&ALWAYS).as_ptr() as u64;
         let state = (&raw mut *self.cx.state) as u64;
         let xsave = (&raw mut self.cx.state.xsave) as u64;
@@ -298,7 +301,6 @@ impl Session<'_, '_> {
         }
         // SAFETY: the frame outlives the session, whose registers are the only part of it that is referred to.
         unsafe {
-            (*self.context).kick = kick;
             (*self.context).pending = pending;
             (*self.context).msr_places = system::MSR_PLACES.as_ptr() as u64;
             (*self.context).state = state;
@@ -332,10 +334,24 @@ impl Session<'_, '_> {
         self.count_instructions();
     }
 
-    /// Hands the flags back to translated code. The registers are in their place.
+    /// The byte by which translated code is asked for attention.
+    fn attention(context: *mut Context) -> *mut u8 {
+        context.cast::<u8>().wrapping_add(Context::ATTENTION as usize)
+    }
+
+    /// Hands the flags back to translated code, and whether it is asked for attention. The registers are in their place.
     fn write_context(&mut self) {
-        // SAFETY: translated code does not run now, and nothing else refers to this field.
-        unsafe { (*self.context).flags = self.cx.flags.into() };
+        let attention = Self::attention(self.context);
+        // SAFETY: translated code does not run now, and nothing else refers to these fields but the handler of the signal,
+        // on this thread. It writes the byte too: it is cleared before the cell is looked at.
+        unsafe {
+            (*self.context).flags = self.cx.flags.into();
+            attention.write_volatile(0);
+            compiler_fence(Ordering::SeqCst);
+            if self.kick.is_raised() {
+                attention.write_volatile(1);
+            }
+        }
     }
 
     /// Enters the handler of an exception; `Err` if the guest has none that could be entered.
