@@ -11,7 +11,7 @@ use std::str::FromStr;
 pub enum Technique {
     /// Blocks jump straight to one another, and loops to their start.
     Chaining,
-    /// Translated code looks up computed and far targets by itself.
+    /// Translated code looks up computed targets by itself.
     JumpCache,
     /// Guest returns are host returns.
     ReturnStack,

@@ -53,14 +53,11 @@ impl Builder<'_> {
     pub(super) fn stale(&mut self, link: u32, rip: u64, direct: Forward, back: Option<usize>) {
         let mut missed = self.find_fixed(rip);
         let number = number::LINK | link;
-        match back {
-            Some(back) => {
-                self.asm.lea_position(RAX, back);
-                self.asm.push(RAX);
-                self.cold.push((missed, Cold::Unknown { number, target: false, back }));
-                missed = Ways::new();
-            }
-            None => {}
+        if let Some(back) = back {
+            self.asm.lea_position(RAX, back);
+            self.asm.push(RAX);
+            self.cold.push((missed, Cold::Unknown { number, target: false, back }));
+            missed = Ways::new();
         }
         self.asm.jump_rm(Mem::at(RCX, jump_slot(rip) + Jump::TARGET));
         missed.push(direct);
