@@ -16,6 +16,7 @@ mod exit;
 #[cfg(test)]
 pub(crate) mod fake;
 mod platform;
+mod site;
 mod trace;
 
 pub use crate::bus::VcpuId;
@@ -24,6 +25,7 @@ pub use boundary::Boundary;
 pub use counters::{Cause, Counters};
 pub use exit::{DebugEvent, Exit};
 pub use platform::{Attention, Platform, PlatformParts};
+pub use site::{Cost, Occasion, Patch, Site, Sites};
 pub use trace::{Event, EventKind, Trace};
 
 use crate::arch::{CpuState, Gva};
@@ -158,6 +160,10 @@ pub trait Vcpu: Send {
     /// # Errors
     /// When the host refuses the state.
     fn load(&mut self, state: &CpuState) -> Result<(), EngineError>;
+    /// What was patched in the guest's code, if the mode patches and was told to keep account of it. The guest stands.
+    fn sites(&self) -> Option<Sites> {
+        None
+    }
     /// The debugging ability, if the mode has one.
     fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {
         None

@@ -14,7 +14,7 @@ pub(super) fn create(spec: &MachineSpec, platform: &Platform) -> Result<Box<dyn 
             let emulator = Emulator::new(Arc::clone(platform.ram()), spec.engine);
             Ok(Box::new(emulator.without(spec.without).counting(spec.counts_instructions)))
         }
-        Mode::Pv => Ok(Box::new(Pv::new(Arc::clone(platform.ram()))?)),
+        Mode::Pv => Ok(Box::new(Pv::new(Arc::clone(platform.ram()))?.counting(spec.counts_sites))),
     }
 }
 

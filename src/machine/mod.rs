@@ -23,7 +23,7 @@ pub use timed::{Counts, TimedCounts};
 use crate::arch::{CpuState, Gva};
 use crate::bus::ClaimConflict;
 use crate::clock::ClockSource;
-use crate::engine::{Backend, Caps, EngineError, Mode, Platform, Vcpu, VcpuId};
+use crate::engine::{Backend, Caps, EngineError, Mode, Platform, Sites, Vcpu, VcpuId};
 use crate::loader::{Image, LoadError};
 use crate::mem::MemoryError;
 pub use pc::{DEVICES, Pc};
@@ -131,6 +131,12 @@ impl Machine {
     /// from waiting for a reader.
     pub fn watch_output(&mut self, outlet: Outlet) {
         self.outlet = Some(outlet);
+    }
+
+    /// What was patched in the guest's code, if the mode patches and [`MachineSpec::counts_sites`] asked for account.
+    #[must_use]
+    pub fn sites(&self) -> Option<Sites> {
+        self.vcpu.sites()
     }
 
     /// Runs until something ends it.

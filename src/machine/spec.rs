@@ -14,6 +14,8 @@ pub struct MachineSpec {
     pub without: Without,
     /// The translator counts instructions, which makes it slower.
     pub counts_instructions: bool,
+    /// In mode pv, account is kept of each patched instruction: [`super::Machine::sites`].
+    pub counts_sites: bool,
     /// Bytes of RAM.
     pub memory: u64,
     /// Where time comes from. A counted clock needs a mode that counts instructions: emu.
@@ -34,6 +36,7 @@ impl MachineSpec {
             engine: EmuEngine::default(),
             without: Without::NOTHING,
             counts_instructions: false,
+            counts_sites: false,
             memory: Self::DEFAULT_MEMORY,
             clock: ClockSource::Real,
             command_line: String::new(),

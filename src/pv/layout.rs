@@ -22,7 +22,12 @@ pub(super) const ZONE: u64 = 0x6040_0000;
 pub(super) const ZONE_SIZE: u64 = 0x180_0000;
 /// The control page again, at the start of the zone, where thunks reach it.
 pub(super) const ZONE_CONTROL: u64 = ZONE;
-/// First byte of thunk code.
+/// Counters of thunks, eight bytes each, at the end of the zone's memory. Mapped, writable and not executable, only
+/// where sites are counted.
+pub(super) const COUNTERS: u64 = ZONE + ZONE_SIZE - COUNTERS_SIZE;
+/// Bytes of the counters.
+pub(super) const COUNTERS_SIZE: u64 = 0x4_0000;
+/// First byte of thunk code; it ends at [`COUNTERS`].
 pub(super) const ZONE_CODE: u64 = ZONE + 0x1000;
 
 /// Bytes that the mirror maps at most of a guest with so much RAM: all of it several times, and a GiB of small pages here

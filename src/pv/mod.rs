@@ -8,6 +8,7 @@
 //! | `patch` | scan, sites, thunks |
 //! | `text` | the memory behind patched code |
 //! | `trap` | what a trap means |
+//! | `timing` | how long the engine takes for a patched instruction |
 //! | `vcpu` | the loop |
 //!
 //! What starts in 32-bit mode, or is in any other state that the child cannot execute, `emulator::single` executes.
@@ -18,6 +19,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod text;
+mod timing;
 mod trap;
 mod vcpu;
 
@@ -35,6 +37,7 @@ use std::sync::Arc;
 pub struct Pv {
     ram: Arc<GuestRam>,
     caps: Caps,
+    counts_sites: bool,
 }
 
 impl Pv {
@@ -44,7 +47,13 @@ impl Pv {
     /// [`EngineError::Unavailable`] with the reason.
     pub fn new(ram: Arc<GuestRam>) -> Result<Self, EngineError> {
         check_host()?;
-        Ok(Self { ram, caps: capabilities() })
+        Ok(Self { ram, caps: capabilities(), counts_sites: false })
+    }
+
+    /// The same, whose vCPUs keep account of what they patch if `counts` says so: [`Vcpu::sites`].
+    #[must_use]
+    pub fn counting(self, counts: bool) -> Self {
+        Self { counts_sites: counts, ..self }
     }
 
     /// What the mode is on this host. Starts and ends a sandboxed process to see whether that works.
@@ -97,6 +106,6 @@ impl Backend for Pv {
     }
 
     fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError> {
-        Ok(Box::new(vcpu::PvVcpu::new(id, Arc::clone(&self.ram), reset.clone())?))
+        Ok(Box::new(vcpu::PvVcpu::new(id, Arc::clone(&self.ram), reset.clone(), self.counts_sites)?))
     }
 }

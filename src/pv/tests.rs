@@ -1,4 +1,5 @@
 //! Small guests, run natively on a machine without devices: what kernels do, and what hostile guests try.
+mod counts;
 mod memory;
 
 use super::SiteKind;
@@ -49,17 +50,32 @@ fn guest(
 }
 
 fn vcpu(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
-    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone()).unwrap()
+    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), false).unwrap()
 }
 
-/// Runs until HLT, natively; the state must be what the interpreter makes of the same guest.
+/// The same, keeping account of its sites.
+fn counting(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
+    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), true).unwrap()
+}
+
+/// Runs until HLT, natively, with and without account of the sites; the state must be what the interpreter makes of the
+/// same guest.
 fn compare(program: impl Fn(&mut CodeAssembler), handler: impl Fn(&mut CodeAssembler)) -> (CpuState, PvVcpu) {
-    let (machine, state) = guest(&program, &handler);
+    compare_with(counting, &program, &handler);
+    compare_with(vcpu, &program, &handler)
+}
+
+fn compare_with(
+    vcpu: fn(&FakeMachine, &CpuState) -> PvVcpu,
+    program: &impl Fn(&mut CodeAssembler),
+    handler: &impl Fn(&mut CodeAssembler),
+) -> (CpuState, PvVcpu) {
+    let (machine, state) = guest(program, handler);
     let mut pv = vcpu(&machine, &state);
     assert_eq!(pv.run(&machine.platform).unwrap(), Exit::Halted);
     let native = pv.save().unwrap();
 
-    let (machine, mut expected) = guest(&program, &handler);
+    let (machine, mut expected) = guest(program, handler);
     let mut single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
     while single.step(&mut expected, &machine.platform).unwrap() != Outcome::Halted {}
     assert_eq!(native.gpr, expected.gpr);
@@ -103,7 +119,7 @@ fn sensitive_instructions_see_the_guests_machine_and_not_the_hosts() {
     );
     assert_eq!(state.gpr[gpr::RDI], IDT);
     assert_eq!(state.gpr[gpr::RBX] as u32, u32::from_le_bytes(*b"TriV"));
-    assert!(pv.sites().iter().any(|s| s.kind == SiteKind::Jump));
+    assert!(pv.patched().iter().any(|s| s.kind == SiteKind::Jump));
 }
 
 #[test]
@@ -151,7 +167,7 @@ fn a_branch_into_the_middle_of_a_site_goes_on_in_its_thunk() {
         halt,
     );
     assert_eq!(state.gpr[gpr::RBX], 1);
-    assert!(!pv.sites().is_empty());
+    assert!(!pv.patched().is_empty());
 }
 
 #[test]
@@ -274,7 +290,7 @@ fn a_handler_that_is_named_after_its_page_was_scanned_is_patched_when_it_is_ente
         },
         halt,
     );
-    let site = pv.sites().into_iter().find(|site| site.address == handler).expect("a site at the handler");
+    let site = pv.patched().into_iter().find(|site| site.address == handler).expect("a site at the handler");
     assert_eq!(site.kind, SiteKind::Jump);
 }
 
@@ -303,7 +319,7 @@ fn kicks_at_any_moment_find_a_way_out_of_thunks() {
         },
         halt,
     );
-    let mut pv = vcpu(&machine, &state);
+    let mut pv = counting(&machine, &state);
     let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
     let _bound = kick.bind().unwrap();
     let done = AtomicBool::new(false);
@@ -323,6 +339,11 @@ fn kicks_at_any_moment_find_a_way_out_of_thunks() {
     });
     assert!(kicks > 0);
     assert_eq!(pv.save().unwrap().gpr[15], TURNS);
+    // Whoever was interrupted in the middle of a thunk was counted once all the same.
+    let counts = counts::by_mnemonic(&pv);
+    for mnemonic in ["Sti", "Cli", "Pushfq", "Iretq"] {
+        assert_eq!(counts.get(mnemonic), Some(&TURNS), "{mnemonic}: {counts:?}");
+    }
 }
 
 #[test]

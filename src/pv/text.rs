@@ -2,12 +2,13 @@
 //!
 //! Guest RAM itself stays as the guest wrote it. The object is sparse: only pages that were executed cost memory.
 #![expect(unsafe_code, reason = "memory shared with another process is accessed through raw pointers")]
-use super::layout::ZONE_SIZE;
+use super::layout::{COUNTERS, COUNTERS_SIZE, ZONE, ZONE_SIZE};
 use crate::arch::address::PAGE_SIZE;
 use crate::engine::EngineError;
 use crate::sys::memfd;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Shadow text of one vCPU.
 #[derive(Debug)]
@@ -69,5 +70,19 @@ impl Text {
     pub(super) fn write_zone(&self, distance: u64, bytes: &[u8]) {
         assert!(distance < ZONE_SIZE);
         self.write(self.ram_size + distance, bytes);
+    }
+
+    /// Counter `number` of the thunks. The guest can write it: what it says is the guest's word.
+    pub(super) fn counter(&self, number: u64) -> &AtomicU64 {
+        assert!(number < COUNTERS_SIZE / 8, "there is no counter {number}");
+        let offset = self.ram_size + (COUNTERS - ZONE) + 8 * number;
+        // SAFETY: inside the mapping, whose length is RAM and zone, and aligned, because RAM's size is a multiple of a
+        // page; all accesses of this process to counters are atomic.
+        unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(offset as usize).cast()) }
+    }
+
+    /// Takes what a counter holds, and leaves 0.
+    pub(super) fn take_counter(&self, number: u64) -> u64 {
+        self.counter(number).swap(0, Ordering::Relaxed)
     }
 }

@@ -6,17 +6,19 @@
 //! again later. What the mirror of the page tables cannot settle is executed by `emulator::single`, which raises the
 //! guest's exceptions too.
 use super::child::{Awake, Child, Report, Trap, crash, stub};
-use super::layout::at;
+use super::layout::{COUNTERS, COUNTERS_SIZE, TEXT_FD, ZONE, at};
 use super::patch::{Patches, Point};
 use super::space::{Kind, Space, in_zone, is_guest_page};
 use super::text::Text;
+use super::timing::Timing;
 use super::trap::{self, Cause as Why};
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::{self, Access, PagingMode, Privilege};
-use crate::arch::{CpuState, Cr0, Gva, Rflags};
+use crate::arch::{CpuState, Cr0, Gva, Rflags, Vector};
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::{
-    Attention, Boundary, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId,
+    Attention, Boundary, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Occasion, Platform, Sites, Vcpu,
+    VcpuId,
 };
 use crate::mem::{CodeChanges, GuestRam};
 use std::collections::HashSet;
@@ -48,17 +50,33 @@ pub(super) struct PvVcpu {
     /// other registers is a loop that makes progress.
     repeated: ((u64, [u64; 16]), u32),
     breakpoints: HashSet<u64>,
+    /// What is being timed, where sites are counted.
+    timing: Timing,
 }
 
 impl PvVcpu {
-    pub(super) fn new(id: VcpuId, ram: Arc<GuestRam>, state: CpuState) -> Result<Self, EngineError> {
+    /// A vCPU in `state`, with a child of its own. `counts` says whether it keeps account of what it patches.
+    pub(super) fn new(
+        id: VcpuId,
+        ram: Arc<GuestRam>,
+        state: CpuState,
+        counts: bool,
+    ) -> Result<Self, EngineError> {
         let text = Text::new(ram.size())?;
-        let child = Child::start(ram.file(), text.file(), text.zone_offset())?;
+        let mut child = Child::start(ram.file(), text.file(), text.zone_offset())?;
+        if counts {
+            let rights = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+            let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+            let offset = text.zone_offset() + (COUNTERS - ZONE);
+            child
+                .request(libc::SYS_mmap, [COUNTERS, COUNTERS_SIZE, rights, flags, TEXT_FD.into(), offset])?;
+            child.flush()?;
+        }
         Ok(Self {
             id,
             child,
             space: Space::new(Arc::clone(&ram)),
-            patches: Patches::new(Arc::clone(&ram), text),
+            patches: Patches::new(Arc::clone(&ram), text, counts),
             code_cursor: ram.code().cursor(),
             single: Single::new(id, Arc::clone(&ram)),
             ram,
@@ -68,12 +86,13 @@ impl PvVcpu {
             ran_natively: false,
             repeated: ((0, [0; 16]), 0),
             breakpoints: HashSet::new(),
+            timing: Timing::default(),
         })
     }
 
-    /// What was patched.
+    /// What is patched.
     #[cfg(test)]
-    pub(super) fn sites(&self) -> Vec<super::Site> {
+    pub(super) fn patched(&self) -> Vec<super::Site> {
         self.patches.sites().cloned().collect()
     }
 
@@ -127,7 +146,9 @@ impl PvVcpu {
         };
         if let Some(offset) = text {
             // Wherever an exception, a return or a system call leads is code.
-            patches.learn(&self.state, self.state.rip, offset);
+            if patches.learn(&self.state, self.state.rip, offset, Occasion::Entry) {
+                self.timing.spoil();
+            }
         }
         let start = patches.native_rip(self.state.rip, text);
         let mut commands = child.load_registers(&self.state, start, waits);
@@ -137,6 +158,9 @@ impl PvVcpu {
         }
         child.shared().put(at::STOP, 0);
         child.release(commands);
+        if let Some((address, ticks)) = self.timing.released() {
+            patches.time(address, ticks);
+        }
         self.ran_natively = true;
         let mut exit = None;
         while child.wait(platform.kick(self.id))? == Awake::Attention {
@@ -156,6 +180,9 @@ impl PvVcpu {
                     }
                 }
             }
+        }
+        if patches.is_counting() && exit.is_none() {
+            self.timing = Timing::reported();
         }
         platform.counters(self.id).count(Cause::HostExit);
         let report = child.report()?;
@@ -235,8 +262,9 @@ impl PvVcpu {
         self.state.rip = self.state.rip.wrapping_sub(back);
         if why == Why::Execute
             && let Some((Kind::Text, text)) = self.space.find(self.state.rip & !(PAGE_SIZE - 1))
+            && self.patches.learn(&self.state, self.state.rip, text, Occasion::Trap)
         {
-            self.patches.learn(&self.state, self.state.rip, text);
+            self.timing.spoil();
         }
         why
     }
@@ -318,7 +346,9 @@ impl PvVcpu {
         if facts.privileged && !hypercall {
             platform.counters(self.id).count(Cause::Privileged);
         }
+        let was_at = self.state.pending_exception.is_none().then_some(self.state.rip);
         let outcome = self.single.step(&mut self.state, platform)?;
+        self.account(was_at, outcome);
         let after = PagingMode::of(&self.state);
         let changed = (before.cr0, before.cr3, before.cr4, before.efer)
             != (after.cr0, after.cr3, after.cr4, after.efer);
@@ -333,6 +363,20 @@ impl PvVcpu {
             }
         }
         Ok(outcome)
+    }
+
+    /// Counts an execution of a patched instruction, where that is asked for. `at` is where the instruction was, if it was
+    /// one.
+    fn account(&mut self, at: Option<u64>, outcome: Outcome) {
+        if !self.patches.is_counting() {
+            return;
+        }
+        // A fault comes instead of the instruction, #DB (single step) behind it.
+        let executed =
+            matches!(outcome, Outcome::Retired | Outcome::Halted | Outcome::Exception(Vector::Debug));
+        let rip = self.state.rip;
+        let patched = at.filter(|&at| executed && self.patches.count(at, at != rip));
+        self.timing.attempted(patched);
     }
 
     fn rip_is_text(&self) -> bool {
@@ -352,6 +396,7 @@ impl PvVcpu {
     /// Enters the guest's handler for an interrupt. What the child stopped for comes again later.
     fn deliver(&mut self, platform: &Platform, vector: u8) -> Result<Outcome, EngineError> {
         self.why = None;
+        self.timing.spoil();
         self.single.deliver_interrupt(&mut self.state, platform, vector)
     }
 
@@ -385,7 +430,10 @@ impl Vcpu for PvVcpu {
         self.child.settle();
         loop {
             match platform.at_boundary(self.id, &self.state) {
-                Boundary::Leave(exit) => return Ok(exit),
+                Boundary::Leave(exit) => {
+                    self.timing.spoil();
+                    return Ok(exit);
+                }
                 Boundary::Interrupt(vector) => {
                     if self.deliver(platform, vector)? == Outcome::TripleFault {
                         return Ok(Exit::TripleFault);
@@ -418,6 +466,10 @@ impl Vcpu for PvVcpu {
         self.space.clear(&mut self.child)?;
         self.patches.clear();
         Ok(())
+    }
+
+    fn sites(&self) -> Option<Sites> {
+        self.patches.report()
     }
 
     fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {

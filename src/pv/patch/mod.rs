@@ -6,6 +6,7 @@
 //! and the map from guest addresses to thunk addresses and back is total for the run: whoever lands in the middle of a
 //! site traps (`zone`), and goes on in the thunk. A sensitive instruction for which no run can be formed becomes INT3 if
 //! it must not run natively, and is left to fault by itself otherwise.
+mod ledger;
 mod scan;
 mod sensitive;
 mod thunk;
@@ -18,9 +19,11 @@ use super::text::Text;
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Efer};
+use crate::engine::{Occasion, Patch, Sites};
 use crate::mem::GuestRam;
 use crate::pv::trap;
 use iced_x86::Instruction;
+use ledger::Ledger;
 use scan::{Entry, Listing, Source};
 use sensitive::{ends_block, remedy};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -53,7 +56,7 @@ pub enum SiteKind {
     Fault,
 }
 
-/// One patched place, for the report.
+/// One patched place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Site {
     /// Guest-virtual address of the first replaced byte.
@@ -84,10 +87,13 @@ pub(super) struct Patches {
     /// Jump sites → first bytes of their thunks.
     thunk_of: BTreeMap<u64, u64>,
     after_sti: HashSet<u64>,
+    /// The account of patched instructions, if one is kept.
+    ledger: Option<Ledger>,
 }
 
 impl Patches {
-    pub(super) fn new(ram: Arc<GuestRam>, text: Text) -> Self {
+    /// Nothing patched yet. `counts` says whether account is kept of what is; the child then has the counters mapped.
+    pub(super) fn new(ram: Arc<GuestRam>, text: Text, counts: bool) -> Self {
         Self {
             ram,
             text,
@@ -101,6 +107,7 @@ impl Patches {
             thunks: BTreeMap::new(),
             thunk_of: BTreeMap::new(),
             after_sti: HashSet::new(),
+            ledger: counts.then(Ledger::default),
         }
     }
 
@@ -108,6 +115,30 @@ impl Patches {
     #[cfg(test)]
     pub(super) fn sites(&self) -> impl Iterator<Item = &Site> {
         self.sites.values()
+    }
+
+    /// What is known of patched instructions, if account is kept.
+    pub(super) fn report(&self) -> Option<Sites> {
+        self.ledger.as_ref().map(|ledger| ledger.report(&self.text))
+    }
+
+    /// Whether account is kept of patched instructions.
+    #[inline]
+    pub(super) fn is_counting(&self) -> bool {
+        self.ledger.is_some()
+    }
+
+    /// The engine has executed the instruction at `address`, or a part of it if RIP has not `moved`: whether that counts
+    /// as an execution of a patched one.
+    pub(super) fn count(&mut self, address: u64, moved: bool) -> bool {
+        self.ledger.as_mut().is_some_and(|ledger| ledger.count(address, moved))
+    }
+
+    /// An execution of the patched instruction at `address` by the engine took so many ticks of the TSC.
+    pub(super) fn time(&mut self, address: u64, ticks: u64) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.time(address, ticks);
+        }
     }
 
     /// Where the child goes on so that the guest goes on at `rip`. `text` is the RAM offset of the page of `rip` if that
@@ -168,30 +199,31 @@ impl Patches {
         entries.push((entry, true));
         let mut new = self.listing.descend(&mut source, entries);
         new.extend(self.listing.sweep(&mut source, page));
-        self.patch_all(&mut source, new);
+        self.patch_all(&mut source, new, Occasion::Scan);
         true
     }
 
     /// An instruction of text at `rip` has trapped or is to be executed next: if it was not proven to be one, it is now.
-    /// `text` is the RAM offset of its page.
-    pub(super) fn learn(&mut self, state: &CpuState, rip: u64, text: u64) {
+    /// `text` is the RAM offset of its page. Whether there was anything to learn.
+    pub(super) fn learn(&mut self, state: &CpuState, rip: u64, text: u64, occasion: Occasion) -> bool {
         let page = rip & !(PAGE_SIZE - 1);
         if self.native.contains_key(&rip)
             || self.listing.is_proven(rip)
             || self.pages.get(&page) != Some(&text)
         {
-            return;
+            return false;
         }
         let ram = Arc::clone(&self.ram);
         let mut source = Source::new(&ram, PagingMode::of(state));
         let entry: Entry = (rip, true);
         let new = self.listing.descend(&mut source, vec![entry]);
-        self.patch_all(&mut source, new);
+        self.patch_all(&mut source, new, occasion);
+        true
     }
 
     /// Patches the sensitive ones of these instructions. What was patched inside a proven one, when it was thought to be
     /// something else, is taken back.
-    fn patch_all(&mut self, source: &mut Source<'_>, mut new: Vec<u64>) {
+    fn patch_all(&mut self, source: &mut Source<'_>, mut new: Vec<u64>, occasion: Occasion) {
         new.sort_unstable();
         new.dedup();
         let found: Vec<Instruction> = new.into_iter().filter_map(|at| source.decode(at)).collect();
@@ -202,7 +234,7 @@ impl Patches {
             }
         }
         for i in found.iter().filter(|i| is_sensitive(i)) {
-            self.patch(source, i);
+            self.patch(source, i, occasion);
         }
     }
 
@@ -212,10 +244,13 @@ impl Patches {
             self.put(at, &site.original[..1]);
             self.sites.remove(&at);
         }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.take_back(&self.text, at);
+        }
     }
 
     /// Patches the sensitive instruction `i`, unless a site holds it already. Its page is text.
-    fn patch(&mut self, source: &mut Source<'_>, i: &Instruction) {
+    fn patch(&mut self, source: &mut Source<'_>, i: &Instruction, occasion: Occasion) {
         let address = i.ip();
         let must = remedy(i).is_some_and(|(_, must)| must);
         let is_proven = self.listing.is_proven(address);
@@ -224,7 +259,7 @@ impl Patches {
         }
         if is_proven
             && let Some(run) = self.run(source, i)
-            && self.patch_with_thunk(source, &run)
+            && self.patch_with_thunk(source, &run, occasion)
         {
             return;
         }
@@ -236,7 +271,12 @@ impl Patches {
         if must {
             self.put(address, &[INT3]);
         }
-        self.sites.insert(address, Site { address, original: original(source, address, i.len()), kind });
+        let original = original(source, address, i.len());
+        if let Some(ledger) = &mut self.ledger {
+            let patch = if must { Patch::Breakpoint } else { Patch::Fault };
+            ledger.note(&self.text, i, original.clone(), (address, &original), patch, occasion);
+        }
+        self.sites.insert(address, Site { address, original, kind });
     }
 
     /// The instructions to be replaced together with `i`: at least five bytes in one page, no two sites overlapping, and
@@ -283,7 +323,7 @@ impl Patches {
             .is_some_and(|(_, s)| s.kind == SiteKind::Jump && address - s.address < s.original.len() as u64)
     }
 
-    fn patch_with_thunk(&mut self, source: &mut Source<'_>, run: &[Instruction]) -> bool {
+    fn patch_with_thunk(&mut self, source: &mut Source<'_>, run: &[Instruction], occasion: Occasion) -> bool {
         let Some((first, last)) = run.first().zip(run.last()) else { return false };
         let (start, end) = (first.ip(), last.next_ip());
         let next = start + JUMP;
@@ -294,12 +334,16 @@ impl Patches {
                 starts |= 1 << (into - 1);
             }
         }
-        let Ok(draft) = thunk::write(run, super::layout::ZONE_CODE) else { return false };
+        let counters: HashMap<u64, u64> = match &mut self.ledger {
+            Some(ledger) => run.iter().filter_map(|i| Some((i.ip(), ledger.counter_for(i)?))).collect(),
+            None => HashMap::new(),
+        };
+        let Ok(draft) = thunk::write(run, super::layout::ZONE_CODE, &counters) else { return false };
         // Copies may encode longer at another distance: leave room.
         let room = draft.code.len() as u64 + 16;
         let Some(place) = self.zone.allocate(next, room, starts) else { return false };
         let displacement = i32::try_from(place.wrapping_sub(next) as i64);
-        let thunk = thunk::write(run, place).ok().filter(|thunk| thunk.code.len() as u64 <= room);
+        let thunk = thunk::write(run, place, &counters).ok().filter(|thunk| thunk.code.len() as u64 <= room);
         let (Ok(displacement), Some(thunk)) = (displacement, thunk) else {
             self.zone.release(place);
             return false;
@@ -322,6 +366,7 @@ impl Patches {
         for at in under {
             self.sites.remove(&at);
         }
+        self.note_run(source, run, &original, occasion);
         self.after_sti.extend(&thunk.after_sti);
         let mut bytes = vec![0xe9];
         bytes.extend_from_slice(&displacement.to_le_bytes());
@@ -329,6 +374,26 @@ impl Patches {
         self.put(start, &bytes);
         self.sites.insert(start, Site { address: start, original, kind: SiteKind::Jump });
         true
+    }
+
+    /// Keeps account of a run that has been replaced by a jump; what was patched in it and is no instruction of it was
+    /// none.
+    fn note_run(
+        &mut self,
+        source: &mut Source<'_>,
+        run: &[Instruction],
+        replaced: &[u8],
+        occasion: Occasion,
+    ) {
+        let Self { ledger: Some(ledger), text, .. } = self else { return };
+        for i in run {
+            ledger.take_back_range(text, i.ip() + 1..i.next_ip());
+            if let Some((remedy, _)) = remedy(i) {
+                let patch = if remedy.is_in_process() { Patch::InProcess } else { Patch::Hypercall };
+                let bytes = original(source, i.ip(), i.len());
+                ledger.note(text, i, bytes, (run[0].ip(), replaced), patch, occasion);
+            }
+        }
     }
 
     /// Writes into the shadow of a text page.
@@ -342,6 +407,9 @@ impl Patches {
     /// child waits, and not inside one.
     fn forget_sites(&mut self, page: u64) {
         let range = page..page + PAGE_SIZE;
+        if let Some(ledger) = &mut self.ledger {
+            ledger.take_back_range(&self.text, range.clone());
+        }
         let sites: Vec<u64> = self.sites.range(range.clone()).map(|(&at, _)| at).collect();
         for at in sites {
             let Some(site) = self.sites.remove(&at) else { continue };
@@ -372,6 +440,9 @@ impl Patches {
 
     /// No page is text any more.
     pub(super) fn clear(&mut self) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.take_back_range(&self.text, 0..u64::MAX);
+        }
         self.pages.clear();
         self.places.clear();
         self.sites.clear();
@@ -385,11 +456,16 @@ impl Patches {
     }
 }
 
-/// The guest's bytes at `address`, as far as they lie in its page.
+/// The guest's bytes at `address`, which may go on in the next page.
 fn original(source: &mut Source<'_>, address: u64, length: usize) -> Vec<u8> {
-    let from = (address % PAGE_SIZE) as usize;
-    let Some(page) = source.page(address) else { return vec![] };
-    page[from..page.len().min(from + length)].to_vec()
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let at = address.wrapping_add(bytes.len() as u64);
+        let Some(page) = source.page(at) else { break };
+        let from = (at % PAGE_SIZE) as usize;
+        bytes.extend_from_slice(&page[from..page.len().min(from + length - bytes.len())]);
+    }
+    bytes
 }
 
 /// Code that the CPU itself enters: handlers named by the IDT, and the target of SYSCALL.

@@ -19,6 +19,13 @@ pub(in crate::pv) enum Remedy {
     Call,
 }
 
+impl Remedy {
+    /// Whether a thunk does it in the child, as long as the engine need not know of it.
+    pub(super) fn is_in_process(self) -> bool {
+        self != Self::Call
+    }
+}
+
 /// The remedy for an instruction, and whether it must not run natively; `None` for the ordinary ones.
 pub(in crate::pv) fn remedy(i: &Instruction) -> Option<(Remedy, bool)> {
     use Mnemonic as M;

@@ -20,7 +20,7 @@ impl Bench {
         let mut state = machine.long_mode(CODE, 0x30_0000);
         state.idtr.limit = 0;
         let text = Text::new(machine.ram().size()).unwrap();
-        let patches = Patches::new(Arc::clone(machine.ram()), text);
+        let patches = Patches::new(Arc::clone(machine.ram()), text, true);
         Self { machine, state, patches }
     }
 
@@ -93,6 +93,8 @@ fn a_guest_that_rewrites_its_code_for_ever_takes_no_more_and_more_room() {
     }
     assert_eq!(Some(b.patches.zone.extent().0), first);
     assert!(b.patches.zone.extent().1 <= 20 && b.patches.thunks.len() <= 20);
+    let (counters, past) = b.patches.ledger.as_ref().unwrap().extent();
+    assert!(counters <= 40 && past < 2000, "{counters} counters, {past} records");
 }
 
 #[test]
@@ -171,10 +173,10 @@ fn what_is_not_proven_to_be_code_changes_by_one_byte_at_most_until_it_traps() {
     expected[4] = INT3;
     assert_eq!(b.shadow(table + 28, 8), expected);
     // It traps: it was code.
-    b.patches.learn(&b.state, pushf, CODE);
+    b.patches.learn(&b.state, pushf, CODE, Occasion::Trap);
     assert_eq!(b.kind(pushf), Some(SiteKind::Jump));
     assert_eq!(b.kind(hlt), None);
-    b.patches.learn(&b.state, hlt, CODE);
+    b.patches.learn(&b.state, hlt, CODE, Occasion::Trap);
     assert_eq!(b.patches.zone.extent().1, 1, "the site behind it is there already");
 }
 
@@ -188,7 +190,7 @@ fn what_was_taken_for_code_inside_an_instruction_is_put_back() {
     b.execute(CODE);
     assert_eq!(b.kind(function + 8), Some(SiteKind::Breakpoint));
     // Executed from its start, it is one instruction.
-    b.patches.learn(&b.state, function, CODE);
+    b.patches.learn(&b.state, function, CODE, Occasion::Trap);
     assert!(b.patches.sites.is_empty());
     assert_eq!(b.shadow(function + 8, 2), [0x9c, 0xc3]);
 }
@@ -199,7 +201,7 @@ fn two_readings_of_the_same_bytes_are_left_alone() {
     // MOV EAX, imm32 whose constant is PUSHFQ, RET, and a jump into it.
     b.write(CODE, &[0xeb, 0x01, 0xb8, 0x9c, 0xc3, 0x90, 0x90, 0xc3]);
     b.execute(CODE);
-    b.patches.learn(&b.state, CODE + 2, CODE);
+    b.patches.learn(&b.state, CODE + 2, CODE, Occasion::Trap);
     assert_eq!(b.shadow(CODE + 2, 6), [0xb8, 0x9c, 0xc3, 0x90, 0x90, 0xc3]);
 }
 
@@ -214,4 +216,22 @@ fn code_of_two_pages_that_call_each_other_is_forgotten_with_its_page() {
     b.patches.drop_page(CODE);
     assert_eq!(b.patches.listing.entries_of(NEXT), []);
     assert!(!b.patches.is_full());
+}
+
+#[test]
+fn thunks_count_only_where_that_was_asked_for() {
+    let build = |counts: bool| {
+        let mut b = Bench::new();
+        b.patches =
+            Patches::new(Arc::clone(b.machine.ram()), Text::new(b.machine.ram().size()).unwrap(), counts);
+        b.program(CODE, |a| {
+            sensitive(a);
+        });
+        b.execute(CODE);
+        let (&start, &end) = b.patches.thunks.iter().next().unwrap();
+        (end - start, b.patches.report().is_some())
+    };
+    let (plain, counting) = (build(false), build(true));
+    // Load, LEA and store.
+    assert_eq!((counting.0 - plain.0, plain.1, counting.1), (8 + 4 + 8, false, true));
 }

@@ -10,6 +10,7 @@ use crate::arch::Rflags;
 use crate::pv::layout::{ZONE_CONTROL, at};
 use iced_x86::code_asm::{AsmMemoryOperand, CodeAssembler, eax, qword_ptr, rax, rcx, rsp};
 use iced_x86::{Encoder, IcedError, Instruction};
+use std::collections::HashMap;
 
 /// A thunk, encoded for one address.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,8 +45,22 @@ fn call(a: &mut CodeAssembler, guest: u64) -> Result<(), IcedError> {
     a.jmp(control(at::HYPERCALL_ENTRY))
 }
 
+/// Counts one if there is a counter. Takes RCX, and leaves the flags alone.
+fn count(a: &mut CodeAssembler, counter: Option<u64>) -> Result<(), IcedError> {
+    let Some(at) = counter else { return Ok(()) };
+    a.mov(rcx, qword_ptr(at))?;
+    a.lea(rcx, qword_ptr(rcx + 1))?;
+    a.mov(qword_ptr(at), rcx)
+}
+
 /// CLI or STI: goes to the engine if the word at `slow` says so.
-fn interrupt_flag(a: &mut CodeAssembler, guest: u64, slow: u64, delta: i32) -> Result<(), IcedError> {
+fn interrupt_flag(
+    a: &mut CodeAssembler,
+    guest: u64,
+    slow: u64,
+    delta: i32,
+    counter: Option<u64>,
+) -> Result<(), IcedError> {
     let mut fast = a.create_label();
     a.mov(control(at::SAVED_RCX), rcx)?;
     a.mov(rcx, control(slow))?;
@@ -53,11 +68,12 @@ fn interrupt_flag(a: &mut CodeAssembler, guest: u64, slow: u64, delta: i32) -> R
     a.mov(rcx, control(at::SAVED_RCX))?;
     call(a, guest)?;
     a.set_label(&mut fast)?;
+    count(a, counter)?;
     a.mov(rcx, control(at::SAVED_RCX))?;
     a.mov(control(at::FLAGS_DELTA), delta)
 }
 
-fn pushf(a: &mut CodeAssembler) -> Result<(), IcedError> {
+fn pushf(a: &mut CodeAssembler, counter: Option<u64>) -> Result<(), IcedError> {
     a.pushfq()?;
     a.mov(control(at::SAVED_RAX), rax)?;
     a.mov(control(at::SAVED_RCX), rcx)?;
@@ -65,11 +81,12 @@ fn pushf(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(rcx, qword_ptr(rsp))?;
     a.lea(rax, qword_ptr(rax + rcx))?;
     a.mov(qword_ptr(rsp), rax)?;
+    count(a, counter)?;
     a.mov(rcx, control(at::SAVED_RCX))?;
     a.mov(rax, control(at::SAVED_RAX))
 }
 
-fn popf(a: &mut CodeAssembler, guest: u64) -> Result<(), IcedError> {
+fn popf(a: &mut CodeAssembler, guest: u64, counter: Option<u64>) -> Result<(), IcedError> {
     let (mut slow, mut fast) = (a.create_label(), a.create_label());
     a.mov(control(at::SAVED_RAX), rax)?;
     a.mov(rax, qword_ptr(rsp))?;
@@ -87,6 +104,7 @@ fn popf(a: &mut CodeAssembler, guest: u64) -> Result<(), IcedError> {
     a.xor(eax, 0x200)?;
     a.neg(rax)?;
     a.mov(control(at::FLAGS_DELTA), rax)?;
+    count(a, counter)?;
     a.mov(rcx, control(at::SAVED_RCX))?;
     a.mov(rax, control(at::SAVED_RAX))?;
     a.popfq()
@@ -97,8 +115,13 @@ pub(super) fn can_carry(i: &Instruction) -> bool {
     remedy(i).is_some() || can_move(i)
 }
 
-/// The thunk for `run` at `place`.
-pub(super) fn write(run: &[Instruction], place: u64) -> Result<Thunk, IcedError> {
+/// The thunk for `run` at `place`. Where `counters` has an address for a guest address, what the thunk does in place of
+/// the instruction there, without the engine, is counted in it.
+pub(super) fn write(
+    run: &[Instruction],
+    place: u64,
+    counters: &HashMap<u64, u64>,
+) -> Result<Thunk, IcedError> {
     let mut thunk = Thunk { code: Vec::new(), clean: Vec::new(), after_sti: Vec::new() };
     for i in run {
         let here = place + thunk.code.len() as u64;
@@ -112,14 +135,15 @@ pub(super) fn write(run: &[Instruction], place: u64) -> Result<Thunk, IcedError>
             continue;
         };
         let mut a = CodeAssembler::new(64)?;
+        let counter = counters.get(&i.ip()).copied();
         match remedy {
-            Remedy::Cli => interrupt_flag(&mut a, i.ip(), at::CLI_SLOW, -0x200)?,
+            Remedy::Cli => interrupt_flag(&mut a, i.ip(), at::CLI_SLOW, -0x200, counter)?,
             Remedy::Sti => {
                 thunk.after_sti.push(i.next_ip());
-                interrupt_flag(&mut a, i.ip(), at::STI_SLOW, 0)?;
+                interrupt_flag(&mut a, i.ip(), at::STI_SLOW, 0, counter)?;
             }
-            Remedy::Pushf => pushf(&mut a)?,
-            Remedy::Popf => popf(&mut a, i.ip())?,
+            Remedy::Pushf => pushf(&mut a, counter)?,
+            Remedy::Popf => popf(&mut a, i.ip(), counter)?,
             Remedy::Call => call(&mut a, i.ip())?,
         }
         let code = a.assemble(here)?;

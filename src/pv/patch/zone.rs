@@ -4,7 +4,7 @@
 //! of them. So the displacement is chosen: each of its bytes at which an instruction used to begin must be an
 //! opcode that traps at ring 3 (#UD or #GP, one byte long). The place of the thunk follows from the displacement. The
 //! technique is known as instruction punning (Chamith et al., PLDI 2017).
-use crate::pv::layout::{ZONE, ZONE_CODE, ZONE_SIZE};
+use crate::pv::layout::{COUNTERS, ZONE, ZONE_CODE, ZONE_SIZE};
 use std::collections::{BTreeMap, HashMap};
 
 /// One-byte opcodes that trap at ring 3 in 64-bit mode: undefined ones, INS/OUTS, IN/OUT through DX, HLT, CLI, STI, INT3.
@@ -66,7 +66,7 @@ impl Zone {
         let used = self.given_back.get(&length).and_then(|places| places.last()).copied();
         let at = used.unwrap_or(self.next_free);
         let reachable = i32::try_from(at.wrapping_sub(next) as i64).is_ok();
-        if at + length > ZONE + ZONE_SIZE || !reachable {
+        if at + length > COUNTERS || !reachable {
             return None;
         }
         if used.is_some() {
@@ -153,7 +153,7 @@ mod tests {
                 for (n, byte) in displacement.iter().enumerate() {
                     prop_assert!(starts & 1 << n == 0 || TRAPS.contains(byte));
                 }
-                prop_assert!(at >= ZONE_CODE && at + length <= ZONE + ZONE_SIZE);
+                prop_assert!(at >= ZONE_CODE && at + length <= COUNTERS);
                 prop_assert!(places.iter().all(|&(a, b)| at + length <= a || b <= at));
                 places.push((at, at + length));
                 // Every other thunk goes again, in any order.
