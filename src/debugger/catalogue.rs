@@ -20,6 +20,7 @@ pub(super) enum Verb {
     Walk,
     Trace,
     Stats,
+    Sites,
     Gdt,
     Idt,
     Backtrace,
@@ -88,6 +89,9 @@ pub(super) const ROWS: &[Row] = rows! {
     Trace "trace" ["t"] "trace [on|off|show [N]]",
         "Record what leaves the guest (ports, device memory, MSRs, CPUID, interrupts), and show the last N events.",
         "trace show 10";
+    Sites "sites" [] "sites [count|cost]",
+        "List the instructions that mode pv patched: how, how often executed, and what that took; by address, or the most first.",
+        "sites count";
     Stats "stats" [] "stats", "Count what the engine did, by cause, in all and since the last time.", "stats";
     Gdt "gdt" [] "gdt", "Decode the global descriptor table.", "gdt";
     Idt "idt" [] "idt", "Decode the interrupt descriptor table.", "idt";

@@ -4,6 +4,7 @@ use super::expression::{Expression, ExpressionError, parse_number};
 use super::memory::Space;
 use super::view::memory::{Format, Shape, Unit};
 use super::view::registers::Group;
+use super::view::sites::Order;
 
 /// An address and what kind it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,6 +85,8 @@ pub enum Command {
     Trace(TraceRequest),
     /// Counters.
     Stats,
+    /// What is patched, in this order.
+    Sites(Order),
     /// Global descriptor table.
     Gdt,
     /// Interrupt descriptor table.
@@ -186,6 +189,7 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Walk => Command::Walk(address(rest)?),
         Verb::Trace => Command::Trace(trace(rest)?),
         Verb::Stats => none(rest, Command::Stats)?,
+        Verb::Sites => Command::Sites(order(rest)?),
         Verb::Gdt => none(rest, Command::Gdt)?,
         Verb::Idt => none(rest, Command::Idt)?,
         Verb::Backtrace => none(rest, Command::Backtrace)?,
@@ -195,6 +199,15 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Help => Command::Help((!rest.is_empty()).then(|| rest.to_owned())),
         Verb::Quit => none(rest, Command::Quit)?,
     })
+}
+
+fn order(rest: &str) -> Result<Order, String> {
+    match rest {
+        "" | "address" => Ok(Order::Address),
+        "count" => Ok(Order::Count),
+        "cost" => Ok(Order::Cost),
+        other => Err(format!("'{other}' is no order")),
+    }
 }
 
 fn none(rest: &str, command: Command) -> Result<Command, String> {

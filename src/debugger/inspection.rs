@@ -8,10 +8,10 @@ use super::memory::{Space, linear_rip};
 use super::registers;
 use super::session::{Reply, Session, own_way};
 use super::view::memory::{Format, Shape};
-use super::view::{Hex, disassembly, memory as memory_view, stats, trace};
+use super::view::{Hex, disassembly, memory as memory_view, sites, stats, trace};
 use super::view::{registers as register_view, registers::Group};
 use crate::arch::CpuState;
-use crate::engine::Trace;
+use crate::engine::{Site, Trace};
 use crate::machine::BOOT_CPU;
 use serde_json::json;
 use std::sync::Arc;
@@ -29,7 +29,12 @@ pub(super) struct Examining {
 }
 
 impl Session {
-    pub(super) fn code<'a>(&'a self, state: &CpuState, breakpoints: &'a [u64]) -> disassembly::Source<'a> {
+    pub(super) fn code<'a>(
+        &'a self,
+        state: &CpuState,
+        breakpoints: &'a [u64],
+        sites: &'a [Site],
+    ) -> disassembly::Source<'a> {
         disassembly::Source {
             memory: self.memory(state),
             bits: state.code_bits(),
@@ -37,6 +42,7 @@ impl Session {
             next: Some(linear_rip(state)),
             symbols: &self.symbols,
             breakpoints,
+            sites,
         }
     }
 
@@ -135,14 +141,21 @@ impl Session {
         let count = bound("a count of", count, MOST_LINES)?;
         let state = self.machine.state()?;
         let marks: Vec<u64> = self.breakpoints.list().iter().map(|b| b.at.0).collect();
-        let code = self.code(&state, &marks);
+        let sites = self.machine.sites().unwrap_or_default();
+        let code = self.code(&state, &marks, &sites.list);
         Ok(match space {
             Space::Virtual => disassembly::lines(&code, at, count),
             Space::Physical => {
-                // Symbols, breakpoints and RIP are virtual addresses.
+                // Symbols, breakpoints, patches and RIP are virtual addresses.
                 let symbols = Arc::default();
-                let bare =
-                    disassembly::Source { space, next: None, symbols: &symbols, breakpoints: &[], ..code };
+                let bare = disassembly::Source {
+                    space,
+                    next: None,
+                    symbols: &symbols,
+                    breakpoints: &[],
+                    sites: &[],
+                    ..code
+                };
                 disassembly::lines(&bare, at, count)
             }
         })
@@ -180,6 +193,16 @@ impl Session {
         }
         self.counted = now;
         reply
+    }
+
+    pub(super) fn sites(&mut self, order: sites::Order) -> Reply {
+        let Some(known) = self.machine.sites() else {
+            let mode = self.machine.mode();
+            return Reply::said(format!("mode {mode} patches nothing in the guest; pv does"));
+        };
+        let mut report = sites::show(&known, &self.symbols);
+        report.sort(order);
+        Reply::view(&report)
     }
 
     pub(super) fn list_symbols(&self, pattern: &str) -> Reply {

@@ -200,6 +200,7 @@ impl Session {
             }
             Command::Trace(request) => Ok(self.trace(*request)),
             Command::Stats => Ok(self.stats()),
+            Command::Sites(order) => Ok(self.sites(*order)),
             Command::Gdt => {
                 let state = self.machine.state()?;
                 Ok(Reply::view(&tables::gdt(&self.memory(&state), &self.symbols, &state)))
@@ -238,7 +239,7 @@ impl Session {
         let state = self.machine.state()?;
         let marks: Vec<u64> = self.breakpoints.list().iter().map(|b| b.at.0).collect();
         let halted = state.activity == Activity::Halted;
-        Ok(location::show(&self.code(&state, &marks), linear_rip(&state), halted))
+        Ok(location::show(&self.code(&state, &marks, &[]), linear_rip(&state), halted))
     }
 
     fn set_breakpoint(&mut self, at: &Expression) -> Result<Reply, DebuggerError> {

@@ -2,6 +2,7 @@
 use super::Hex;
 use crate::debugger::memory::{GuestMemory, Space};
 use crate::debugger::symbols::Symbols;
+use crate::engine::Site;
 use iced_x86::{
     Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, OpKind, SymbolResolver, SymbolResult,
 };
@@ -27,6 +28,8 @@ pub struct Source<'a> {
     pub symbols: &'a Arc<Symbols>,
     /// Addresses of breakpoints.
     pub breakpoints: &'a [u64],
+    /// What is patched, or was.
+    pub sites: &'a [Site],
 }
 
 /// One instruction.
@@ -45,6 +48,19 @@ pub struct Line {
     pub next: bool,
     /// Whether a breakpoint stands here.
     pub breakpoint: bool,
+    /// What mode pv executes in its place, if it patched it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch: Option<PatchNote>,
+}
+
+/// What stands in place of an instruction.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PatchNote {
+    /// `thunk`, `hypercall`, `int3`, `fault`, or `carried` of an ordinary instruction that a neighbour's jump replaced,
+    /// too, and whose thunk has a copy of it.
+    pub patch: &'static str,
+    /// Executions, where they are counted.
+    pub count: Option<u64>,
 }
 
 /// Instructions in a row.
@@ -82,6 +98,7 @@ pub fn lines(source: &Source<'_>, address: u64, count: usize) -> Disassembly {
             text: None,
             next: source.next == Some(at),
             breakpoint: source.breakpoints.contains(&at),
+            patch: None,
         };
         if !decoder.can_decode() {
             lines.push(line);
@@ -101,13 +118,34 @@ pub fn lines(source: &Source<'_>, address: u64, count: usize) -> Disassembly {
         let mut text = String::new();
         formatter.format(&instruction, &mut text);
         line.text = Some(text);
+        line.patch = note(source.sites, at, used);
         lines.push(line);
     }
     let within = source.symbols.label(address).filter(|_| source.symbols.exactly(address).is_none());
     Disassembly { lines, within }
 }
 
-fn formatter(symbols: &Arc<Symbols>) -> IntelFormatter {
+/// What is known of the instruction at `at` with these bytes.
+fn note(sites: &[Site], at: u64, bytes: &[u8]) -> Option<PatchNote> {
+    let mut current = sites.iter().filter(|site| !site.taken_back);
+    if let Some(site) = current.clone().find(|site| site.address.0 == at && site.bytes == bytes) {
+        return Some(PatchNote { patch: site.patch.name(), count: site.count() });
+    }
+    let carries = |site: &&Site| {
+        let into = at.wrapping_sub(site.start.0) as usize;
+        site.patch.is_jump() && site.replaced.get(into..into.saturating_add(bytes.len())) == Some(bytes)
+    };
+    current.find(carries).map(|_| PatchNote { patch: "carried", count: None })
+}
+
+/// The text of one instruction, with single spaces.
+pub(super) fn text_of(formatter: &mut IntelFormatter, instruction: &Instruction) -> String {
+    let mut text = String::new();
+    formatter.format(instruction, &mut text);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+pub(super) fn formatter(symbols: &Arc<Symbols>) -> IntelFormatter {
     let resolver: Box<dyn SymbolResolver> = Box::new(Names(Arc::clone(symbols)));
     let mut formatter = IntelFormatter::with_options(Some(resolver), None);
     let options = formatter.options_mut();
@@ -162,7 +200,15 @@ impl fmt::Display for Disassembly {
                 (None, false) => "(bad)",
             };
             // Long instructions push their text aside rather than widen every line.
-            text.push(format!("{arrow}{point}{:12}  {:20}  {words}", line.address.to_string(), line.bytes));
+            let mut shown =
+                format!("{arrow}{point}{:12}  {:20}  {words}", line.address.to_string(), line.bytes);
+            if let Some(note) = &line.patch {
+                shown = format!("{shown:76}  ; pv: {}", note.patch);
+                if let Some(count) = note.count {
+                    shown.push_str(&format!(", {count}×"));
+                }
+            }
+            text.push(shown);
         }
         f.write_str(&text.join("\n"))
     }
@@ -194,6 +240,7 @@ mod tests {
             next: Some(0x20_0005),
             symbols: &symbols,
             breakpoints: &[0x20_000c],
+            sites: &[],
         };
         insta::assert_snapshot!(lines(&source, 0x20_0000, 6));
         insta::assert_snapshot!(lines(&source, 0x20_0ffe, 4));
@@ -207,5 +254,27 @@ mod tests {
         ram.write(Gpa(0x8000), &[0xb8, 0x34, 0x12]).unwrap();
         let instruction = decode(&GuestMemory::new(&ram, &state), 16, 0x20_0000).unwrap();
         assert_eq!(instruction.len(), 3);
+    }
+
+    #[test]
+    fn patched_instructions_are_marked_as_long_as_they_are_there() {
+        let (ram, state) = long_mode();
+        // At workload_main: mov eax, 7; pushfq, in one thunk; then one that is not patched.
+        ram.write(Gpa(0x8090), &[0xb8, 7, 0, 0, 0, 0x9c, 0x9d, 0xc3]).unwrap();
+        let sites = crate::debugger::view::sites::tests::sites().list;
+        let symbols = Arc::new(sample());
+        let source = Source {
+            memory: GuestMemory::new(&ram, &state),
+            bits: 64,
+            space: Space::Virtual,
+            next: None,
+            symbols: &symbols,
+            breakpoints: &[],
+            sites: &sites,
+        };
+        insta::assert_snapshot!(lines(&source, 0x20_0090, 3));
+        assert_eq!(lines(&source, 0x20_0000, 1).lines[0].patch, None, "it was taken back");
+        ram.write(Gpa(0x8095), &[0xfa]).unwrap();
+        assert_eq!(lines(&source, 0x20_0095, 1).lines[0].patch, None, "another instruction is there now");
     }
 }

@@ -7,6 +7,7 @@ pub mod memory;
 pub mod paging;
 pub mod registers;
 pub mod segment;
+pub mod sites;
 pub mod stats;
 pub mod tables;
 pub mod trace;
