@@ -14,5 +14,7 @@ mod host;
 mod images;
 #[path = "cli/program.rs"]
 mod program;
+#[path = "cli/sites.rs"]
+mod sites;
 #[path = "cli/words.rs"]
 mod words;

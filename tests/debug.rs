@@ -307,3 +307,44 @@ fn a_script_that_cannot_be_read_is_one_sentence() {
     assert!(text.starts_with("trivisor: cannot read /nonexistent/script: "), "{text}");
     assert_eq!(text.lines().count(), 1);
 }
+
+#[test]
+fn what_pv_patched_is_listed_and_marked_in_the_code() {
+    if !modes().contains(&Mode::Pv) {
+        return;
+    }
+    let all = answers(
+        Mode::Pv,
+        "hello",
+        "sites\ncontinue\nsites count\ndisassemble guest_start 14\nx/2i guest_start",
+    );
+    let [none, _, sites, code, examined] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!(none["data"]["sites"].as_array().map(Vec::len), Some(0), "{none}");
+    let rows = sites["data"]["sites"].as_array().unwrap();
+    assert!(
+        rows.iter().any(|row| row["patch"] == "hypercall" && row["count"].as_u64() > Some(40)),
+        "{sites}"
+    );
+    assert!(rows.is_sorted_by_key(|row| std::cmp::Reverse(row["count"].as_u64())), "{sites}");
+    // The serial port is set up first: each OUT has a row, and the address of the row is marked.
+    let lines: Vec<_> =
+        code["data"]["lines"].as_array().unwrap().iter().filter(|l| !l["patch"].is_null()).collect();
+    assert!(!lines.is_empty(), "{code}");
+    for line in lines {
+        let row = rows.iter().find(|row| row["address"] == line["address"]);
+        match row {
+            Some(row) => {
+                assert_eq!(
+                    (&line["patch"]["patch"], &line["patch"]["count"]),
+                    (&row["patch"], &row["count"])
+                );
+                let mark = format!("; pv: {}, {}×", row["patch"].as_str().unwrap(), row["count"]);
+                assert!(code["text"].as_str().unwrap().contains(&mark), "{code}");
+            }
+            None => assert_eq!(line["patch"]["patch"], "carried", "{line}"),
+        }
+    }
+    assert_eq!(examined["ok"], true, "{examined}");
+    let elsewhere = answers(Mode::Emu, "hello", "sites");
+    assert!(elsewhere[0]["text"].as_str().unwrap().contains("mode emu patches nothing"), "{elsewhere:?}");
+}

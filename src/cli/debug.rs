@@ -48,7 +48,9 @@ const MARKER: &str = "│ ";
 const PROMPT: &str = "(trivisor) ";
 
 pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
-    let (image, spec) = arguments.guest.prepare()?;
+    let (image, mut spec) = arguments.guest.prepare()?;
+    // Nothing is measured here, and a person wants to see what was patched.
+    spec.counts_sites = true;
     let mut lines = Vec::new();
     for path in &arguments.script {
         let read = std::fs::read_to_string(path);
@@ -67,10 +69,10 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         limits: Limits { timeout: arguments.timeout, interruptible: true },
         interrupted: signal::interrupted,
     })
-    .map_err(|error| CliError::of_guest(&arguments.guest.image, error))?;
+    .map_err(|error| CliError::of_guest(arguments.guest.name(), error))?;
     let mut face = Face { session, console, json: arguments.json };
     if !arguments.json {
-        face.welcome(&arguments.guest.image.display().to_string())?;
+        face.welcome(&arguments.guest.name().display().to_string())?;
     }
     for line in lines {
         if face.answer(&line)? == After::Quit {

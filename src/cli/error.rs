@@ -24,6 +24,14 @@ pub(super) enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An image cannot be loaded.
     #[error("{name}: {source}")]
     Image {

@@ -8,21 +8,13 @@ use crate::loader::Image;
 use crate::machine::{EmuEngine, MachineSpec, Without};
 use crate::sys::tsc;
 use clap::Args;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
+/// The guest itself, in whatever mode it is to run.
 #[derive(Args)]
-pub(super) struct GuestArguments {
+pub(super) struct ImageArguments {
     /// Name of a built-in workload, or an ELF64 image with a PVH note (./NAME for a file of a workload's name)
-    pub(super) image: OsString,
-    /// Who executes the guest
-    #[arg(long, value_enum, default_value = "emu")]
-    mode: super::Mode,
-    /// Who emulates, in mode emu [default: translator]
-    #[arg(long, value_name = "ENGINE", value_parser = super::engine_parser())]
-    engine: Option<EmuEngine>,
-    /// Techniques that the translator is to go without, with commas between
-    #[arg(long, value_name = "TECHNIQUE,...", default_value = None)]
-    without: Option<Without>,
+    image: OsString,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M", allow_hyphen_values = true)]
     memory: u64,
@@ -32,16 +24,70 @@ pub(super) struct GuestArguments {
     /// The image is raw code, loaded and entered at 2 MiB in 32-bit protected mode
     #[arg(long)]
     flat: bool,
+}
+
+impl ImageArguments {
+    /// What the person called the guest.
+    pub(super) fn name(&self) -> &OsStr {
+        &self.image
+    }
+
+    /// The image and the machine for it in this mode, of whose TSC the guest is told that it has this frequency.
+    pub(super) fn prepare(
+        &self,
+        mode: engine::Mode,
+        tsc_khz: impl FnOnce() -> u64,
+    ) -> Result<(Image, MachineSpec), CliError> {
+        let image = image::open(&self.image, self.flat)?;
+        let mut spec = MachineSpec::new(mode);
+        spec.memory = self.memory;
+        spec.command_line = self.command_line(tsc_khz);
+        Ok((image, spec))
+    }
+
+    /// Tells the guest its TSC's frequency, unless the person already did.
+    fn command_line(&self, tsc_khz: impl FnOnce() -> u64) -> String {
+        if self.append.contains(abi::ARG_TSC_KHZ) {
+            return self.append.clone();
+        }
+        format!("{} {}={}", self.append, abi::ARG_TSC_KHZ, tsc_khz()).trim_start().to_owned()
+    }
+}
+
+/// The host's, in kHz.
+pub(super) fn host_tsc_khz() -> u64 {
+    tsc::frequency() / 1000
+}
+
+#[derive(Args)]
+pub(super) struct GuestArguments {
+    #[command(flatten)]
+    image: ImageArguments,
+    /// Who executes the guest
+    #[arg(long, value_enum, default_value = "emu")]
+    mode: super::Mode,
+    /// Who emulates, in mode emu [default: translator]
+    #[arg(long, value_name = "ENGINE", value_parser = super::engine_parser())]
+    engine: Option<EmuEngine>,
+    /// Techniques that the translator is to go without, with commas between
+    #[arg(long, value_name = "TECHNIQUE,...", default_value = None)]
+    without: Option<Without>,
     /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
     #[arg(long)]
     deterministic: bool,
 }
 
 impl GuestArguments {
+    /// What the person called the guest.
+    pub(super) fn name(&self) -> &OsStr {
+        self.image.name()
+    }
+
     /// The image and the machine for it.
     pub(super) fn prepare(&self) -> Result<(Image, MachineSpec), CliError> {
-        let image = image::open(&self.image, self.flat)?;
         let mode = self.mode.into();
+        let tsc_khz = || if self.deterministic { 1_000_000 } else { host_tsc_khz() };
+        let (image, mut spec) = self.image.prepare(mode, tsc_khz)?;
         if self.deterministic && mode != engine::Mode::Emu {
             return Err(CliError::Usage(format!(
                 "--deterministic counts instructions, which {mode} cannot; use it with --mode emu"
@@ -59,23 +105,11 @@ impl GuestArguments {
                     .to_owned(),
             ));
         }
-        let mut spec = MachineSpec::new(mode);
         spec.engine = engine;
         spec.without = self.without.unwrap_or_default();
-        spec.memory = self.memory;
-        spec.command_line = self.command_line();
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         }
         Ok((image, spec))
-    }
-
-    /// Tells the guest its TSC's frequency, unless the person already did.
-    fn command_line(&self) -> String {
-        if self.append.contains(abi::ARG_TSC_KHZ) {
-            return self.append.clone();
-        }
-        let khz = if self.deterministic { 1_000_000 } else { tsc::frequency() / 1000 };
-        format!("{} {}={khz}", self.append, abi::ARG_TSC_KHZ).trim_start().to_owned()
     }
 }

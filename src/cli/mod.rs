@@ -13,6 +13,7 @@ mod list;
 mod refusal;
 mod report;
 mod run;
+mod sites;
 mod units;
 
 use crate::machine::EmuEngine;
@@ -32,6 +33,7 @@ use std::process::ExitCode;
         trivisor run hello                   a built-in guest, emulated\n  \
         trivisor run --mode kvm kernel.elf   your own image (ELF64 with a PVH note)\n  \
         trivisor debug --mode pv hello       step through it, look inside\n  \
+        trivisor sites syscall               what pv patches in a guest, and how often it is executed\n  \
         trivisor bench                       all workloads in all modes, then reports/index.html\n\n\
         Exit status: 0 for success, 1 for a failure (also a guest's), 2 for wrong usage, 130 after Ctrl-C, 143 after \
         SIGTERM."
@@ -47,6 +49,8 @@ enum Command {
     Run(run::RunArguments),
     /// Step through a guest and look inside, at a prompt or by a script
     Debug(debug::DebugArguments),
+    /// Run a guest in mode pv and list what was patched in it: how, how often executed, at what cost
+    Sites(sites::SitesArguments),
     /// Measure the workloads in every mode; table, CSV, plots and a page
     Bench(bench::BenchArguments),
     /// Make plots and the page again from a CSV file
@@ -96,6 +100,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::main(&arguments),
         Command::Debug(arguments) => debug::main(&arguments),
+        Command::Sites(arguments) => sites::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Report(arguments) => report::main(&arguments),
         Command::List(arguments) => list::main(&arguments),

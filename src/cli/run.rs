@@ -55,7 +55,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         let console = Stream::stdout(signal::interrupt_flag())
             .map_err(|source| CliError::Host { what: "cannot print the guest's console", source })?;
         let outlet = console.outlet();
-        let of_guest = |error| CliError::of_guest(&arguments.guest.image, error);
+        let of_guest = |error| CliError::of_guest(arguments.guest.name(), error);
         let mut machine = Machine::build(&spec, &image, Box::new(console)).map_err(of_guest)?;
         machine.watch_output(outlet.clone());
         input.connect(&machine);
@@ -76,10 +76,10 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         match stop.map_err(of_guest)? {
             // A guest that resets again and again may do so faster than anyone looks for Ctrl-C.
             Stop::Reset if signal::interrupted() => {
-                return Ok(verdict(Stop::Interrupted, &arguments.guest.image));
+                return Ok(verdict(Stop::Interrupted, arguments.guest.name()));
             }
             Stop::Reset if !arguments.no_reboot => {}
-            stop => return Ok(verdict(stop, &arguments.guest.image)),
+            stop => return Ok(verdict(stop, arguments.guest.name())),
         }
     }
 }
@@ -105,7 +105,7 @@ impl Input {
     }
 }
 
-fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
+pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
     let name = name.display();
     let failed = |why: &str| {
         say(&format!("{name}: {why}"));

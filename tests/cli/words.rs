@@ -11,7 +11,7 @@ const MOST_COLUMNS: usize = 110;
 fn help_has_examples_and_fits_a_terminal() {
     let overview = trivisor(&["--help"]);
     overview.well();
-    for name in ["run", "debug", "bench", "report", "list", "doctor"] {
+    for name in ["run", "debug", "sites", "bench", "report", "list", "doctor"] {
         assert!(overview.out.contains(&format!("\n  {name} ")), "{name} is missing: {}", overview.out);
         let help = trivisor(&[name, "--help"]);
         help.well();
@@ -41,6 +41,8 @@ fn wrong_arguments_are_told_in_one_sentence() {
         (&["run", "hello", "--timeout", "1e9"], &["--timeout", "not a duration"]),
         (&["run", "hello", "--timeout", "99999999999999999999m"], &["--timeout", "leave the option out"]),
         (&["run", "hello", "--mode", "kvm", "--deterministic"], &["--deterministic", "--mode emu"]),
+        (&["sites", "hello", "--json", "--csv", "-"], &["--json", "--csv"]),
+        (&["sites", "hello", "--mode", "kvm"], &["'--mode'"]),
         (&["list", "--jsn"], &["'--jsn'", "'--json'"]),
         (&["report", "--csv"], &["--csv"]),
     ] {

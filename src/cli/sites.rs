@@ -1,0 +1,115 @@
+//! `trivisor sites`: runs one guest in mode pv and says what was patched in it.
+//!
+//! The report goes to standard output, the guest's console to standard error. However the run ends, the report is of what
+//! happened until then.
+use super::error::CliError;
+use super::guest::{ImageArguments, host_tsc_khz};
+use super::{run, units};
+use crate::debugger::symbols::Symbols;
+use crate::debugger::view::sites::{self, Order, Report};
+use crate::engine::Mode;
+use crate::machine::{Limits, Machine, Stream};
+use crate::sys::signal;
+use clap::{Args, ValueEnum};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    trivisor sites syscall\n  \
+    trivisor sites --sort count cli_sti         what is executed most comes first\n  \
+    trivisor sites --csv sites.csv kernel.elf   the table, and a file for programs\n  \
+    trivisor sites --json hello\n\n\
+    The guest's console goes to standard error; it gets no input, and a reset ends it.\n\n\
+    Columns: patch is 'thunk' (a jump to code in the guest's process that does the work), 'hypercall' (a jump to code that \
+    calls the engine), 'int3', or 'fault' (left alone: it faults by itself). made is 'scan' (before its page was executed), \
+    'trap' (live, after a trap), 'entry' (live, when the engine led there), or 'taken back'. engine counts the executions \
+    that the engine did. ns is the mean host time of these from the moment the engine saw the call to letting the guest go \
+    on; the way there and back is not in it. docs/pv-sites.md has more.\n\n\
+    Exit status: as of run.")]
+pub(super) struct SitesArguments {
+    #[command(flatten)]
+    image: ImageArguments,
+    /// Stop after so long (10s, 500ms, 2m)
+    #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true)]
+    timeout: Option<Duration>,
+    /// What comes first
+    #[arg(long, value_enum, default_value = "address")]
+    sort: Sort,
+    /// Write CSV to this file, too; - is standard output, in place of the table
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Print JSON in place of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// An order of rows, as clap knows it.
+#[derive(Clone, Copy, ValueEnum)]
+enum Sort {
+    /// the lowest address
+    Address,
+    /// what was executed most often
+    Count,
+    /// what took the engine the most time in all
+    Cost,
+}
+
+impl From<Sort> for Order {
+    fn from(sort: Sort) -> Self {
+        match sort {
+            Sort::Address => Self::Address,
+            Sort::Count => Self::Count,
+            Sort::Cost => Self::Cost,
+        }
+    }
+}
+
+pub(super) fn main(arguments: &SitesArguments) -> Result<ExitCode, CliError> {
+    let csv_only = arguments.csv.as_deref() == Some(Path::new("-"));
+    if csv_only && arguments.json {
+        return Err(CliError::Usage(
+            "--json and --csv - both want standard output; give --csv a file".to_owned(),
+        ));
+    }
+    let (image, mut spec) = arguments.image.prepare(Mode::Pv, host_tsc_khz)?;
+    spec.counts_sites = true;
+    signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
+    let name = arguments.image.name();
+    let of_guest = |error| CliError::of_guest(name, error);
+    let console = Stream::new(Box::new(io::stderr()), signal::interrupt_flag())
+        .map_err(|source| CliError::Host { what: "cannot print the guest's console", source })?;
+    let outlet = console.outlet();
+    let mut machine = Machine::build(&spec, &image, Box::new(console)).map_err(of_guest)?;
+    machine.watch_output(outlet);
+    let stop = machine.run(&Limits { timeout: arguments.timeout, interruptible: true });
+    let known = machine.sites().unwrap_or_default();
+    // Prints the console's last words before we say ours.
+    drop(machine);
+
+    let symbols = image.symbols().iter().map(|s| (s.address, s.size, s.name.as_str()));
+    let mut report = sites::show(&known, &Arc::new(Symbols::new(symbols)));
+    report.sort(arguments.sort.into());
+    let csv = arguments.csv.as_ref().map(|path| csv_of(&report).map(|bytes| (path, bytes))).transpose()?;
+    let mut out = io::stdout().lock();
+    match &csv {
+        Some((_, bytes)) if csv_only => out.write_all(bytes),
+        _ if arguments.json => {
+            serde_json::to_string(&report).map_err(io::Error::from).and_then(|text| writeln!(out, "{text}"))
+        }
+        _ => writeln!(out, "{report}"),
+    }
+    .and_then(|()| out.flush())
+    .map_err(CliError::Output)?;
+    if let Some((path, bytes)) = csv.filter(|_| !csv_only) {
+        std::fs::write(path, bytes).map_err(|source| CliError::Write { path: path.clone(), source })?;
+    }
+    stop.map(|stop| run::verdict(stop, name)).map_err(of_guest)
+}
+
+fn csv_of(report: &Report) -> Result<Vec<u8>, CliError> {
+    report.csv().map_err(|error| CliError::Output(error.into()))
+}
