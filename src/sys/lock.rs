@@ -36,6 +36,7 @@ const PLAIN: u32 = u32::MAX - 1;
 const LOOKS: u32 = 100;
 /// How long a waiter sleeps at most before it looks again.
 const PATIENCE: Duration = Duration::from_millis(1);
+const TWICE: &str = "one thread takes a lock twice";
 /// How often in a row a thread takes a lock before it is its owner.
 const TURNS: u32 = 256;
 /// Loans after which the lock becomes plain: another thread uses it, and a loan costs a hundred times a locked
@@ -62,7 +63,7 @@ fn give_number(number: &Cell<u32>) -> u32 {
     number.get()
 }
 
-/// A value that one thread at a time may use. Taking it twice in a thread waits for ever.
+/// A value that one thread at a time may use.
 #[derive(Default)]
 pub struct Lock<T: ?Sized> {
     /// The number of the owner's thread, [`NOBODY`], [`LENT`] or [`PLAIN`]. Changed under the word.
@@ -70,6 +71,8 @@ pub struct Lock<T: ?Sized> {
     /// Nonzero while the owner has it without the word. Written by the owner only.
     busy: AtomicU32,
     word: AtomicU32,
+    /// Who has the lock by the word; zero if nobody.
+    holder: AtomicU32,
     /// Under the word: who had that last, and how often in a row.
     last: AtomicU32,
     turns: AtomicU32,
@@ -90,6 +93,7 @@ impl<T> Lock<T> {
             owner: AtomicU32::new(NOBODY),
             busy: AtomicU32::new(0),
             word: AtomicU32::new(FREE),
+            holder: AtomicU32::new(0),
             last: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             loans: AtomicU32::new(0),
@@ -111,6 +115,9 @@ enum Hold {
 
 impl<T: ?Sized> Lock<T> {
     /// Waits until nobody has the lock, and takes it.
+    ///
+    /// # Panics
+    /// If this thread has it already.
     #[inline]
     pub fn lock(&self) -> Locked<'_, T> {
         let me = this_thread();
@@ -125,7 +132,9 @@ impl<T: ?Sized> Lock<T> {
     /// Takes it for its owner, if that is still so.
     #[inline]
     fn enter(&self, me: u32) -> bool {
-        if me == PLAIN {
+        // Only this thread writes its own number, or the owner's mark: what it reads here of itself is so.
+        let again = self.busy.load(Ordering::Relaxed) != 0 || self.holder.load(Ordering::Relaxed) == me;
+        if me == PLAIN || again {
             return false;
         }
         self.busy.store(1, Ordering::Relaxed);
@@ -141,9 +150,12 @@ impl<T: ?Sized> Lock<T> {
     /// Takes it by the word.
     #[inline(never)]
     fn take(&self, me: u32) -> Hold {
+        let owns = self.owner.load(Ordering::Relaxed) == me && self.busy.load(Ordering::Relaxed) != 0;
+        assert!(!owns && (me == PLAIN || self.holder.load(Ordering::Relaxed) != me), "{TWICE}");
         if self.word.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_err() {
             self.wait();
         }
+        self.holder.store(me, Ordering::Relaxed);
         match self.owner.load(Ordering::Relaxed) {
             PLAIN => Hold::Word,
             NOBODY => {
@@ -213,6 +225,7 @@ impl<T: ?Sized> Lock<T> {
     }
 
     fn leave_word(&self) {
+        self.holder.store(0, Ordering::Relaxed);
         if self.word.load(Ordering::Relaxed) == TAKEN {
             self.word.store(FREE, Ordering::Release);
         } else {
@@ -393,6 +406,23 @@ mod tests {
             drop(held);
             assert_eq!(waiter.join().unwrap(), 7);
         });
+    }
+
+    #[test]
+    #[should_panic(expected = "twice")]
+    fn an_owner_cannot_take_it_twice() {
+        let lock = Lock::new(0);
+        own(&lock);
+        let _one = lock.lock();
+        let _two = lock.lock();
+    }
+
+    #[test]
+    #[should_panic(expected = "twice")]
+    fn who_has_the_word_cannot_take_it_twice() {
+        let lock = Lock::new(0);
+        let _one = lock.lock();
+        let _two = lock.lock();
     }
 
     #[test]

@@ -25,11 +25,17 @@ pub fn is_available() -> bool {
 /// Returns after every thread of the process has passed a full memory barrier. Costs a microsecond or so, more with
 /// many CPUs.
 ///
-/// # Panics
-/// If the kernel refuses what it has promised to [`is_available`]; without the barrier nothing would exclude anything.
+/// Without memory for it the kernel is asked again. If it refuses for another reason what it has promised to
+/// [`is_available`], the process ends: without the barrier nothing would exclude anything.
 pub fn everywhere() {
-    let passed = call(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
-    assert!(passed, "membarrier was taken back: {}", std::io::Error::last_os_error());
+    while !call(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED) {
+        let error = std::io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ENOMEM) {
+            eprintln!("trivisor: the kernel has taken membarrier(2) back: {error}");
+            std::process::abort();
+        }
+        std::thread::yield_now();
+    }
 }
 
 #[cfg(test)]

@@ -20,10 +20,11 @@ thread_local! {
     static TID: Cell<i32> = const { Cell::new(0) };
 }
 
-/// The signal used for kicks and deadlines.
+/// The signal used for kicks and deadlines. Not one of the real-time signals: of those the host queues so many for a
+/// user and then no more, and a kick that is not delivered is lost.
 #[must_use]
 pub fn kick_signal() -> i32 {
-    libc::SIGRTMIN()
+    libc::SIGURG
 }
 
 /// The calling thread's id.
@@ -62,6 +63,18 @@ fn install_handler() -> io::Result<()> {
     if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }
 
+/// Lets the calling thread have the signal, whatever mask it was started with.
+fn unblock() -> io::Result<()> {
+    // SAFETY: the set is initialised before it is used, and lives on this stack.
+    let errno = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, kick_signal());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut())
+    };
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}
+
 /// Calls for a vCPU thread's attention. See the file's head for why none is lost.
 #[derive(Debug, Default)]
 pub struct KickCell {
@@ -84,6 +97,7 @@ impl KickCell {
     /// When the signal handler cannot be installed.
     pub fn bind(self: &Arc<Self>) -> io::Result<Bound> {
         install_handler()?;
+        unblock()?;
         let before = BOUND.with(|b| b.replace(Arc::as_ptr(self)));
         self.tid.store(current_tid(), Ordering::SeqCst);
         Ok(Bound { cell: Arc::clone(self), before })
@@ -135,10 +149,10 @@ impl KickCell {
         &self.attention
     }
 
-    /// Whether the cell is bound to the calling thread.
+    /// Whether the cell is bound to the calling thread, and no other one since.
     #[must_use]
     pub fn is_bound_here(&self) -> bool {
-        self.tid.load(Ordering::SeqCst) == current_tid()
+        self.tid.load(Ordering::SeqCst) == current_tid() && std::ptr::eq(BOUND.with(Cell::get), self)
     }
 
     /// Whether attention was asked for; the request is taken down.
@@ -338,6 +352,29 @@ mod tests {
         std::thread::sleep(Duration::from_millis(5));
         cell.poke();
         assert!(sleeper.join().unwrap() < Duration::from_secs(9));
+    }
+
+    #[test]
+    fn kicks_are_delivered_however_many_signals_the_user_has_pending() {
+        assert!(kick_signal() < libc::SIGRTMIN());
+    }
+
+    #[test]
+    fn a_kick_comes_through_though_its_signal_was_blocked() {
+        let cell = KickCell::new();
+        let mut flag = 0_u8;
+        // SAFETY: the set is initialised before it is used, and lives on this stack.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+        }
+        let bound = cell.bind().unwrap();
+        // SAFETY: `flag` outlives the guard, which is dropped below on this thread.
+        let mirrored = unsafe { cell.mirror_in(&raw mut flag) };
+        std::thread::scope(|scope| scope.spawn(|| cell.poke()).join().unwrap());
+        drop((mirrored, bound));
+        assert_eq!(flag, 1);
     }
 
     #[test]

@@ -313,7 +313,12 @@ impl CodeStore {
         for link in block.incoming {
             let from = &mut self.links[link as usize];
             (from.target, from.block) = (None, None);
-            let Link { displacement, stub, .. } = *from;
+            let Link { displacement, stub, mark, .. } = *from;
+            // No mark of jumps: the jump cache is asked from now on, if the link is not patched again.
+            if let Some(mark) = mark {
+                let written = self.memory.write(mark, &u64::MAX.to_le_bytes());
+                debug_assert!(written);
+            }
             if let Some(displacement) = displacement {
                 self.patch(displacement, self.memory.address(stub));
             }

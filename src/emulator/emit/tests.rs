@@ -53,6 +53,29 @@ fn jumps_reach_their_targets() {
 }
 
 #[test]
+fn a_wide_constant_lies_where_it_can_be_patched() {
+    for to in [RAX, Reg(9)] {
+        let mut asm = Assembler::default();
+        let place = asm.mov_imm_wide(to, 5);
+        let mut bytes = asm.bytes().to_vec();
+        bytes[place..place + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(
+            text(&bytes),
+            [format!("mov {},0FFFFFFFFFFFFFFFFh", if to == RAX { "rax" } else { "r9" })]
+        );
+    }
+}
+
+#[test]
+fn a_byte_of_the_context_is_loaded_whole() {
+    let mut asm = Assembler::default();
+    let before = asm.version(RCX);
+    asm.load_byte(RCX, Gs(0x14f));
+    assert_ne!(asm.version(RCX), before);
+    assert_eq!(text(asm.bytes()), ["movzx ecx,byte ptr gs:[14Fh]"]);
+}
+
+#[test]
 fn shapes_take_other_operands() {
     let cases: [(&[u8], &str); 5] = [
         (&[0x48, 0x01, 0xd8], "add [rcx+8],r13"),

@@ -53,6 +53,7 @@ impl Mmu<'_> {
         let Some(host) = self.ram.host(page, PAGE_SIZE) else {
             if access != Access::Execute {
                 let write = access == Access::Write || found.writable && found.dirty;
+                self.tlb.note_large(at, found.page_size);
                 self.tlb.fill_device(bank, at & !(PAGE_SIZE - 1), page.0, write);
             }
             return Ok(Place { gpa: found.gpa, host: None });

@@ -337,7 +337,7 @@ impl Tlb {
             self.flush_all();
             return;
         }
-        for bank in [Bank::Supervisor, Bank::User, Bank::SupervisorAc] {
+        for bank in [Bank::Supervisor, Bank::User, Bank::SupervisorAc, Bank::UserAligned] {
             let entry = &mut self.entries[index(bank, at)];
             if entry.read == at & PAGE_MASK {
                 *entry = EMPTY;

@@ -211,6 +211,7 @@ impl<'a> Builder<'a> {
             self.asm.alu_imm(false, Alu::Cmp, field(Context::VECTOR), 0);
             let absent = self.asm.jump_if(Condition::EQUAL);
             self.cold.push((smallvec![absent], Cold::Vectors { resume: self.asm.position() }));
+            self.asm.forget_scratch();
             return;
         }
         self.asm.load32(RCX, field(Context::VECTOR));
@@ -430,6 +431,8 @@ impl<'a> Builder<'a> {
 
     /// Leaves the block for `rip`. `back` says that this may close a loop, so that attention is looked at.
     pub(super) fn leave(&mut self, rip: u64, back: bool) {
+        // Going on from the last address to the first is going back, too.
+        let back = back || rip <= self.current.1;
         self.use_flags(FirstUse::Needs);
         self.regret |= self.flags_spoilt;
         self.give_back();

@@ -89,6 +89,8 @@ impl Builder<'_> {
     /// Checks an address against its window, and with it the bytes behind. If it misses, the instruction at `rip` and
     /// what follows run through the soft TLB.
     fn check_window(&mut self, user: bool, group: &Group, rip: u64) {
+        // This way out gives nothing back.
+        self.regret_lent |= !self.lent.is_empty();
         self.save_flags();
         let missed = self.compare_with_window(user, group);
         let link = self.miss_link(miss_of(group), rip);

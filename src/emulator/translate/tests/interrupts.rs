@@ -352,3 +352,33 @@ fn a_tree_of_calls_forward_hears_a_kick() {
     assert_eq!(vcpu.run(&b.machine.platform).unwrap(), Exit::Kicked);
     kicker.join().unwrap();
 }
+
+#[test]
+fn a_loop_around_the_end_of_the_address_space_hears_a_kick() {
+    // Code runs on from the last page into the first one: no branch goes back.
+    use crate::engine::fake::FakeMachine;
+    const LAST: u64 = 0x8000;
+    const TOP: u64 = 0xffff_ffff_ffff_f000;
+    let b = Bench::new(|a| {
+        a.mov(rax, TOP).unwrap();
+        a.jmp(rax).unwrap();
+    });
+    let tables = [FakeMachine::TABLES.0, 0xe000, 0xf000, 0x30_0000, LAST];
+    for pair in tables.windows(2) {
+        b.poke(pair[0] + 8 * 511, pair[1] | 7);
+    }
+    let ram = b.machine.ram();
+    // jmp to the last 16 bytes, which are NOPs.
+    ram.write(Gpa(LAST), &[0xe9, 0xeb, 0x0f, 0, 0]).unwrap();
+    ram.write(Gpa(LAST + 0xff0), &[0x90; 16]).unwrap();
+    // At 0: jmp -0x1000.
+    ram.write(Gpa(0), &[0xe9, 0xfb, 0xef, 0xff, 0xff]).unwrap();
+    let mut vcpu = b.vcpu_of(EmuEngine::Translator);
+    let kick = Arc::clone(b.machine.platform.kick(CPU));
+    let kicker = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        kick.kick();
+    });
+    assert_eq!(vcpu.run(&b.machine.platform).unwrap(), Exit::Kicked);
+    kicker.join().unwrap();
+}

@@ -86,3 +86,35 @@ fn an_instruction_across_two_pages_is_made_anew_when_its_second_page_is_written(
         assert_eq!(b.state.gpr[RBX], u64::from(sum), "alias: {alias}");
     }
 }
+
+#[test]
+fn links_to_a_page_that_was_written_often_go_straight_again() {
+    const ROUNDS: i32 = 10_000;
+    for writes in [2, 20] {
+        let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+            let (mut again, mut next, mut back) = (a.create_label(), a.create_label(), a.create_label());
+            a.mov(ecx, ROUNDS + writes)?;
+            a.lea(r8, qword_ptr(back))?;
+            a.set_label(&mut again)?;
+            a.mov(byte_ptr(rbx), cl)?;
+            a.jmp(next)?;
+            a.set_label(&mut next)?;
+            a.cmp(ecx, ROUNDS)?;
+            a.cmove(rbx, rdx)?;
+            a.jmp(DATA)?;
+            a.set_label(&mut back)?;
+            a.dec(ecx)?;
+            a.jnz(again)?;
+            a.hlt()
+        };
+        let mut b = Bench::new(|a| emit(a).unwrap());
+        b.assemble(DATA, |a| a.jmp(r8).unwrap());
+        // Beside that code first, and then elsewhere.
+        b.state.gpr[RBX] = DATA + 0x40;
+        b.state.gpr[2] = 0x20_0000;
+        let mut vcpu = b.vcpu_of(EmuEngine::Translator);
+        assert_eq!(run_until_halt(&b, &mut *vcpu), Exit::Halted);
+        let calls = b.machine.platform.counters(CPU).get(crate::engine::Cause::HelpLink);
+        assert!(calls < 1000, "{writes} writes: {calls}");
+    }
+}
