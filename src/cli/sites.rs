@@ -27,8 +27,8 @@ use std::time::Duration;
     Columns: patch is 'thunk' (a jump to code in the guest's process that does the work), 'hypercall' (a jump to code that \
     calls the engine), 'int3', or 'fault' (left alone: it faults by itself). made is 'scan' (before its page was executed), \
     'trap' (live, after a trap), 'entry' (live, when the engine led there), or 'taken back'. engine counts the executions \
-    that the engine did. ns is the mean host time of these from the moment the engine saw the call to letting the guest go \
-    on; the way there and back is not in it. docs/pv-sites.md has more.\n\n\
+    that the engine did. ns and least are the mean and the least host time of these from the moment the engine saw the call \
+    to letting the guest go on; the way there and back is not in it. docs/pv-sites.md has more.\n\n\
     Exit status: as of run.")]
 pub(super) struct SitesArguments {
     #[command(flatten)]

@@ -87,8 +87,10 @@ pub struct Site {
 /// to the engine and back is not in it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Cost {
-    /// Mean, in nanoseconds.
+    /// Mean, in nanoseconds. A busy host that took the CPU away meanwhile is in it.
     pub mean: f64,
+    /// The least, in nanoseconds.
+    pub least: u64,
     /// How many executions were timed: those that were all that the engine did before the guest went on.
     pub timed: u64,
 }

@@ -39,12 +39,14 @@ pub struct Row {
     pub by_engine: u64,
     /// Mean time that the engine took for one, in nanoseconds; the way to it and back is not in it.
     pub cost_ns: Option<f64>,
+    /// The least time that it took.
+    pub least_ns: Option<u64>,
     /// How many executions that is the mean of.
     pub timed: u64,
 }
 
 /// The columns of the CSV: the fields of [`Row`].
-pub const COLUMNS: [&str; 15] = [
+pub const COLUMNS: [&str; 16] = [
     "address",
     "symbol",
     "bytes",
@@ -59,6 +61,7 @@ pub const COLUMNS: [&str; 15] = [
     "in_process",
     "by_engine",
     "cost_ns",
+    "least_ns",
     "timed",
 ];
 
@@ -113,6 +116,7 @@ fn row(site: &Site, symbols: &Arc<Symbols>) -> Row {
         in_process: site.in_process,
         by_engine: site.by_engine,
         cost_ns: site.cost.map(|cost| (cost.mean * 10.0).round() / 10.0),
+        least_ns: site.cost.map(|cost| cost.least),
         timed: site.cost.map_or(0, |cost| cost.timed),
     }
 }
@@ -172,7 +176,7 @@ impl Report {
 }
 
 /// What the table's last column says of the time.
-const LEGEND: &str = "ns: mean host time from the engine's seeing the call or trap to its letting the guest go on; the \
+const LEGEND: &str = "ns: mean and least host time from the engine's seeing the call or trap to its letting the guest go on; the \
                       way there and back is not in it. Empty where a thunk did it unseen, or nothing could be timed.";
 
 impl fmt::Display for Report {
@@ -180,8 +184,9 @@ impl fmt::Display for Report {
         if self.sites.is_empty() {
             return f.write_str("nothing is patched: no sensitive instruction has been met natively");
         }
-        let head = ["address", "bytes", "instruction", "patch", "made", "count", "engine", "ns", "where"];
-        let mut table: Vec<[String; 9]> = vec![head.map(str::to_owned)];
+        let head =
+            ["address", "bytes", "instruction", "patch", "made", "count", "engine", "ns", "least", "where"];
+        let mut table: Vec<[String; 10]> = vec![head.map(str::to_owned)];
         for row in &self.sites {
             let made = if row.state == "patched" { row.made.to_owned() } else { row.state.to_owned() };
             let place = row.symbol.clone().unwrap_or_default();
@@ -199,6 +204,7 @@ impl fmt::Display for Report {
                 row.count.map_or("?".to_owned(), |n| n.to_string()),
                 row.by_engine.to_string(),
                 row.cost_ns.map(|ns| format!("{ns:.0}")).unwrap_or_default(),
+                row.least_ns.map(|ns| ns.to_string()).unwrap_or_default(),
                 with,
             ]);
         }
@@ -211,7 +217,7 @@ impl fmt::Display for Report {
                 .zip(&widths)
                 .enumerate()
                 .map(|(column, (cell, &width))| match column {
-                    0 | 5..=7 => format!("{cell:>width$}"),
+                    0 | 5..=8 => format!("{cell:>width$}"),
                     _ => format!("{cell:width$}"),
                 })
                 .collect();
@@ -255,7 +261,7 @@ pub(in crate::debugger) mod tests {
             Site {
                 in_process: Some(0),
                 by_engine: 31,
-                cost: Some(Cost { mean: 1234.56, timed: 30 }),
+                cost: Some(Cost { mean: 1234.56, least: 700, timed: 30 }),
                 ..site(0x20_22f4, &[0xee], Patch::Hypercall, Occasion::Trap)
             },
             Site {

@@ -33,6 +33,7 @@ struct Record {
     uncounted: bool,
     by_engine: u64,
     ticks: u64,
+    least: u64,
     timed: u64,
 }
 
@@ -98,6 +99,7 @@ impl Ledger {
             uncounted: false,
             by_engine: 0,
             ticks: 0,
+            least: u64::MAX,
             timed: 0,
         });
         if (record.patch, record.start, record.replaced.as_slice()) != (patch, start, replaced) {
@@ -151,6 +153,7 @@ impl Ledger {
     pub(super) fn time(&mut self, address: u64, ticks: u64) {
         if let Some(record) = self.now.get_mut(&address) {
             record.ticks = record.ticks.saturating_add(ticks);
+            record.least = record.least.min(ticks);
             record.timed += 1;
         }
     }
@@ -172,6 +175,7 @@ impl Ledger {
                 by_engine: record.by_engine,
                 cost: (record.timed > 0).then(|| Cost {
                     mean: tsc::to_nanos(record.ticks) as f64 / record.timed as f64,
+                    least: tsc::to_nanos(record.least),
                     timed: record.timed,
                 }),
             }
