@@ -13,6 +13,7 @@
 //! | [`host`] | the other end of devices: consoles |
 //! | [`engine`] | the contract that every mode fulfils |
 //! | [`hwassist`] | the `kvm` mode |
+//! | [`pv`] | the `pv` mode: the guest patched and run natively at ring 3, in a sandbox |
 //! | [`loader`], [`machine`] | an image into RAM, and a whole machine around it |
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
 //! | [`emulator`] | the `emu` mode: the translator, the interpreter that it is checked against |

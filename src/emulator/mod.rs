@@ -4,7 +4,12 @@
 //! |---|---|
 //! | [`front`] | fetch and decode: guest bytes → blocks of prepared operations, kept by physical page |
 //! | [`mmu`] | the soft TLB in front of the one page walker |
-//! | [`single`] | the interpreter: a handler per instruction form, exceptions and interrupts |
+//! | [`single`] | the interpreter: a handler per instruction form |
+//! | [`interrupt`] | delivery of exceptions and interrupts |
+//! | [`translate`] | the translator: guest code becomes host code, a block at a time; runs it |
+//! | [`emit`] | host machine code: the assembler, and guest instructions taken apart |
+//! | [`code`] | the memory of translated code, its blocks and links, the register map, the ways in and out |
+//! | [`technique`] | the translator's techniques, each of which can be left out |
 //! | [`backend`] | the `emu` mode made of it |
 //!
 //! Backends of other modes may use [`single::Single`] to execute one instruction.

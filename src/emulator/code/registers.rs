@@ -8,8 +8,9 @@
 //! | XMM0–15, YMM0–15, MXCSR | themselves, once a block that uses them was entered |
 //! | status flags | the host's, or the context when glue needed the host's |
 //!
-//! RAX and RCX of the host are scratch (LAHF, CL, JRCXZ and multiplications want them), RSP is the context. Of the
-//! guest's registers compilers take R12, R13 and R15 last.
+//! RAX and RCX of the host are scratch (LAHF, CL, JRCXZ and multiplications want them), the base of GS is the
+//! context, and RSP is the stack of returns; see [`super::context`]. Of the guest's registers compilers take R12, R13 and
+//! R15 last.
 use crate::emulator::emit::Reg;
 
 /// Host registers of the guest's sixteen, `None` for those in the context.

@@ -1,7 +1,8 @@
 //! The translator: guest code becomes host code, a block at a time.
 //!
-//! A block begins anywhere and goes on, past conditional branches that are not taken, to the first instruction that
-//! sets RIP or to the end of the page. Most instructions become themselves with other registers ([`integer`]); the rest
+//! A block begins anywhere and goes on, past forward conditional branches that are not taken, to the first other branch,
+//! backward conditional ones included, to an instruction after which everything is looked at anew, or to the end of the
+//! page; [`decode`](mod@decode) has the bounds on instructions and bytes. Most instructions become themselves with other registers ([`integer`]); the rest
 //! is executed by `single` in the middle of the block. [`session`] runs what was translated.
 //!
 //! See `docs/translator.md` for a listing and the invariants.
