@@ -14,7 +14,7 @@ use super::workload::{Kind, Workload};
 pub struct Filter {
     /// Names of workloads, with `*` and `?`; empty for all of the kinds.
     pub workloads: Vec<String>,
-    /// Kinds; ignored for workloads that are named.
+    /// Kinds; ignored for workloads that are named without `*` and `?`.
     pub kinds: Vec<Kind>,
     /// Modes; empty for all.
     pub modes: Vec<String>,
@@ -33,7 +33,10 @@ impl Filter {
         if self.workloads.is_empty() {
             self.kinds.contains(&workload.kind)
         } else {
-            self.workloads.iter().any(|pattern| matches(pattern, workload.name))
+            self.workloads.iter().any(|pattern| {
+                let of_kind = pattern == workload.name || self.kinds.contains(&workload.kind);
+                of_kind && matches(pattern, workload.name)
+            })
         }
     }
 
@@ -144,8 +147,11 @@ mod tests {
     fn named_workloads_need_not_be_of_the_kinds() {
         let spin = Workload { name: "spin", kind: Kind::Hostile, about: "", image: &[] };
         assert!(!Filter::default().wants_workload(&spin));
-        let named = Filter { workloads: vec!["sp*".into()], ..Filter::default() };
-        assert!(named.wants_workload(&spin));
+        let wants = |pattern: &str| {
+            let named = Filter { workloads: vec![pattern.into()], ..Filter::default() };
+            named.wants_workload(&spin)
+        };
+        assert!(wants("spin") && !wants("sp*"), "a pattern means those that measure");
     }
 
     #[test]

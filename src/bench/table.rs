@@ -35,6 +35,7 @@ pub fn render(data: &Dataset, style: Style) -> String {
             section(&mut out, data, &measures, title, style, &mut notes);
         }
     }
+    ablations(&mut out, data);
     for (workload, mode, reason) in &data.failures {
         out.push_str(&format!("{workload} in {mode}: {reason}\n"));
     }
@@ -105,6 +106,32 @@ fn section(
         out.push('\n');
         if i == 0 {
             out.push_str(&rule);
+            out.push('\n');
+        }
+    }
+    out.push('\n');
+}
+
+/// What leaving techniques out costs, a line for each column that does.
+fn ablations(out: &mut String, data: &Dataset) {
+    let found = data.ablations();
+    if found.is_empty() {
+        return;
+    }
+    let head = ["left out: time to the full translator's", "integer", "FP, SIMD", "most"];
+    let mean = |mean: Option<f64>| mean.map_or_else(|| "-".to_owned(), quantity::ratio);
+    let mut lines = vec![head.map(str::to_owned)];
+    lines.extend(found.into_iter().map(|one| {
+        let most = format!("{} {}", quantity::ratio(one.most.1), one.most.0);
+        [one.name, mean(one.integer), mean(one.vector), most]
+    }));
+    let width = |c: usize| lines.iter().map(|line| line[c].chars().count()).max().unwrap_or(0);
+    let (first, second, third) = (width(0), width(1), width(2));
+    for (i, [name, integer, vector, most]) in lines.iter().enumerate() {
+        let line = format!("{name:<first$}  {integer:>second$}  {vector:>third$}  {most}\n");
+        out.push_str(&line);
+        if i == 0 {
+            out.push_str(&"─".repeat(line.chars().count() - 1));
             out.push('\n');
         }
     }
@@ -183,7 +210,8 @@ fn to_ascii(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::tests::synthetic;
+    use super::super::dataset::tests::{row, synthetic};
+    use super::super::record::{self, Row};
     use super::*;
 
     #[test]
@@ -205,6 +233,29 @@ mod tests {
         let rows: Vec<_> = synthetic(2).into_iter().filter(|r| r.repetition <= 2).collect();
         let text = render(&Dataset::from_rows(&rows).unwrap(), Style::default());
         assert!(text.contains(" n=2") && !text.contains('±'), "{text}");
+    }
+
+    #[test]
+    fn techniques_left_out_have_a_line_each() {
+        let mut rows = Vec::new();
+        for (metric, repetition) in
+            [("crc32@ring3", 1), ("crc32@ring3", 2), ("nbody@ring3", 1), ("nbody@ring3", 2)]
+        {
+            let workload = metric.trim_end_matches("@ring3");
+            rows.push(row(workload, metric, record::UNIT_TASK, "emu", repetition, 10.0));
+        }
+        assert!(!render(&Dataset::from_rows(&rows).unwrap(), Style::default()).contains("left out"));
+        for i in 0..rows.len() {
+            let value = rows[i].value.map(|value| value * if i < 2 { 2.0 } else { 4.0 });
+            rows.push(Row { mode: "emu/without-groups".to_owned(), value, ..rows[i].clone() });
+        }
+        let text = render(&Dataset::from_rows(&rows).unwrap(), Style::default());
+        let line = text.lines().find(|line| line.starts_with("groups ")).unwrap_or_default();
+        assert_eq!(
+            line.split_whitespace().collect::<Vec<_>>(),
+            ["groups", "2×", "4×", "4×", "nbody"],
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `trivisor bench`: the workloads in every mode, to a table, CSV, plots and the page.
 use super::error::{CliError, interrupted, say};
-use super::units;
+use super::{choices, image, units};
 use crate::bench::dataset::Dataset;
 use crate::bench::measure::{Column, Dispatch, MachineRunner};
 use crate::bench::plan::{self, Filter};
@@ -9,7 +9,7 @@ use crate::bench::run::{self, CutShort, Options, Summary};
 use crate::bench::workload::Kind;
 use crate::bench::{report, table, workload};
 use crate::engine::Mode;
-use crate::machine::{self, EmuEngine, Technique, UnknownTechnique, Without};
+use crate::machine::{self, EmuEngine, Without};
 use crate::sys::signal;
 use clap::Args;
 use std::io::{self, IsTerminal, Write};
@@ -35,25 +35,25 @@ pub(super) struct BenchArguments {
     #[arg(long = "mode", value_name = "MODE", value_delimiter = ',')]
     modes: Vec<String>,
     /// Engines of mode emu, each in a column of its own (emu/NAME), instead of a column emu of the default, translator
-    #[arg(long = "engine", value_name = "ENGINE", value_delimiter = ',', value_parser = super::engine_parser())]
+    #[arg(long = "engine", value_name = "ENGINE", value_delimiter = ',', value_parser = choices::engine())]
     engines: Vec<EmuEngine>,
-    /// A further column emu/without-TECHNIQUE+…, of the translator without these techniques; may be given again, and
-    /// "each" stands for a column for each technique, and one without all of them
-    #[arg(long, value_name = "TECHNIQUE,...", value_parser = ablations)]
-    without: Vec<Ablations>,
+    /// A further column emu/without-TECHNIQUE+…, of the translator without these techniques, beside the full translator;
+    /// may be given again
+    #[arg(long, value_name = "TECHNIQUE,...", value_parser = choices::TechniquesOfColumns)]
+    without: Vec<Vec<Without>>,
     /// Where CSV, plots and the page go
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
     /// Measured repetitions of each workload and mode, after one warm-up
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
-    /// How long one calibrated measurement takes
+    /// How long one calibrated measurement takes (20ms, 1s)
     #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true, default_value = "20ms")]
     budget: Duration,
-    /// Begin no further run after so long
+    /// Begin no further run after so long (270s, 5m)
     #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true, default_value = "270s")]
     deadline: Duration,
-    /// Give one run up after so long
+    /// Give one run up after so long (10s, 500ms)
     #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true, default_value = "10s")]
     timeout: Duration,
     /// Three repetitions of 5 ms, to see that everything works
@@ -70,45 +70,11 @@ pub(super) struct BenchArguments {
     no_report: bool,
 }
 
-/// The columns of one `--without`.
-#[derive(Clone, Debug)]
-struct Ablations(Vec<Without>);
-
-fn ablations(text: &str) -> Result<Ablations, String> {
-    if text == "each" {
-        let each = Technique::ALL.into_iter().map(Without::only);
-        return Ok(Ablations(each.chain([Without::EVERYTHING]).collect()));
-    }
-    text.parse().map(|without| Ablations(vec![without])).map_err(|error: UnknownTechnique| error.to_string())
-}
-
 pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     let (columns, kvm_label) = columns(arguments);
-    for mode in &arguments.modes {
-        if !columns.iter().any(|c| plan::fits_mode(mode, &c.mode)) {
-            let known: Vec<_> = columns.iter().map(|c| c.mode.as_str()).collect();
-            return Err(CliError::Usage(format!(
-                "there is no mode '{mode}' here; choose from {}",
-                known.join(", ")
-            )));
-        }
-    }
+    check_modes(arguments, &columns)?;
     for pattern in &arguments.workloads {
-        if !workload::all().iter().any(|w| plan::matches(pattern, w.name)) {
-            let meant = super::image::meant(pattern);
-            return Err(CliError::Usage(format!(
-                "no workload fits '{pattern}'{meant}; 'trivisor list' shows them"
-            )));
-        }
-    }
-    let wanted = Filter { workloads: arguments.workloads.clone(), ..Filter::default() };
-    let mut named = workload::all().iter().filter(|w| wanted.wants_workload(w)).peekable();
-    if let Some(first) = named.peek().map(|w| w.name)
-        && !named.any(|w| matches!(w.kind, Kind::Nano | Kind::Task))
-    {
-        return Err(CliError::Usage(format!(
-            "'{first}' measures nothing; 'trivisor run {first}' runs it, and 'trivisor list' shows which workloads measure"
-        )));
+        check_workload(pattern)?;
     }
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     let mut options = Options::new(arguments.out.clone(), columns);
@@ -175,6 +141,65 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Refuses modes that have no column, and options whose columns `--mode` leaves out.
+fn check_modes(arguments: &BenchArguments, columns: &[Column]) -> Result<(), CliError> {
+    for mode in &arguments.modes {
+        if !columns.iter().any(|c| plan::fits_mode(mode, &c.mode)) {
+            let advice = missing_option(mode).unwrap_or_else(|| {
+                let known: Vec<_> = columns.iter().map(|c| c.mode.as_str()).collect();
+                format!("choose from {}", known.join(", "))
+            });
+            return Err(CliError::Usage(format!("there is no mode '{mode}' here; {advice}")));
+        }
+    }
+    let filter = Filter { modes: arguments.modes.clone(), ..Filter::default() };
+    let measured = |wanted: &dyn Fn(&Column) -> bool| {
+        columns.iter().any(|column| wanted(column) && filter.wants_mode(&column.mode))
+    };
+    if !arguments.without.is_empty() && !measured(&|column| !column.without.is_nothing()) {
+        return Err(CliError::Usage(
+            "--without measures the translator of mode emu, which --mode leaves out; add emu to --mode"
+                .to_owned(),
+        ));
+    }
+    if arguments.peers && !measured(&|column| !column.peer.is_empty()) {
+        return Err(CliError::Usage(
+            "--peers measures QEMU, which --mode leaves out; add qemu-tcg or qemu-kvm to --mode".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// The option that makes the column of this name, if there is one.
+fn missing_option(mode: &str) -> Option<String> {
+    if ["qemu-tcg", "qemu-kvm"].iter().any(|peer| plan::matches(mode, peer)) {
+        return Some(format!("{mode} needs --peers"));
+    }
+    let of_emu = mode.strip_prefix("emu/")?;
+    if let Some(engine) = EmuEngine::find(of_emu) {
+        return Some(format!("use --engine {}", engine.name()));
+    }
+    let without: Without = of_emu.strip_prefix("without-")?.parse().ok()?;
+    Some(format!("use --without {without}"))
+}
+
+/// Refuses a pattern that no workload fits, or none that measures.
+fn check_workload(pattern: &str) -> Result<(), CliError> {
+    let mut fitting = workload::all().iter().filter(|w| plan::matches(pattern, w.name)).peekable();
+    let Some(first) = fitting.peek().map(|w| w.name) else {
+        let meant = image::meant(pattern);
+        return Err(CliError::Usage(format!(
+            "no workload fits '{pattern}'{meant}; 'trivisor list' shows them"
+        )));
+    };
+    if fitting.any(|w| matches!(w.kind, Kind::Nano | Kind::Task)) {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "'{first}' measures nothing; 'trivisor run {first}' runs it, and 'trivisor list' shows which workloads measure"
+    )))
+}
+
 /// Says that no more than the warm-up was done, if so.
 fn only_warm(summary: &Summary) -> &'static str {
     if summary.warmed > 0 { ", because only warm-up was done" } else { "" }
@@ -199,7 +224,7 @@ fn why_nothing(options: &Options, summary: &Summary) -> String {
 /// The columns of the translator without some techniques, each once.
 fn ablated(arguments: &BenchArguments) -> Vec<Column> {
     let mut sets: Vec<Without> = Vec::new();
-    for &set in arguments.without.iter().flat_map(|ablations| &ablations.0) {
+    for &set in arguments.without.iter().flatten() {
         if !sets.contains(&set) {
             sets.push(set);
         }
@@ -213,10 +238,13 @@ fn columns(arguments: &BenchArguments) -> (Vec<Column>, String) {
     let mut kvm_label = "none".to_owned();
     for mode in Mode::ALL {
         if mode == Mode::Emu && !arguments.engines.is_empty() {
-            columns.extend(
-                EmuEngine::ALL.into_iter().filter(|e| arguments.engines.contains(e)).map(Column::emu),
-            );
-            columns.extend(ablated(arguments));
+            let ablated = ablated(arguments);
+            // What is left out of the translator shows beside the full one.
+            let named = |engine: &EmuEngine| {
+                arguments.engines.contains(engine) || *engine == EmuEngine::Translator && !ablated.is_empty()
+            };
+            columns.extend(EmuEngine::ALL.into_iter().filter(named).map(Column::emu));
+            columns.extend(ablated);
             continue;
         }
         let mut column = match machine::availability(mode) {

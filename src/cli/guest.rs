@@ -1,6 +1,6 @@
 //! Which guest, on what machine: the arguments that all commands with one guest share.
 use super::error::CliError;
-use super::{image, units};
+use super::{choices, image, units};
 use crate::abi;
 use crate::clock::ClockSource;
 use crate::engine;
@@ -67,10 +67,10 @@ pub(super) struct GuestArguments {
     #[arg(long, value_enum, default_value = "emu")]
     mode: super::Mode,
     /// Who emulates, in mode emu [default: translator]
-    #[arg(long, value_name = "ENGINE", value_parser = super::engine_parser())]
+    #[arg(long, value_name = "ENGINE", value_parser = choices::OneEngine)]
     engine: Option<EmuEngine>,
     /// Techniques that the translator is to go without, with commas between
-    #[arg(long, value_name = "TECHNIQUE,...", default_value = None)]
+    #[arg(long, value_name = "TECHNIQUE,...", value_parser = choices::Techniques)]
     without: Option<Without>,
     /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
     #[arg(long)]

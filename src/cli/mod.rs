@@ -4,6 +4,7 @@
 //! 130 after Ctrl-C, 143 after SIGTERM. Messages go to standard error in one sentence; results go to standard output. A
 //! reader of either that goes away ends a command without a word.
 mod bench;
+mod choices;
 mod debug;
 mod doctor;
 mod error;
@@ -16,9 +17,7 @@ mod run;
 mod sites;
 mod units;
 
-use crate::machine::EmuEngine;
 use crate::sys::membarrier;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
 
@@ -80,12 +79,6 @@ impl From<Mode> for crate::engine::Mode {
             Mode::Kvm => Self::Kvm,
         }
     }
-}
-
-/// Parses the name of an engine of mode emu.
-fn engine_parser() -> impl TypedValueParser<Value = EmuEngine> {
-    let names = EmuEngine::ALL.map(|engine| PossibleValue::new(engine.name()).help(engine.label()));
-    PossibleValuesParser::new(names).try_map(|name| EmuEngine::find(&name).ok_or("no such engine"))
 }
 
 /// Parses the process's arguments and does what they say.

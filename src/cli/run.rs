@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 #[command(after_help = "Examples:\n  \
     trivisor run hello\n  \
     trivisor run --mode kvm --memory 256M kernel.elf --append 'budget_us=20000'\n  \
-    trivisor run --mode pv --stats crc32\n\n\
+    trivisor run --mode pv --stats crc32\n  \
+    trivisor run --stats --without windows crc32\n\n\
     Ctrl-C ends the guest.\n\n\
     Exit status: 0 if the guest switched off with status 0 or, with --no-reboot, asked for a reset; 1 if it ended \
     otherwise or could not run; 2 for wrong usage; 130 after Ctrl-C; 143 after SIGTERM.")]

@@ -74,13 +74,36 @@ impl Technique {
             Self::InlineSystem => "inline-system",
         }
     }
+
+    /// One line that says what it is.
+    #[must_use]
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Chaining => "blocks jump straight to one another, and loops to their start",
+            Self::JumpCache => "translated code looks up computed targets by itself",
+            Self::ReturnStack => "guest returns are host returns",
+            Self::Superblocks => "blocks go on past conditional branches that are not taken",
+            Self::Unrolling => "loops of one block make several rounds between looks for attention",
+            Self::Lending => "loops keep what reaches memory in registers that they do not use",
+            Self::Windows => "memory is reached through windows",
+            Self::Groups => "one check of a window answers for several accesses",
+            Self::InlineTlb => "translated code reaches memory by itself, not the interpreter",
+            Self::Pinning => "guest registers stay in host registers between instructions",
+            Self::LazyFlags => "flags stay in the host's flags, and unread ones are not kept",
+            Self::NativeVectors => "SSE and AVX instructions run as themselves",
+            Self::InlineSystem => "system instructions are done where they stand, if they need no call",
+        }
+    }
 }
 
-/// Techniques that the translator goes without; as text, their names with commas between.
+/// Techniques that the translator goes without; as text, their names with commas between, which are read with `+`
+/// between too, and [`Without::ALL`] for all of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default)]
 pub struct Without(u16);
 
 impl Without {
+    /// The word for all techniques.
+    pub const ALL: &str = "all";
     /// The full translator.
     pub const NOTHING: Self = Self(0);
     /// No technique at all.
@@ -97,6 +120,12 @@ impl Without {
     #[must_use]
     pub const fn has(self, technique: Technique) -> bool {
         self.0 & Self::only(technique).0 != 0
+    }
+
+    /// How many are left out.
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        self.0.count_ones()
     }
 
     /// Whether nothing is left out.
@@ -116,7 +145,7 @@ impl fmt::Display for Without {
 
 /// A word that names no technique.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("there is no technique '{word}'; choose from {}", Without::EVERYTHING.to_string().replace(',', ", "))]
+#[error("there is no technique '{word}'; choose from {}, or all", Without::EVERYTHING.to_string().replace(',', ", "))]
 pub struct UnknownTechnique {
     /// The word.
     pub word: String,
@@ -127,7 +156,11 @@ impl FromStr for Without {
 
     fn from_str(text: &str) -> Result<Self, UnknownTechnique> {
         let mut set = Self::NOTHING;
-        for word in text.split(',') {
+        for word in text.split([',', '+']).map(str::trim) {
+            if word == Self::ALL {
+                set = Self::EVERYTHING;
+                continue;
+            }
             let found = Technique::ALL.into_iter().find(|technique| technique.name() == word);
             set.0 |= Self::only(found.ok_or_else(|| UnknownTechnique { word: word.to_owned() })?).0;
         }
@@ -146,9 +179,13 @@ mod tests {
         assert_eq!(set.to_string(), "chaining,windows");
         let all: Without = Without::EVERYTHING.to_string().parse().unwrap();
         assert_eq!(all, Without::EVERYTHING);
+        assert_eq!("all".parse(), Ok(Without::EVERYTHING));
+        for same in ["windows+chaining", " chaining , windows", "windows + chaining+windows"] {
+            assert_eq!(same.parse(), Ok(set), "{same}");
+        }
         assert!(Technique::ALL.into_iter().all(|one| all.has(one)));
         assert!(Without::NOTHING.is_nothing() && Without::default().is_nothing());
-        for wrong in ["", "chain", "chaining,", "chaining windows", "Chaining"] {
+        for wrong in ["", "chain", "chaining,", "chaining windows", "Chaining", "each"] {
             let message = wrong.parse::<Without>().unwrap_err().to_string();
             assert!(message.contains("lazy-flags") && message.contains("chaining, jump-cache"), "{message}");
         }

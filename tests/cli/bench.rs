@@ -1,6 +1,7 @@
 //! `bench` and `report`: what they refuse, and what an end in the middle leaves.
 use crate::host::files;
 use crate::program::{Running, Told, command, trivisor};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use trivisor::bench::record;
@@ -23,11 +24,22 @@ fn what_cannot_be_measured_is_told_in_one_sentence() {
     for (arguments, words) in [
         (&["hello"][..], &["'hello' measures nothing", "trivisor run hello"][..]),
         (&["spin"], &["'spin' measures nothing"]),
+        (&["crc32", "spin"], &["'spin' measures nothing", "trivisor run spin"]),
+        (&["crc32", "hell*"], &["'hello' measures nothing"]),
         (&["not-there"], &["'not-there'", "trivisor list"]),
         (&["call_ret", "x*"], &["'x*'", "trivisor list"]),
         (&["--mode", "xen"], &["'xen'", "native, emu, pv, kvm"]),
         (&["--engine", "xen"], &["'xen'", "single"]),
         (&["--engine", "single", "--mode", "emu/other"], &["'emu/other'", "native, emu/single, pv, kvm"]),
+        (&["--mode", "emu/single"], &["'emu/single'", "use --engine single"]),
+        (&["--mode", "emu/without-windows"], &["'emu/without-windows'", "use --without windows"]),
+        (&["--mode", "emu,qemu-tcg"], &["'qemu-tcg'", "needs --peers"]),
+        (&["--mode", "emu", "--peers"], &["--peers", "add qemu-tcg"]),
+        (&["--mode", "pv", "--without", "windows"], &["--without", "--mode", "add emu"]),
+        (&["--engine", "single", "--mode", "emu/single", "--without", "all"], &["--without", "add emu"]),
+        (&["--without", "window"], &["'window'", "a similar value exists: 'windows'", "all, each"]),
+        (&["--without", "each,windows"], &["'each' stands alone"]),
+        (&["--without", ""], &["--without", "lazy-flags"]),
         (&["--budget", "0"], &["--budget", "no time at all"]),
         (&["--timeout", "0"], &["--timeout", "no time at all"]),
         (&["--deadline", "0s"], &["--deadline", "no time at all"]),
@@ -102,6 +114,25 @@ fn engines_that_are_named_have_columns_of_their_own() {
     trivisor(&["run", "hello", "--engine", "single"]).well();
     trivisor(&["run", "hello", "--engine", "single", "--mode", "pv"])
         .one_sentence(2, &["--engine", "--mode emu"]);
+}
+
+#[test]
+fn techniques_that_are_left_out_have_columns_beside_the_full_translator() {
+    let dir = tempfile::tempdir().unwrap();
+    let without = ["--without", "all", "--without", "windows + groups", "--without", "groups, windows"];
+    let more = [&without[..], &["call_ret", "crc32", "--engine", "single", "--mode", "emu"]].concat();
+    let told = quick(dir.path(), &more);
+    told.well();
+    let csv = left(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "csv")).unwrap();
+    let rows = record::read(&csv).unwrap().rows;
+    let modes: BTreeSet<&str> = rows.iter().filter(|row| row.valid).map(|row| row.mode.as_str()).collect();
+    let wanted = ["emu/single", "emu/translator", "emu/without-all", "emu/without-windows+groups"];
+    assert_eq!(modes.into_iter().collect::<Vec<_>>(), wanted);
+    let block = told.out.split("left out: ").nth(1).unwrap_or_else(|| panic!("{told:?}"));
+    assert!(block.contains("\nwindows+groups ") && block.contains("\nall "), "{told:?}");
+    let page = std::fs::read_to_string(dir.path().join("index.html")).unwrap();
+    assert_eq!(page.matches("without the techniques that its name says").count(), 1);
+    assert!(page.contains("emu/without-all"));
 }
 
 #[test]

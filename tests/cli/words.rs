@@ -3,6 +3,7 @@ use crate::program::{PROGRAM, command, tell, trivisor};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
+use trivisor::machine::Technique;
 
 /// Widest line of help.
 const MOST_COLUMNS: usize = 110;
@@ -43,6 +44,12 @@ fn wrong_arguments_are_told_in_one_sentence() {
         (&["run", "hello", "--mode", "kvm", "--deterministic"], &["--deterministic", "--mode emu"]),
         (&["sites", "hello", "--json", "--csv", "-"], &["--json", "--csv"]),
         (&["sites", "hello", "--mode", "kvm"], &["'--mode'"]),
+        (&["run", "hello", "--engine", "translator,single"], &["--engine", "only 'bench' takes several"]),
+        (&["run", "hello", "--without", "each"], &["--without", "'each'", "'bench'", "'all'"]),
+        (&["debug", "hello", "--without", "each"], &["--without", "'each'", "'bench'"]),
+        (&["run", "hello", "--without", "lazyflags"], &["'lazyflags'", "exists: 'lazy-flags'"]),
+        (&["run", "hello", "--without", "windows,Groups"], &["'Groups'", "exists: 'groups'"]),
+        (&["run", "hello", "--without", "all", "--mode", "pv"], &["--without", "--mode emu"]),
         (&["list", "--jsn"], &["'--jsn'", "'--json'"]),
         (&["report", "--csv"], &["--csv"]),
     ] {
@@ -59,6 +66,21 @@ fn wrong_arguments_are_told_in_one_sentence() {
     let bare = trivisor::<&str>(&[]);
     assert_eq!((bare.status, bare.out.as_str()), (Some(2), ""));
     assert!(bare.err.contains("Usage: trivisor"));
+}
+
+#[test]
+fn help_says_what_each_technique_is() {
+    for name in ["run", "debug", "bench"] {
+        let help = trivisor(&[name, "--help"]);
+        for one in Technique::ALL {
+            let line = help.out.lines().find(|line| line.contains(&format!("- {}:", one.name())));
+            assert!(line.is_some_and(|line| line.contains(one.about())), "{}: {}", one.name(), help.out);
+        }
+        assert!(help.out.contains("- all:") && help.out.contains("- each:") == (name == "bench"));
+    }
+    for without in ["all", "windows+lazy-flags", " windows , lazy-flags "] {
+        trivisor(&["run", "hello", "--without", without]).well();
+    }
 }
 
 #[test]

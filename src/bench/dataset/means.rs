@@ -44,7 +44,7 @@ impl TaskSet {
         }
     }
 
-    fn has(self, measure: &Measure) -> bool {
+    pub(super) fn has(self, measure: &Measure) -> bool {
         let listed =
             |names: &[&str]| measure.metric.strip_suffix("@ring3").is_some_and(|base| names.contains(&base));
         match self {
@@ -69,7 +69,14 @@ pub struct Means {
 impl Means {
     /// `geometric mean (8 integer tasks)`.
     pub fn label(&self) -> String {
-        format!("geometric mean ({} {})", self.tasks, self.set.name())
+        format!("geometric mean ({})", self.count())
+    }
+
+    /// `8 integer tasks`, `1 task`.
+    pub fn count(&self) -> String {
+        let name = self.set.name();
+        let name = if self.tasks == 1 { name.strip_suffix('s').unwrap_or(name) } else { name };
+        format!("{} {name}", self.tasks)
     }
 }
 
@@ -174,5 +181,6 @@ mod tests {
         assert!(near(means[2].by_mode[1], 9.0) && near(means[2].by_mode[2], 1.0), "{means:?}");
         assert!(near(data.mean_slowdown("emu"), (2.0f64 * 8.0 * 3.0 * 27.0 * 2.0).powf(1.0 / 5.0)));
         assert_eq!(means[1].label(), "geometric mean (3 integer tasks)");
+        assert_eq!(Means { tasks: 1, ..means[0].clone() }.label(), "geometric mean (1 task)");
     }
 }

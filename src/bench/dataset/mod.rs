@@ -5,10 +5,12 @@
 //! a fair comparison are applied again at this point, whoever wrote the file: rows of unequal circumstances are *not
 //! comparable*, and modes whose checksums disagree have *diverged*; neither gets a figure.
 
+mod ablation;
 mod disturbance;
 mod exits;
 mod means;
 
+pub use ablation::{ABLATED, Ablation};
 pub use exits::ExitBar;
 pub use means::{Means, TaskSet};
 

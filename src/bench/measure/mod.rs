@@ -62,7 +62,7 @@ impl Column {
     pub fn ablated(without: Without) -> Column {
         let engine = EmuEngine::Translator.name();
         let names = if without == Without::EVERYTHING {
-            "everything".to_owned()
+            Without::ALL.to_owned()
         } else {
             without.to_string().replace(',', "+")
         };

@@ -1,7 +1,7 @@
 //! The words and tables of the page.
 
 use super::html::{escape, inline_svg, table};
-use crate::bench::dataset::{Cell, Dataset, Nature, UNMEASURED};
+use crate::bench::dataset::{ABLATED, Cell, Dataset, Nature, UNMEASURED};
 use crate::bench::fingerprint::{EMULATED_SUPERVISOR, SideFile};
 use crate::bench::plot::Figure;
 use crate::bench::{NATIVE, base_mode, quantity, reading};
@@ -97,7 +97,7 @@ fn means(out: &mut String, data: &Dataset) {
         "<h2>In short</h2>\n<p>Geometric mean of the slowdown to native, over the tasks that every mode completed:</p>\n",
     );
     for means in &means {
-        out.push_str(&format!("<h3>{} {}</h3>\n<ul class=\"means\">\n", means.tasks, means.set.name()));
+        out.push_str(&format!("<h3>{}</h3>\n<ul class=\"means\">\n", means.count()));
         for (mode, mean) in data.modes.iter().zip(&means.by_mode).filter(|(mode, _)| *mode != NATIVE) {
             if let Some(mean) = mean {
                 out.push_str(&format!("<li>{}<b>{}</b></li>\n", escape(mode), quantity::ratio(*mean)));
@@ -109,7 +109,15 @@ fn means(out: &mut String, data: &Dataset) {
 
 fn how_to_read(out: &mut String, data: &Dataset) {
     out.push_str("<h2>How to read this page</h2>\n<ul>\n");
+    let mut ablated = false;
     for mode in &data.modes {
+        let mut name = mode.as_str();
+        if mode.starts_with(ABLATED) {
+            if std::mem::replace(&mut ablated, true) {
+                continue;
+            }
+            name = "emu/without-…";
+        }
         let words = match base_mode(mode) {
             "native" => {
                 "the same kernels, run in an ordinary process on the host: the measure of all others."
@@ -123,8 +131,8 @@ fn how_to_read(out: &mut String, data: &Dataset) {
             "emu" if mode == "emu/translator" => {
                 "emulation by the binary translator, which makes host code of the guest's code."
             }
-            "emu" if mode.starts_with("emu/without-") => {
-                "emulation by the binary translator without the techniques named after the slash, to show what they buy."
+            "emu" if mode.starts_with(ABLATED) => {
+                "emulation by the binary translator without the techniques that its name says, to show what they buy."
             }
             "emu" => "emulation by the engine named after the slash; the same software in all else.",
             "pv" => {
@@ -135,7 +143,7 @@ fn how_to_read(out: &mut String, data: &Dataset) {
             "qemu-kvm" => "a peer for comparison: QEMU on /dev/kvm.",
             _ => "a further column.",
         };
-        out.push_str(&format!("<li><strong>{}</strong>: {words}</li>\n", escape(mode)));
+        out.push_str(&format!("<li><strong>{}</strong>: {words}</li>\n", escape(name)));
     }
     out.push_str(
         "</ul>\n<p>Every mode runs the same guest image; emu, pv and kvm also share their device models, peers bring their \
