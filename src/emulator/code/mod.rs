@@ -31,6 +31,8 @@ const ROOM: usize = 1 << 14;
 /// Bytes of one entry, as a shift.
 pub(crate) const JUMP_SHIFT: u8 = 5;
 
+/// The low half of no mark of jumps.
+pub(crate) const NO_MARK: u32 = u32::MAX;
 /// How often a link to another page is patched. Who changes translations all the time is better served by the jump cache.
 const MOST_PATCHES: u8 = 8;
 
@@ -101,7 +103,7 @@ pub(crate) struct Link {
     pub rip: u64,
     /// Offset of the 32-bit displacement in code memory, if it can be patched.
     displacement: Option<usize>,
-    /// Offset of the 64-bit mark under which it holds, if it leads to another page.
+    /// Offset of the low half of the mark under which it holds, if it leads to another page.
     mark: Option<usize>,
     /// How often the mark was patched.
     patches: u8,
@@ -289,10 +291,18 @@ impl CodeStore {
             self.patch(displacement, entry);
         }
         if let Some(place) = place {
-            let written = self.memory.write(place, &mark.to_le_bytes());
+            let written = self.memory.write(place, &(mark as u32).to_le_bytes());
             debug_assert!(written);
         }
         true
+    }
+
+    /// Makes no link hold by its mark: marks are about to come again, in their low halves.
+    pub(crate) fn forget_marks(&mut self) {
+        for mark in self.links.iter().filter_map(|link| link.mark) {
+            let written = self.memory.write(mark, &NO_MARK.to_le_bytes());
+            debug_assert!(written);
+        }
     }
 
     /// Where an address leads, if it is remembered.
@@ -316,7 +326,7 @@ impl CodeStore {
             let Link { displacement, stub, mark, .. } = *from;
             // No mark of jumps: the jump cache is asked from now on, if the link is not patched again.
             if let Some(mark) = mark {
-                let written = self.memory.write(mark, &u64::MAX.to_le_bytes());
+                let written = self.memory.write(mark, &NO_MARK.to_le_bytes());
                 debug_assert!(written);
             }
             if let Some(displacement) = displacement {

@@ -294,14 +294,6 @@ impl Assembler {
         self.raw(&offset.to_le_bytes());
     }
 
-    /// `mov to, value` with all eight bytes of the value, whose position it gives.
-    pub(crate) fn mov_imm_wide(&mut self, to: Reg, value: u64) -> usize {
-        self.touch(to.0);
-        self.raw(&[0x48 | to.0 >> 3, 0xb8 | to.0 & 7]);
-        self.raw(&value.to_le_bytes());
-        self.position() - 8
-    }
-
     /// `call` of a place that is not known yet.
     pub(crate) fn call_forward(&mut self) -> Forward {
         self.forget_scratch();

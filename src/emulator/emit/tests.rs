@@ -53,20 +53,6 @@ fn jumps_reach_their_targets() {
 }
 
 #[test]
-fn a_wide_constant_lies_where_it_can_be_patched() {
-    for to in [RAX, Reg(9)] {
-        let mut asm = Assembler::default();
-        let place = asm.mov_imm_wide(to, 5);
-        let mut bytes = asm.bytes().to_vec();
-        bytes[place..place + 8].copy_from_slice(&u64::MAX.to_le_bytes());
-        assert_eq!(
-            text(&bytes),
-            [format!("mov {},0FFFFFFFFFFFFFFFFh", if to == RAX { "rax" } else { "r9" })]
-        );
-    }
-}
-
-#[test]
 fn a_byte_of_the_context_is_loaded_whole() {
     let mut asm = Assembler::default();
     let before = asm.version(RCX);

@@ -4,7 +4,7 @@ use super::cold::Cold;
 use super::number;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::field;
-use crate::emulator::code::{JUMP_SHIFT, JUMPS, Jump, jump_index};
+use crate::emulator::code::{JUMP_SHIFT, JUMPS, Jump, NO_MARK, jump_index};
 use crate::emulator::emit::{Alu, Condition, Forward, Mem, RAX, RCX, RSP};
 use crate::emulator::technique::Technique;
 use smallvec::smallvec;
@@ -15,7 +15,7 @@ fn jump_slot(rip: u64) -> i32 {
 }
 
 impl Builder<'_> {
-    /// A jump to a fixed address in another page. Flags are saved. Changes RAX.
+    /// A jump to a fixed address in another page. Flags are saved.
     ///
     /// It is patched to go straight there, for as long as the mark of jumps is the one that it was patched under.
     pub(super) fn jump_far(&mut self, link: u32, rip: u64) {
@@ -25,11 +25,12 @@ impl Builder<'_> {
         self.cold.push((smallvec![stale], Cold::Stale { link, rip, direct, back: None }));
     }
 
-    /// Compares the mark of jumps with the one that a link holds for: the way on which it does not. Changes RAX.
+    /// Compares the mark of jumps with the one that a link holds for: the way on which it does not.
     fn compare_mark(&mut self, link: u32) -> Forward {
-        let place = self.asm.mov_imm_wide(RAX, u64::MAX);
-        self.links[(link - self.first_link) as usize].mark = Some(place);
-        self.asm.alu(Alu::Cmp, RAX, field(Context::TAG));
+        // cmp dword [tag], mark
+        self.asm.op(false, 0x81, 7, field(Context::TAG));
+        self.links[(link - self.first_link) as usize].mark = Some(self.asm.position());
+        self.asm.raw(&NO_MARK.to_le_bytes());
         self.asm.jump_if(Condition::NOT_EQUAL)
     }
 

@@ -24,6 +24,22 @@ pub(super) struct Epoch {
     generation: u32,
 }
 
+impl Epoch {
+    /// Low bits of the number, which links compare with their own.
+    const COMPARED: u64 = 0xff_ffff;
+
+    /// Takes over a generation; says whether the low bits of the number begin anew. They are never all ones.
+    fn advance(&mut self, generation: u32) -> bool {
+        if self.generation == generation {
+            return false;
+        }
+        *self = Self { number: self.number + 1, generation };
+        let anew = self.number & Self::COMPARED == Self::COMPARED;
+        self.number += u64::from(anew);
+        anew
+    }
+}
+
 impl Session<'_, '_> {
     /// Whether translated code was written, and that was not seen to yet.
     #[inline]
@@ -52,8 +68,8 @@ impl Session<'_, '_> {
     #[inline]
     fn tag(&mut self, limits: Limits) -> u64 {
         let generation = self.cx.mmu.tlb.code_generation;
-        if self.epoch.generation != generation {
-            *self.epoch = Epoch { number: self.epoch.number + 1, generation };
+        if self.epoch.advance(generation) {
+            self.store.forget_marks();
         }
         self.epoch.number << 8 | limits.number()
     }
@@ -202,5 +218,20 @@ impl Session<'_, '_> {
             let connected = self.store.connect(link, block, mark);
             self.counters.add(Cause::Link, connected.into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_whose_low_half_comes_again_are_announced() {
+        let mut epoch = Epoch { number: Epoch::COMPARED - 2, generation: 1 };
+        assert!(!epoch.advance(1) && !epoch.advance(2));
+        assert_eq!(epoch.number, Epoch::COMPARED - 1);
+        assert!(epoch.advance(1));
+        assert_eq!(epoch.number, Epoch::COMPARED + 1);
+        assert!(!epoch.advance(2));
     }
 }
