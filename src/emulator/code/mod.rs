@@ -264,8 +264,12 @@ impl CodeStore {
     fn patch(&mut self, displacement: usize, target: usize) {
         let end = self.memory.address(displacement + 4);
         let relative = target.wrapping_sub(end) as u32;
+        self.write_word(displacement, relative);
+    }
+
+    fn write_word(&mut self, place: usize, word: u32) {
         // In bounds: the place lies in a block that was written.
-        let written = self.memory.write(displacement, &relative.to_le_bytes());
+        let written = self.memory.write(place, &word.to_le_bytes());
         debug_assert!(written);
     }
 
@@ -291,17 +295,17 @@ impl CodeStore {
             self.patch(displacement, entry);
         }
         if let Some(place) = place {
-            let written = self.memory.write(place, &(mark as u32).to_le_bytes());
-            debug_assert!(written);
+            self.write_word(place, mark as u32);
         }
         true
     }
 
     /// Makes no link hold by its mark: marks are about to come again, in their low halves.
     pub(crate) fn forget_marks(&mut self) {
-        for mark in self.links.iter().filter_map(|link| link.mark) {
-            let written = self.memory.write(mark, &NO_MARK.to_le_bytes());
-            debug_assert!(written);
+        for link in 0..self.links.len() {
+            if let Some(mark) = self.links[link].mark {
+                self.write_word(mark, NO_MARK);
+            }
         }
     }
 
@@ -326,8 +330,7 @@ impl CodeStore {
             let Link { displacement, stub, mark, .. } = *from;
             // No mark of jumps: the jump cache is asked from now on, if the link is not patched again.
             if let Some(mark) = mark {
-                let written = self.memory.write(mark, &NO_MARK.to_le_bytes());
-                debug_assert!(written);
+                self.write_word(mark, NO_MARK);
             }
             if let Some(displacement) = displacement {
                 self.patch(displacement, self.memory.address(stub));

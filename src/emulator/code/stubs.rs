@@ -125,6 +125,16 @@ fn load_vectors(asm: &mut Assembler, avx: bool) {
     mxcsr(asm, 2, Mem::at(RCX, MXCSR));
 }
 
+/// Calls a host function on the host's stack, with the context as its first argument.
+fn call_host(asm: &mut Assembler, function: usize) {
+    asm.load(RDI, field(Context::ITSELF));
+    asm.store(field(Context::RETURNS), RSP);
+    asm.load(RSP, field(Context::HOST_STACK));
+    asm.mov_imm(RAX, function as u64);
+    asm.call_rm(RAX);
+    asm.load(RSP, field(Context::RETURNS));
+}
+
 impl Stubs {
     /// Writes the stubs; `base` is the address of the buffer's start. `avx` says that the guest has YMM registers.
     pub(crate) fn emit(asm: &mut Assembler, base: usize, avx: bool, callees: Callees) -> Self {
@@ -168,12 +178,7 @@ impl Stubs {
         }
         asm.mov32(RSI, RAX);
         asm.mov32(RDX, RCX);
-        asm.load(RDI, field(Context::ITSELF));
-        asm.store(field(Context::RETURNS), RSP);
-        asm.load(RSP, field(Context::HOST_STACK));
-        asm.mov_imm(RAX, callees.access_port as usize as u64);
-        asm.call_rm(RAX);
-        asm.load(RSP, field(Context::RETURNS));
+        call_host(asm, callees.access_port as usize);
         for (guest, reg) in pinned().filter(|&(_, reg)| !kept(reg)) {
             asm.load(reg, field(Context::register(guest)));
         }
@@ -199,12 +204,7 @@ impl Stubs {
         let integer_only = asm.jump_if(Condition::EQUAL);
         save_vectors(asm, avx);
         asm.bind(integer_only);
-        asm.load(RDI, field(Context::ITSELF));
-        asm.store(field(Context::RETURNS), RSP);
-        asm.load(RSP, field(Context::HOST_STACK));
-        asm.mov_imm(RAX, callees.answer as usize as u64);
-        asm.call_rm(RAX);
-        asm.load(RSP, field(Context::RETURNS));
+        call_host(asm, callees.answer as usize);
         asm.alu_imm(false, Alu::Cmp, field(Context::VECTOR), 0);
         let integer_only = asm.jump_if(Condition::EQUAL);
         load_vectors(asm, avx);

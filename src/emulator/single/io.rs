@@ -61,11 +61,22 @@ fn port<const IMMEDIATE: bool>(cx: &Cx, op: &Op) -> u16 {
     if IMMEDIATE { op.imm as u8 as u16 } else { cx.regs[RDX] as u16 }
 }
 
+/// IN to the accumulator, or OUT of it, where that is allowed.
+#[inline]
+pub(crate) fn transfer<T: Int>(cx: &mut Cx, port: u16, out: bool) {
+    if out {
+        let value = cx.reg::<T>(RAX as u8).zx();
+        port_out(cx, port, T::BYTES, value as u32);
+    } else {
+        let value = port_in(cx, port, T::BYTES);
+        cx.set_reg::<T>(RAX as u8, T::of(value.into()));
+    }
+}
+
 fn input<T: Int, const IMMEDIATE: bool>(cx: &mut Cx, op: &Op) -> Step {
     let port = port::<IMMEDIATE>(cx, op);
     check_port(cx, port, T::BYTES)?;
-    let value = port_in(cx, port, T::BYTES);
-    cx.set_reg::<T>(RAX as u8, T::of(value.into()));
+    transfer::<T>(cx, port, false);
     // Reading may lower interrupt lines and set timers too.
     Ok(Flow::Stop)
 }
@@ -73,8 +84,7 @@ fn input<T: Int, const IMMEDIATE: bool>(cx: &mut Cx, op: &Op) -> Step {
 fn output<T: Int, const IMMEDIATE: bool>(cx: &mut Cx, op: &Op) -> Step {
     let port = port::<IMMEDIATE>(cx, op);
     check_port(cx, port, T::BYTES)?;
-    let value = cx.reg::<T>(RAX as u8).zx();
-    port_out(cx, port, T::BYTES, value as u32);
+    transfer::<T>(cx, port, true);
     Ok(Flow::Stop)
 }
 

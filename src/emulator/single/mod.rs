@@ -19,7 +19,7 @@ pub(crate) mod flags;
 mod hints;
 mod host_fpu;
 pub(crate) mod int;
-mod io;
+pub(crate) mod io;
 mod legacy;
 pub(crate) mod lower;
 mod moves;

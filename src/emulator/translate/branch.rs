@@ -110,16 +110,15 @@ impl Builder<'_> {
         let instruction = source.instruction;
         let target = instruction.near_branch_target();
         let next = instruction.next_ip();
-        let is_back = |target: u64| target <= instruction.ip();
         match source.form.kind {
             Kind::Jump => {
-                self.leave(target, is_back(target));
+                self.leave(target);
                 Branch::Ended
             }
             Kind::JumpIf => {
                 self.restore_flags();
                 let condition = Condition(instruction.condition_code() as u8 - 1);
-                if !is_back(target) {
+                if !self.is_back(target) {
                     self.leave_if(condition, target);
                     return Branch::GoesOn;
                 }
@@ -133,11 +132,11 @@ impl Builder<'_> {
                 let remade = before.filter(|before| !eager && target == self.rip && can_remake(before));
                 let repeated = remade.and_then(|before| self.repeat(|b| b.remake_flags(&before)));
                 if repeated.is_none() {
-                    self.leave(target, true);
+                    self.leave(target);
                 }
                 self.asm.bind(on);
                 self.flags = Flags::Live;
-                self.leave(next, false);
+                self.leave(next);
                 Branch::Ended
             }
             Kind::Call => {

@@ -407,39 +407,50 @@ impl<'a> Builder<'a> {
         self.rip >> 12 == rip >> 12
     }
 
+    /// The link of this number, which belongs to this block.
+    pub(super) fn new_link(&mut self, link: u32) -> &mut NewLink {
+        &mut self.links[(link - self.first_link) as usize]
+    }
+
+    /// A jump or call goes where a link leads, once it is patched; until then it asks for help.
+    pub(super) fn goes(&mut self, from: Forward, link: u32, live: bool) {
+        self.new_link(link).displacement = Some(from.0);
+        self.cold.push((smallvec![from], Cold::Ask { number: number::LINK | link, live, target: false }));
+    }
+
+    /// Whether going on at `rip` after the current instruction may close a loop. From the last address the next one is
+    /// the first, which lies back too.
+    pub(super) fn is_back(&self, rip: u64) -> bool {
+        rip <= self.current.1
+    }
+
     /// Leaves the block for `rip` if `condition` holds. The flags are live and stay so.
     pub(super) fn leave_if(&mut self, condition: Condition, rip: u64) {
         self.use_flags(FirstUse::Needs);
         self.regret |= self.flags_spoilt;
-        if !self.lent.is_empty() {
-            let from = self.asm.jump_if(condition);
-            self.cold.push((smallvec![from], Cold::GiveBack { rip }));
-        } else if self.is_near(rip) {
+        let from = self.asm.jump_if(condition);
+        if self.lent.is_empty() && self.is_near(rip) {
             let link = self.link(rip, false);
-            let from = self.asm.jump_if(condition);
-            self.links[(link - self.first_link) as usize].displacement = Some(from.0);
-            self.cold.push((
-                smallvec![from],
-                Cold::Ask { number: number::LINK | link, live: true, target: false },
-            ));
+            self.goes(from, link, true);
         } else {
-            let link = self.link(rip, true);
-            let from = self.asm.jump_if(condition);
-            self.cold.push((smallvec![from], Cold::Away { link, rip }));
+            self.cold.push((smallvec![from], Cold::Away { rip, heed: self.is_back(rip) }));
         }
     }
 
-    /// Leaves the block for `rip`. `back` says that this may close a loop, so that attention is looked at.
-    pub(super) fn leave(&mut self, rip: u64, back: bool) {
-        // Going on from the last address to the first is going back, too.
-        let back = back || rip <= self.current.1;
+    /// Leaves the block for `rip`. If that may close a loop, attention is looked at.
+    pub(super) fn leave(&mut self, rip: u64) {
+        self.go_on_at(rip, self.is_back(rip));
+    }
+
+    /// Leaves the block for `rip`; `heed` says that attention is looked at.
+    pub(super) fn go_on_at(&mut self, rip: u64, heed: bool) {
         self.use_flags(FirstUse::Needs);
         self.regret |= self.flags_spoilt;
         self.give_back();
         if !self.is_near(rip) {
             self.save_flags();
             let link = self.link(rip, true);
-            if back {
+            if heed {
                 self.heed_kicks(link);
             }
             self.jump_far(link, rip);
@@ -447,7 +458,7 @@ impl<'a> Builder<'a> {
         }
         let saved = self.flags == Flags::Saved;
         let link = self.link(rip, saved);
-        if back {
+        if heed {
             // Without a change of flags.
             self.asm.load_byte(RCX, field(Context::ATTENTION));
             let calm = self.asm.jump_if_rcx_zero();
@@ -459,8 +470,6 @@ impl<'a> Builder<'a> {
             ));
         }
         let from = self.asm.jump();
-        self.links[(link - self.first_link) as usize].displacement = Some(from.0);
-        self.cold
-            .push((smallvec![from], Cold::Ask { number: number::LINK | link, live: !saved, target: false }));
+        self.goes(from, link, !saved);
     }
 }

@@ -46,13 +46,6 @@ fn addend(window: i32) -> i32 {
     window + offset_of!(Window, addend) as i32
 }
 
-impl Carrier {
-    /// What an access wants to be carried by: if it needs three registers, two of them in one.
-    fn of(window: i32, address: &Address, base: Option<Held>) -> Self {
-        Self { window, base: base.filter(|_| address.index.is_some()) }
-    }
-}
-
 impl Builder<'_> {
     /// The host's operand for an access through the window at `window`, once it is checked. `place`: where it stands in
     /// the plan.
@@ -138,11 +131,15 @@ impl Builder<'_> {
         }
     }
 
+    /// What an access will want to be carried by: if it needs three registers, two of them in one.
     fn wants(&self, planned: &Planned) -> Carrier {
-        let Planned { access, group, base, .. } = planned;
+        let base = planned.base.filter(|_| planned.access.address.index.is_some());
+        Carrier { window: self.window_of(planned), base }
+    }
+
+    fn window_of(&self, planned: &Planned) -> i32 {
         let user = matches!(self.way, Way::Windows { user: true });
-        let write = self.plan.groups[*group].write;
-        Carrier::of(Context::window(user, write, class(&access.address)), &access.address, *base)
+        Context::window(user, self.plan.groups[planned.group].write, class(&planned.access.address))
     }
 
     /// The block is a loop whose checks are made: borrows registers for it, if that pays.
@@ -170,7 +167,7 @@ impl Builder<'_> {
             let constant = planned
                 .base
                 .filter(|&(register, _)| written >> register & 1 == 0 && home(register).is_some());
-            let carrier = Carrier { base: constant, ..self.wants(planned) };
+            let carrier = Carrier { window: self.window_of(planned), base: constant };
             match wanted.iter_mut().find(|(known, _)| *known == carrier) {
                 Some((_, uses)) => *uses += 1,
                 None => wanted.push((carrier, 1)),

@@ -1,8 +1,8 @@
 //! What lies off the hot path of a block, behind it: calls for help, and ways that are rarely taken.
-use super::builder::{Builder, Flags, Ways};
+use super::builder::{Builder, Flags};
 use super::number;
 use crate::emulator::code::context::Context;
-use crate::emulator::code::stubs::{field, restore_flags, save_flags};
+use crate::emulator::code::stubs::{field, restore_flags};
 use crate::emulator::emit::{Forward, RAX, RCX, RSP};
 use smallvec::smallvec;
 
@@ -13,8 +13,8 @@ pub(super) enum Cold {
     Execute { site: u32, resume: usize, live: bool },
     /// Asks for help with flags saved (or live), after putting RAX into the context's RIP if it is a target.
     Ask { number: u32, live: bool, target: bool },
-    /// A jump to a fixed address in another page.
-    Away { link: u32, rip: u64 },
+    /// A branch away that is more than a jump, with live flags; whether attention is looked at.
+    Away { rip: u64, heed: bool },
     /// A far link that holds for another mark of jumps, see [`Builder::stale`].
     Stale { link: u32, rip: u64, direct: Forward, back: Option<usize> },
     /// A jump through the jump cache to the address in RAX, which is not where a call came from.
@@ -25,8 +25,6 @@ pub(super) enum Cold {
     Unknown { number: u32, target: bool, back: usize },
     /// The guest's vector registers are not in the host's yet; on at `resume`.
     Vectors { resume: usize },
-    /// A branch out of a loop that has borrowed registers, with live flags.
-    GiveBack { rip: u64 },
     /// An access that missed its window: a while on through the soft TLB.
     Missed { link: u32 },
 }
@@ -37,8 +35,7 @@ impl Builder<'_> {
         let mut next = 0;
         // Pieces may ask for further ones.
         while next < self.cold.len() {
-            let (from, cold) =
-                std::mem::replace(&mut self.cold[next], (Ways::new(), Cold::Away { link: 0, rip: 0 }));
+            let (from, cold) = (std::mem::take(&mut self.cold[next].0), self.cold[next].1);
             next += 1;
             let at = self.asm.position();
             for forward in from {
@@ -60,7 +57,7 @@ impl Builder<'_> {
                 }
                 Cold::Ask { number, live, target } => {
                     if let Some(link) = number::link(number) {
-                        self.links[(link - self.first_link) as usize].stub = at;
+                        self.new_link(link).stub = at;
                     }
                     if target {
                         self.asm.store(field(Context::RIP), RAX);
@@ -72,9 +69,9 @@ impl Builder<'_> {
                     self.asm.call(self.stubs.load_vectors);
                     self.asm.jump_back(resume);
                 }
-                Cold::GiveBack { rip } => {
+                Cold::Away { rip, heed } => {
                     self.flags = Flags::Live;
-                    self.leave(rip, false);
+                    self.go_on_at(rip, heed);
                 }
                 Cold::Stale { link, rip, direct, back } => self.stale(link, rip, direct, back),
                 Cold::Missed { link } => self.missed(link),
@@ -96,10 +93,6 @@ impl Builder<'_> {
                     self.asm.push(RCX);
                     self.asm.mov_imm(RAX, number.into());
                     self.asm.jump_to(self.stubs.help);
-                }
-                Cold::Away { link, rip } => {
-                    save_flags(self.asm);
-                    self.jump_far(link, rip);
                 }
             }
         }

@@ -21,7 +21,7 @@ impl Builder<'_> {
     pub(super) fn jump_far(&mut self, link: u32, rip: u64) {
         let stale = self.compare_mark(link);
         let direct = self.asm.jump();
-        self.links[(link - self.first_link) as usize].displacement = Some(direct.0);
+        self.new_link(link).displacement = Some(direct.0);
         self.cold.push((smallvec![stale], Cold::Stale { link, rip, direct, back: None }));
     }
 
@@ -29,7 +29,7 @@ impl Builder<'_> {
     fn compare_mark(&mut self, link: u32) -> Forward {
         // cmp dword [tag], mark
         self.asm.op(false, 0x81, 7, field(Context::TAG));
-        self.links[(link - self.first_link) as usize].mark = Some(self.asm.position());
+        self.new_link(link).mark = Some(self.asm.position());
         self.asm.raw(&NO_MARK.to_le_bytes());
         self.asm.jump_if(Condition::NOT_EQUAL)
     }
@@ -125,14 +125,14 @@ impl Builder<'_> {
         self.asm.lea(RSP, Mem::at(RSP, 8));
         self.asm.forget_scratch();
         self.flags = Flags::Saved;
-        self.leave(next, false);
+        self.leave(next);
     }
 
     /// A call of `target`, the guest's return address being pushed; the return to `next` ends the block.
     pub(super) fn call(&mut self, target: u64, next: u64) {
         self.save_flags();
         if self.without.has(Technique::ReturnStack) {
-            self.leave(target, true);
+            self.go_on_at(target, true);
             return;
         }
         let link = self.link(target, true);
@@ -140,16 +140,12 @@ impl Builder<'_> {
         self.remember_return(next, number::KICK | link, false);
         let stale = (!self.is_near(target)).then(|| self.compare_mark(link));
         let direct = self.asm.call_forward();
-        self.links[(link - self.first_link) as usize].displacement = Some(direct.0);
-        match stale {
-            Some(stale) => {
-                let back = Some(self.asm.position());
-                self.cold.push((smallvec![stale], Cold::Stale { link, rip: target, direct, back }));
-            }
-            None => {
-                let ask = Cold::Ask { number: number::LINK | link, live: false, target: false };
-                self.cold.push((smallvec![direct], ask));
-            }
+        if let Some(stale) = stale {
+            self.new_link(link).displacement = Some(direct.0);
+            let back = Some(self.asm.position());
+            self.cold.push((smallvec![stale], Cold::Stale { link, rip: target, direct, back }));
+        } else {
+            self.goes(direct, link, false);
         }
         self.come_back(next);
     }

@@ -367,7 +367,7 @@ fn build(
         b.store_flags(&decoded.instruction);
     }
     if !ended {
-        b.leave(next, false);
+        b.leave(next);
     }
     b.finish();
     if saved == 0 && b.first_use != Some(FirstUse::Sets) {

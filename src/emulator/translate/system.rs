@@ -132,7 +132,7 @@ impl Builder<'_> {
         }
         if place.ends {
             self.settle_last(instruction);
-            self.leave(instruction.next_ip(), false);
+            self.leave(instruction.next_ip());
             return true;
         }
         if instruction.mnemonic() == M::Sti {

@@ -100,7 +100,7 @@ impl Builder<'_> {
     /// A link to the instruction at `rip`, to be taken when an access missed its window.
     pub(super) fn miss_link(&mut self, miss: Miss, rip: u64) -> u32 {
         let link = self.link(rip, true);
-        self.links[(link - self.first_link) as usize].miss = Some(miss);
+        self.new_link(link).miss = Some(miss);
         link
     }
 
@@ -111,8 +111,9 @@ impl Builder<'_> {
         let away = self.asm.jump();
         self.asm.bind(often);
         self.asm.bind(away);
-        let place = &mut self.links[(link - self.first_link) as usize];
-        (place.displacement, place.stub) = (Some(away.0), self.asm.position());
+        let stub = self.asm.position();
+        let place = self.new_link(link);
+        (place.displacement, place.stub) = (Some(away.0), stub);
         self.asm.mov_imm(RAX, (number::MISS | link).into());
         self.asm.jump_to(self.stubs.help);
     }

@@ -5,10 +5,9 @@
 //! for help, after the access.
 #![expect(unsafe_code, reason = "is called by generated code, with a raw pointer to the session")]
 use super::{End, Go, Session};
-use crate::arch::state::gpr::{RAX, RDX};
-use crate::arch::{Port, Width};
+use crate::arch::state::gpr::RDX;
 use crate::emulator::code::context::Context;
-use crate::emulator::single::Ended;
+use crate::emulator::single::{Ended, io};
 use crate::emulator::translate::number;
 use crate::emulator::translate::port::PortAccess;
 
@@ -23,16 +22,11 @@ pub(super) extern "sysv64" fn access(context: *mut Context, number: u32, access:
 impl Session<'_, '_> {
     #[inline]
     fn access_port(&mut self, access: PortAccess) {
-        let (platform, vcpu) = (self.cx.platform, self.cx.mmu.vcpu);
-        let port = Port(access.port(self.cx.regs[RDX]));
-        let width = Width::from_bytes(access.bytes()).unwrap_or(Width::B4);
-        let rax = &mut self.cx.regs[RAX];
-        if access.is_out() {
-            platform.pio_write(vcpu, port, width, (*rax & width.mask()) as u32);
-        } else {
-            let value = u64::from(platform.pio_read(vcpu, port, width));
-            // 32 bits clear the upper half.
-            *rax = if width == Width::B4 { value } else { *rax & !width.mask() | value & width.mask() };
+        let (port, out) = (access.port(self.cx.regs[RDX]), access.is_out());
+        match access.bytes() {
+            1 => io::transfer::<u8>(self.cx, port, out),
+            2 => io::transfer::<u16>(self.cx, port, out),
+            _ => io::transfer::<u32>(self.cx, port, out),
         }
     }
 

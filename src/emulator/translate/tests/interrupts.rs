@@ -327,6 +327,18 @@ fn every_kind_of_endless_loop_is_left_when_asked() {
     }
 }
 
+/// Runs a guest that would not end, and kicks it.
+fn hears_a_kick(b: &Bench) {
+    let mut vcpu = b.vcpu_of(EmuEngine::Translator);
+    let kick = Arc::clone(b.machine.platform.kick(CPU));
+    let kicker = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        kick.kick();
+    });
+    assert_eq!(vcpu.run(&b.machine.platform).unwrap(), Exit::Kicked);
+    kicker.join().unwrap();
+}
+
 /// Each function calls the next one twice, further on in the page: no jump goes back, yet it takes minutes.
 #[test]
 fn a_tree_of_calls_forward_hears_a_kick() {
@@ -343,24 +355,16 @@ fn a_tree_of_calls_forward_hears_a_kick() {
             a.ret().unwrap();
         }
     });
-    let mut vcpu = b.vcpu_of(EmuEngine::Translator);
-    let kick = Arc::clone(b.machine.platform.kick(CPU));
-    let kicker = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        kick.kick();
-    });
-    assert_eq!(vcpu.run(&b.machine.platform).unwrap(), Exit::Kicked);
-    kicker.join().unwrap();
+    hears_a_kick(&b);
 }
 
-#[test]
-fn a_loop_around_the_end_of_the_address_space_hears_a_kick() {
-    // Code runs on from the last page into the first one: no branch goes back.
+/// Code at the end of the last page runs on into the first page: no branch goes back.
+fn around_the_end(last: &[u8], first: &[u8], start: u64) {
     use crate::engine::fake::FakeMachine;
     const LAST: u64 = 0x8000;
-    const TOP: u64 = 0xffff_ffff_ffff_f000;
     let b = Bench::new(|a| {
-        a.mov(rax, TOP).unwrap();
+        a.mov(ecx, 2).unwrap();
+        a.mov(rax, start).unwrap();
         a.jmp(rax).unwrap();
     });
     let tables = [FakeMachine::TABLES.0, 0xe000, 0xf000, 0x30_0000, LAST];
@@ -368,17 +372,18 @@ fn a_loop_around_the_end_of_the_address_space_hears_a_kick() {
         b.poke(pair[0] + 8 * 511, pair[1] | 7);
     }
     let ram = b.machine.ram();
-    // jmp to the last 16 bytes, which are NOPs.
-    ram.write(Gpa(LAST), &[0xe9, 0xeb, 0x0f, 0, 0]).unwrap();
-    ram.write(Gpa(LAST + 0xff0), &[0x90; 16]).unwrap();
-    // At 0: jmp -0x1000.
-    ram.write(Gpa(0), &[0xe9, 0xfb, 0xef, 0xff, 0xff]).unwrap();
-    let mut vcpu = b.vcpu_of(EmuEngine::Translator);
-    let kick = Arc::clone(b.machine.platform.kick(CPU));
-    let kicker = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        kick.kick();
-    });
-    assert_eq!(vcpu.run(&b.machine.platform).unwrap(), Exit::Kicked);
-    kicker.join().unwrap();
+    ram.write(Gpa(LAST + 0x1000 - last.len() as u64), last).unwrap();
+    ram.write(Gpa(0), first).unwrap();
+    hears_a_kick(&b);
+}
+
+#[test]
+fn a_loop_around_the_end_of_the_address_space_hears_a_kick() {
+    const TOP: u64 = 0xffff_ffff_ffff_f000;
+    // jmp to the last 16 bytes, which are NOPs; at 0: jmp -0x1000.
+    let mut page = [0x90; 0x1000];
+    page[..5].copy_from_slice(&[0xe9, 0xeb, 0x0f, 0, 0]);
+    around_the_end(&page, &[0xe9, 0xfb, 0xef, 0xff, 0xff], TOP);
+    // dec ecx; jnz back to it: left in the middle of what it is unrolled to. At 0: mov ecx, 2; jmp -4.
+    around_the_end(&[0xff, 0xc9, 0x75, 0xfc], &[0xb9, 2, 0, 0, 0, 0xe9, 0xf2, 0xff, 0xff, 0xff], TOP + 0xffc);
 }
