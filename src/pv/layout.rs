@@ -92,7 +92,7 @@ pub(super) mod at {
     pub(in crate::pv) const CLI_SLOW: u64 = 0x0c8;
     /// u64: nonzero: STI goes to the engine (ring 3, or an interrupt waits).
     pub(in crate::pv) const STI_SLOW: u64 = 0x0d0;
-    /// u64: nonzero: POPF goes to the engine (as STI, or AC or IOPL are set).
+    /// u64: [`super::POPF_SLOWLY`] or 0: POPF goes to the engine (as STI, or AC or IOPL are set).
     pub(in crate::pv) const POPF_SLOW: u64 = 0x0d8;
     /// u64: RAX while a thunk works.
     pub(in crate::pv) const SAVED_RAX: u64 = 0x0e0;
@@ -105,6 +105,8 @@ pub(super) mod at {
 
     /// u64 × 16: general registers of a hypercall, in encoding order.
     pub(in crate::pv) const GPR: u64 = 0x100;
+    /// u64: the host's flags while a POPF thunk works.
+    pub(in crate::pv) const HOST_FLAGS: u64 = 0x180;
     /// XSAVE area, standard format.
     pub(in crate::pv) const XSAVE: u64 = 0x1000;
     /// The stub's own stack, growing down from here.
@@ -122,6 +124,9 @@ pub(super) mod at {
     /// Signal stack: bytes.
     pub(in crate::pv) const SIGNAL_STACK_SIZE: u64 = super::SHARED_SIZE - SIGNAL_STACK;
 }
+
+/// In [`at::POPF_SLOW`]: a bit that no flag has and no thunk loads, so that one test finds it among flags.
+pub(super) const POPF_SLOWLY: u64 = 1 << 15;
 
 /// Values of [`at::TURN`].
 pub(super) mod turn {

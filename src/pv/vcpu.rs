@@ -6,7 +6,7 @@
 //! again later. What the mirror of the page tables cannot settle is executed by `emulator::single`, which raises the
 //! guest's exceptions too.
 use super::child::{Awake, Child, Report, Trap, crash, stub};
-use super::layout::{COUNTERS, COUNTERS_SIZE, TEXT_FD, ZONE, at};
+use super::layout::{COUNTERS, COUNTERS_SIZE, POPF_SLOWLY, TEXT_FD, ZONE, at};
 use super::patch::{Patches, Point};
 use super::space::{Kind, Space, in_zone, is_guest_page};
 use super::text::Text;
@@ -175,7 +175,7 @@ impl PvVcpu {
                 Attention::Resume => {
                     if platform.interrupt_pending(self.id) {
                         child.shared().set(at::STI_SLOW, 1);
-                        child.shared().set(at::POPF_SLOW, 1);
+                        child.shared().set(at::POPF_SLOW, POPF_SLOWLY);
                         child.signal();
                     }
                 }

@@ -6,7 +6,7 @@
 use super::{Child, Waiting};
 use crate::arch::{CpuState, Gva, Rflags, SegmentRegister, XsaveArea};
 use crate::engine::EngineError;
-use crate::pv::layout::{at, command, frame};
+use crate::pv::layout::{POPF_SLOWLY, at, command, frame};
 
 /// Flags that guest code changes natively.
 const NATIVE: Rflags = Rflags::STATUS.union(Rflags::DF).union(Rflags::ID).union(Rflags::NT);
@@ -57,7 +57,8 @@ impl Child {
         let slow = refused || extra != 0;
         shared.put(at::CLI_SLOW, slow.into());
         shared.put(at::STI_SLOW, (slow || interrupt_waits).into());
-        shared.put(at::POPF_SLOW, (slow || interrupt_waits || state.cpl() > 0).into());
+        let popf_slow = slow || interrupt_waits || state.cpl() > 0;
+        shared.put(at::POPF_SLOW, if popf_slow { POPF_SLOWLY } else { 0 });
         let fs = state.segment(SegmentRegister::Fs).base;
         let gs = state.segment(SegmentRegister::Gs).base;
         if shared.get(at::FS_BASE) == fs && shared.get(at::GS_BASE) == gs {

@@ -225,6 +225,9 @@ global_asm!(
     "mov rdx, rbx",
     "50:",
     "mov rsp, rdx",
+    // The kernel restores neither ID nor NT from the frame: they stay what they are at the call.
+    "push qword ptr [rdx + {FRAME_RFLAGS}]",
+    "popfq",
     "pv_stub_restorer:",
     "mov eax, {SYS_RT_SIGRETURN}",
     "syscall",
@@ -242,6 +245,7 @@ global_asm!(
     ZONE = const layout::ZONE,
     ZONE_SIZE = const layout::ZONE_SIZE,
     FRAME_RIP = const frame::RIP,
+    FRAME_RFLAGS = const frame::RFLAGS,
     T_CHILD = const turn::CHILD,
     T_ENGINE = const turn::ENGINE,
     E_BOOT = const event::BOOT,

@@ -8,7 +8,7 @@
 use super::sensitive::{Remedy, can_move, remedy};
 use crate::arch::Rflags;
 use crate::pv::layout::{ZONE_CONTROL, at};
-use iced_x86::code_asm::{AsmMemoryOperand, CodeAssembler, eax, qword_ptr, rax, rcx, rsp};
+use iced_x86::code_asm::{AsmMemoryOperand, CodeAssembler, ah, al, eax, ecx, esp, qword_ptr, rax, rcx, rsp};
 use iced_x86::{Encoder, IcedError, Instruction};
 use std::collections::HashMap;
 
@@ -23,12 +23,10 @@ pub(super) struct Thunk {
     pub(super) after_sti: Vec<u64>,
 }
 
-/// Flags that a POPF in a thunk may load.
-const POPPED: u32 = (Rflags::STATUS.bits()
-    | Rflags::FIXED.bits()
-    | Rflags::DF.bits()
-    | Rflags::IF.bits()
-    | Rflags::ID.bits()) as u32;
+/// Flags that a POPF in a thunk may load without POPFQ.
+const LOADED: u32 = (Rflags::STATUS.bits() | Rflags::FIXED.bits() | Rflags::IF.bits()) as u32;
+/// Flags that it may load by POPFQ.
+const POPPED: u32 = LOADED | (Rflags::DF.bits() | Rflags::ID.bits()) as u32;
 
 fn control(offset: u64) -> AsmMemoryOperand {
     qword_ptr(ZONE_CONTROL + offset)
@@ -73,41 +71,85 @@ fn interrupt_flag(
     a.mov(control(at::FLAGS_DELTA), delta)
 }
 
+/// PUSHF: the host's flags, and what the guest's differ by, which is nothing as long as interrupts are on.
 fn pushf(a: &mut CodeAssembler, counter: Option<u64>) -> Result<(), IcedError> {
+    let mut done = a.create_label();
     a.pushfq()?;
-    a.mov(control(at::SAVED_RAX), rax)?;
     a.mov(control(at::SAVED_RCX), rcx)?;
-    a.mov(rax, control(at::FLAGS_DELTA))?;
-    a.mov(rcx, qword_ptr(rsp))?;
+    a.mov(rcx, control(at::FLAGS_DELTA))?;
+    a.jrcxz(done)?;
+    a.mov(control(at::SAVED_RAX), rax)?;
+    a.mov(rax, qword_ptr(rsp))?;
     a.lea(rax, qword_ptr(rax + rcx))?;
     a.mov(qword_ptr(rsp), rax)?;
+    a.mov(rax, control(at::SAVED_RAX))?;
+    a.set_label(&mut done)?;
     count(a, counter)?;
-    a.mov(rcx, control(at::SAVED_RCX))?;
-    a.mov(rax, control(at::SAVED_RAX))
+    a.mov(rcx, control(at::SAVED_RCX))
 }
 
+/// POPF. POPFQ itself takes some thirty cycles, so where only status flags and IF are concerned, before and after, ADD
+/// and SAHF load them instead; that needs the host's flags to be looked at, by way of a word of ours in place of the
+/// guest's stack. DF and ID are loaded by POPFQ, and whatever else is set goes to the engine, with all flags as they were.
+///
+/// IF is stored as a constant behind a branch, not computed: the next PUSHF does not wait for this load then.
 fn popf(a: &mut CodeAssembler, guest: u64, counter: Option<u64>) -> Result<(), IcedError> {
-    let (mut slow, mut fast) = (a.create_label(), a.create_label());
+    let host_flags = ZONE_CONTROL + at::HOST_FLAGS;
+    let (mut rare, mut slow) = (a.create_label(), a.create_label());
+    let (mut off, mut load, mut end) = (a.create_label(), a.create_label(), a.create_label());
     a.mov(control(at::SAVED_RAX), rax)?;
     a.mov(rax, qword_ptr(rsp))?;
     a.mov(control(at::SAVED_RCX), rcx)?;
-    a.mov(rcx, control(at::POPF_SLOW))?;
-    a.jrcxz(fast)?;
-    a.set_label(&mut slow)?;
+    a.mov(rcx, rsp)?;
+    a.mov(esp, (host_flags + 8) as u32)?;
+    a.pushfq()?;
+    a.lea(rsp, qword_ptr(rcx + 8))?;
+    a.mov(rcx, qword_ptr(host_flags))?;
+    a.or(rcx, rax)?;
+    a.or(rcx, control(at::POPF_SLOW))?;
+    a.test(ecx, !LOADED)?;
+    a.jnz(rare)?;
+    a.test(eax, Rflags::IF.bits() as u32)?;
+    a.jz(off)?;
+    a.mov(control(at::FLAGS_DELTA), 0)?;
+    a.set_label(&mut load)?;
+    count(a, counter)?;
+    // OF is bit 11. With bit 10 clear, the sum overflows if bit 11 comes to lie at the top.
+    a.mov(ecx, eax)?;
+    a.shl(ecx, 20)?;
+    a.mov(ah, al)?;
+    a.add(ecx, ecx)?;
+    a.sahf()?;
     a.mov(rcx, control(at::SAVED_RCX))?;
     a.mov(rax, control(at::SAVED_RAX))?;
-    call(a, guest)?;
-    a.set_label(&mut fast)?;
-    a.test(eax, !POPPED)?;
+    a.jmp(end)?;
+    a.set_label(&mut off)?;
+    a.mov(control(at::FLAGS_DELTA), -(Rflags::IF.bits() as i32))?;
+    a.jmp(load)?;
+    a.set_label(&mut rare)?;
+    a.lea(rsp, qword_ptr(rsp - 8))?;
+    a.mov(rcx, control(at::POPF_SLOW))?;
+    a.or(rcx, rax)?;
+    a.test(ecx, !POPPED)?;
     a.jnz(slow)?;
-    a.and(eax, 0x200)?;
-    a.xor(eax, 0x200)?;
-    a.neg(rax)?;
+    a.and(eax, Rflags::IF.bits() as u32)?;
+    a.sub(rax, Rflags::IF.bits() as i32)?;
     a.mov(control(at::FLAGS_DELTA), rax)?;
     count(a, counter)?;
     a.mov(rcx, control(at::SAVED_RCX))?;
     a.mov(rax, control(at::SAVED_RAX))?;
-    a.popfq()
+    a.popfq()?;
+    a.jmp(end)?;
+    a.set_label(&mut slow)?;
+    a.mov(rcx, rsp)?;
+    a.mov(esp, host_flags as u32)?;
+    a.popfq()?;
+    a.mov(rsp, rcx)?;
+    a.mov(rcx, control(at::SAVED_RCX))?;
+    a.mov(rax, control(at::SAVED_RAX))?;
+    call(a, guest)?;
+    a.set_label(&mut end)?;
+    a.zero_bytes()
 }
 
 /// Whether a thunk can stand for this instruction.
