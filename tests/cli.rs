@@ -12,6 +12,8 @@ mod guests;
 mod host;
 #[path = "cli/images.rs"]
 mod images;
+#[path = "cli/pairs.rs"]
+mod pairs;
 #[path = "cli/program.rs"]
 mod program;
 #[path = "cli/sites.rs"]

@@ -2,9 +2,10 @@
 //!
 //! Each measurement covers one fixed unit of work with a checksum. The native column, where there is one, is the
 //! reference, because there nothing of ours stands between the kernel and the CPU; else the strict majority of modes is;
-//! else nobody is trusted and every mode of the measurement counts as diverged.
+//! else nobody is trusted and every mode of the measurement counts as diverged. The column [`UNPATCHED`] has no vote: there
+//! some instructions do the wrong thing in silence.
 
-use super::NATIVE;
+use super::{NATIVE, UNPATCHED};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Checksums seen so far of one measurement, per mode.
@@ -25,12 +26,17 @@ impl Ballot {
             return single(native);
         }
         let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
-        for sums in self.seen.values() {
+        for sums in self.voters() {
             if let Some(sum) = single(sums) {
                 *votes.entry(sum).or_default() += 1;
             }
         }
-        votes.into_iter().find(|&(_, n)| n * 2 > self.seen.len()).map(|(sum, _)| sum)
+        votes.into_iter().find(|&(_, n)| n * 2 > self.voters().count()).map(|(sum, _)| sum)
+    }
+
+    /// What those saw whose word counts.
+    fn voters(&self) -> impl Iterator<Item = &BTreeSet<u64>> {
+        self.seen.iter().filter(|(mode, _)| mode.as_str() != UNPATCHED).map(|(_, sums)| sums)
     }
 
     /// Why the figures of `mode` must not be shown; `None` if it agrees with the reference.
@@ -38,6 +44,9 @@ impl Ballot {
         let sums = self.seen.get(mode)?;
         match (self.reference(), single(sums)) {
             (_, None) => Some("diverged: checksum differs between repetitions".to_owned()),
+            (None, Some(_)) if self.voters().next().is_none() => {
+                Some("not checked: no other mode was measured whose checksum could be compared".to_owned())
+            }
             (None, Some(_)) => Some("diverged: no two modes agree on the checksum".to_owned()),
             (Some(want), Some(got)) if want != got => {
                 Some(format!("diverged: checksum {got:x}, expected {want:x}"))
@@ -90,6 +99,19 @@ pub fn fold32(checksum: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_without_patches_has_no_vote_and_needs_another_mode() {
+        let alone = ballot(&[(UNPATCHED, 1)]);
+        assert!(alone.objection(UNPATCHED).is_some_and(|why| why.starts_with("not checked")));
+        let wrong = ballot(&[(UNPATCHED, 1), ("pv", 2)]);
+        assert_eq!(wrong.objection("pv"), None);
+        assert!(wrong.objection(UNPATCHED).is_some_and(|why| why.starts_with("diverged")));
+        assert_eq!(ballot(&[(UNPATCHED, 2), ("pv", 2)]).objection(UNPATCHED), None);
+        // It does not help others to a majority either.
+        let split = ballot(&[(UNPATCHED, 1), ("emu", 1), ("pv", 2)]);
+        assert!(["emu", "pv", UNPATCHED].iter().all(|mode| split.objection(mode).is_some()));
+    }
 
     fn ballot(votes: &[(&str, u64)]) -> Ballot {
         let mut ballot = Ballot::default();

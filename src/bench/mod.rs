@@ -28,13 +28,18 @@ pub mod workload;
 
 pub use error::BenchError;
 
-/// Names of the modes and peers in the order in which tables and figures show them; a mode's engines stand in its place.
-pub const MODE_ORDER: [&str; 6] = ["native", "emu", "pv", "kvm", "qemu-tcg", "qemu-kvm"];
+/// Names of the modes and peers in the order in which tables and figures show them; a mode's engines, and pairs of its
+/// engine with other interfaces, stand in its place. Those of the engine direct, whose mode has a name of its own, follow it.
+pub const MODE_ORDER: [&str; 7] = ["native", "emu", "pv", "direct", "kvm", "qemu-tcg", "qemu-kvm"];
 
-/// The mode of a column: `emu` of `emu/single`, where the user asked for engines of a mode side by side; else the name.
+/// The mode of a column: `emu` of `emu/single`, where the user asked for engines of a mode side by side, and `kvm` of
+/// `kvm/pv`, a pair of engine and interface; else the name.
 pub fn base_mode(column: &str) -> &str {
     column.split('/').next().unwrap_or(column)
 }
+
+/// Name of the column of the guest that runs natively as it is. What of it is wrong nobody notices but by its checksum.
+pub const UNPATCHED: &str = "direct/none";
 
 /// Name of the column that every slowdown is relative to: the same kernels in a host process.
 pub const NATIVE: &str = "native";

@@ -64,11 +64,11 @@ pub struct Row {
     pub metric: String,
     /// Unit of `value`.
     pub unit: String,
-    /// `native`, `emu`, `pv`, `kvm` or a peer; empty for facts about the run.
+    /// `native`, `emu`, `pv`, `kvm`, a pair of engine and interface as `direct/none`, or a peer; empty for facts about the run.
     pub mode: String,
     /// Who executes instructions.
     pub engine: String,
-    /// What the guest sees: `bare` or `patched`.
+    /// What the guest sees: `none`, `patched` or `pv`.
     pub interface: String,
     /// The other monitor, if it is one.
     pub peer: String,

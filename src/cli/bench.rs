@@ -1,6 +1,6 @@
 //! `trivisor bench`: the workloads in every mode, to a table, CSV, plots and the page.
 use super::error::{CliError, interrupted, say};
-use super::{choices, image, units};
+use super::{choices, image, pair, units};
 use crate::bench::dataset::Dataset;
 use crate::bench::measure::{Column, Dispatch, MachineRunner};
 use crate::bench::plan::{self, Filter};
@@ -8,7 +8,7 @@ use crate::bench::progress::Bar;
 use crate::bench::run::{self, CutShort, Options, Summary};
 use crate::bench::workload::Kind;
 use crate::bench::{report, table, workload};
-use crate::engine::Mode;
+use crate::engine::{Engine, Mode, Pair};
 use crate::machine::{self, EmuEngine, Without};
 use crate::sys::signal;
 use clap::Args;
@@ -22,6 +22,7 @@ use std::time::Duration;
     trivisor bench                          everything, in every mode the host has\n  \
     trivisor bench crc32 'c*' --mode emu    some workloads in one mode\n  \
     trivisor bench --peers                  QEMU in the same run, if it is installed\n  \
+    trivisor bench --mode native,pv,direct/none crc32 port_out    a pair of engine and interface beside a mode\n  \
     trivisor bench --engine translator,single --peers --mode emu,qemu-tcg lz    engines side by side, and QEMU's\n  \
     trivisor bench --without each --mode native,emu crc32 quicksort    what each technique of the translator buys\n  \
     trivisor bench --quick --out /tmp/run   fewer repetitions, elsewhere\n\n\
@@ -31,11 +32,12 @@ use std::time::Duration;
 pub(super) struct BenchArguments {
     /// Workloads by name, with * and ? (default: all that measure)
     workloads: Vec<String>,
-    /// Only these modes (native, emu, pv, kvm, and with --peers qemu-tcg, qemu-kvm)
+    /// Only these modes (native, emu, pv, kvm, and with --peers qemu-tcg, qemu-kvm), or pairs of engine and interface, as
+    /// direct/none
     #[arg(long = "mode", value_name = "MODE", value_delimiter = ',')]
     modes: Vec<String>,
     /// Engines of mode emu, each in a column of its own (emu/NAME), instead of a column emu of the default, translator
-    #[arg(long = "engine", value_name = "ENGINE", value_delimiter = ',', value_parser = choices::engine())]
+    #[arg(long = "engine", value_name = "ENGINE", value_delimiter = ',', value_parser = choices::emulator())]
     engines: Vec<EmuEngine>,
     /// A further column emu/without-TECHNIQUE+…, of the translator without these techniques, beside the full translator;
     /// may be given again
@@ -62,6 +64,9 @@ pub(super) struct BenchArguments {
     /// Measure QEMU in the same run: qemu-tcg, and qemu-kvm where KVM runs ring 0 itself or --mode names it
     #[arg(long)]
     peers: bool,
+    /// A further column for each pair of engine and interface that is no mode, as direct/none
+    #[arg(long)]
+    pairs: bool,
     /// Seed of the random order of runs
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -71,7 +76,8 @@ pub(super) struct BenchArguments {
 }
 
 pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
-    let (columns, kvm_label) = columns(arguments);
+    let pairs = further_pairs(arguments)?;
+    let (columns, kvm_label) = columns(arguments, &pairs);
     check_modes(arguments, &columns)?;
     for pattern in &arguments.workloads {
         check_workload(pattern)?;
@@ -141,6 +147,21 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The pairs that have columns though they are no modes: those that `--mode` names, or with `--pairs` all that can be.
+fn further_pairs(arguments: &BenchArguments) -> Result<Vec<Pair>, CliError> {
+    let mut pairs: Vec<Pair> = Vec::new();
+    if arguments.pairs {
+        pairs.extend(Pair::all().filter(|pair| pair.mode().is_none() && pair.objection().is_none()));
+    }
+    for pair in arguments.modes.iter().filter_map(|mode| Pair::find(mode)) {
+        pair::check(pair)?;
+        if pair.mode().is_none() && !pairs.contains(&pair) {
+            pairs.push(pair);
+        }
+    }
+    Ok(pairs)
+}
+
 /// Refuses modes that have no column, and options whose columns `--mode` leaves out.
 fn check_modes(arguments: &BenchArguments, columns: &[Column]) -> Result<(), CliError> {
     for mode in &arguments.modes {
@@ -174,6 +195,9 @@ fn check_modes(arguments: &BenchArguments, columns: &[Column]) -> Result<(), Cli
 fn missing_option(mode: &str) -> Option<String> {
     if ["qemu-tcg", "qemu-kvm"].iter().any(|peer| plan::matches(mode, peer)) {
         return Some(format!("{mode} needs --peers"));
+    }
+    if let Some(named) = Pair::find(mode).and_then(Pair::mode) {
+        return Some(format!("its name is {named}"));
     }
     let of_emu = mode.strip_prefix("emu/")?;
     if let Some(engine) = EmuEngine::find(of_emu) {
@@ -232,8 +256,18 @@ fn ablated(arguments: &BenchArguments) -> Vec<Column> {
     sets.into_iter().map(Column::ablated).collect()
 }
 
-/// The columns of a run, and KVM's label: native, our modes (absent ones with the reason), and the peers if wanted.
-fn columns(arguments: &BenchArguments) -> (Vec<Column>, String) {
+/// The column of a pair, with KVM's label if it is that: absent with the reason, if this host has not the pair.
+fn column(pair: Pair) -> (Column, Option<String>) {
+    let column = Column::pair(pair);
+    match machine::availability(pair) {
+        Ok(caps) => (column, (pair.engine == Engine::Kvm).then_some(caps.label)),
+        Err(error) => (Column { absent: Some(error.to_string()), ..column }, None),
+    }
+}
+
+/// The columns of a run, and KVM's label: native, our modes and further `pairs` (absent ones with the reason), and the
+/// peers if wanted.
+fn columns(arguments: &BenchArguments, pairs: &[Pair]) -> (Vec<Column>, String) {
     let mut columns = vec![Column::native()];
     let mut kvm_label = "none".to_owned();
     for mode in Mode::ALL {
@@ -247,25 +281,16 @@ fn columns(arguments: &BenchArguments) -> (Vec<Column>, String) {
             columns.extend(ablated);
             continue;
         }
-        let mut column = match machine::availability(mode) {
-            Ok(caps) => {
-                if mode == Mode::Kvm {
-                    kvm_label.clone_from(&caps.label);
-                }
-                Column::new(mode.name(), caps.engine, caps.interface)
-            }
-            Err(error) => {
-                let mut column = Column::new(mode.name(), mode.name(), "");
-                column.absent = Some(error.to_string());
-                column
-            }
-        };
-        column.options = String::new();
+        let (column, label) = column(mode.pair());
+        if let Some(label) = label {
+            kvm_label = label;
+        }
         columns.push(column);
         if mode == Mode::Emu {
             columns.extend(ablated(arguments));
         }
     }
+    columns.extend(pairs.iter().map(|&pair| column(pair).0));
     if arguments.peers {
         let insisted = arguments.modes.iter().any(|mode| mode == "qemu-kvm");
         columns.extend(Column::peers(&kvm_label, insisted));

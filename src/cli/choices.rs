@@ -1,7 +1,9 @@
-//! Parsers of names to choose from: engines of mode emu, and techniques of its translator.
+//! Parsers of names to choose from: engines, interfaces, and techniques of the translator.
 //!
 //! Help lists the names with a line each; a name that is none of them is refused as clap refuses those of an enumeration,
 //! with the one that may have been meant.
+use super::pair::NamedEngine;
+use crate::engine::{Engine, Interface};
 use crate::machine::{EmuEngine, Technique, Without};
 use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
 use clap::{Arg, Command, Error};
@@ -10,13 +12,35 @@ use std::ffi::OsStr;
 /// The word of `bench` for a column for each technique.
 pub(super) const EACH: &str = "each";
 
-/// Parses the name of an engine, of which more may be given.
-pub(super) fn engine() -> impl TypedValueParser<Value = EmuEngine> {
-    PossibleValuesParser::new(engines()).try_map(|name| EmuEngine::find(&name).ok_or("no such engine"))
+/// Parses the name of an engine of mode emu, of which more may be given.
+pub(super) fn emulator() -> impl TypedValueParser<Value = EmuEngine> {
+    PossibleValuesParser::new(emulators()).try_map(|name| EmuEngine::find(&name).ok_or("no such engine"))
+}
+
+fn emulators() -> impl Iterator<Item = PossibleValue> {
+    EmuEngine::ALL.into_iter().map(|engine| PossibleValue::new(engine.name()).help(engine.label()))
 }
 
 fn engines() -> impl Iterator<Item = PossibleValue> {
-    EmuEngine::ALL.into_iter().map(|engine| PossibleValue::new(engine.name()).help(engine.label()))
+    let about = |engine| match engine {
+        Engine::Emu => "an emulator: translator",
+        Engine::Direct => "the host's CPU, in ring 3 of a sandboxed process",
+        Engine::Kvm => "the kernel's /dev/kvm",
+    };
+    let all =
+        Engine::ALL.into_iter().map(move |engine| PossibleValue::new(engine.name()).help(about(engine)));
+    all.chain(emulators())
+}
+
+/// Parses the name of an interface.
+pub(super) fn interface() -> impl TypedValueParser<Value = Interface> {
+    let about = |interface| match interface {
+        Interface::None => "bare hardware",
+        Interface::Patched => "the same, with the sensitive instructions replaced behind its back",
+        Interface::Pv => "hypercalls that the guest is told of; patched, too, where the engine is direct",
+    };
+    let all = Interface::ALL.into_iter().map(move |one| PossibleValue::new(one.name()).help(about(one)));
+    PossibleValuesParser::new(all).try_map(|name| Interface::find(&name).ok_or("no such interface"))
 }
 
 /// Parses the name of the one engine of a guest.
@@ -24,13 +48,14 @@ fn engines() -> impl Iterator<Item = PossibleValue> {
 pub(super) struct OneEngine;
 
 impl TypedValueParser for OneEngine {
-    type Value = EmuEngine;
+    type Value = NamedEngine;
 
-    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<EmuEngine, Error> {
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<NamedEngine, Error> {
         if value.to_str().is_some_and(|text| text.contains(',')) {
             return Err(refusal("a guest has one; only 'bench' takes several", command, arg, value));
         }
-        engine().parse_ref(command, arg, value)
+        let known = PossibleValuesParser::new(engines());
+        known.try_map(|name| NamedEngine::find(&name).ok_or("no such engine")).parse_ref(command, arg, value)
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {

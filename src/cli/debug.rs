@@ -104,8 +104,8 @@ struct Face {
 impl Face {
     fn welcome(&mut self, name: &str) -> Result<(), CliError> {
         if io::stdin().is_terminal() {
-            let mode = self.session.machine().mode();
-            say(&format!("{name} in mode {mode}, before its first instruction; 'help' lists the commands"))?;
+            let pair = self.session.machine().pair();
+            say(&format!("{name} in mode {pair}, before its first instruction; 'help' lists the commands"))?;
         }
         match self.session.location() {
             Ok(place) => say(&place.to_string()),

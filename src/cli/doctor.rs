@@ -1,6 +1,6 @@
 //! `trivisor doctor`: what this host can do, and why not.
 use super::error::CliError;
-use crate::engine::Mode;
+use crate::engine::{Mode, Pair};
 use crate::machine;
 use crate::sys::{affinity, tsc};
 use clap::Args;
@@ -18,7 +18,7 @@ pub(super) struct DoctorArguments {
 }
 
 struct Finding {
-    topic: &'static str,
+    topic: String,
     ok: bool,
     text: String,
 }
@@ -35,7 +35,7 @@ pub(super) fn main(arguments: &DoctorArguments) -> Result<ExitCode, CliError> {
     } else {
         for finding in &findings {
             let mark = if finding.ok { "yes" } else { "no " };
-            writeln!(out, "{:>10}  {mark}  {}", finding.topic, finding.text).map_err(CliError::Output)?;
+            writeln!(out, "{:>11}  {mark}  {}", finding.topic, finding.text).map_err(CliError::Output)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -48,11 +48,19 @@ fn examine() -> Vec<Finding> {
             Ok(caps) => (true, caps.label),
             Err(error) => (false, error.to_string()),
         };
-        findings.push(Finding { topic: mode.name(), ok, text });
+        findings.push(Finding { topic: mode.to_string(), ok, text });
+    }
+    for pair in Pair::all().filter(|pair| pair.mode().is_none()) {
+        let (ok, text) = match (pair.objection(), machine::availability(pair)) {
+            (Some(reason), _) => (false, reason.to_owned()),
+            (None, Ok(caps)) => (true, caps.label),
+            (None, Err(error)) => (false, error.to_string()),
+        };
+        findings.push(Finding { topic: pair.to_string(), ok, text });
     }
     let cpus = affinity::allowed().map_or(0, |c| c.len());
     findings.push(Finding {
-        topic: "CPUs",
+        topic: "CPUs".to_owned(),
         ok: cpus >= 2,
         text: if cpus >= 2 {
             format!("{cpus}; pv hands over between two of them by spinning")
@@ -64,7 +72,7 @@ fn examine() -> Vec<Finding> {
     let source = std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource")
         .map_or_else(|_| "unknown".to_owned(), |s| s.trim().to_owned());
     findings.push(Finding {
-        topic: "TSC",
+        topic: "TSC".to_owned(),
         ok: source == "tsc" || source == "kvm-clock",
         text: format!("{mhz:.1} MHz; the kernel's clock source is {source}"),
     });
@@ -75,6 +83,6 @@ fn examine() -> Vec<Finding> {
         }
         _ => (false, "not installed (Debian: qemu-system-x86); bench --peers then leaves it out".to_owned()),
     };
-    findings.push(Finding { topic: "QEMU", ok, text });
+    findings.push(Finding { topic: "QEMU".to_owned(), ok, text });
     findings
 }

@@ -1,9 +1,10 @@
 //! Which guest, on what machine: the arguments that all commands with one guest share.
 use super::error::CliError;
+use super::pair::PairArguments;
 use super::{choices, image, units};
 use crate::abi;
 use crate::clock::ClockSource;
-use crate::engine;
+use crate::engine::{Engine, Pair};
 use crate::loader::Image;
 use crate::machine::{EmuEngine, MachineSpec, Without};
 use crate::sys::tsc;
@@ -32,14 +33,14 @@ impl ImageArguments {
         &self.image
     }
 
-    /// The image and the machine for it in this mode, of whose TSC the guest is told that it has this frequency.
+    /// The image and the machine for it with this pair, of whose TSC the guest is told that it has this frequency.
     pub(super) fn prepare(
         &self,
-        mode: engine::Mode,
+        pair: Pair,
         tsc_khz: impl FnOnce() -> u64,
     ) -> Result<(Image, MachineSpec), CliError> {
         let image = image::open(&self.image, self.flat)?;
-        let mut spec = MachineSpec::new(mode);
+        let mut spec = MachineSpec::new(pair);
         spec.memory = self.memory;
         spec.command_line = self.command_line(tsc_khz);
         Ok((image, spec))
@@ -63,12 +64,8 @@ pub(super) fn host_tsc_khz() -> u64 {
 pub(super) struct GuestArguments {
     #[command(flatten)]
     image: ImageArguments,
-    /// Who executes the guest
-    #[arg(long, value_enum, default_value = "emu")]
-    mode: super::Mode,
-    /// Who emulates, in mode emu [default: translator]
-    #[arg(long, value_name = "ENGINE", value_parser = choices::OneEngine)]
-    engine: Option<EmuEngine>,
+    #[command(flatten)]
+    pair: PairArguments,
     /// Techniques that the translator is to go without, with commas between
     #[arg(long, value_name = "TECHNIQUE,...", value_parser = choices::Techniques)]
     without: Option<Without>,
@@ -85,27 +82,23 @@ impl GuestArguments {
 
     /// The image and the machine for it.
     pub(super) fn prepare(&self) -> Result<(Image, MachineSpec), CliError> {
-        let mode = self.mode.into();
+        let (pair, emulator) = self.pair.choice()?;
+        let emulates = pair.engine == Engine::Emu;
         let tsc_khz = || if self.deterministic { 1_000_000 } else { host_tsc_khz() };
-        let (image, mut spec) = self.image.prepare(mode, tsc_khz)?;
-        if self.deterministic && mode != engine::Mode::Emu {
+        let (image, mut spec) = self.image.prepare(pair, tsc_khz)?;
+        if self.deterministic && !emulates {
             return Err(CliError::Usage(format!(
-                "--deterministic counts instructions, which {mode} cannot; use it with --mode emu"
+                "--deterministic counts instructions, which {pair} cannot; use it with --mode emu"
             )));
         }
-        if self.engine.is_some() && mode != engine::Mode::Emu {
-            return Err(CliError::Usage(format!(
-                "--engine says who emulates, and {mode} has an engine of its own; use it with --mode emu"
-            )));
-        }
-        let engine = self.engine.unwrap_or_default();
-        if self.without.is_some() && (mode != engine::Mode::Emu || engine != EmuEngine::Translator) {
+        let emulator = emulator.unwrap_or_default();
+        if self.without.is_some() && (!emulates || emulator != EmuEngine::Translator) {
             return Err(CliError::Usage(
                 "--without leaves techniques of the translator out; use it with --mode emu --engine translator"
                     .to_owned(),
             ));
         }
-        spec.engine = engine;
+        spec.emulator = emulator;
         spec.without = self.without.unwrap_or_default();
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };

@@ -11,6 +11,7 @@ mod error;
 mod guest;
 mod image;
 mod list;
+mod pair;
 mod refusal;
 mod report;
 mod run;
@@ -18,7 +19,7 @@ mod sites;
 mod units;
 
 use crate::sys::membarrier;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -58,27 +59,6 @@ enum Command {
     List(list::ListArguments),
     /// Say what this host can do, and why not
     Doctor(doctor::DoctorArguments),
-}
-
-/// A mode, as clap knows it.
-#[derive(Clone, Copy, ValueEnum)]
-enum Mode {
-    /// full emulation
-    Emu,
-    /// the guest patched and run natively at ring 3
-    Pv,
-    /// hardware-assisted, through /dev/kvm
-    Kvm,
-}
-
-impl From<Mode> for crate::engine::Mode {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Emu => Self::Emu,
-            Mode::Pv => Self::Pv,
-            Mode::Kvm => Self::Kvm,
-        }
-    }
 }
 
 /// Parses the process's arguments and does what they say.

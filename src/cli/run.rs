@@ -4,8 +4,9 @@ use super::guest::GuestArguments;
 use super::units;
 use crate::abi;
 use crate::bus::Lock;
+use crate::debugger::view::sites;
 use crate::device::uart16550::Uart16550;
-use crate::engine::Cause;
+use crate::engine::{Cause, Engine, Interface};
 use crate::host::console;
 use crate::machine::{BOOT_CPU, Limits, Machine, Stop, Stream};
 use crate::sys::signal;
@@ -21,7 +22,8 @@ use std::time::{Duration, Instant};
     trivisor run hello\n  \
     trivisor run --mode kvm --memory 256M kernel.elf --append 'budget_us=20000'\n  \
     trivisor run --mode pv --stats crc32\n  \
-    trivisor run --stats --without windows crc32\n\n\
+    trivisor run --stats --without windows crc32\n  \
+    trivisor run --engine direct --interface none pushf_popf    trap-and-emulate, which x86 breaks\n\n\
     Ctrl-C ends the guest.\n\n\
     Exit status: 0 if the guest switched off with status 0 or, with --no-reboot, asked for a reset; 1 if it ended \
     otherwise or could not run; 2 for wrong usage; 130 after Ctrl-C; 143 after SIGTERM.")]
@@ -45,6 +47,9 @@ pub(super) struct RunArguments {
 pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
     let (image, mut spec) = arguments.guest.prepare()?;
     spec.counts_instructions = arguments.count_instructions;
+    // Whoever is not patched is told what that may have broken.
+    let unpatched = spec.pair.engine == Engine::Direct && spec.pair.interface == Interface::None;
+    spec.counts_sites = unpatched;
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     let input = Input::from_stdin()?;
     let start = Instant::now();
@@ -62,11 +67,15 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         input.connect(&machine);
         let stop = machine.run(&limits);
         let stats = arguments.stats.then(|| stats(&machine, start.elapsed()));
+        let left_alone = if unpatched { machine.sites() } else { None };
         // Prints the console's last words before we say ours.
         drop(machine);
         if let Some(stats) = stats {
             // Statistics that nobody can read are no failure of the run.
             let _closed = io::stderr().write_all(stats.as_bytes());
+        }
+        if let Some(words) = left_alone.as_ref().and_then(sites::left_alone) {
+            say(&words);
         }
         if let Some(failure) = outlet.failure() {
             return Err(CliError::Output(match failure.raw_os_error() {
@@ -132,9 +141,9 @@ fn stats(machine: &Machine, wall: Duration) -> String {
     let counters = machine.platform().counters(BOOT_CPU);
     let mut text = format!(
         "mode {}: engine {}, interface {}, {}\n{:>16}  {:.3} s\n",
-        machine.mode(),
+        machine.pair(),
         caps.engine,
-        caps.interface,
+        machine.pair().interface.name(),
         caps.label,
         "wall time",
         wall.as_secs_f64()

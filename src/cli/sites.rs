@@ -1,15 +1,16 @@
-//! `trivisor sites`: runs one guest in mode pv and says what was patched in it.
+//! `trivisor sites`: runs one guest natively and says what was patched in it, or left alone.
 //!
 //! The report goes to standard output, the guest's console to standard error. However the run ends, the report is of what
 //! happened until then.
 use super::error::CliError;
 use super::guest::{ImageArguments, host_tsc_khz};
-use super::{run, units};
+use super::{choices, run, units};
 use crate::debugger::symbols::Symbols;
 use crate::debugger::view::sites::{self, Order, Report};
-use crate::engine::Mode;
+use crate::engine::{Engine, Interface, Pair};
 use crate::machine::{Limits, Machine, Stream};
 use crate::sys::signal;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -22,10 +23,12 @@ use std::time::Duration;
     trivisor sites syscall\n  \
     trivisor sites --sort count cli_sti         what is executed most comes first\n  \
     trivisor sites --csv sites.csv kernel.elf   the table, and a file for programs\n  \
-    trivisor sites --json hello\n\n\
+    trivisor sites --json hello\n  \
+    trivisor sites --interface none hello       what would be patched, and runs as it is\n\n\
     The guest's console goes to standard error; it gets no input, and a reset ends it.\n\n\
     Columns: patch is 'thunk' (a jump to code in the guest's process that does the work), 'hypercall' (a jump to code that \
-    calls the engine), 'int3', or 'fault' (left alone: it faults by itself). made is 'scan' (before its page was executed), \
+    calls the engine), 'int3', 'fault' (left alone: it faults by itself), or 'native' (left alone, because nothing is patched: \
+    where it does not fault it acts on the host's state). made is 'scan' (before its page was executed), \
     'trap' (live, after a trap), 'entry' (live, when the engine led there), or 'taken back'. engine counts the executions \
     that the engine did. ns and least are the mean and the least host time of these from the moment the engine saw the call \
     to letting the guest go on; the way there and back is not in it. docs/pv-sites.md has more.\n\n\
@@ -33,6 +36,12 @@ use std::time::Duration;
 pub(super) struct SitesArguments {
     #[command(flatten)]
     image: ImageArguments,
+    /// Who executes the guest: only this engine patches
+    #[arg(long, value_name = "ENGINE", value_parser = PossibleValuesParser::new([Engine::Direct.name()]))]
+    engine: Option<String>,
+    /// What the guest sees
+    #[arg(long, value_name = "INTERFACE", value_parser = choices::interface(), default_value = "patched")]
+    interface: Interface,
     /// Stop after so long (10s, 500ms, 2m)
     #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true)]
     timeout: Option<Duration>,
@@ -75,7 +84,8 @@ pub(super) fn main(arguments: &SitesArguments) -> Result<ExitCode, CliError> {
             "--json and --csv - both want standard output; give --csv a file".to_owned(),
         ));
     }
-    let (image, mut spec) = arguments.image.prepare(Mode::Pv, host_tsc_khz)?;
+    let pair = Pair { engine: Engine::Direct, interface: arguments.interface };
+    let (image, mut spec) = arguments.image.prepare(pair, host_tsc_khz)?;
     spec.counts_sites = true;
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     let name = arguments.image.name();

@@ -186,7 +186,7 @@ impl Session {
         let mut reply = Reply::view(&stats::show(&now, &self.counted));
         reply.data["interpreted"] = json!(self.interpreted);
         if self.interpreted {
-            let own = own_way(self.machine.mode());
+            let own = own_way(self.machine.pair());
             reply.text.push_str(&format!(
                 "\npart of this is the interpreter's, for steps or breakpoints; the guest did not run {own} then"
             ));
@@ -197,8 +197,8 @@ impl Session {
 
     pub(super) fn sites(&mut self, order: sites::Order) -> Reply {
         let Some(known) = self.machine.sites() else {
-            let mode = self.machine.mode();
-            return Reply::said(format!("mode {mode} patches nothing in the guest; pv does"));
+            let pair = self.machine.pair();
+            return Reply::said(format!("{pair} patches nothing in the guest; pv does"));
         };
         let mut report = sites::show(&known, &self.symbols);
         report.sort(order);

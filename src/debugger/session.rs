@@ -14,7 +14,7 @@ use super::symbols::{SymbolError, Symbols};
 use super::unwind;
 use super::view::{Hex, location, paging, stats, tables};
 use crate::arch::{Activity, CpuState, Gva};
-use crate::engine::Mode;
+use crate::engine::{Engine, Interface, Pair};
 use crate::machine::{BOOT_CPU, Limits, Machine, MachineError};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -280,7 +280,7 @@ impl Session {
             let note = format!(
                 "note: breakpoints are looked for by the interpreter: while there are any, and in until, next and \
                  finish, the guest does not run {}",
-                own_way(self.machine.mode())
+                own_way(self.machine.pair())
             );
             reply.text.push_str(&format!("\n{note}"));
             reply.data["note"] = json!(note);
@@ -301,7 +301,7 @@ impl Session {
     }
 
     fn mode(&mut self) -> Result<Reply, DebuggerError> {
-        let mode = self.machine.mode();
+        let pair = self.machine.pair();
         // Telling the engine of the breakpoints that it already has shows whether it takes any.
         self.told.clear();
         let debug = match self.tell_breakpoints(&[]) {
@@ -312,16 +312,17 @@ impl Session {
         let interpreted = self.machine.breakpoints_are_interpreted();
         let own = self.machine.has_own_way();
         let caps = self.machine.caps();
-        let what = match mode {
-            Mode::Emu => "full emulation",
-            Mode::Pv => "paravirtualization: the guest is patched and runs natively",
-            Mode::Kvm => "hardware-assisted virtualization through KVM",
+        let what = match (pair.engine, pair.interface) {
+            (Engine::Emu, _) => "full emulation",
+            (Engine::Direct, Interface::None) => "trap-and-emulate: the guest runs natively as it is",
+            (Engine::Direct, _) => "paravirtualization: the guest is patched and runs natively",
+            (Engine::Kvm, _) => "hardware-assisted virtualization through KVM",
         };
         let ability = match (debug, interpreted) {
             (false, _) => "it cannot step or stop at breakpoints".to_owned(),
             (true, true) => format!(
                 "it steps and stops at breakpoints, both by the interpreter: the guest does not run {} then",
-                own_way(mode)
+                own_way(pair)
             ),
             (true, false) if own => {
                 "it stops at breakpoints by itself, and steps by the interpreter".to_owned()
@@ -329,11 +330,13 @@ impl Session {
             (true, false) => "it steps and stops at breakpoints".to_owned(),
         };
         let text = format!(
-            "{mode}: {what}; engine {}, interface {}, {}; {ability}",
-            caps.engine, caps.interface, caps.label
+            "{pair}: {what}; engine {}, interface {}, {}; {ability}",
+            caps.engine,
+            pair.interface.name(),
+            caps.label
         );
         let data = json!({
-            "mode": mode.name(), "engine": caps.engine, "interface": caps.interface, "label": caps.label,
+            "mode": pair.to_string(), "engine": caps.engine, "interface": pair.interface.name(), "label": caps.label,
             "debug": debug, "breakpoints_interpreted": interpreted,
         });
         Ok(Reply { data, ..Reply::said(text) })
@@ -359,12 +362,12 @@ impl Session {
     }
 }
 
-/// How a mode executes a guest when no one looks.
-pub(super) fn own_way(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Emu => "by the translator",
-        Mode::Pv => "natively",
-        Mode::Kvm => "in KVM",
+/// How a guest is executed when no one looks.
+pub(super) fn own_way(pair: Pair) -> &'static str {
+    match pair.engine {
+        Engine::Emu => "by the translator",
+        Engine::Direct => "natively",
+        Engine::Kvm => "in KVM",
     }
 }
 

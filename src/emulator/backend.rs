@@ -5,7 +5,7 @@ use super::translate::session::Translator;
 use crate::arch::{CpuState, Gva};
 use crate::clock::ClockSource;
 use crate::engine::{
-    Backend, Boundary, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Mode, Platform, Vcpu, VcpuId,
+    Backend, Boundary, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId,
 };
 use crate::mem::{GuestRam, RamSlot};
 use std::collections::HashSet;
@@ -86,15 +86,11 @@ impl Emulator {
     /// What emulation by `engine` is, the same on every host.
     #[must_use]
     pub fn capabilities(engine: EmuEngine) -> Caps {
-        Caps { engine: engine.name(), interface: "bare", label: engine.label().to_owned() }
+        Caps { engine: engine.name(), label: engine.label().to_owned() }
     }
 }
 
 impl Backend for Emulator {
-    fn mode(&self) -> Mode {
-        Mode::Emu
-    }
-
     fn caps(&self) -> &Caps {
         &self.caps
     }

@@ -15,6 +15,7 @@ mod counters;
 mod exit;
 #[cfg(test)]
 pub(crate) mod fake;
+mod pair;
 mod platform;
 mod site;
 mod trace;
@@ -24,6 +25,7 @@ pub use crate::sys::signal::KickCell;
 pub use boundary::Boundary;
 pub use counters::{Cause, Counters};
 pub use exit::{DebugEvent, Exit};
+pub use pair::{Engine, Interface, Pair};
 pub use platform::{Attention, Platform, PlatformParts};
 pub use site::{Cost, Occasion, Patch, Site, Sites};
 pub use trace::{Event, EventKind, Trace};
@@ -33,7 +35,7 @@ use crate::mem::RamSlot;
 use std::fmt;
 use std::io;
 
-/// The three presets that users meet.
+/// The three presets that users meet: names of pairs of engine and interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Mode {
     /// Full emulation.
@@ -57,6 +59,16 @@ impl Mode {
             Self::Kvm => "kvm",
         }
     }
+
+    /// The pair that it names.
+    #[must_use]
+    pub const fn pair(self) -> Pair {
+        match self {
+            Self::Emu => Pair { engine: Engine::Emu, interface: Interface::None },
+            Self::Pv => Pair { engine: Engine::Direct, interface: Interface::Patched },
+            Self::Kvm => Pair { engine: Engine::Kvm, interface: Interface::None },
+        }
+    }
 }
 
 impl fmt::Display for Mode {
@@ -68,10 +80,8 @@ impl fmt::Display for Mode {
 /// What a backend truly is on this host, for labels.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Caps {
-    /// Who executes instructions: `single`, `native`, `kvm`.
+    /// Who executes instructions: `translator`, `single`, `direct`, `kvm`.
     pub engine: &'static str,
-    /// What the guest sees: `bare` hardware, or an image `patched` to call us.
-    pub interface: &'static str,
     /// One line that says what this is on this host, as "emulated supervisor (kvm_pvm)".
     pub label: String,
 }
@@ -103,6 +113,14 @@ pub enum EngineError {
         /// Why, and what to do.
         reason: String,
     },
+    /// There is no such pair of engine and interface.
+    #[error("{pair} cannot be: {reason}")]
+    Impossible {
+        /// Which one.
+        pair: Pair,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The guest (or its sandbox) did something that ended its containment; the engine is unharmed.
     #[error("the guest was stopped: {0}")]
     GuestCrash(String),
@@ -124,10 +142,8 @@ impl EngineError {
     }
 }
 
-/// Makes vCPUs of one mode over one machine's RAM.
+/// Makes vCPUs of one engine over one machine's RAM.
 pub trait Backend: Send + Sync {
-    /// Which mode it is.
-    fn mode(&self) -> Mode;
     /// What it truly is here.
     fn caps(&self) -> &Caps;
     /// Learns of a piece of RAM (called for each slot before the first vCPU is made).

@@ -12,6 +12,9 @@ pub enum Patch {
     Breakpoint,
     /// Nothing: the instruction faults by itself; a signal, then the engine.
     Fault,
+    /// Nothing, and it need not fault: the guest is not patched ([`super::Interface::None`]). Where it does not fault it
+    /// acts on the host's state, and nobody sees it.
+    Native,
 }
 
 impl Patch {
@@ -23,6 +26,7 @@ impl Patch {
             Self::Hypercall => "hypercall",
             Self::Breakpoint => "int3",
             Self::Fault => "fault",
+            Self::Native => "native",
         }
     }
 
@@ -71,7 +75,7 @@ pub struct Site {
     /// instruction.
     pub start: Gva,
     /// The guest's bytes from `start` on that were replaced. (Of [`Patch::Breakpoint`] only the first is another in fact,
-    /// of [`Patch::Fault`] none.)
+    /// of [`Patch::Fault`] and [`Patch::Native`] none.)
     pub replaced: Vec<u8>,
     /// The patch was undone: the guest changed its code, or these bytes turned out to be no instruction.
     pub taken_back: bool,

@@ -8,7 +8,7 @@ use super::vcpu::KvmVcpu;
 use super::{host, msr};
 use crate::arch::CpuState;
 use crate::arch::cpuid::CpuidTable;
-use crate::engine::{Backend, Caps, EngineError, Mode, Platform, Vcpu, VcpuId};
+use crate::engine::{Backend, Caps, Engine, EngineError, Mode, Platform, Vcpu, VcpuId};
 use crate::mem::{GuestRam, RamSlot};
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_EXIT_ON_EMULATION_FAILURE, kvm_enable_cap, kvm_userspace_memory_region,
@@ -42,7 +42,7 @@ pub struct KvmBackend {
 }
 
 fn caps(label: String) -> Caps {
-    Caps { engine: "kvm", interface: "bare", label }
+    Caps { engine: Engine::Kvm.name(), label }
 }
 
 fn unavailable(reason: impl Into<String>) -> EngineError {
@@ -151,17 +151,13 @@ impl KvmBackend {
         msr::filter(&vm)?;
         Ok(Self {
             shared: Arc::new(Shared { vm, ram: Arc::clone(ram), cpuid: cpuid.clone() }),
-            caps: Caps { engine: "kvm", interface: "bare", label: String::from("KVM") },
+            caps: Caps { engine: Engine::Kvm.name(), label: String::from("KVM") },
             slots: AtomicU32::new(0),
         })
     }
 }
 
 impl Backend for KvmBackend {
-    fn mode(&self) -> Mode {
-        Mode::Kvm
-    }
-
     fn caps(&self) -> &Caps {
         &self.caps
     }

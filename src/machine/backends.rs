@@ -1,31 +1,46 @@
-//! Makes the engine of a mode, and says which modes this host has.
+//! Makes the engine of a pair, and says which pairs this host has.
 use super::MachineSpec;
 use crate::emulator::{EmuEngine, Emulator};
-use crate::engine::{Backend, Caps, EngineError, Mode, Platform};
+use crate::engine::{Backend, Caps, Engine, EngineError, Interface, Pair, Platform};
 use crate::hwassist::KvmBackend;
-use crate::pv::Pv;
+use crate::pv::Direct;
 use std::sync::Arc;
 
 /// The backend that `spec` wants, over the platform's RAM.
 pub(super) fn create(spec: &MachineSpec, platform: &Platform) -> Result<Box<dyn Backend>, EngineError> {
-    match spec.mode {
-        Mode::Kvm => Ok(Box::new(KvmBackend::new(platform)?)),
-        Mode::Emu => {
-            let emulator = Emulator::new(Arc::clone(platform.ram()), spec.engine);
+    possible(spec.pair)?;
+    match spec.pair.engine {
+        Engine::Kvm => Ok(Box::new(KvmBackend::new(platform)?)),
+        Engine::Emu => {
+            let emulator = Emulator::new(Arc::clone(platform.ram()), spec.emulator);
             Ok(Box::new(emulator.without(spec.without).counting(spec.counts_instructions)))
         }
-        Mode::Pv => Ok(Box::new(Pv::new(Arc::clone(platform.ram()))?.counting(spec.counts_sites))),
+        Engine::Direct => {
+            let direct = Direct::new(Arc::clone(platform.ram()), spec.pair.interface)?;
+            Ok(Box::new(direct.counting(spec.counts_sites)))
+        }
     }
 }
 
-/// Why `mode` cannot run on this host, or what it truly is here; for emu, with its default engine.
+fn possible(pair: Pair) -> Result<(), EngineError> {
+    if pair.interface == Interface::Pv {
+        let reason = "no hypercalls are offered yet".to_owned();
+        return Err(EngineError::Unavailable { mode: pair.engine.mode(), reason });
+    }
+    pair.objection().map_or(Ok(()), |reason| Err(EngineError::Impossible { pair, reason }))
+}
+
+/// Why a pair (or the one that a mode names) cannot run on this host, or what it truly is here; for emu, with its default
+/// engine.
 ///
 /// # Errors
-/// [`EngineError::Unavailable`] with the reason.
-pub fn availability(mode: Mode) -> Result<Caps, EngineError> {
-    match mode {
-        Mode::Emu => Ok(Emulator::capabilities(EmuEngine::default())),
-        Mode::Kvm => KvmBackend::availability(),
-        Mode::Pv => Pv::availability(),
+/// [`EngineError::Unavailable`] or [`EngineError::Impossible`] with the reason.
+pub fn availability(pair: impl Into<Pair>) -> Result<Caps, EngineError> {
+    let pair = pair.into();
+    possible(pair)?;
+    match pair.engine {
+        Engine::Emu => Ok(Emulator::capabilities(EmuEngine::default())),
+        Engine::Kvm => KvmBackend::availability(),
+        Engine::Direct => Direct::availability(pair.interface),
     }
 }

@@ -1,7 +1,7 @@
 //! Puts a whole machine together — RAM, buses, chips, clock, one backend — and runs it.
 //!
 //! The only room that names both devices and backends. [`spec`] is what is wanted, as plain data; `pc` says which chip
-//! sits where; `backends` makes the engine of a mode; `run` is the loop around a vCPU.
+//! sits where; `backends` makes the engine of a pair; `run` is the loop around a vCPU.
 mod backends;
 #[cfg(test)]
 mod lockstep_tests;
@@ -23,7 +23,7 @@ pub use timed::{Counts, TimedCounts};
 use crate::arch::{CpuState, Gva};
 use crate::bus::ClaimConflict;
 use crate::clock::ClockSource;
-use crate::engine::{Backend, Caps, EngineError, Mode, Platform, Sites, Vcpu, VcpuId};
+use crate::engine::{Backend, Caps, Engine, EngineError, Pair, Platform, Sites, Vcpu, VcpuId};
 use crate::loader::{Image, LoadError};
 use crate::mem::MemoryError;
 pub use pc::{DEVICES, Pc};
@@ -57,8 +57,8 @@ pub enum MachineError {
     #[error("the guest's console output can no longer be written")]
     Unheard,
     /// A breakpoint or step was asked of a mode without that ability.
-    #[error("mode {0} cannot step or stop at breakpoints on this host")]
-    NoDebug(Mode),
+    #[error("{0} cannot step or stop at breakpoints on this host")]
+    NoDebug(Pair),
 }
 
 /// The boot CPU, which so far is the only one.
@@ -68,6 +68,7 @@ pub const BOOT_CPU: VcpuId = VcpuId(0);
 pub struct Machine {
     // Fields are dropped in this order: the vCPU before what it runs on.
     vcpu: Box<dyn Vcpu>,
+    pair: Pair,
     backend: Box<dyn Backend>,
     platform: Arc<Platform>,
     pc: Pc,
@@ -77,7 +78,7 @@ pub struct Machine {
 
 impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Machine").field("mode", &self.backend.mode()).finish_non_exhaustive()
+        f.debug_struct("Machine").field("pair", &self.pair).finish_non_exhaustive()
     }
 }
 
@@ -100,7 +101,7 @@ impl Machine {
         }
         let vcpu = backend.create_vcpu(BOOT_CPU, &state)?;
         let host_timer = run::HostTimer::observe(&platform);
-        Ok(Self { vcpu, backend, platform, pc, host_timer, outlet: None })
+        Ok(Self { vcpu, pair: spec.pair, backend, platform, pc, host_timer, outlet: None })
     }
 
     /// What the engine truly is on this host.
@@ -109,10 +110,10 @@ impl Machine {
         self.backend.caps()
     }
 
-    /// Which mode runs.
+    /// Who executes the guest's instructions, and what it sees.
     #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.backend.mode()
+    pub fn pair(&self) -> Pair {
+        self.pair
     }
 
     /// The machine without its CPU: RAM, counters, trace.
@@ -156,8 +157,7 @@ impl Machine {
     /// # Errors
     /// [`MachineError`], also if the mode cannot step.
     pub fn step(&mut self) -> Result<Stop, MachineError> {
-        let mode = self.mode();
-        let debug = self.vcpu.as_debug().ok_or(MachineError::NoDebug(mode))?;
+        let debug = self.vcpu.as_debug().ok_or(MachineError::NoDebug(self.pair))?;
         run::step(debug, &self.platform)
     }
 
@@ -166,8 +166,7 @@ impl Machine {
     /// # Errors
     /// [`MachineError`], also if the mode has none.
     pub fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), MachineError> {
-        let mode = self.mode();
-        Ok(self.vcpu.as_debug().ok_or(MachineError::NoDebug(mode))?.set_breakpoints(at)?)
+        Ok(self.vcpu.as_debug().ok_or(MachineError::NoDebug(self.pair))?.set_breakpoints(at)?)
     }
 
     /// Whether steps, and runs with breakpoints, leave this machine's own way of executing to the interpreter. Steps
@@ -176,7 +175,7 @@ impl Machine {
     pub fn has_own_way(&self) -> bool {
         // Time is counted in instructions by the interpreter alone.
         let counted = self.platform.clock().source() != ClockSource::Real;
-        let interpreter = self.mode() == Mode::Emu && self.caps().engine == EmuEngine::Single.name();
+        let interpreter = self.pair.engine == Engine::Emu && self.caps().engine == EmuEngine::Single.name();
         !counted && !interpreter
     }
 

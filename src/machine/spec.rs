@@ -1,24 +1,25 @@
 //! What machine is wanted: plain data.
 use crate::clock::ClockSource;
 use crate::emulator::{EmuEngine, Without};
-use crate::engine::Mode;
+use crate::engine::Pair;
 
 /// What machine is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MachineSpec {
-    /// By which technique the guest runs.
-    pub mode: Mode,
-    /// Who executes instructions in mode emu; the other modes have one engine each.
-    pub engine: EmuEngine,
+    /// Who executes the guest's instructions, and what it sees.
+    pub pair: Pair,
+    /// Who emulates, where the pair's engine is the emulator.
+    pub emulator: EmuEngine,
     /// What the translator goes without, where it is the engine.
     pub without: Without,
     /// The translator counts instructions, which makes it slower.
     pub counts_instructions: bool,
-    /// In mode pv, account is kept of each patched instruction: [`super::Machine::sites`].
+    /// Where the engine is direct, account is kept of each patched instruction, or, where nothing is patched, of each that
+    /// would be: [`super::Machine::sites`].
     pub counts_sites: bool,
     /// Bytes of RAM.
     pub memory: u64,
-    /// Where time comes from. A counted clock needs a mode that counts instructions: emu.
+    /// Where time comes from. A counted clock needs an engine that counts instructions: emu.
     pub clock: ClockSource,
     /// The guest's command line.
     pub command_line: String,
@@ -28,12 +29,12 @@ impl MachineSpec {
     /// Bytes of RAM where nobody says otherwise.
     pub const DEFAULT_MEMORY: u64 = 128 << 20;
 
-    /// A machine of the default shape.
+    /// A machine of the default shape for a pair, or for the one that a [`crate::engine::Mode`] names.
     #[must_use]
-    pub fn new(mode: Mode) -> Self {
+    pub fn new(pair: impl Into<Pair>) -> Self {
         Self {
-            mode,
-            engine: EmuEngine::default(),
+            pair: pair.into(),
+            emulator: EmuEngine::default(),
             without: Without::NOTHING,
             counts_instructions: false,
             counts_sites: false,

@@ -1,11 +1,11 @@
 //! What a step is, in every mode: one delivery or one instruction. Each backend goes through the same small guest.
+use super::MachineSpec;
 use super::backends;
-use super::{MachineSpec, Mode};
 use crate::arch::{CpuState, Exception, Gpa, Rflags, Segment, Vector};
 use crate::clock::{ClockSource, Nanos, Timer, TimerClient};
 use crate::emulator::EmuEngine;
 use crate::engine::fake::{FakeInterrupts, FakeMachine};
-use crate::engine::{Cause, DebugEvent, EngineError, Exit, Vcpu, VcpuId};
+use crate::engine::{Cause, DebugEvent, EngineError, Exit, Mode, Vcpu, VcpuId};
 use std::sync::{Arc, Mutex};
 
 const CPU: VcpuId = VcpuId(0);
@@ -65,7 +65,7 @@ impl Rig {
         (state.idtr.base, state.idtr.limit) = (IDT, 0xfff);
         state.tr = Segment { selector: 0x18, base: GDT + 0x100, limit: 0x67, attributes: 0x8b };
         state.rflags |= Rflags::IF;
-        let spec = MachineSpec { engine, ..MachineSpec::new(mode) };
+        let spec = MachineSpec { emulator: engine, ..MachineSpec::new(mode) };
         let backend = match backends::create(&spec, &machine.platform) {
             Ok(backend) => backend,
             Err(EngineError::Unavailable { reason, .. }) => {

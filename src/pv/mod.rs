@@ -1,4 +1,6 @@
-//! The `pv` mode: the guest, unchanged, patched when it is executed, runs natively at ring 3 in a sandboxed process.
+//! The engine `direct`: the guest, unchanged, runs natively at ring 3 in a sandboxed process. In mode `pv` it is patched
+//! when it is executed. Without that ([`Interface::None`]) it is trap-and-emulate as textbooks tell it: privileged
+//! instructions fault and are emulated, and the sensitive unprivileged ones act on the host's state in silence.
 //!
 //! | room | what it is |
 //! |---|---|
@@ -27,55 +29,58 @@ pub use patch::{Site, SiteKind};
 
 use crate::arch::CpuState;
 use crate::arch::address::PAGE_SIZE;
-use crate::engine::{Backend, Caps, EngineError, Mode, Vcpu, VcpuId};
+use crate::engine::{Backend, Caps, Engine, EngineError, Interface, Mode, Vcpu, VcpuId};
 use crate::mem::{GuestRam, RamSlot};
 use crate::sys::memfd;
 use std::sync::Arc;
 
 /// Makes vCPUs that run natively.
 #[derive(Debug)]
-pub struct Pv {
+pub struct Direct {
     ram: Arc<GuestRam>,
+    interface: Interface,
     caps: Caps,
     counts_sites: bool,
 }
 
-impl Pv {
-    /// A backend over `ram`.
+impl Direct {
+    /// A backend over `ram`, for a guest that sees `interface`.
     ///
     /// # Errors
     /// [`EngineError::Unavailable`] with the reason.
-    pub fn new(ram: Arc<GuestRam>) -> Result<Self, EngineError> {
+    pub fn new(ram: Arc<GuestRam>, interface: Interface) -> Result<Self, EngineError> {
         check_host()?;
-        Ok(Self { ram, caps: capabilities(), counts_sites: false })
+        Ok(Self { ram, interface, caps: capabilities(interface), counts_sites: false })
     }
 
-    /// The same, whose vCPUs keep account of what they patch if `counts` says so: [`Vcpu::sites`].
+    /// The same, whose vCPUs keep account of what they patch, or leave alone, if `counts` says so: [`Vcpu::sites`].
     #[must_use]
     pub fn counting(self, counts: bool) -> Self {
         Self { counts_sites: counts, ..self }
     }
 
-    /// What the mode is on this host. Starts and ends a sandboxed process to see whether that works.
+    /// What the engine is on this host. Starts and ends a sandboxed process to see whether that works.
     ///
     /// # Errors
     /// [`EngineError::Unavailable`] with the reason, or what the host refused.
-    pub fn availability() -> Result<Caps, EngineError> {
+    pub fn availability(interface: Interface) -> Result<Caps, EngineError> {
         check_host()?;
         let host = |source| EngineError::Host { what: "cannot make guest memory", source };
         let ram = memfd::create(c"trivisor-pv-trial", PAGE_SIZE).map_err(host)?;
         let text = text::Text::new(PAGE_SIZE)?;
         child::Child::start(&ram, text.file(), text.zone_offset())?;
-        Ok(capabilities())
+        Ok(capabilities(interface))
     }
 }
 
-fn capabilities() -> Caps {
-    Caps {
-        engine: "native",
-        interface: "patched",
-        label: "patched as it executes, native at ring 3 in a sandboxed process".to_owned(),
-    }
+fn capabilities(interface: Interface) -> Caps {
+    let label = match interface {
+        Interface::None => "trap-and-emulate: unpatched, native at ring 3 in a sandboxed process",
+        Interface::Patched | Interface::Pv => {
+            "patched as it executes, native at ring 3 in a sandboxed process"
+        }
+    };
+    Caps { engine: Engine::Direct.name(), label: label.to_owned() }
 }
 
 fn check_host() -> Result<(), EngineError> {
@@ -91,11 +96,7 @@ fn check_host() -> Result<(), EngineError> {
     Ok(())
 }
 
-impl Backend for Pv {
-    fn mode(&self) -> Mode {
-        Mode::Pv
-    }
-
+impl Backend for Direct {
     fn caps(&self) -> &Caps {
         &self.caps
     }
@@ -106,6 +107,7 @@ impl Backend for Pv {
     }
 
     fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError> {
-        Ok(Box::new(vcpu::PvVcpu::new(id, Arc::clone(&self.ram), reset.clone(), self.counts_sites)?))
+        let ram = Arc::clone(&self.ram);
+        Ok(Box::new(vcpu::PvVcpu::new(id, ram, reset.clone(), self.interface, self.counts_sites)?))
     }
 }

@@ -2,6 +2,7 @@
 mod counts;
 mod flags;
 mod memory;
+mod unpatched;
 
 use super::SiteKind;
 use super::child::stub;
@@ -11,7 +12,7 @@ use crate::arch::{CpuState, Gpa, Rflags, state::gpr};
 use crate::clock::ClockSource;
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::fake::FakeMachine;
-use crate::engine::{Cause, EngineError, Exit, Vcpu, VcpuId};
+use crate::engine::{Cause, EngineError, Exit, Interface, Vcpu, VcpuId};
 use iced_x86::code_asm::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,12 +52,12 @@ fn guest(
 }
 
 fn vcpu(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
-    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), false).unwrap()
+    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), Interface::Patched, false).unwrap()
 }
 
 /// The same, keeping account of its sites.
 fn counting(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
-    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), true).unwrap()
+    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), Interface::Patched, true).unwrap()
 }
 
 /// Runs until HLT, natively, with and without account of the sites; the state must be what the interpreter makes of the

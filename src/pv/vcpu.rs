@@ -17,8 +17,8 @@ use crate::arch::paging::{self, Access, PagingMode, Privilege};
 use crate::arch::{CpuState, Cr0, Gva, Rflags, Vector};
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::{
-    Attention, Boundary, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Occasion, Platform, Sites, Vcpu,
-    VcpuId,
+    Attention, Boundary, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Interface, Occasion, Platform,
+    Sites, Vcpu, VcpuId,
 };
 use crate::mem::{CodeChanges, GuestRam};
 use std::collections::HashSet;
@@ -55,11 +55,13 @@ pub(super) struct PvVcpu {
 }
 
 impl PvVcpu {
-    /// A vCPU in `state`, with a child of its own. `counts` says whether it keeps account of what it patches.
+    /// A vCPU in `state`, with a child of its own. `counts` says whether it keeps account of what it patches, or, where
+    /// the guest sees no interface of ours, leaves alone.
     pub(super) fn new(
         id: VcpuId,
         ram: Arc<GuestRam>,
         state: CpuState,
+        interface: Interface,
         counts: bool,
     ) -> Result<Self, EngineError> {
         let text = Text::new(ram.size())?;
@@ -76,7 +78,7 @@ impl PvVcpu {
             id,
             child,
             space: Space::new(Arc::clone(&ram)),
-            patches: Patches::new(Arc::clone(&ram), text, counts),
+            patches: Patches::new(Arc::clone(&ram), text, interface != Interface::None, counts),
             code_cursor: ram.code().cursor(),
             single: Single::new(id, Arc::clone(&ram)),
             ram,

@@ -3,9 +3,8 @@
 use super::native::Pinned;
 use super::{Column, Observation, Request, RunError, Runner};
 use crate::abi;
-use crate::bench::base_mode;
 use crate::bench::workload::{Kind, Workload};
-use crate::engine::{Cause, EngineError, Mode};
+use crate::engine::{Cause, Engine, EngineError, Interface, Pair};
 use crate::loader::Image;
 use crate::machine::{
     BOOT_CPU, Capture, Counts, EmuEngine, Limits, Machine, MachineError, MachineSpec, Stop,
@@ -15,7 +14,7 @@ use std::time::Instant;
 /// Bytes of console output that are kept: more than any workload prints, and a bound for one that goes wild.
 const CONSOLE_MOST: usize = 1 << 20;
 
-/// Runs `emu`, `pv` and `kvm`.
+/// Runs `emu`, `pv`, `kvm`, and all other pairs of engine and interface.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct MachineRunner;
 
@@ -30,17 +29,15 @@ impl Runner for MachineRunner {
         column: &Column,
         request: &Request<'_>,
     ) -> Result<Observation, RunError> {
-        let mode = Mode::ALL
-            .into_iter()
-            .find(|mode| mode.name() == base_mode(&column.mode))
-            .ok_or_else(|| RunError::Unavailable(format!("there is no mode {}", column.mode)))?;
+        let none = || RunError::Unavailable(format!("there is no mode {}", column.mode));
+        let emulator = EmuEngine::find(&column.engine);
+        let engine =
+            emulator.map_or_else(|| Engine::find(&column.engine), |_| Some(Engine::Emu)).ok_or_else(none)?;
+        let interface = Interface::find(&column.interface).ok_or_else(none)?;
         let image = Image::parse(workload.image).map_err(|error| RunError::Unsupported(error.to_string()))?;
         let console = Capture::new(CONSOLE_MOST);
-        let mut spec = MachineSpec::new(mode);
-        if mode == Mode::Emu {
-            spec.engine = EmuEngine::find(&column.engine)
-                .ok_or_else(|| RunError::Unavailable(format!("there is no engine {}", column.engine)))?;
-        }
+        let mut spec = MachineSpec::new(Pair { engine, interface });
+        spec.emulator = emulator.unwrap_or_default();
         spec.without = column.without;
         let tsc_khz = crate::sys::tsc::frequency() / 1000;
         spec.command_line = request.command_line(tsc_khz);
@@ -76,7 +73,7 @@ impl Runner for MachineRunner {
 /// Tells a mode that cannot run here, or cannot run this guest, from one that failed.
 fn refused(error: MachineError) -> RunError {
     match error {
-        MachineError::Engine(error @ EngineError::Unavailable { .. }) => {
+        MachineError::Engine(error @ (EngineError::Unavailable { .. } | EngineError::Impossible { .. })) => {
             RunError::Unavailable(error.to_string())
         }
         MachineError::Engine(error @ (EngineError::Unfit { .. } | EngineError::Unsupported { .. })) => {

@@ -14,7 +14,7 @@ pub use qemu::{QEMU, QemuRunner};
 
 use super::NATIVE;
 use super::workload::Workload;
-use crate::engine::Mode;
+use crate::engine::{Engine, Interface, Mode, Pair};
 use crate::machine::{EmuEngine, Without};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct Column {
     pub mode: String,
     /// Who executes instructions.
     pub engine: String,
-    /// What the guest sees: `bare` or `patched`; `host` for native.
+    /// What the guest sees: `none`, `patched` or `pv` ([`Interface`]); `host` for native.
     pub interface: String,
     /// The other monitor with its version, if it is one.
     pub peer: String,
@@ -53,9 +53,19 @@ impl Column {
         }
     }
 
+    /// The column of a pair, by the name of its mode if it has one; emu with its default engine.
+    pub fn pair(pair: Pair) -> Column {
+        let engine = match pair.engine {
+            Engine::Emu => EmuEngine::default().name(),
+            other => other.name(),
+        };
+        Column::new(&pair.to_string(), engine, pair.interface.name())
+    }
+
     /// The column of one engine of mode emu, where the user names engines.
     pub fn emu(engine: EmuEngine) -> Column {
-        Column::new(&format!("{}/{}", Mode::Emu.name(), engine.name()), engine.name(), "bare")
+        let name = format!("{}/{}", Mode::Emu.name(), engine.name());
+        Column::new(&name, engine.name(), Interface::None.name())
     }
 
     /// The column of the translator without some techniques: `emu/without-chaining+windows`.
@@ -69,7 +79,7 @@ impl Column {
         Column {
             options: format!("without {without}"),
             without,
-            ..Column::new(&format!("{}/without-{names}", Mode::Emu.name()), engine, "bare")
+            ..Column::new(&format!("{}/without-{names}", Mode::Emu.name()), engine, Interface::None.name())
         }
     }
 

@@ -8,6 +8,7 @@ use super::{Column, Observation, Request, RunError, Runner};
 use crate::abi;
 use crate::bench::fingerprint::EMULATED_SUPERVISOR;
 use crate::bench::workload::Workload;
+use crate::engine::Interface;
 use crate::sys::tsc;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -56,7 +57,7 @@ pub(super) fn columns(kvm_label: &str, insisted: bool) -> Vec<Column> {
                 peer: version.clone().unwrap_or_else(|_| "QEMU".to_owned()),
                 options: format!("-accel {accelerator} {}", cpu_model(accelerator).join(" ")),
                 absent,
-                ..Column::new(mode, accelerator, "bare")
+                ..Column::new(mode, accelerator, Interface::None.name())
             }
         })
         .collect()

@@ -46,21 +46,37 @@ pub(super) enum Marker {
     Cross,
     /// ⬟
     Pentagon,
+    /// ⧗
+    Hourglass,
+    /// ✚
+    Plus,
+    /// ✦
+    Star,
+    /// ⬢
+    Hexagon,
 }
 
 /// Colour and marker of a mode; those not known share the last ones. Of engines side by side in mode emu the interpreter
-/// has one of its own, and any other has that of emu.
+/// has one of its own, and any other has that of emu. A pair that is no mode has its engine's colour and a marker of its
+/// own.
 pub(super) fn of_mode(mode: &str) -> (Colour, Marker) {
-    const STYLES: [(Colour, Marker); 6] = [
+    const STYLES: [(Colour, Marker); 7] = [
         (BLACK, Marker::Cross),
         (VERMILION, Marker::Circle),
         (BLUE, Marker::Square),
+        (BLUE, Marker::Hourglass),
         (GREEN, Marker::Triangle),
         (PURPLE, Marker::Diamond),
         (SKY, Marker::TriangleDown),
     ];
     if mode == INTERPRETER {
         return (ORANGE, Marker::Pentagon);
+    }
+    match mode {
+        "emu/pv" => return (VERMILION, Marker::Plus),
+        "direct/pv" => return (BLUE, Marker::Star),
+        "kvm/pv" => return (GREEN, Marker::Hexagon),
+        _ => {}
     }
     MODE_ORDER.iter().position(|m| *m == base_mode(mode)).map_or((MUTED, Marker::Cross), |i| STYLES[i])
 }
@@ -78,6 +94,37 @@ pub(super) fn marker(kind: Marker, x: f64, y: f64, r: f64, colour: Colour, fille
         Marker::TriangleDown => polygon(&[(0.0, 1.15), (1.1, -0.85), (-1.1, -0.85)]),
         Marker::Diamond => polygon(&[(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)]),
         Marker::Pentagon => polygon(&[(0.0, -1.2), (1.15, -0.35), (0.7, 1.0), (-0.7, 1.0), (-1.15, -0.35)]),
+        Marker::Hourglass => polygon(&[(-1.0, -1.1), (1.0, -1.1), (-1.0, 1.1), (1.0, 1.1)]),
+        Marker::Plus => {
+            let (arm, half) = (1.2, 0.4);
+            polygon(&[
+                (-half, -arm),
+                (half, -arm),
+                (half, -half),
+                (arm, -half),
+                (arm, half),
+                (half, half),
+                (half, arm),
+                (-half, arm),
+                (-half, half),
+                (-arm, half),
+                (-arm, -half),
+                (-half, -half),
+            ])
+        }
+        Marker::Star => polygon(&[
+            (0.0, -1.4),
+            (0.35, -0.35),
+            (1.4, 0.0),
+            (0.35, 0.35),
+            (0.0, 1.4),
+            (-0.35, 0.35),
+            (-1.4, 0.0),
+            (-0.35, -0.35),
+        ]),
+        Marker::Hexagon => {
+            polygon(&[(1.1, 0.0), (0.55, 0.95), (-0.55, 0.95), (-1.1, 0.0), (-0.55, -0.95), (0.55, -0.95)])
+        }
         // A cross has no inside: it is outlined by a ring.
         Marker::Cross => [(-1.0, -1.0), (-1.0, 1.0)]
             .into_iter()

@@ -12,7 +12,7 @@ fn row(reason: &str, value: Option<f64>) -> Row {
         unit: UNIT_TASK.into(),
         mode: "emu".into(),
         engine: "emulator".into(),
-        interface: "bare".into(),
+        interface: "none".into(),
         peer: String::new(),
         repetition: 1,
         value,

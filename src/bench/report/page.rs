@@ -119,6 +119,12 @@ fn how_to_read(out: &mut String, data: &Dataset) {
             name = "emu/without-…";
         }
         let words = match base_mode(mode) {
+            _ if mode == "direct/none" => {
+                "trap-and-emulate, as textbooks tell it: the guest runs directly on the CPU, without privileges and unpatched. Privileged instructions fault and are emulated; the sensitive ones that do not fault go wrong, and what depends on them diverges."
+            }
+            _ if mode.ends_with("/pv") => {
+                "the engine before the slash, with hypercalls that the guest is told of and may use."
+            }
             "native" => {
                 "the same kernels, run in an ordinary process on the host: the measure of all others."
             }

@@ -79,7 +79,10 @@ impl RowMaker {
         let mut rows = Vec::new();
         for mark in &transcript.results {
             let metric = mark.metric_at_ring();
-            let objection = ballots.objection(workload.name, &metric, &column.mode);
+            // In the warm-up those whose word counts may still be to come.
+            let objection = ballots
+                .objection(workload.name, &metric, &column.mode)
+                .filter(|why| step.repetition > 0 || why.starts_with("diverged"));
             let reason = trouble.as_deref().or(objection.as_deref());
             rows.push(row(metric.clone(), unit_of(workload), ns(mark, observation), reason));
             let iterations = mark.iterations as f64;

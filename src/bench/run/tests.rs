@@ -46,9 +46,9 @@ fn said(workload: &Workload, cycles: u64, checksum: u64) -> Observation {
 fn options(dir: &tempfile::TempDir) -> Options {
     let columns = vec![
         Column::native(),
-        Column::new("emu", "translator", "bare"),
-        Column::new("pv", "native", "patched"),
-        Column { absent: Some("/dev/kvm: no such file".into()), ..Column::new("kvm", "kvm", "bare") },
+        Column::new("emu", "translator", "none"),
+        Column::new("pv", "direct", "patched"),
+        Column { absent: Some("/dev/kvm: no such file".into()), ..Column::new("kvm", "kvm", "none") },
     ];
     Options {
         filter: Filter { workloads: vec!["crc32".into(), "sha256".into()], ..Filter::default() },

@@ -5,6 +5,7 @@ use crate::debugger::symbols::Symbols;
 use crate::engine::{Patch, Site, Sites};
 use iced_x86::{Decoder, DecoderOptions};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,11 +20,11 @@ pub struct Row {
     pub bytes: String,
     /// Its text.
     pub instruction: String,
-    /// `thunk`, `hypercall`, `int3` or `fault`: [`Patch`].
+    /// `thunk`, `hypercall`, `int3`, `fault` or `native`: [`Patch`].
     pub patch: &'static str,
     /// `scan`, `trap` or `entry`: [`crate::engine::Occasion`].
     pub made: &'static str,
-    /// `patched` or `taken back`.
+    /// `patched`, `left alone` or `taken back`.
     pub state: &'static str,
     /// First byte of what was replaced.
     pub start: Hex,
@@ -65,6 +66,9 @@ pub const COLUMNS: [&str; 16] = [
     "timed",
 ];
 
+/// The state of a patch that was undone.
+const TAKEN_BACK: &str = "taken back";
+
 /// The rows in which the table is sorted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Order {
@@ -84,6 +88,36 @@ pub struct Report {
     pub sites: Vec<Row>,
     /// How many that were taken back are left out, because there were too many.
     pub dropped: u64,
+}
+
+/// One sentence on the sensitive instructions that a guest without patches was left with, by name; `None` if there were
+/// none.
+#[must_use]
+pub fn left_alone(sites: &Sites) -> Option<String> {
+    let mut names: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    for site in sites.list.iter().filter(|site| site.patch == Patch::Native && !site.taken_back) {
+        let i = Decoder::with_ip(64, &site.bytes, site.address.0, DecoderOptions::NONE).decode();
+        let (places, _) = names
+            .entry(format!("{:?}", i.mnemonic()).to_lowercase())
+            .and_modify(|(_, first)| *first = site.address.0.min(*first))
+            .or_insert((0, site.address.0));
+        *places += 1;
+    }
+    if names.is_empty() {
+        return None;
+    }
+    let list: Vec<String> = names
+        .iter()
+        .map(|(name, (places, first))| match places {
+            1 => format!("{name} at {first:#x}"),
+            _ => format!("{name} at {places} places from {first:#x} on"),
+        })
+        .collect();
+    Some(format!(
+        "not patched: where these instructions did not fault, they did with the host's state what they should have done \
+         with the guest's: {}",
+        list.join(", ")
+    ))
 }
 
 /// The report on `sites`.
@@ -108,7 +142,11 @@ fn row(site: &Site, symbols: &Arc<Symbols>) -> Row {
         instruction: text_of(&mut formatter, &own),
         patch: site.patch.name(),
         made: site.occasion.name(),
-        state: if site.taken_back { "taken back" } else { "patched" },
+        state: match site.patch {
+            _ if site.taken_back => TAKEN_BACK,
+            Patch::Native => "left alone",
+            _ => "patched",
+        },
         start: Hex(site.start.0),
         replaced: hex(&site.replaced),
         neighbours: instructions.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join("; "),
@@ -151,7 +189,8 @@ impl Report {
     }
 
     fn summary(&self) -> String {
-        let by_patch = [Patch::InProcess, Patch::Hypercall, Patch::Breakpoint, Patch::Fault].map(|patch| {
+        let all = [Patch::InProcess, Patch::Hypercall, Patch::Breakpoint, Patch::Fault, Patch::Native];
+        let by_patch = all.map(|patch| {
             let rows = self.sites.iter().filter(|row| row.patch == patch.name());
             (patch.name(), rows.count())
         });
@@ -188,7 +227,7 @@ impl fmt::Display for Report {
             ["address", "bytes", "instruction", "patch", "made", "count", "engine", "ns", "least", "where"];
         let mut table: Vec<[String; 10]> = vec![head.map(str::to_owned)];
         for row in &self.sites {
-            let made = if row.state == "patched" { row.made.to_owned() } else { row.state.to_owned() };
+            let made = if row.state == TAKEN_BACK { row.state } else { row.made }.to_owned();
             let place = row.symbol.clone().unwrap_or_default();
             let with = if row.neighbours.is_empty() {
                 place

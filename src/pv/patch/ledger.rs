@@ -108,6 +108,8 @@ impl Ledger {
         }
         if patch == Patch::InProcess {
             record.uncounted |= !self.counters.contains_key(&at);
+        } else if patch == Patch::Native {
+            record.uncounted = true;
         } else {
             record.counted = record.counted.saturating_add(self.release_counter(text, at));
         }

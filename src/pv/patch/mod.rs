@@ -71,6 +71,8 @@ pub struct Site {
 pub(super) struct Patches {
     ram: Arc<GuestRam>,
     text: Text,
+    /// Whether code is changed at all, or executed as the guest wrote it.
+    rewrites: bool,
     listing: Listing,
     zone: Zone,
     /// Pages that are text now, and their RAM offsets.
@@ -92,11 +94,13 @@ pub(super) struct Patches {
 }
 
 impl Patches {
-    /// Nothing patched yet. `counts` says whether account is kept of what is; the child then has the counters mapped.
-    pub(super) fn new(ram: Arc<GuestRam>, text: Text, counts: bool) -> Self {
+    /// Nothing patched yet, and nothing ever if not `rewrites`. `counts` says whether account is kept of what is, or would
+    /// be; the child then has the counters mapped.
+    pub(super) fn new(ram: Arc<GuestRam>, text: Text, rewrites: bool, counts: bool) -> Self {
         Self {
             ram,
             text,
+            rewrites,
             listing: Listing::default(),
             zone: Zone::default(),
             pages: BTreeMap::new(),
@@ -179,6 +183,11 @@ impl Patches {
         self.listing.is_full()
     }
 
+    /// Whether it matters where code is: to patch it, or to tell of it.
+    fn looks_for_code(&self) -> bool {
+        self.rewrites || self.ledger.is_some()
+    }
+
     /// Scans `page`, whose RAM offset is `offset` and which is about to be executed at `entry`, and makes its shadow.
     /// `false` if it cannot be text.
     pub(super) fn prepare_page(&mut self, state: &CpuState, page: u64, offset: u64, entry: u64) -> bool {
@@ -193,6 +202,9 @@ impl Patches {
         self.drop_page(page);
         self.pages.insert(page, offset);
         self.places.insert(offset, page);
+        if !self.looks_for_code() {
+            return true;
+        }
         self.listing.open_page(page);
         let mut entries = self.listing.entries_of(page);
         entries.extend(handlers(state, &ram, &mode).into_iter().map(|at| (at, true)));
@@ -207,7 +219,8 @@ impl Patches {
     /// `text` is the RAM offset of its page. Whether there was anything to learn.
     pub(super) fn learn(&mut self, state: &CpuState, rip: u64, text: u64, occasion: Occasion) -> bool {
         let page = rip & !(PAGE_SIZE - 1);
-        if self.native.contains_key(&rip)
+        if !self.looks_for_code()
+            || self.native.contains_key(&rip)
             || self.listing.is_proven(rip)
             || self.pages.get(&page) != Some(&text)
         {
@@ -231,10 +244,30 @@ impl Patches {
             if self.listing.is_proven(i.ip()) {
                 let inside: Vec<u64> = self.sites.range(i.ip() + 1..i.next_ip()).map(|(&at, _)| at).collect();
                 inside.into_iter().for_each(|at| self.take_back(at));
+                if let Some(ledger) = self.ledger.as_mut().filter(|_| !self.rewrites) {
+                    ledger.take_back_range(&self.text, i.ip() + 1..i.next_ip());
+                }
             }
         }
         for i in found.iter().filter(|i| is_sensitive(i)) {
-            self.patch(source, i, occasion);
+            if self.rewrites {
+                self.patch(source, i, occasion);
+            } else {
+                self.tell_of(source, i, occasion);
+            }
+        }
+    }
+
+    /// Keeps account of the sensitive instruction `i`, which is left as it is.
+    fn tell_of(&mut self, source: &mut Source<'_>, i: &Instruction, occasion: Occasion) {
+        let Some((_, must)) = remedy(i) else { return };
+        if !must && !self.listing.is_proven(i.ip()) {
+            return;
+        }
+        let bytes = original(source, i.ip(), i.len());
+        if let Some(ledger) = &mut self.ledger {
+            let patch = if must { Patch::Native } else { Patch::Fault };
+            ledger.note(&self.text, i, bytes.clone(), (i.ip(), &bytes), patch, occasion);
         }
     }
 

@@ -20,7 +20,7 @@ impl Bench {
         let mut state = machine.long_mode(CODE, 0x30_0000);
         state.idtr.limit = 0;
         let text = Text::new(machine.ram().size()).unwrap();
-        let patches = Patches::new(Arc::clone(machine.ram()), text, true);
+        let patches = Patches::new(Arc::clone(machine.ram()), text, true, true);
         Self { machine, state, patches }
     }
 
@@ -222,8 +222,12 @@ fn code_of_two_pages_that_call_each_other_is_forgotten_with_its_page() {
 fn thunks_count_only_where_that_was_asked_for() {
     let build = |counts: bool| {
         let mut b = Bench::new();
-        b.patches =
-            Patches::new(Arc::clone(b.machine.ram()), Text::new(b.machine.ram().size()).unwrap(), counts);
+        b.patches = Patches::new(
+            Arc::clone(b.machine.ram()),
+            Text::new(b.machine.ram().size()).unwrap(),
+            true,
+            counts,
+        );
         b.program(CODE, |a| {
             sensitive(a);
         });
