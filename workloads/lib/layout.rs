@@ -5,6 +5,12 @@
 /// One small page, in bytes.
 pub const PAGE: u64 = 4096;
 
+/// First byte of the kernel's data, where all its stacks lie too.
+pub const KERNEL_DATA_START: u64 = 0x0040_0000;
+
+/// End of the kernel's data (exclusive).
+pub const KERNEL_DATA_END: u64 = 0x0060_0000;
+
 /// A byte that ring 3 reads before each system call: 0 if SYSCALL does what it should (see `user`). Below the stack.
 pub const USER_GATE: u64 = 0x0060_0000;
 
