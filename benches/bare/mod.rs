@@ -27,6 +27,7 @@ pub(crate) fn machine() -> Platform {
         power: Arc::new(PowerSwitch::default()),
         cpuid: CpuidTable::from_host(host_cpuid::query),
         kicks: vec![KickCell::new()],
+        hypercalls: None,
     })
 }
 

@@ -186,6 +186,14 @@ impl CpuidTable {
         Self { entries }
     }
 
+    /// Offers hypercalls: the leaf [`abi::CPUID_CALLS`] answers `result`, and is the highest of its kind.
+    pub fn offer_hypercalls(&mut self, result: CpuidResult) {
+        let Some(at) = self.entries.iter().position(|e| e.leaf == abi::CPUID_HYPERVISOR) else { return };
+        self.entries[at].result.eax = abi::CPUID_CALLS;
+        self.entries.retain(|e| e.leaf != abi::CPUID_CALLS);
+        self.entries.insert(at + 1, CpuidEntry { leaf: abi::CPUID_CALLS, subleaf: None, result });
+    }
+
     /// All rows, in ascending order.
     #[must_use]
     pub fn entries(&self) -> &[CpuidEntry] {
@@ -234,5 +242,18 @@ mod tests {
         assert_eq!(table.query(7, 0, Cr4::empty()).ebx, LEAF7_EBX_OURS);
         let vendor = table.query(abi::CPUID_HYPERVISOR, 0, Cr4::empty());
         assert_eq!(vendor.ebx.to_le_bytes(), *b"TriV");
+    }
+
+    #[test]
+    fn hypercalls_are_told_of_only_where_they_are_offered() {
+        let mut table = CpuidTable::from_host(|_, _| CpuidResult::default());
+        let query = |table: &CpuidTable, leaf| table.query(leaf, 0, Cr4::empty());
+        assert_eq!(query(&table, abi::CPUID_HYPERVISOR).eax, abi::CPUID_HYPERVISOR);
+        assert_eq!(query(&table, abi::CPUID_CALLS), CpuidResult::default());
+        let offer = CpuidResult { eax: 1, ebx: 2, ecx: 3, edx: 4 };
+        table.offer_hypercalls(offer);
+        assert_eq!(query(&table, abi::CPUID_HYPERVISOR).eax, abi::CPUID_CALLS);
+        assert_eq!(query(&table, abi::CPUID_CALLS), offer);
+        assert!(table.entries().is_sorted_by_key(|e| (e.leaf, e.subleaf)));
     }
 }

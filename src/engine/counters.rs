@@ -11,7 +11,7 @@ pub enum Cause {
     Translate,
     /// Soft-MMU misses: page walks of an engine.
     SoftMmuFill,
-    /// Hypercalls: patched sites that reached the engine.
+    /// Hypercalls: patched sites that reached the engine, and those that the guest made itself.
     Hypercall,
     /// Privileged or sensitive instructions that an engine emulated and that did not come as hypercalls.
     Privileged,

@@ -1,6 +1,6 @@
 //! A machine without devices, for the tests of backends: RAM, an interrupt controller that a test drives by hand, and
 //! a port and an MMIO page that remember what was written.
-use super::{KickCell, Platform, PlatformParts};
+use super::{Hypercalls, KickCell, Platform, PlatformParts};
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::{CpuState, paging};
 use crate::arch::{Cr0, Cr4, Efer, Gpa, Port, Segment, Width, msr};
@@ -134,6 +134,8 @@ pub(crate) struct FakeMachine {
     pub(crate) mmio: Arc<Mutex<FakeDevice>>,
     /// Deadlines.
     pub(crate) timers: Arc<TimerQueue>,
+    /// What hypercalls wrote to the console.
+    pub(crate) text: Arc<Mutex<Vec<u8>>>,
 }
 
 impl FakeMachine {
@@ -144,8 +146,17 @@ impl FakeMachine {
     /// Where [`Self::long_mode`] puts its page tables: three pages that map the first GiB and the fourth to themselves.
     pub(crate) const TABLES: Gpa = Gpa(0x1000);
 
-    /// One vCPU and `size` bytes of RAM, the host's CPUID.
+    /// One vCPU and `size` bytes of RAM, the host's CPUID; no hypercalls.
     pub(crate) fn new(size: u64, source: ClockSource) -> Self {
+        Self::with(size, source, false)
+    }
+
+    /// The same, which offers hypercalls.
+    pub(crate) fn offering_hypercalls(size: u64, source: ClockSource) -> Self {
+        Self::with(size, source, true)
+    }
+
+    fn with(size: u64, source: ClockSource, offers: bool) -> Self {
         let ram = Arc::new(GuestRam::new(size).unwrap());
         let interrupts = Arc::new(FakeInterrupts::default());
         *interrupts.apic_base.lock().unwrap() = 0xfee0_0900;
@@ -158,6 +169,9 @@ impl FakeMachine {
         let kick = KickCell::new();
         *interrupts.kick.lock().unwrap() = Some(Arc::clone(&kick));
         let controller: Arc<dyn InterruptController> = interrupts.clone();
+        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let written = Arc::clone(&text);
+        let sink = Box::new(move |bytes: &[u8]| written.lock().unwrap().extend_from_slice(bytes));
         let platform = Platform::new(PlatformParts {
             ram,
             bus,
@@ -167,8 +181,9 @@ impl FakeMachine {
             power,
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![kick],
+            hypercalls: offers.then(|| Hypercalls::new(sink)),
         });
-        Self { platform, interrupts, port, mmio, timers }
+        Self { text, platform, interrupts, port, mmio, timers }
     }
 
     /// Guest RAM.

@@ -15,6 +15,7 @@ mod counters;
 mod exit;
 #[cfg(test)]
 pub(crate) mod fake;
+mod hypercall;
 mod pair;
 mod platform;
 mod site;
@@ -25,6 +26,7 @@ pub use crate::sys::signal::KickCell;
 pub use boundary::Boundary;
 pub use counters::{Cause, Counters};
 pub use exit::{DebugEvent, Exit};
+pub use hypercall::{Hypercalls, PageRange, Stale, TextSink};
 pub use pair::{Engine, Interface, Pair};
 pub use platform::{Attention, Platform, PlatformParts};
 pub use site::{Cost, Occasion, Patch, Site, Sites};

@@ -1,7 +1,9 @@
 //! Everything outside the CPU, as a backend sees it: one way to ports, device memory, MSRs, CPUID and interrupts.
 //!
 //! Counting and tracing happen here, once, for all modes.
+use super::hypercall::Hypercalls;
 use super::{Cause, Counters, EventKind, Exit, KickCell, Trace, VcpuId};
+use crate::abi;
 use crate::arch::cpuid::{CpuidResult, CpuidTable};
 use crate::arch::{Cr4, Gpa, Port, Width};
 use crate::bus::{Bus, InterruptController, PowerRequest, PowerSwitch};
@@ -27,6 +29,8 @@ pub struct PlatformParts {
     pub cpuid: CpuidTable,
     /// One kick cell for each vCPU; the interrupt complex holds the same ones.
     pub kicks: Vec<Arc<KickCell>>,
+    /// The hypercalls, if the machine offers them: CPUID then says so.
+    pub hypercalls: Option<Hypercalls>,
 }
 
 /// The machine without its CPUs.
@@ -54,7 +58,10 @@ pub enum Attention {
 impl Platform {
     /// A platform of these parts. There is at least one kick cell, so at least one vCPU.
     #[must_use]
-    pub fn new(parts: PlatformParts) -> Self {
+    pub fn new(mut parts: PlatformParts) -> Self {
+        if let Some(calls) = &parts.hypercalls {
+            parts.cpuid.offer_hypercalls(calls.cpuid());
+        }
         let counters = parts.kicks.iter().map(|_| Arc::default()).collect();
         Self { parts, counters, trace: Trace::default() }
     }
@@ -83,6 +90,13 @@ impl Platform {
     #[must_use]
     pub fn cpuid_table(&self) -> &CpuidTable {
         &self.parts.cpuid
+    }
+
+    /// The hypercalls, if the machine offers them.
+    #[inline]
+    #[must_use]
+    pub fn hypercalls(&self) -> Option<&Hypercalls> {
+        self.parts.hypercalls.as_ref()
     }
 
     /// The exit trace.
@@ -163,9 +177,12 @@ impl Platform {
         self.after_access(vcpu);
     }
 
-    /// Reads an MSR that the CPU itself does not hold (the APIC's); `None` means #GP.
+    /// Reads an MSR that the CPU itself does not hold (the APIC's, the hypercalls'); `None` means #GP.
     pub fn msr_read(&self, vcpu: VcpuId, index: u32) -> Option<u64> {
-        let value = self.parts.interrupts.read_msr(vcpu, index);
+        let value = match self.hypercalls() {
+            Some(calls) if index == abi::MSR_HYPERCALL_PAGE => Some(calls.page()),
+            _ => self.parts.interrupts.read_msr(vcpu, index),
+        };
         self.trace.record(EventKind::MsrRead, index.into(), value.unwrap_or(0), 8);
         value
     }
@@ -173,7 +190,10 @@ impl Platform {
     /// Writes an MSR that the CPU itself does not hold; `None` means #GP.
     pub fn msr_write(&self, vcpu: VcpuId, index: u32, value: u64) -> Option<()> {
         self.trace.record(EventKind::MsrWrite, index.into(), value, 8);
-        self.parts.interrupts.write_msr(vcpu, index, value)
+        match self.hypercalls() {
+            Some(calls) if index == abi::MSR_HYPERCALL_PAGE => calls.set_page(self.ram(), value),
+            _ => self.parts.interrupts.write_msr(vcpu, index, value),
+        }
     }
 
     /// Executes CPUID.

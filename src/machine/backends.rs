@@ -23,8 +23,8 @@ pub(super) fn create(spec: &MachineSpec, platform: &Platform) -> Result<Box<dyn 
 }
 
 fn possible(pair: Pair) -> Result<(), EngineError> {
-    if pair.interface == Interface::Pv {
-        let reason = "no hypercalls are offered yet".to_owned();
+    if pair.interface == Interface::Pv && pair.engine == Engine::Kvm {
+        let reason = "hypercalls have no way in there yet".to_owned();
         return Err(EngineError::Unavailable { mode: pair.engine.mode(), reason });
     }
     pair.objection().map_or(Ok(()), |reason| Err(EngineError::Impossible { pair, reason }))

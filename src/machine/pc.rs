@@ -12,7 +12,7 @@ use crate::device::interrupts::{InterruptComplex, IoApicPage, LapicPage, PicPort
 use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
 use crate::device::uart16550::Uart16550;
-use crate::engine::{Counters, KickCell, Platform, PlatformParts};
+use crate::engine::{Counters, Hypercalls, Interface, KickCell, Platform, PlatformParts};
 use crate::mem::GuestRam;
 use crate::sys::{host_cpuid, membarrier};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -104,6 +104,10 @@ impl Pc {
         let ioapic = Arc::new(IoApicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("ioapic", layout::IOAPIC, layout::LAPIC_SIZE, ioapic)?;
 
+        let hypercalls = (spec.pair.interface == Interface::Pv).then(|| {
+            let uart = Arc::clone(&uart);
+            Hypercalls::new(Box::new(move |text| uart.lock().print(text)))
+        });
         let controller: Arc<dyn InterruptController> = interrupts.clone();
         let platform = Arc::new(Platform::new(PlatformParts {
             ram,
@@ -114,6 +118,7 @@ impl Pc {
             power,
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![kick],
+            hypercalls,
         }));
         counters.get_or_init(|| Arc::clone(platform.counters(BOOT_CPU)));
         Ok(Self { platform, interrupts, uart, marks, timed })

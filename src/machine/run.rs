@@ -110,6 +110,8 @@ pub(super) fn run(
 ) -> Result<Stop, MachineError> {
     let _bound = bind(platform, BOOT_CPU)?;
     host_timer.start(platform)?;
+    // Time may have stood.
+    platform.renew_clock_page();
     let verdict = AtomicU8::new(GOING);
     let result = std::thread::scope(|scope| {
         // Dropping the sender ends the watcher.

@@ -107,6 +107,8 @@ pub(super) mod at {
     pub(in crate::pv) const GPR: u64 = 0x100;
     /// u64: the host's flags while a POPF thunk works.
     pub(in crate::pv) const HOST_FLAGS: u64 = 0x180;
+    /// u64: nonzero: VMCALL goes to the engine, whatever it asks for (ring 3, or hypercalls are not taken).
+    pub(in crate::pv) const VMCALL_SLOW: u64 = 0x188;
     /// XSAVE area, standard format.
     pub(in crate::pv) const XSAVE: u64 = 0x1000;
     /// The stub's own stack, growing down from here.

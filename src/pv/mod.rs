@@ -7,6 +7,7 @@
 //! | `layout` | the child's addresses and the words of the shared page |
 //! | `child` | the process: start, stub, filter, hand-over, registers |
 //! | `space` | guest page tables → mappings of the child |
+//! | `batch` | pages that a hypercall mapped, at once |
 //! | `patch` | scan, sites, thunks |
 //! | `text` | the memory behind patched code |
 //! | `trap` | what a trap means |
@@ -14,6 +15,7 @@
 //! | `vcpu` | the loop |
 //!
 //! What starts in 32-bit mode, or is in any other state that the child cannot execute, `emulator::single` executes.
+mod batch;
 mod child;
 mod layout;
 mod patch;

@@ -158,6 +158,18 @@ impl Space {
         Ok(())
     }
 
+    /// Maps pages of RAM that are no text: `length` bytes at `start`, from `offset` of its memory object on.
+    pub(super) fn map_pages(
+        &mut self,
+        child: &mut Child,
+        start: u64,
+        length: u64,
+        offset: u64,
+        kind: Kind,
+    ) -> Result<(), EngineError> {
+        self.map(child, start, Run { length, offset, kind })
+    }
+
     /// Unmaps everything.
     pub(super) fn clear(&mut self, child: &mut Child) -> Result<(), EngineError> {
         // Whatever is there is the guest's, but for the zone.
@@ -301,6 +313,26 @@ impl Space {
         }
         let start = address & !(size - 1);
         self.validate_range(child, mode, start, start.saturating_add(size))
+    }
+
+    /// As [`Self::invalidate`] for all pages from `start` on, to `start + length`.
+    pub(super) fn refresh(
+        &mut self,
+        child: &mut Child,
+        mode: &PagingMode,
+        start: u64,
+        length: u64,
+    ) -> Result<(), EngineError> {
+        let end = start.saturating_add(length);
+        // A large page that was mapped there is concerned as a whole.
+        let large =
+            |at: u64| [LARGE, HUGE].into_iter().any(|size| self.large.contains(&(at & !(size - 1), size)));
+        let (from, to) = if large(start) || large(end.saturating_sub(1)) {
+            (start & !(HUGE - 1), (end | (HUGE - 1)).saturating_add(1))
+        } else {
+            (start, end)
+        };
+        self.validate_range(child, mode, from, to)
     }
 
     /// After a write to a control register: as [`Self::invalidate`] for all that is mapped.

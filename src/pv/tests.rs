@@ -1,5 +1,6 @@
 //! Small guests, run natively on a machine without devices: what kernels do, and what hostile guests try.
 mod counts;
+mod explicit;
 mod flags;
 mod memory;
 mod unpatched;
@@ -29,7 +30,14 @@ fn guest(
     program: impl FnOnce(&mut CodeAssembler),
     handler: impl FnOnce(&mut CodeAssembler),
 ) -> (FakeMachine, CpuState) {
-    let machine = FakeMachine::new(16 << 20, ClockSource::Real);
+    guest_on(FakeMachine::new(16 << 20, ClockSource::Real), program, handler)
+}
+
+fn guest_on(
+    machine: FakeMachine,
+    program: impl FnOnce(&mut CodeAssembler),
+    handler: impl FnOnce(&mut CodeAssembler),
+) -> (FakeMachine, CpuState) {
     let ram = machine.ram();
     for (at, build) in
         [(CODE, Box::new(program) as Box<dyn FnOnce(&mut CodeAssembler)>), (HANDLER, Box::new(handler))]

@@ -85,6 +85,8 @@ pub(super) struct Facts {
     pub(super) flushes: bool,
     /// INVLPG of this address.
     pub(super) invalidates: Option<u64>,
+    /// VMCALL of this length.
+    pub(super) calls: Option<u64>,
 }
 
 /// The facts of the instruction at RIP.
@@ -99,8 +101,9 @@ pub(super) fn facts(state: &CpuState, ram: &GuestRam) -> Facts {
     Facts {
         vectors: uses_vectors(&i),
         privileged: i.is_privileged() || super::patch::is_sensitive(&i),
-        flushes: matches!(i.mnemonic(), Mnemonic::Invpcid)
+        flushes: matches!(i.mnemonic(), Mnemonic::Invpcid | Mnemonic::Vmcall)
             || i.mnemonic() == Mnemonic::Mov && i.op0_kind() == OpKind::Register && i.op0_register().is_cr(),
+        calls: (i.mnemonic() == Mnemonic::Vmcall).then_some(i.len() as u64),
         invalidates: (i.mnemonic() == Mnemonic::Invlpg).then(|| {
             address::linear(
                 state,
@@ -136,6 +139,8 @@ fn uses_vectors(i: &Instruction) -> bool {
                 | F::SMAP
                 | F::SMM
                 | F::INVPCID
+                | F::VMX
+                | F::SVM
         )
     }) && !matches!(i.mnemonic(), Mnemonic::Invlpg)
 }

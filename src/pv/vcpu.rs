@@ -5,6 +5,8 @@
 //! at an instruction that has not been executed, so an interrupt may be taken or `run` left first, and the trap comes
 //! again later. What the mirror of the page tables cannot settle is executed by `emulator::single`, which raises the
 //! guest's exceptions too.
+mod explicit;
+
 use super::child::{Awake, Child, Report, Trap, crash, stub};
 use super::layout::{COUNTERS, COUNTERS_SIZE, POPF_SLOWLY, TEXT_FD, ZONE, at};
 use super::patch::{Patches, Point};
@@ -158,6 +160,8 @@ impl PvVcpu {
             commands |= child.load_vectors(&self.state.xsave);
             self.vectors_live = true;
         }
+        let calls = state_takes_calls(&self.state, platform);
+        child.shared().put(at::VMCALL_SLOW, (!calls).into());
         child.shared().put(at::STOP, 0);
         child.release(commands);
         if let Some((address, ticks)) = self.timing.released() {
@@ -348,6 +352,13 @@ impl PvVcpu {
         if facts.privileged && !hypercall {
             platform.counters(self.id).count(Cause::Privileged);
         }
+        if let Some(length) = facts.calls {
+            let at = self.state.rip;
+            if self.explicit_call(platform, length, hypercall)? {
+                self.account(Some(at), Outcome::Retired);
+                return Ok(Outcome::Retired);
+            }
+        }
         let was_at = self.state.pending_exception.is_none().then_some(self.state.rip);
         let outcome = self.single.step(&mut self.state, platform)?;
         self.account(was_at, outcome);
@@ -424,6 +435,11 @@ impl PvVcpu {
         // A HLT is for the next boundary to see; whoever waits for the interrupt that ends it counts it (`machine::run`).
         Ok((self.execute(platform)? == Outcome::TripleFault).then_some(Exit::TripleFault))
     }
+}
+
+/// Whether a VMCALL is a hypercall.
+fn state_takes_calls(state: &CpuState, platform: &Platform) -> bool {
+    state.cpl() == 0 && platform.hypercalls().is_some_and(crate::engine::Hypercalls::are_on)
 }
 
 impl Vcpu for PvVcpu {

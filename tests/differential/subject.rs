@@ -111,6 +111,7 @@ impl VcpuSubject {
             power: Arc::new(PowerSwitch::default()),
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![KickCell::new()],
+            hypercalls: None,
         });
         let backend = make(&platform)?;
         for slot in ram.slots() {

@@ -1,13 +1,16 @@
 //! What the guest's CPUID offers: instructions outside it are #UD, and addresses have no more bits.
+use crate::abi;
 use crate::arch::Cr4;
 use crate::arch::cpuid::CpuidTable;
-use iced_x86::{CpuidFeature, Instruction};
+use iced_x86::{CpuidFeature, Instruction, Mnemonic};
 
 /// What is offered.
 #[derive(Clone, Debug)]
 pub(crate) struct Features {
     /// Which of iced's feature names, by number.
     instructions: [bool; 256],
+    /// VMCALL, which is of no use without hypercalls.
+    hypercalls: bool,
     physical_bits: u8,
 }
 
@@ -91,11 +94,15 @@ impl Features {
         ] {
             set(feature, on);
         }
-        Self { instructions: offered, physical_bits: table.physical_bits() }
+        let hypercalls = leaf(abi::CPUID_CALLS, 0).ebx != 0;
+        Self { instructions: offered, hypercalls, physical_bits: table.physical_bits() }
     }
 
     /// Whether the guest may use `instruction`.
     pub(crate) fn offers(&self, instruction: &Instruction) -> bool {
+        if instruction.mnemonic() == Mnemonic::Vmcall {
+            return self.hypercalls;
+        }
         instruction.cpuid_features().iter().all(|&f| self.instructions[f as usize & 0xff])
     }
 

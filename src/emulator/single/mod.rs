@@ -18,6 +18,7 @@ pub(crate) mod far;
 pub(crate) mod flags;
 mod hints;
 mod host_fpu;
+mod hypercall;
 pub(crate) mod int;
 pub(crate) mod io;
 mod legacy;
@@ -163,6 +164,11 @@ impl Single {
         Ok(self.deliver(state, platform, super::interrupt::Event::Exception(exception)))
     }
 
+    /// Forgets cached translations: page tables were changed from outside, and nothing else.
+    pub fn forget_translations(&mut self) {
+        self.tlb.flush_all();
+    }
+
     /// Forgets cached translations and decoded code: page tables, code or state were changed from outside.
     pub fn flush(&mut self) {
         self.tlb.flush_all();
@@ -178,6 +184,7 @@ fn rare(instruction: &Instruction) -> Option<Handler> {
         .or_else(|| string::lower(instruction))
         .or_else(|| stack::lower_rare(instruction))
         .or_else(|| control::lower(instruction))
+        .or_else(|| hypercall::lower(instruction))
         .or_else(|| msr::lower(instruction))
         .or_else(|| io::lower(instruction))
         .or_else(|| far::lower(instruction))

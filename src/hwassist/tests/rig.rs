@@ -133,6 +133,7 @@ impl Rig {
             power,
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![KickCell::new()],
+            hypercalls: None,
         });
         let backend = match KvmBackend::new(&platform) {
             Ok(backend) => backend,

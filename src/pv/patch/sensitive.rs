@@ -15,6 +15,8 @@ pub(in crate::pv) enum Remedy {
     Pushf,
     /// Pops the virtual flags.
     Popf,
+    /// A hypercall: the empty one is answered in the child.
+    Vmcall,
     /// Calls the engine, which executes the original.
     Call,
 }
@@ -45,6 +47,9 @@ pub(in crate::pv) fn remedy(i: &Instruction) -> Option<(Remedy, bool)> {
         M::Syscall | M::Sysret | M::Sysretq | M::Sysenter | M::Sysexit | M::Sysexitq | M::Int => {
             Some((Remedy::Call, true))
         }
+        // On a host that is a guest itself, its hypervisor would answer them.
+        M::Vmcall => Some((Remedy::Vmcall, true)),
+        M::Vmmcall => Some((Remedy::Call, true)),
         M::Cpuid | M::Rdpmc | M::Rdtscp | M::Rdpid | M::Xgetbv => Some((Remedy::Call, true)),
         M::Xsave
         | M::Xsave64
@@ -126,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_sensitive_unprivileged_instructions_must_be_patched() {
-        let list: [&[u8]; 28] = [
+        let list: [&[u8]; 30] = [
             &[0x9c],             // pushfq
             &[0x9d],             // popfq
             &[0x66, 0x9c],       // pushf
@@ -155,6 +160,8 @@ mod tests {
             &[0x0f, 0x01, 0xd0], // xgetbv
             &[0x0f, 0xae, 0x20], // xsave
             &[0x0f, 0xb2, 0x00], // lss
+            &[0x0f, 0x01, 0xc1], // vmcall
+            &[0x0f, 0x01, 0xd9], // vmmcall
         ];
         for bytes in list {
             assert_eq!(of(bytes).map(|r| r.1), Some(true), "{bytes:02x?}");

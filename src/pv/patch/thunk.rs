@@ -6,6 +6,7 @@
 //! is *clean*, that is, the state is the guest's at a known instruction, or it is *inside* a sequence, which then has
 //! to run to the next clean point.
 use super::sensitive::{Remedy, can_move, remedy};
+use crate::abi;
 use crate::arch::Rflags;
 use crate::pv::layout::{ZONE_CONTROL, at};
 use iced_x86::code_asm::{AsmMemoryOperand, CodeAssembler, ah, al, eax, ecx, esp, qword_ptr, rax, rcx, rsp};
@@ -152,6 +153,25 @@ fn popf(a: &mut CodeAssembler, guest: u64, counter: Option<u64>) -> Result<(), I
     a.zero_bytes()
 }
 
+/// VMCALL: where hypercalls are taken, the empty one is none to the engine, and its result is its number.
+fn vmcall(a: &mut CodeAssembler, guest: u64, counter: Option<u64>) -> Result<(), IcedError> {
+    const { assert!(abi::CALL_NULL == 0, "the result is in RAX already") };
+    let (mut on, mut slow, mut null) = (a.create_label(), a.create_label(), a.create_label());
+    a.mov(control(at::SAVED_RCX), rcx)?;
+    a.mov(rcx, control(at::VMCALL_SLOW))?;
+    a.jrcxz(on)?;
+    a.set_label(&mut slow)?;
+    a.mov(rcx, control(at::SAVED_RCX))?;
+    call(a, guest)?;
+    a.set_label(&mut on)?;
+    a.mov(rcx, rax)?;
+    a.jrcxz(null)?;
+    a.jmp(slow)?;
+    a.set_label(&mut null)?;
+    count(a, counter)?;
+    a.mov(rcx, control(at::SAVED_RCX))
+}
+
 /// Whether a thunk can stand for this instruction.
 pub(super) fn can_carry(i: &Instruction) -> bool {
     remedy(i).is_some() || can_move(i)
@@ -186,6 +206,7 @@ pub(super) fn write(
             }
             Remedy::Pushf => pushf(&mut a, counter)?,
             Remedy::Popf => popf(&mut a, i.ip(), counter)?,
+            Remedy::Vmcall => vmcall(&mut a, i.ip(), counter)?,
             Remedy::Call => call(&mut a, i.ip())?,
         }
         let code = a.assemble(here)?;

@@ -9,7 +9,7 @@ const VECTOR: u8 = 0x40;
 const RF: u64 = Rflags::RF.bits();
 
 /// Runs a program to its HLT, or that of a handler, with both engines.
-fn both(setup: impl Fn() -> Bench, check: impl Fn(&Bench, &CpuState)) {
+pub(super) fn both(setup: impl Fn() -> Bench, check: impl Fn(&Bench, &CpuState)) {
     for engine in EmuEngine::ALL {
         let b = setup();
         let mut vcpu =
@@ -20,7 +20,7 @@ fn both(setup: impl Fn() -> Bench, check: impl Fn(&Bench, &CpuState)) {
 }
 
 /// Asserts that the handler of `vector` has halted, whose frame has no error code; gives the address in the frame.
-fn handled(b: &Bench, state: &CpuState, vector: u8) -> u64 {
+pub(super) fn handled(b: &Bench, state: &CpuState, vector: u8) -> u64 {
     assert_eq!(state.rip, HANDLERS + 16 * u64::from(vector) + 1, "the handler's HLT");
     b.peek(state.gpr[RSP])
 }

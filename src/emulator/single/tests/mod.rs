@@ -2,6 +2,7 @@
 mod basics;
 mod engines;
 mod exceptions;
+mod hypercalls;
 mod interrupts;
 mod self_modifying;
 mod strings;
@@ -58,7 +59,15 @@ impl Bench {
     }
 
     pub(crate) fn with_clock(source: ClockSource, program: impl FnOnce(&mut CodeAssembler)) -> Self {
-        let machine = FakeMachine::new(4 << 20, source);
+        Self::on(FakeMachine::new(4 << 20, source), program)
+    }
+
+    /// The same on a machine that offers hypercalls.
+    pub(crate) fn offering_hypercalls(program: impl FnOnce(&mut CodeAssembler)) -> Self {
+        Self::on(FakeMachine::offering_hypercalls(4 << 20, ClockSource::Real), program)
+    }
+
+    fn on(machine: FakeMachine, program: impl FnOnce(&mut CodeAssembler)) -> Self {
         let state = machine.long_mode(CODE, STACK);
         let single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
         let mut bench = Self { machine, state, single };
