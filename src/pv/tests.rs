@@ -2,18 +2,17 @@
 mod counts;
 mod explicit;
 mod flags;
+mod hostile;
 mod memory;
 mod unpatched;
 
 use super::SiteKind;
-use super::child::stub;
-use super::layout::{SHARED, ZONE, at};
 use super::vcpu::PvVcpu;
 use crate::arch::{CpuState, Gpa, Rflags, state::gpr};
 use crate::clock::ClockSource;
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::fake::FakeMachine;
-use crate::engine::{Cause, EngineError, Exit, Interface, Vcpu, VcpuId};
+use crate::engine::{Cause, Exit, Interface, Vcpu, VcpuId};
 use iced_x86::code_asm::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -404,100 +403,4 @@ fn sti_hlt_is_woken_by_an_interrupt_that_was_there_before() {
     assert!(seen >= 200, "{seen} interrupts were taken");
     let counters = machine.platform.counters(VcpuId(0));
     assert_eq!(counters.get(Cause::Idle), 0, "a HLT is counted by whoever waits for its end");
-}
-
-/// A hostile guest ends in a clear error or in its own handler, and its process is gone afterwards.
-fn attack(program: impl FnOnce(&mut CodeAssembler)) -> Result<Exit, EngineError> {
-    let (machine, state) = guest(program, halt);
-    let mut pv = vcpu(&machine, &state);
-    let pid = pv.child_pid();
-    let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
-    let _bound = kick.bind().unwrap();
-    let result = std::thread::scope(|scope| {
-        let (done, ended) = crossbeam_channel::bounded::<()>(0);
-        scope.spawn(move || {
-            if ended.recv_timeout(Duration::from_secs(1)).is_err_and(|e| e.is_timeout()) {
-                kick.kick();
-            }
-        });
-        let result = pv.run(&machine.platform);
-        drop(done);
-        result
-    });
-    drop(pv);
-    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
-    result
-}
-
-#[test]
-fn hostile_guests_do_not_get_out() {
-    let contained = |name: &str, result: Result<Exit, EngineError>| {
-        assert!(
-            matches!(
-                result,
-                Ok(Exit::Halted | Exit::TripleFault | Exit::Kicked) | Err(EngineError::GuestCrash(_))
-            ),
-            "{name}: {result:?}"
-        );
-    };
-    for (name, number) in [("getpid", 39), ("execve", 59), ("kill", 62), ("fork", 57), ("mmap", 9)] {
-        let result = attack(|a| {
-            a.mov(eax, number).unwrap();
-            a.syscall().unwrap();
-            a.hlt().unwrap();
-        });
-        contained(name, result);
-    }
-    contained(
-        "sysenter",
-        attack(|a| {
-            a.sysenter().unwrap();
-        }),
-    );
-    let entries = stub::entries();
-    for (name, to) in [
-        ("stub start", entries.begin),
-        ("hypercall entry", entries.hypercall),
-        ("signal handler", entries.signal),
-        ("sigreturn", entries.restorer),
-        ("shared area", SHARED),
-        ("thunk zone", ZONE + 0x10_0000),
-        ("control page", ZONE),
-        ("vsyscall", 0xffff_ffff_ff60_0000),
-        ("nowhere", 0x1234_5678_0000),
-    ] {
-        contained(
-            name,
-            attack(|a| {
-                a.mov(rax, to).unwrap();
-                a.jmp(rax).unwrap();
-            }),
-        );
-        contained(
-            name,
-            attack(|a| {
-                a.mov(rdi, to).unwrap();
-                a.mov(rsi, to).unwrap();
-                a.mov(ecx, 0x400).unwrap();
-                a.rep().stosq().unwrap();
-                a.hlt().unwrap();
-            }),
-        );
-    }
-    contained(
-        "munmap of the stub through the stub",
-        attack(|a| {
-            // The loop over requests, with a list of the guest's own: unmap everything.
-            a.mov(rbx, SHARED).unwrap();
-            a.mov(rax, SHARED + at::REQUESTS).unwrap();
-            a.mov(qword_ptr(rax), 11).unwrap();
-            a.mov(qword_ptr(rax + 8), 0x1_0000).unwrap();
-            a.mov(rcx, 0x7fff_ff00_0000_u64).unwrap();
-            a.mov(qword_ptr(rax + 16), rcx).unwrap();
-            a.mov(dword_ptr(rbx + at::REQUEST_COUNT), 1).unwrap();
-            a.mov(dword_ptr(rbx + at::TURN), 1).unwrap();
-            a.mov(rax, entries.hypercall).unwrap();
-            a.jmp(rax).unwrap();
-        }),
-    );
 }

@@ -1,6 +1,8 @@
 //! Hypercalls of a guest that runs natively: as the interpreter makes them, and with as little of the engine as can be.
 use super::*;
 use crate::abi;
+use crate::pv::child::stub;
+use crate::pv::layout::{SHARED, ZONE};
 
 const PAGE: u64 = 0x40_0000;
 const LIST: u64 = 0x40_1000;
