@@ -90,6 +90,8 @@ fn check(workload: &Workload) {
     let ends = records(&output, abi::RECORD_END);
     assert!(ends.len() == 1 && ends[0].get("status") == Some(&"ok"), "{name}:\n{output}");
     assert_eq!(status, Some(1), "{name}:\n{output}");
+    // What a guest says of its own instructions.
+    assert!(!output.contains(": wrong"), "{name}:\n{output}");
     let results = records(&output, abi::RECORD_RESULT);
     assert_eq!(results.is_empty(), workload.kind == Kind::Demo, "{name}:\n{output}");
     for result in results {
