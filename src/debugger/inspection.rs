@@ -198,7 +198,7 @@ impl Session {
     pub(super) fn sites(&mut self, order: sites::Order) -> Reply {
         let Some(known) = self.machine.sites() else {
             let pair = self.machine.pair();
-            return Reply::said(format!("{pair} patches nothing in the guest; pv does"));
+            return Reply::said(format!("mode {pair} patches nothing in the guest; pv does"));
         };
         let mut report = sites::show(&known, &self.symbols);
         report.sort(order);
