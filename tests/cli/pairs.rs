@@ -78,6 +78,7 @@ fn a_guest_without_patches_is_told_what_was_left_alone() {
     for word in ["not patched:", "pushfq at", "popfq at"] {
         assert!(told.err.contains(word), "{told:?}");
     }
+    assert!(!told.err.contains("syscall"), "a system call is always seen: {told:?}");
     let stats = trivisor(&[&["run", "--stats", "hello"][..], &arguments(pair)].concat());
     assert!(stats.err.contains("direct/none: engine direct, interface none, trap-and-emulate"), "{stats:?}");
     let told = bounded("sites", &["--json"]);

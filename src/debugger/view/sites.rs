@@ -3,7 +3,7 @@ use super::Hex;
 use super::disassembly::{formatter, text_of};
 use crate::debugger::symbols::Symbols;
 use crate::engine::{Patch, Site, Sites};
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -90,13 +90,27 @@ pub struct Report {
     pub dropped: u64,
 }
 
-/// One sentence on the sensitive instructions that a guest without patches was left with, by name; `None` if there were
-/// none.
+/// Whatever of these a process executes comes back to its monitor: as a fault, or as a signal of the system-call filter.
+const ALWAYS_SEEN: [Mnemonic; 6] = [
+    Mnemonic::Int,
+    Mnemonic::Syscall,
+    Mnemonic::Sysret,
+    Mnemonic::Sysretq,
+    Mnemonic::Sysexit,
+    Mnemonic::Sysexitq,
+];
+
+/// One sentence on the sensitive instructions of a guest without patches that the engine never saw, by name; `None` if there
+/// are none. Those that came back as faults or signals did the right thing.
 #[must_use]
 pub fn left_alone(sites: &Sites) -> Option<String> {
     let mut names: BTreeMap<String, (usize, u64)> = BTreeMap::new();
-    for site in sites.list.iter().filter(|site| site.patch == Patch::Native && !site.taken_back) {
+    let unseen = |site: &&Site| site.patch == Patch::Native && !site.taken_back && site.by_engine == 0;
+    for site in sites.list.iter().filter(unseen) {
         let i = Decoder::with_ip(64, &site.bytes, site.address.0, DecoderOptions::NONE).decode();
+        if ALWAYS_SEEN.contains(&i.mnemonic()) {
+            continue;
+        }
         let (places, _) = names
             .entry(format!("{:?}", i.mnemonic()).to_lowercase())
             .and_modify(|(_, first)| *first = site.address.0.min(*first))
@@ -114,8 +128,8 @@ pub fn left_alone(sites: &Sites) -> Option<String> {
         })
         .collect();
     Some(format!(
-        "not patched: where these instructions did not fault, they did with the host's state what they should have done \
-         with the guest's: {}",
+        "not patched: where the guest executed these instructions, they did with the host's state, and without a fault, what \
+         they should have done with the guest's: {}",
         list.join(", ")
     ))
 }
