@@ -3,11 +3,13 @@
 //!
 //! Whatever the patches would catch is hidden from them, in the constant of an instruction that is jumped into; and all
 //! of it runs without patches, too.
+mod borrowed;
+
 use super::*;
 use crate::arch::Efer;
 use crate::engine::EngineError;
 use crate::pv::child::stub;
-use crate::pv::layout::{MONITOR, RAM_FD, SHARED, SHARED_SIZE, ZONE, at};
+use crate::pv::layout::{MONITOR, SHARED, ZONE, at};
 
 /// When a guest that need not end by itself is kicked.
 const SOON: Duration = Duration::from_millis(150);
@@ -151,32 +153,6 @@ fn call_32_bit(number: u8, instruction: [u8; 2]) -> [u8; 7] {
     [0xb8, number, 0, 0, 0, instruction[0], instruction[1]]
 }
 
-/// Where the stub has a SYSCALL.
-fn stubs_syscall() -> u64 {
-    let at = stub::code().windows(2).position(|bytes| bytes == [0x0f, 0x05]).unwrap();
-    MONITOR + at as u64
-}
-
-/// A system call with six arguments by the stub's own instruction.
-fn call_from_stub(a: &mut CodeAssembler, number: i64, arguments: [u64; 6]) -> Result<(), IcedError> {
-    let [b, c, d, e, f, g] = arguments;
-    for (register, value) in [
-        (rdi, b),
-        (rsi, c),
-        (rdx, d),
-        (r10, e),
-        (r8, f),
-        (r9, g),
-        (rax, number as u64),
-        (r11, stubs_syscall()),
-    ] {
-        a.mov(register, value)?;
-    }
-    a.jmp(r11)
-}
-
-const MONITORS_CODE: End = End::Crash("jumped into the monitor's code");
-const DAMAGED: End = End::Crash("damaged the monitor's part");
 const LEFT_64_BIT: End = End::Crash("left 64-bit mode");
 
 /// System calls of the guest's own, seen by the patches or hidden from them.
@@ -248,72 +224,6 @@ fn compatibility_mode(all: &mut Vec<Attack>) {
         a.mov(word_ptr(rdi + 4), COMPATIBLE)?;
         a.db(&[0xff, 0x2f])?; // jmp far [rdi]
         a.hlt()
-    }));
-}
-
-/// System calls by the stub's own instruction, the only ones that the filter looks at twice.
-fn through_the_stub(all: &mut Vec<Attack>) {
-    for (name, number) in [
-        ("fork", libc::SYS_fork),
-        ("vfork", libc::SYS_vfork),
-        ("clone", libc::SYS_clone),
-        ("clone3", libc::SYS_clone3),
-        ("execve", libc::SYS_execve),
-        ("kill", libc::SYS_kill),
-        ("open", libc::SYS_open),
-        ("seccomp", libc::SYS_seccomp),
-        ("prctl", libc::SYS_prctl),
-        ("mprotect", libc::SYS_mprotect),
-        ("fork of x32", 0x4000_0000 + libc::SYS_fork),
-    ] {
-        let program = move |a: &mut CodeAssembler| call_from_stub(a, number, [0; 6]);
-        all.push(attack(format!("{name} from the stub"), MONITORS_CODE, program));
-    }
-    let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
-    let rights = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
-    for (name, end, number, arguments) in [
-        // Private memory, and a descriptor that it does not have.
-        ("mmap anonymous", MONITORS_CODE, libc::SYS_mmap, [STACK, 4096, rights, 0x32, u64::MAX, 0]),
-        ("mmap of another file", MONITORS_CODE, libc::SYS_mmap, [STACK, 4096, rights, flags, 0, 0]),
-        ("futex requeue", MONITORS_CODE, libc::SYS_futex, [SHARED, 3, 1, 1, 0, 0]),
-        // What is allowed, and ends its own process.
-        ("munmap of the stub", DAMAGED, libc::SYS_munmap, [MONITOR, 4096, 0, 0, 0, 0]),
-        ("munmap of the shared area", DAMAGED, libc::SYS_munmap, [SHARED, SHARED_SIZE, 0, 0, 0, 0]),
-        ("munmap of everything", DAMAGED, libc::SYS_munmap, [0x1_0000, 0x7fff_ff00_0000, 0, 0, 0, 0]),
-        ("RAM in place of the stub", DAMAGED, libc::SYS_mmap, [MONITOR, 4096, 1, flags, RAM_FD.into(), 0]),
-        (
-            "RAM in place of the shared area",
-            End::Contained,
-            libc::SYS_mmap,
-            [SHARED, SHARED_SIZE, rights, flags, RAM_FD.into(), 0x40_0000],
-        ),
-    ] {
-        all.push(attack(name, end, move |a| call_from_stub(a, number, arguments)));
-    }
-    let never_answers = attack(
-        "a stub of its own that never answers",
-        End::Crash("did not stop when it was told to"),
-        move |a| {
-            // A page of `jmp $`, over the stub.
-            a.mov(rdi, 0x40_0000_u64)?;
-            a.mov(eax, 0xfeeb_feeb_u32)?;
-            a.mov(ecx, 1024)?;
-            a.rep().stosd()?;
-            call_from_stub(a, libc::SYS_mmap, [MONITOR, 4096, rights, flags, RAM_FD.into(), 0x40_0000])
-        },
-    );
-    all.push(never_answers.kicked());
-    all.push(attack("the stub's list of requests", End::Contained, |a| {
-        a.mov(rbx, SHARED)?;
-        a.mov(rax, SHARED + at::REQUESTS)?;
-        a.mov(qword_ptr(rax), 11)?;
-        a.mov(qword_ptr(rax + 8), 0x1_0000)?;
-        a.mov(rcx, 0x7fff_ff00_0000_u64)?;
-        a.mov(qword_ptr(rax + 16), rcx)?;
-        a.mov(dword_ptr(rbx + at::REQUEST_COUNT), 1)?;
-        a.mov(dword_ptr(rbx + at::TURN), 1)?;
-        a.mov(rax, stub::entries().hypercall)?;
-        a.jmp(rax)
     }));
 }
 
@@ -478,7 +388,8 @@ fn hostile_guests_do_not_get_out_and_others_go_on() {
     let mut all = Vec::new();
     raw_system_calls(&mut all);
     compatibility_mode(&mut all);
-    through_the_stub(&mut all);
+    borrowed::through_the_stub(&mut all);
+    borrowed::with_the_stub(&mut all);
     the_monitors_addresses(&mut all);
     floods(&mut all);
     let done = AtomicBool::new(false);
