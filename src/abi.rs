@@ -14,7 +14,8 @@ pub const LINE_PREFIX: &str = "@trivisor ";
 /// covers one fixed unit of work, so it does not depend on how many iterations the calibration chose.
 pub const RECORD_RESULT: &str = "result";
 
-/// Console record that ends a run: `@trivisor end status=ok` or `status=failed reason=WORDS…` (to end of line).
+/// Console record that ends a run: `@trivisor end status=ok`, or `status=failed reason=WORDS…` (to end of line), or the same
+/// with `status=absent`: what was to be measured, or a part of it, is not there on this machine, and all else went well.
 pub const RECORD_END: &str = "end";
 
 /// Command-line word `budget_us=N`: how long a calibrated measurement should run, in microseconds of guest TSC time.

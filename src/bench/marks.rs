@@ -52,6 +52,8 @@ pub enum End {
     Ok,
     /// `status=failed`, with the guest's words.
     Failed(String),
+    /// `status=absent`: the machine lacks what was to be measured, or a part of it; with the guest's words.
+    Absent(String),
 }
 
 /// Why a record was refused.
@@ -75,7 +77,7 @@ pub enum MarkError {
     /// A name is empty, too long, or has characters outside `a-z A-Z 0-9 _ . / + -`.
     #[error("field `{0}` is not a name")]
     BadName(&'static str),
-    /// The status is neither `ok` nor `failed`.
+    /// The status is none of `ok`, `failed` and `absent`.
     #[error("unknown status")]
     BadStatus,
     /// The same workload, metric and ring were reported before.
@@ -155,9 +157,10 @@ fn end(rest: &str) -> Result<End, MarkError> {
     let status = rest.strip_prefix("status=").ok_or(MarkError::Missing("status"))?;
     match status.split_once(' ').unwrap_or((status, "")) {
         ("ok", _) => Ok(End::Ok),
-        ("failed", tail) => {
+        (how @ ("failed" | "absent"), tail) => {
             let words = tail.trim().strip_prefix("reason=").unwrap_or("");
-            Ok(End::Failed(words.chars().filter(|c| !c.is_control()).take(200).collect()))
+            let words = words.chars().filter(|c| !c.is_control()).take(200).collect();
+            Ok(if how == "failed" { End::Failed(words) } else { End::Absent(words) })
         }
         _ => Err(MarkError::BadStatus),
     }
@@ -259,6 +262,8 @@ mod tests {
     fn failed_keeps_the_words() {
         let t = parse(b"@trivisor end status=failed reason=no such metric\n");
         assert_eq!(t.end, Some(End::Failed("no such metric".to_owned())));
+        let t = parse(b"@trivisor end status=absent reason=no hypercalls\n");
+        assert_eq!(t.end, Some(End::Absent("no hypercalls".to_owned())));
     }
 
     #[test]

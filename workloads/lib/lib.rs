@@ -12,6 +12,7 @@ mod builtins;
 pub mod checksum;
 pub mod console;
 pub mod cpu;
+pub mod hypercall;
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
 pub mod lapic;
@@ -87,6 +88,17 @@ fn exit(status: u8) -> ! {
 /// Ends the run: all went well. Ring 0.
 pub fn succeed() -> ! {
     Line::new().text(abi::LINE_PREFIX).text(abi::RECORD_END).text(" status=ok").print();
+    exit(abi::EXIT_OK)
+}
+
+/// Ends the run well, without what this machine does not have. Ring 0.
+pub fn absent(what: &str) -> ! {
+    Line::new()
+        .text(abi::LINE_PREFIX)
+        .text(abi::RECORD_END)
+        .text(" status=absent reason=")
+        .text(what)
+        .print();
     exit(abi::EXIT_OK)
 }
 

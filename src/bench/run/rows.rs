@@ -98,7 +98,7 @@ impl RowMaker {
             rows.push(row(format!("{}{cause}", record::COUNT), record::UNIT_COUNT, *count as f64, whole));
         }
         rows.push(row("wall".to_owned(), record::UNIT_NS, observation.wall.as_nanos() as f64, whole));
-        if let Some(reason) = trouble.or_else(|| refusal(&transcript)) {
+        if let Some(reason) = trouble.or_else(|| refusal(&transcript)).or_else(|| absence(&transcript)) {
             rows.push(self.failed(workload, column, step, print, &reason));
         }
         rows
@@ -144,9 +144,18 @@ fn trouble(workload: &Workload, observation: &Observation, transcript: &Transcri
         return Some("the guest reported under another workload's name".to_owned());
     }
     if transcript.results.is_empty() && workload.kind != Kind::Demo {
-        return Some(refusal(transcript).unwrap_or_else(|| "the guest reported nothing".to_owned()));
+        let reason = refusal(transcript).or_else(|| absence(transcript));
+        return Some(reason.unwrap_or_else(|| "the guest reported nothing".to_owned()));
     }
     None
+}
+
+/// What the guest did not find on this machine.
+fn absence(transcript: &Transcript) -> Option<String> {
+    match &transcript.end {
+        Some(End::Absent(words)) => Some(words.clone()),
+        _ => None,
+    }
 }
 
 /// The first record that was refused.
