@@ -41,6 +41,8 @@ pub const COM1: RangeInclusive<Port> = Port(0x3f8)..=Port(0x3ff);
 pub const DEBUG_EXIT: RangeInclusive<Port> = Port(0xf4)..=Port(0xf7);
 /// Bench port.
 pub const BENCH: RangeInclusive<Port> = Port(0x5f4)..=Port(0x5f7);
+/// Hypercalls, where the engine does not see VMCALL. No device is there.
+pub const HYPERCALL: Port = Port(0xf8);
 /// Power-on self-test codes: written by everyone, ignored.
 pub const POST: RangeInclusive<Port> = Port(0x80)..=Port(0x80);
 

@@ -56,6 +56,7 @@ impl KvmVcpu {
             }
         };
         self.load(&state)?;
+        self.catch_up(platform)?;
         ended
     }
 
@@ -88,6 +89,7 @@ impl DebugVcpu for KvmVcpu {
         self.forget_single();
         let exit = self.single().step_vcpu(&mut state, platform);
         self.load(&state)?;
+        self.catch_up(platform)?;
         exit
     }
 

@@ -9,6 +9,7 @@ mod cpuid;
 mod debug;
 mod exit;
 mod flat;
+mod hypercall;
 mod ioctl;
 mod msr;
 mod regs;

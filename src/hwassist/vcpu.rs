@@ -16,11 +16,11 @@ use super::exit::{self, KvmExit};
 use super::tsc::TscOffset;
 use super::vm::Shared;
 use super::{cpuid, host, ioctl, is_pvm, regs};
-use crate::arch::msr;
 use crate::arch::{Activity, CpuState, Gpa, Gva, Port, Width};
+use crate::arch::{layout, msr};
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::{
-    Attention, Cause, Counters, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId,
+    Attention, Cause, Counters, DebugEvent, DebugVcpu, EngineError, Exit, Hypercalls, Platform, Vcpu, VcpuId,
 };
 use crate::sys::deadline::DeadlineTimer;
 use kvm_ioctls::VcpuFd;
@@ -43,7 +43,7 @@ pub(super) struct KvmVcpu {
     /// KVM can take a vector now (no shadow, nothing in flight, IF set).
     window_open: bool,
     /// The next KVM_RUN finishes an access first.
-    unfinished: bool,
+    pub(super) unfinished: bool,
     /// A vector was handed over since the last settling; it may not have been delivered yet.
     pub(super) queued: bool,
     /// CR8 as KVM reported it last.
@@ -57,13 +57,15 @@ pub(super) struct KvmVcpu {
 }
 
 /// What one KVM_RUN led to.
-enum Next {
+pub(super) enum Next {
     /// Look around and enter again.
     Enter,
     /// HLT.
     Halt,
     /// A triple fault.
     Shutdown,
+    /// A hypercall came by its port.
+    Hypercall,
     /// `single` has to execute an instruction.
     Rescue,
     /// A debug event at `pc`; whether one of the breakpoint registers is the cause.
@@ -109,7 +111,7 @@ impl KvmVcpu {
     }
 
     /// Enters the guest until KVM comes back, and serves what it came back for.
-    fn enter(&mut self, platform: &Platform, counters: &Counters) -> Result<Next, EngineError> {
+    pub(super) fn enter(&mut self, platform: &Platform, counters: &Counters) -> Result<Next, EngineError> {
         let cr8 = u64::from(platform.cr8(self.id));
         self.fd.get_kvm_run().cr8 = cr8;
         let failed = self.fd.run().err();
@@ -135,6 +137,13 @@ impl KvmVcpu {
     fn serve(&mut self, platform: &Platform) -> Result<Next, EngineError> {
         let id = self.id;
         Ok(match exit::read(self.fd.get_kvm_run(), self.run_size) {
+            KvmExit::Port { port, size: 4, read: false, .. }
+                if port == layout::HYPERCALL.0
+                    && platform.hypercalls().is_some_and(Hypercalls::come_by_port) =>
+            {
+                self.unfinished = true;
+                Next::Hypercall
+            }
             KvmExit::Port { port, size, read, data } => {
                 let width = Width::from_bytes(size).unwrap_or(Width::B1);
                 for item in data.chunks_exact_mut(size) {
@@ -199,7 +208,7 @@ impl KvmVcpu {
     }
 
     /// What `run` does about a [`Next`]; an exit ends it.
-    fn follow(&mut self, next: Next, platform: &Platform) -> Result<Option<Exit>, EngineError> {
+    pub(super) fn follow(&mut self, next: Next, platform: &Platform) -> Result<Option<Exit>, EngineError> {
         match next {
             Next::Enter | Next::Interrupted => Ok(None),
             Next::Halt => {
@@ -210,6 +219,7 @@ impl KvmVcpu {
                 self.activity = Activity::Shutdown;
                 Ok(Some(Exit::TripleFault))
             }
+            Next::Hypercall => self.explicit_call(platform),
             Next::Rescue => self.rescue(platform),
             Next::Debug { pc, hit } => Ok(hit.then_some(Exit::Debug(DebugEvent::Breakpoint(Gva(pc))))),
         }

@@ -16,8 +16,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub(super) const DEVICE: &str = "/dev/kvm";
 /// Three pages for a task segment and one for an identity map, which VMX without "unrestricted guest" needs in real
@@ -31,6 +31,26 @@ pub(super) struct Shared {
     pub(super) vm: VmFd,
     pub(super) ram: Arc<GuestRam>,
     pub(super) cpuid: CpuidTable,
+    /// What KVM was told of RAM.
+    regions: Mutex<Vec<kvm_userspace_memory_region>>,
+    /// Whether accesses to MSRs that KVM does not hold come to us.
+    has_msr_exits: bool,
+}
+
+impl Shared {
+    /// Has KVM forget what it made of the guest's page tables: entries were written from outside, which it does not see
+    /// where it keeps shadows of them. Takes RAM away and gives it back, so no vCPU may run.
+    pub(super) fn forget_translations(&self) -> Result<(), EngineError> {
+        for &region in self.regions.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for memory_size in [0, region.memory_size] {
+                let region = kvm_userspace_memory_region { memory_size, ..region };
+                // SAFETY: as when it was first given.
+                unsafe { self.vm.set_user_memory_region(region) }
+                    .map_err(host("KVM refuses the guest's memory"))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The `kvm` mode.
@@ -117,6 +137,14 @@ impl KvmBackend {
     /// [`EngineError::Unavailable`] with what to do about it; [`EngineError::Host`] if KVM refuses a step.
     pub fn new(platform: &Platform) -> Result<Self, EngineError> {
         let mut backend = Self::with_parts(Path::new(DEVICE), platform.ram(), platform.cpuid_table())?;
+        if let Some(calls) = platform.hypercalls() {
+            if !backend.shared.has_msr_exits {
+                return Err(unavailable(
+                    "hypercalls need MSRs that KVM hands out; use Linux 5.10 or later, or --interface none",
+                ));
+            }
+            calls.take_port();
+        }
         backend.caps.label = calibrated().to_string();
         Ok(backend)
     }
@@ -148,9 +176,10 @@ impl KvmBackend {
         vm.set_identity_map_address(IDENTITY_MAP).map_err(host("cannot place KVM's identity map"))?;
         vm.set_tss_address(TSS_ADDRESS).map_err(host("cannot place KVM's task segment"))?;
         exit_on_emulation_failure(&vm)?;
-        msr::filter(&vm)?;
+        let has_msr_exits = msr::filter(&vm)?;
+        let (ram, cpuid) = (Arc::clone(ram), cpuid.clone());
         Ok(Self {
-            shared: Arc::new(Shared { vm, ram: Arc::clone(ram), cpuid: cpuid.clone() }),
+            shared: Arc::new(Shared { vm, ram, cpuid, regions: Mutex::default(), has_msr_exits }),
             caps: Caps { engine: Engine::Kvm.name(), label: String::from("KVM") },
             slots: AtomicU32::new(0),
         })
@@ -179,7 +208,9 @@ impl Backend for KvmBackend {
         };
         // SAFETY: the slot is one of `shared.ram`, which stays mapped until after the machine is closed.
         unsafe { self.shared.vm.set_user_memory_region(region) }
-            .map_err(host("KVM refuses the guest's memory"))
+            .map_err(host("KVM refuses the guest's memory"))?;
+        self.shared.regions.lock().unwrap_or_else(PoisonError::into_inner).push(region);
+        Ok(())
     }
 
     fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError> {

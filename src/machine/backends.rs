@@ -1,7 +1,7 @@
 //! Makes the engine of a pair, and says which pairs this host has.
 use super::MachineSpec;
 use crate::emulator::{EmuEngine, Emulator};
-use crate::engine::{Backend, Caps, Engine, EngineError, Interface, Pair, Platform};
+use crate::engine::{Backend, Caps, Engine, EngineError, Pair, Platform};
 use crate::hwassist::KvmBackend;
 use crate::pv::Direct;
 use std::sync::Arc;
@@ -23,10 +23,6 @@ pub(super) fn create(spec: &MachineSpec, platform: &Platform) -> Result<Box<dyn 
 }
 
 fn possible(pair: Pair) -> Result<(), EngineError> {
-    if pair.interface == Interface::Pv && pair.engine == Engine::Kvm {
-        let reason = "hypercalls have no way in there yet".to_owned();
-        return Err(EngineError::Unavailable { mode: pair.engine.mode(), reason });
-    }
     pair.objection().map_or(Ok(()), |reason| Err(EngineError::Impossible { pair, reason }))
 }
 

@@ -205,6 +205,18 @@ impl GuestRam {
     }
 }
 
+impl GuestRam {
+    /// Writes eight bytes, as one access where they are aligned. Whether they are RAM.
+    #[inline]
+    pub fn write_u64(&self, at: Gpa, value: u64) -> bool {
+        let Some(offset) = self.offset(at, 8) else { return false };
+        // SAFETY: `offset` is that of eight bytes in the mapping, which is page-aligned.
+        unsafe { self.map.as_mut_ptr().add(offset as usize).cast::<u64>().write_unaligned(value) };
+        self.code.note_write(offset, 8);
+        true
+    }
+}
+
 impl PageMemory for GuestRam {
     fn read_u32(&self, at: Gpa) -> Option<u32> {
         // SAFETY: in bounds; unaligned entries cannot occur but are harmless.
@@ -247,6 +259,8 @@ mod tests {
         assert!(ram.write(Gpa(u64::MAX - 1), &back).is_err());
         assert_eq!(ram.read_u64(Gpa(2 * PAGE_SIZE - 4)), None);
         ram.set_bits(Gpa(u64::MAX), 1);
+        assert!(ram.write_u64(Gpa(2 * PAGE_SIZE - 8), 5) && !ram.write_u64(Gpa(2 * PAGE_SIZE - 7), 6));
+        assert_eq!(ram.read_u64(Gpa(2 * PAGE_SIZE - 8)), Some(5));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Maps the pages of a batched update before they are touched: as one mapping where they follow each other in RAM.
 //!
 //! Only pages that a touch would find ready are mapped: accessed already, allowed, and for writing dirty. So accessed and
-//! dirty bits stay exact, and whatever is left out is mapped by a fault, as ever.
+//! dirty bits stay exact, and whatever is left out is mapped by a fault, as ever. Pages with code are left out, too: what
+//! to make of them is the fault's to say.
 use super::child::Child;
 use super::space::{Kind, Space, is_guest_page};
 use crate::arch::address::PAGE_SIZE;
-use crate::arch::paging::{self, Access, PagingMode, Privilege};
+use crate::arch::paging::{PagingMode, Privilege, ready_pages};
 use crate::engine::{EngineError, PageRange};
 use crate::mem::GuestRam;
 
@@ -17,16 +18,23 @@ struct Stretch {
     kind: Kind,
 }
 
-/// How a small page at `page` is to be mapped, and its RAM offset.
-fn ready(ram: &GuestRam, mode: &PagingMode, page: u64) -> Option<(Kind, u64)> {
-    let known = |access| paging::known(ram, mode, crate::arch::Gva(page), access, Privilege::Supervisor);
-    let (kind, translation) = match known(Access::Write) {
-        Some(translation) => (Kind::Write, translation),
-        None => (Kind::Read, known(Access::Read)?),
-    };
-    // A page that may be written but is not dirty is mapped for reading only.
-    (translation.page_size == PAGE_SIZE).then_some(())?;
-    Some((kind, ram.offset(translation.gpa.page(), PAGE_SIZE)?))
+/// What is to be mapped of `range`.
+fn stretches(ram: &GuestRam, mode: &PagingMode, range: &PageRange) -> Vec<Stretch> {
+    let mut found: Vec<Stretch> = Vec::new();
+    ready_pages(ram, mode, range.first, range.count, Privilege::Supervisor, |gva, page| {
+        let Some(page) = page.filter(|_| is_guest_page(gva.0)) else { return };
+        let Some(offset) = ram.offset(page.gpa, PAGE_SIZE).filter(|&at| !ram.code().has_code(at)) else {
+            return;
+        };
+        let kind = if page.writable { Kind::Write } else { Kind::Read };
+        match found.last_mut() {
+            Some(s) if s.kind == kind && s.start + s.length == gva.0 && s.offset + s.length == offset => {
+                s.length += PAGE_SIZE;
+            }
+            _ => found.push(Stretch { start: gva.0, length: PAGE_SIZE, offset, kind }),
+        }
+    });
+    found
 }
 
 /// Maps what is ready of `range`. What the tables no longer say has been unmapped before.
@@ -37,29 +45,17 @@ pub(super) fn map(
     mode: &PagingMode,
     range: &PageRange,
 ) -> Result<(), EngineError> {
-    let mut stretch: Option<Stretch> = None;
-    let first = range.first.0 & !(PAGE_SIZE - 1);
-    for n in 0..range.count {
-        let page = first.wrapping_add(n * PAGE_SIZE);
-        let found = is_guest_page(page)
-            .then(|| ready(ram, mode, page))
-            .flatten()
-            .filter(|&(_, offset)| space.text_at(offset).is_none() && space.find(page).is_none());
-        match (&mut stretch, found) {
-            (Some(s), Some((kind, offset))) if kind == s.kind && offset == s.offset + s.length => {
-                s.length += PAGE_SIZE;
-            }
-            (_, found) => {
-                let next =
-                    found.map(|(kind, offset)| Stretch { start: page, length: PAGE_SIZE, offset, kind });
-                if let Some(s) = std::mem::replace(&mut stretch, next) {
-                    space.map_pages(child, s.start, s.length, s.offset, s.kind)?;
-                }
+    for s in stretches(ram, mode, range) {
+        if space.is_empty(s.start, s.length) {
+            space.map_pages(child, s.start, s.length, s.offset, s.kind)?;
+            continue;
+        }
+        // What is mapped already stays, and what lies between is mapped page by page.
+        for into in (0..s.length).step_by(PAGE_SIZE as usize) {
+            if space.find(s.start + into).is_none() {
+                space.map_pages(child, s.start + into, PAGE_SIZE, s.offset + into, s.kind)?;
             }
         }
     }
-    match stretch {
-        Some(s) => space.map_pages(child, s.start, s.length, s.offset, s.kind),
-        None => Ok(()),
-    }
+    Ok(())
 }

@@ -170,6 +170,12 @@ impl Space {
         self.map(child, start, Run { length, offset, kind })
     }
 
+    /// Whether nothing is mapped in `start..start + length`.
+    pub(super) fn is_empty(&self, start: u64, length: u64) -> bool {
+        let last = self.runs.range(..start.saturating_add(length)).next_back();
+        last.is_none_or(|(&at, run)| at + run.length <= start)
+    }
+
     /// Unmaps everything.
     pub(super) fn clear(&mut self, child: &mut Child) -> Result<(), EngineError> {
         // Whatever is there is the guest's, but for the zone.

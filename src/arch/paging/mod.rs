@@ -3,6 +3,7 @@
 //! [`walk`] checks rights and sets accessed and dirty bits, as the CPU does on a TLB miss; [`look`] shows a
 //! translation level by level and changes nothing, for people and debuggers.
 mod format;
+mod stretch;
 #[cfg(test)]
 mod tests;
 
@@ -11,6 +12,7 @@ use super::cpuid::MOST_PHYSICAL_BITS;
 use super::exception::{Exception, PageFaultCode};
 use super::{CpuState, Cr0, Cr4, Efer, Gpa, Gva, Rflags};
 use format::{A, D, Format, G, NX, P, RW, US};
+pub use stretch::{ReadyPage, ready_pages};
 
 /// Guest-physical memory as the walker needs it. `None` where there is no RAM: such entries read as not present.
 pub trait PageMemory {

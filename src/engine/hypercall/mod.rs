@@ -17,7 +17,7 @@ use crate::arch::address::PAGE_SIZE;
 use crate::arch::cpuid::CpuidResult;
 use crate::arch::paging::{self, PagingMode};
 use crate::arch::state::gpr;
-use crate::arch::{CpuState, Gpa, Gva};
+use crate::arch::{CpuState, Gpa, Gva, layout};
 use crate::mem::GuestRam;
 use clock_page::ClockPage;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,9 @@ pub type TextSink = Box<dyn Fn(&[u8]) + Send + Sync>;
 
 /// VMCALL, a filler that makes a patch fit, RET: for engines that see VMCALL themselves.
 const WITH_VMCALL: &[u8] = &[0x0f, 0x01, 0xc1, 0x90, 0xc3];
+
+/// OUT of EAX, RET.
+const WITH_PORT: &[u8] = &[0xe7, layout::HYPERCALL.0 as u8, 0xc3];
 
 /// What a machine that offers hypercalls keeps for them.
 pub struct Hypercalls {
@@ -67,10 +70,17 @@ impl Hypercalls {
         }
     }
 
-    /// To be called by an engine to which VMCALL does not come, before the guest runs: the code that hypercall pages begin
-    /// with. Once.
-    pub fn set_way_in(&self, code: &'static [u8]) {
-        self.way_in.get_or_init(|| code);
+    /// To be called by an engine to which VMCALL does not come, before the guest runs: hypercall pages then begin with a
+    /// write to [`layout::HYPERCALL`].
+    pub fn take_port(&self) {
+        self.way_in.get_or_init(|| WITH_PORT);
+    }
+
+    /// Whether the guest calls by the engine's own way in, which is a write of EAX to [`layout::HYPERCALL`], and calls are on.
+    #[inline]
+    #[must_use]
+    pub fn come_by_port(&self) -> bool {
+        self.are_on() && self.way_in.get().is_some()
     }
 
     /// Whether the guest has named its hypercall page: before that there are no hypercalls.
@@ -172,8 +182,9 @@ impl Work<'_> {
         }
         let mut bytes = vec![0; 8 * N * count as usize];
         self.ram().read(Gpa(at), &mut bytes).map_err(|_| abi::ERROR_ADDRESS)?;
-        let mut words = bytes.chunks_exact(8).map(|b| b.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b)));
-        Ok((0..count).map(|_| std::array::from_fn(|_| words.next().unwrap_or(0))).collect())
+        let (words, _) = bytes.as_chunks::<8>();
+        let items = words.chunks_exact(N);
+        Ok(items.map(|item| std::array::from_fn(|i| u64::from_le_bytes(item[i]))).collect())
     }
 
     /// Any call but [`abi::CALL_MULTICALL`].
@@ -198,7 +209,7 @@ impl Work<'_> {
         for (i, &[number, a, b, c, _]) in (0..).zip(&list) {
             let result = self.single([number, a, b, c]);
             // The list was read, so it is RAM.
-            let _ = self.ram().write(Gpa(at + size * i + size - 8), &result.to_le_bytes());
+            self.ram().write_u64(Gpa(at + size * i + size - 8), result);
         }
         count
     }
@@ -210,7 +221,7 @@ impl Work<'_> {
         };
         let mut written = 0;
         for &[entry, value] in &list {
-            if !entry.is_multiple_of(8) || self.ram().write(Gpa(entry), &value.to_le_bytes()).is_err() {
+            if !entry.is_multiple_of(8) || !self.ram().write_u64(Gpa(entry), value) {
                 break;
             }
             written += 1;
