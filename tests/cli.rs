@@ -4,6 +4,8 @@
 //! `program` starts and watches the binary; `images` makes guests byte by byte.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should panic")]
 
+#[path = "cli/abi_example.rs"]
+mod abi_example;
 #[path = "cli/bench.rs"]
 mod bench;
 #[path = "cli/guests.rs"]

@@ -1,4 +1,4 @@
-//! 512 contiguous pages mapped before they are touched: by one hypercall, and by plain writes to the page table.
+//! 512 pages mapped by one hypercall, and by plain writes to the page table: contiguous ones and scattered ones.
 #![no_std]
 #![no_main]
 
@@ -19,15 +19,27 @@ const READY: u64 = PRESENT | WRITABLE | 1 << 5 | 1 << 6;
 #[repr(C, align(4096))]
 struct Lists {
     map: [[u64; 2]; PAGES as usize],
+    scatter: [[u64; 2]; PAGES as usize],
     unmap: [[u64; 2]; PAGES as usize],
 }
 
-static LISTS: Single<Lists> =
-    Single::new(Lists { map: [[0; 2]; PAGES as usize], unmap: [[0; 2]; PAGES as usize] });
+static LISTS: Single<Lists> = Single::new(Lists {
+    map: [[0; 2]; PAGES as usize],
+    scatter: [[0; 2]; PAGES as usize],
+    unmap: [[0; 2]; PAGES as usize],
+});
+
+/// What page `number` is mapped to.
+fn value(number: u64, scattered: bool) -> u64 {
+    // An odd factor: each frame once, and no two neighbours together.
+    let frame = if scattered { number * 37 % PAGES } else { number };
+    (USER_ARENA + frame * PAGE) | READY
+}
 
 struct Window {
     table: Table,
     map: u64,
+    scatter: u64,
     unmap: u64,
 }
 
@@ -38,21 +50,27 @@ impl Window {
         let lists = unsafe { LISTS.get() };
         for n in 0..PAGES {
             let entry = table + 8 * n;
-            lists.map[n as usize] = [entry, (USER_ARENA + n * PAGE) | READY];
+            lists.map[n as usize] = [entry, value(n, false)];
+            lists.scatter[n as usize] = [entry, value(n, true)];
             lists.unmap[n as usize] = [entry, 0];
         }
-        Self { table: Table(table), map: lists.map.as_ptr() as u64, unmap: lists.unmap.as_ptr() as u64 }
+        let [map, scatter, unmap] =
+            [&lists.map, &lists.scatter, &lists.unmap].map(|list| list.as_ptr() as u64);
+        Self { table: Table(table), map, scatter, unmap }
     }
 
-    /// Maps or unmaps all pages by plain writes.
-    fn write(&self, map: bool) {
+    /// Maps all pages by plain writes.
+    fn write(&self, scattered: bool) {
         for n in 0..PAGES {
-            self.table.set(n as usize, if map { (USER_ARENA + n * PAGE) | READY } else { 0 });
+            self.table.set(n as usize, value(n, scattered));
         }
     }
 
-    /// Forgets the translations, as a kernel that has unmapped many pages does.
-    fn flush(&self) {
+    /// Unmaps them, and forgets the translations as a kernel that has unmapped many pages does.
+    fn clear(&self) {
+        for n in 0..PAGES {
+            self.table.set(n as usize, 0);
+        }
         // SAFETY: the same tables.
         unsafe { cpu::set_cr3(cpu::cr3()) };
     }
@@ -102,48 +120,38 @@ fn time(run: &Run, mut work: impl FnMut(), mut undo: impl FnMut()) -> Sample {
 
 fn main(run: &Run) {
     let window = Window::prepare();
-    window.write(true);
+    window.write(false);
     let first = window.touch();
     let checksum = Checksum::new().word(window.touch().wrapping_sub(first));
-    window.write(false);
-    window.flush();
-
-    let unmap = || {
-        window.write(false);
-        window.flush();
-    };
-    let plain = || {
-        window.write(true);
-        window.touch();
-    };
-    run.report("map_plain_touch", 0, time(run, plain, unmap), checksum.value());
+    window.clear();
+    for (metric, scattered) in [("map_plain_touch", false), ("map_plain_scattered", true)] {
+        let plain = || {
+            window.write(scattered);
+            window.touch();
+        };
+        run.report(metric, 0, time(run, plain, || window.clear()), checksum.value());
+    }
 
     let Some(calls) = Hypercalls::find().filter(|calls| calls.offers(abi::OFFERS_MMU_UPDATE)) else {
         guest::absent(hypercall::NONE)
     };
-    let before = {
-        window.write(true);
-        let sum = window.touch();
-        unmap();
-        sum + PAGES
-    };
-    let written = window.batch(calls, window.map);
+    window.write(false);
+    let before = window.touch() + PAGES;
+    window.clear();
+    let written = window.batch(calls, window.scatter);
     let seen = window.touch();
     let gone = window.batch(calls, window.unmap);
     assert!(seen == before, "the pages held {seen} instead of {before}");
-    let checksum = Checksum::new().word(written).word(gone);
+    let checksum = Checksum::new().word(written).word(gone).value();
     let wrong = core::cell::Cell::new(0_u64);
     let exactly = |list| wrong.set(wrong.get() + u64::from(window.batch(calls, list) != PAGES));
-    let sample = time(run, || exactly(window.map), || exactly(window.unmap));
-    run.report("map_batch", 0, sample, checksum.value());
-    let sample = time(
-        run,
-        || {
-            exactly(window.map);
+    run.report("map_batch", 0, time(run, || exactly(window.map), || exactly(window.unmap)), checksum);
+    for (metric, list) in [("map_batch_touch", window.map), ("map_batch_scattered", window.scatter)] {
+        let batch = || {
+            exactly(list);
             window.touch();
-        },
-        || exactly(window.unmap),
-    );
-    run.report("map_batch_touch", 0, sample, checksum.value());
+        };
+        run.report(metric, 0, time(run, batch, || exactly(window.unmap)), checksum);
+    }
     assert!(wrong.get() == 0, "{} updates were not made whole", wrong.get());
 }
