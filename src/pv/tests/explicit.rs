@@ -249,3 +249,81 @@ fn without_hypercalls_vmcall_is_undefined_and_never_reaches_the_host() {
         assert!(state.rflags.contains(Rflags::CF), "the handler's frame had the flags");
     }
 }
+
+/// Entries of all kinds, in batches that say rightly where they are or not at all, and a look at every page after each.
+#[test]
+fn random_batches_are_seen_as_the_interpreter_sees_them() {
+    const BATCHES: u64 = 24;
+    const LISTS: u64 = 0x60_0000;
+    let mut seed = 0x1234_5678_9abc_def1_u64;
+    let mut random = move |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let mut lists = Vec::new();
+    for _ in 0..BATCHES {
+        let (first, count) = (random(PAGES), random(128));
+        let count = count.min(PAGES - first);
+        let entries: Vec<u64> = (0..count)
+            .flat_map(|n| {
+                let frame = match random(12) {
+                    0 => FakeMachine::MMIO.0,
+                    1 => CODE,
+                    2 => PAGE,
+                    3 => 1 << 45,
+                    4 => FakeMachine::TABLES.0,
+                    5..8 => FRAMES + 4096 * random(PAGES),
+                    _ => FRAMES + 4096 * (first + n),
+                };
+                let bits = match random(8) {
+                    0 => 0,
+                    1 => 3,
+                    2 => 0x23,
+                    3 => READY | 1 << 50,
+                    4 => READY & !2,
+                    _ => READY,
+                };
+                [TABLE + 8 * (first + n), frame | bits]
+            })
+            .collect();
+        let hint = if random(4) == 0 { abi::ANYWHERE } else { WINDOW + 4096 * first };
+        lists.push((entries, count, hint));
+    }
+    let (_, state) = compare(
+        |a| {
+            name_the_page(a);
+            for (n, (_, count, hint)) in (0..).zip(&lists) {
+                let mut top = a.create_label();
+                call(a, [abi::CALL_MMU_UPDATE, LISTS + 0x1000 * n, *count, *hint]);
+                a.add(r15, rax).unwrap();
+                a.mov(rsi, WINDOW).unwrap();
+                a.mov(ecx, PAGES as u32).unwrap();
+                a.set_label(&mut top).unwrap();
+                a.mov(rax, qword_ptr(rsi)).unwrap();
+                a.add(rbx, rax).unwrap();
+                a.rol(rbx, 1).unwrap();
+                a.add(rsi, 4096).unwrap();
+                a.dec(ecx).unwrap();
+                a.jnz(top).unwrap();
+            }
+            a.hlt().unwrap();
+        },
+        |a| {
+            // Skips the look, which is three bytes long.
+            a.inc(r14).unwrap();
+            a.add(rsp, 8).unwrap();
+            a.add(qword_ptr(rsp), 3).unwrap();
+            a.iretq().unwrap();
+        },
+        |machine| {
+            prepare(machine, READY, false);
+            for (n, (entries, _, _)) in (0..).zip(&lists) {
+                put(machine, LISTS + 0x1000 * n, entries);
+            }
+        },
+    );
+    assert_eq!(state.gpr[15], lists.iter().map(|(_, count, _)| count).sum::<u64>());
+    assert!(state.gpr[14] > BATCHES * 20, "{} pages were not there", state.gpr[14]);
+}
