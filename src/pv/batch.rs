@@ -18,10 +18,10 @@ struct Stretch {
     kind: Kind,
 }
 
-/// What is to be mapped of `range`.
-fn stretches(ram: &GuestRam, mode: &PagingMode, range: &PageRange) -> Vec<Stretch> {
+/// What is to be mapped of `range` for accesses at `privilege`.
+fn stretches(ram: &GuestRam, mode: &PagingMode, range: &PageRange, privilege: Privilege) -> Vec<Stretch> {
     let mut found: Vec<Stretch> = Vec::new();
-    ready_pages(ram, mode, range.first, range.count, Privilege::Supervisor, |gva, page| {
+    ready_pages(ram, mode, range.first, range.count, privilege, |gva, page| {
         let Some(page) = page.filter(|_| is_guest_page(gva.0)) else { return };
         let Some(offset) = ram.offset(page.gpa, PAGE_SIZE).filter(|&at| !ram.code().has_code(at)) else {
             return;
@@ -45,7 +45,7 @@ pub(super) fn map(
     mode: &PagingMode,
     range: &PageRange,
 ) -> Result<(), EngineError> {
-    for s in stretches(ram, mode, range) {
+    for s in stretches(ram, mode, range, space.privilege()) {
         if space.is_empty(s.start, s.length) {
             space.map_pages(child, s.start, s.length, s.offset, s.kind)?;
             continue;

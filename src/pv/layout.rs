@@ -3,6 +3,10 @@
 //! The guest owns everything below [`MONITOR`] except the thunk zone. The monitor's part lies far above what a guest
 //! linked low uses: the stub's code, then the shared area (one memfd, mapped in the child and in the engine).
 //! The guest runs in the same address space and can write all of it: the engine trusts no word of it.
+//!
+//! A vCPU has one process for its kernel and others for its user programs. The shared memory object holds an area for
+//! each. A user's process maps its own area only; the kernel's maps all, its own first, and so its stub can hand the
+//! CPU over and take it back without the engine.
 
 /// First address that the guest cannot have: the stub's image.
 pub(super) const MONITOR: u64 = 0x7000_0000_0000;
@@ -14,6 +18,10 @@ pub(super) const SHARED_DISTANCE: u64 = 0x10_0000;
 pub(super) const SHARED: u64 = MONITOR + SHARED_DISTANCE;
 /// Bytes of the shared area.
 pub(super) const SHARED_SIZE: u64 = 0x2_0000;
+/// Processes for user programs that a vCPU has at most: address spaces that it can switch between without mapping anew.
+pub(super) const MOST_USERS: usize = 4;
+/// Shared areas of a vCPU: the kernel's and its users'.
+pub(super) const AREAS: usize = 1 + MOST_USERS;
 
 /// The thunk zone: copies of patched instructions, within reach of a near jump from code linked low. Its distance from
 /// that code has 0x60 or 0x61 in its highest byte, see `patch::pun`.
@@ -52,8 +60,9 @@ pub(super) const TEXT_FD: u32 = 5;
 pub(super) mod at {
     // A line of the cache has one writer at a time, and only the first is looked at while the other side works.
 
-    /// u32: whose turn it is, [`super::turn`]. The one word that both sides wait on. With it in its cache line is what both
-    /// sides change at nearly every hand-over, immediately before.
+    // The first line is all that a hand-over changes, but for the general registers.
+
+    /// u32: whose turn it is, [`super::turn`]. The one word that others wait on.
     pub(in crate::pv) const TURN: u64 = 0x000;
     /// u32: what the child reports, [`super::event`].
     pub(in crate::pv) const EVENT: u64 = 0x004;
@@ -61,30 +70,39 @@ pub(super) mod at {
     pub(in crate::pv) const RIP: u64 = 0x008;
     /// u64: host flags at a hypercall.
     pub(in crate::pv) const RFLAGS: u64 = 0x010;
+    /// u64: FS base.
+    pub(in crate::pv) const FS_BASE: u64 = 0x018;
+    /// u64: GS base.
+    pub(in crate::pv) const GS_BASE: u64 = 0x020;
+    /// u64: the guest's address behind the SYSCALL that came last, and where its thunk goes on.
+    pub(in crate::pv) const NEXT_GUEST: u64 = 0x028;
+    /// u64: see [`NEXT_GUEST`].
+    pub(in crate::pv) const NEXT_NATIVE: u64 = 0x030;
+    /// u32: what to do beside the requests, [`super::command`].
+    pub(in crate::pv) const COMMAND: u64 = 0x038;
+    /// u32: a user's process sleeps on TURN and wants to be woken. (The kernel's has a door.)
+    pub(in crate::pv) const CHILD_ASLEEP: u64 = 0x03c;
 
     /// u32: how many entries of REQUESTS are to be executed before the guest goes on.
     pub(in crate::pv) const REQUEST_COUNT: u64 = 0x040;
-    /// u32: what to do beside, [`super::command`].
-    pub(in crate::pv) const COMMAND: u64 = 0x044;
     /// u32: a kick came while the stub was at work.
     pub(in crate::pv) const KICK: u64 = 0x048;
-    /// u32: the engine sleeps on TURN and wants to be woken.
+    /// u32: the engine sleeps on this word. Whoever reports clears it and wakes the engine.
     pub(in crate::pv) const ENGINE_ASLEEP: u64 = 0x04c;
-    /// u32: how often the child looks at TURN before it sleeps; at least 1.
+    /// u32: how often the child looks at TURN before it sleeps while the engine works; at least 1.
     pub(in crate::pv) const SPINS: u64 = 0x050;
+    /// u32: the same, while the other process of the vCPU runs.
+    pub(in crate::pv) const PAIR_SPINS: u64 = 0x054;
+    /// u64: kernel's area: where it finds the area of the user's process that it hands over to (its own if there is none);
+    /// user's area: 0.
+    pub(in crate::pv) const USER_AREA: u64 = 0x058;
 
-    /// u32: the child sleeps on TURN and wants to be woken.
-    pub(in crate::pv) const CHILD_ASLEEP: u64 = 0x084;
     /// u64: number of the signal that came.
     pub(in crate::pv) const SIGNAL: u64 = 0x088;
     /// u64: address of its `siginfo_t`.
     pub(in crate::pv) const SIGNAL_INFO: u64 = 0x090;
     /// u64: address of its `ucontext_t`.
     pub(in crate::pv) const SIGNAL_FRAME: u64 = 0x098;
-    /// u64: FS base.
-    pub(in crate::pv) const FS_BASE: u64 = 0x0a0;
-    /// u64: GS base.
-    pub(in crate::pv) const GS_BASE: u64 = 0x0a8;
 
     /// u64: what PUSHF adds to the host's flags to give the guest's: −0x200 while IF is clear, plus AC and IOPL.
     pub(in crate::pv) const FLAGS_DELTA: u64 = 0x0c0;
@@ -105,10 +123,39 @@ pub(super) mod at {
 
     /// u64 × 16: general registers of a hypercall, in encoding order.
     pub(in crate::pv) const GPR: u64 = 0x100;
+
     /// u64: the host's flags while a POPF thunk works.
-    pub(in crate::pv) const HOST_FLAGS: u64 = 0x180;
+    pub(in crate::pv) const HOST_FLAGS: u64 = 0x1b0;
     /// u64: nonzero: VMCALL goes to the engine, whatever it asks for (ring 3, or hypercalls are not taken).
-    pub(in crate::pv) const VMCALL_SLOW: u64 = 0x188;
+    pub(in crate::pv) const VMCALL_SLOW: u64 = 0x1b8;
+    /// u64: where thunks of SYSCALL jump to.
+    pub(in crate::pv) const SYSCALL_WAY: u64 = 0x180;
+    /// u64: where thunks of SYSRETQ jump to.
+    pub(in crate::pv) const SYSRET_WAY: u64 = 0x188;
+    /// u64: where thunks of IRETQ jump to.
+    pub(in crate::pv) const IRET_WAY: u64 = 0x190;
+    /// u32: which way led into the stub, [`super::way`].
+    pub(in crate::pv) const WAY: u64 = 0x1a8;
+    /// u32: the process waits inside a signal handler and is to leave it before it goes on.
+    pub(in crate::pv) const PARK: u64 = 0x1ac;
+
+    /// u64: kernel's area: where the child goes on for a SYSCALL of the user.
+    pub(in crate::pv) const ENTRY: u64 = 0x1c0;
+    /// u64: the flags that SYSCALL keeps: what IA32_FMASK does not name.
+    pub(in crate::pv) const ENTRY_KEEP: u64 = 0x1c8;
+    /// u64: [`FLAGS_DELTA`] behind a SYSCALL.
+    pub(in crate::pv) const ENTRY_DELTA: u64 = 0x1d0;
+    /// u64: selectors in a frame of IRETQ that returns to the user.
+    pub(in crate::pv) const USER_CS: u64 = 0x1d8;
+    /// u64: see [`USER_CS`].
+    pub(in crate::pv) const USER_SS: u64 = 0x1e0;
+    /// u32: nonzero: kernel and user have handed over to each other since the engine's last release.
+    pub(in crate::pv) const CROSSED: u64 = 0x1e8;
+
+    /// u32: user's area (or the kernel's, while it has no user): the kernel's process sleeps on DOOR.
+    pub(in crate::pv) const KERNEL_ASLEEP: u64 = 0x200;
+    /// u32: set and woken by whoever has something for the kernel's process.
+    pub(in crate::pv) const DOOR: u64 = 0x204;
     /// XSAVE area, standard format.
     pub(in crate::pv) const XSAVE: u64 = 0x1000;
     /// The stub's own stack, growing down from here.
@@ -136,6 +183,24 @@ pub(super) mod turn {
     pub(in crate::pv) const CHILD: u32 = 1;
     /// The child has reported an event and waits.
     pub(in crate::pv) const ENGINE: u32 = 2;
+    /// A user's process has made a system call and waits; the kernel's takes it up.
+    pub(in crate::pv) const KERNEL: u32 = 3;
+    /// The other process goes on: wake it if it sleeps, and wait as PARKED.
+    pub(in crate::pv) const STAND_DOWN: u32 = 4;
+    /// The child waits while the other process runs. Only while the kernel's process does are a user's reports believed.
+    pub(in crate::pv) const PARKED: u32 = 5;
+}
+
+/// Values of [`at::WAY`].
+pub(super) mod way {
+    /// To the engine.
+    pub(in crate::pv) const HYPERCALL: u32 = 0;
+    /// SYSCALL to the kernel's process.
+    pub(in crate::pv) const SYSCALL: u32 = 1;
+    /// SYSRETQ to the user's.
+    pub(in crate::pv) const SYSRET: u32 = 2;
+    /// IRETQ to the user's.
+    pub(in crate::pv) const IRET: u32 = 3;
 }
 
 /// Values of [`at::EVENT`].

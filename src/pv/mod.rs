@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `layout` | the child's addresses and the words of the shared page |
 //! | `child` | the process: start, stub, filter, hand-over, registers |
-//! | `space` | guest page tables → mappings of the child |
+//! | `sides` | the processes: one for the guest's kernel, one for each of its last user address spaces |
+//! | `space` | guest page tables → mappings of a child |
 //! | `batch` | pages that a hypercall mapped, at once |
 //! | `patch` | scan, sites, thunks |
 //! | `text` | the memory behind patched code |
@@ -19,6 +20,7 @@ mod batch;
 mod child;
 mod layout;
 mod patch;
+mod sides;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -89,6 +91,9 @@ fn check_host() -> Result<(), EngineError> {
     let unavailable = |reason: &str| EngineError::Unavailable { mode: Mode::Pv, reason: reason.to_owned() };
     if !std::arch::is_x86_feature_detected!("avx") {
         return Err(unavailable("the host's CPU has no AVX, or its kernel does not enable it"));
+    }
+    if !std::arch::is_x86_feature_detected!("xsaveopt") {
+        return Err(unavailable("the host's CPU has no XSAVEOPT, or its hypervisor hides it"));
     }
     if !child::has_fsgsbase() {
         return Err(unavailable(

@@ -1,4 +1,4 @@
-//! The child's address space as a mirror of the guest's page tables.
+//! A child's address space as a mirror of the guest's page tables: the kernel's has all pages, a user's those of ring 3.
 //!
 //! A page is mapped when guest code first touches it and the tables allow it: reads map read-only unless the dirty bit
 //! is set already, writes map writable (the walk has set the dirty bit), fetches map the *shadow text*, a patched copy.
@@ -11,7 +11,7 @@
 use super::child::Child;
 use super::layout::{LOWEST, MONITOR, RAM_FD, TEXT_FD, ZONE, ZONE_SIZE, most_mapped};
 use crate::arch::address::PAGE_SIZE;
-use crate::arch::paging::{self, PagingMode, Translation};
+use crate::arch::paging::{self, PagingMode, Privilege, Translation};
 use crate::arch::{Cr0, Gpa, Gva};
 use crate::engine::EngineError;
 use crate::mem::GuestRam;
@@ -52,6 +52,8 @@ pub(super) struct Space {
     runs: BTreeMap<u64, Run>,
     /// RAM offset of each text page, and the one virtual address where it is mapped.
     text: HashMap<u64, u64>,
+    /// Only what ring 3 may reach is mapped.
+    for_user: bool,
     /// Large guest pages of which something may be mapped: first byte and size.
     large: HashSet<(u64, u64)>,
     /// Bytes of all runs, and how many there may be.
@@ -70,9 +72,10 @@ pub(super) fn in_zone(address: u64) -> bool {
 }
 
 impl Space {
-    /// An empty space.
-    pub(super) fn new(ram: Arc<GuestRam>) -> Self {
+    /// An empty space; `for_user` says that it is a user's, in which only pages of ring 3 are.
+    pub(super) fn new(ram: Arc<GuestRam>, for_user: bool) -> Self {
         Self {
+            for_user,
             most_mapped: most_mapped(ram.size()),
             ram,
             runs: BTreeMap::new(),
@@ -82,14 +85,19 @@ impl Space {
         }
     }
 
+    /// At which privilege what is mapped here is accessed.
+    pub(super) fn privilege(&self) -> Privilege {
+        if self.for_user { Privilege::User } else { Privilege::Supervisor }
+    }
+
     /// How the page at `address` is mapped, and its RAM offset.
     pub(super) fn find(&self, address: u64) -> Option<(Kind, u64)> {
         let (&start, run) = self.runs.range(..=address).next_back()?;
         (address - start < run.length).then(|| (run.kind, run.offset + (address - start)))
     }
 
-    /// Whether the RAM page at `offset` is mapped as text, and where.
-    pub(super) fn text_at(&self, offset: u64) -> Option<u64> {
+    /// Whether the RAM page at `offset` is mapped as text here, and where.
+    fn text_at(&self, offset: u64) -> Option<u64> {
         self.text.get(&offset).copied()
     }
 
@@ -208,7 +216,7 @@ impl Space {
     }
 
     /// Maps what `translation` of the data access at `address` says, with as much around it as one guest page, or
-    /// several small ones that are in use already, allow.
+    /// several small ones that are in use already, allow. `is_text` knows the RAM pages that are text anywhere.
     pub(super) fn map_data(
         &mut self,
         child: &mut Child,
@@ -216,6 +224,7 @@ impl Space {
         address: u64,
         translation: &Translation,
         kind: Kind,
+        is_text: impl Fn(u64) -> bool,
     ) -> Result<(), EngineError> {
         let page = address & !(PAGE_SIZE - 1);
         let (start, end) = if translation.page_size >= LARGE {
@@ -231,7 +240,7 @@ impl Space {
             let offset = (at < end && is_guest_page(at))
                 .then(|| self.ram.offset(Gpa(at.wrapping_add(delta)), PAGE_SIZE))
                 .flatten()
-                .filter(|offset| !self.text.contains_key(offset));
+                .filter(|&offset| !is_text(offset));
             match (from, offset) {
                 (None, Some(offset)) => from = Some((at, offset)),
                 // RAM slots are contiguous in the memory object only within themselves.
@@ -275,15 +284,20 @@ impl Space {
         (start, end)
     }
 
-    /// Maps the shadow of the RAM page at `offset` at `page`, and takes write access to it away everywhere. An earlier
-    /// text mapping at another address goes too.
-    pub(super) fn map_text(&mut self, child: &mut Child, page: u64, offset: u64) -> Result<(), EngineError> {
+    /// The RAM page at `offset` is to be text at `page` and nowhere else: write access to it is taken away, and a text
+    /// mapping at another address.
+    pub(super) fn make_text(&mut self, child: &mut Child, page: u64, offset: u64) -> Result<(), EngineError> {
         if let Some(other) = self.text_at(offset).filter(|&other| other != page) {
             self.unmap(child, other, PAGE_SIZE)?;
         }
         for at in self.places(offset, Kind::Write) {
             self.unmap(child, at, PAGE_SIZE)?;
         }
+        Ok(())
+    }
+
+    /// Maps the shadow of the RAM page at `offset` at `page`; [`Self::make_text`] was called in every space.
+    pub(super) fn map_text(&mut self, child: &mut Child, page: u64, offset: u64) -> Result<(), EngineError> {
         self.map(child, page, Run { length: PAGE_SIZE, offset, kind: Kind::Text })
     }
 
@@ -382,9 +396,10 @@ impl Space {
     fn agrees(&self, t: &Translation, mode: &PagingMode, kind: Kind, offset: u64) -> bool {
         let page = t.gpa.page();
         self.ram.offset(page, PAGE_SIZE) == Some(offset)
+            && (t.user || !self.for_user)
             && match kind {
                 Kind::Read => true,
-                Kind::Write => t.dirty && (t.writable || !mode.cr0.contains(Cr0::WP)),
+                Kind::Write => t.dirty && (t.writable || !self.for_user && !mode.cr0.contains(Cr0::WP)),
                 Kind::Text => t.executable,
             }
     }

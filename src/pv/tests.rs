@@ -5,6 +5,7 @@ mod flags;
 mod hostile;
 mod memory;
 mod unpatched;
+mod user;
 
 use super::SiteKind;
 use super::vcpu::PvVcpu;

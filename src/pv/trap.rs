@@ -87,6 +87,8 @@ pub(super) struct Facts {
     pub(super) invalidates: Option<u64>,
     /// VMCALL of this length.
     pub(super) calls: Option<u64>,
+    /// INT n: where the handler returns to.
+    pub(super) goes_on_at: Option<u64>,
 }
 
 /// The facts of the instruction at RIP.
@@ -104,6 +106,7 @@ pub(super) fn facts(state: &CpuState, ram: &GuestRam) -> Facts {
         flushes: matches!(i.mnemonic(), Mnemonic::Invpcid | Mnemonic::Vmcall)
             || i.mnemonic() == Mnemonic::Mov && i.op0_kind() == OpKind::Register && i.op0_register().is_cr(),
         calls: (i.mnemonic() == Mnemonic::Vmcall).then_some(i.len() as u64),
+        goes_on_at: matches!(i.mnemonic(), Mnemonic::Int | Mnemonic::Int3).then(|| i.next_ip()),
         invalidates: (i.mnemonic() == Mnemonic::Invlpg).then(|| {
             address::linear(
                 state,

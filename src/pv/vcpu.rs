@@ -1,26 +1,31 @@
 //! The vCPU of the `pv` mode: guest code runs in the child until it traps; the engine then does what the trap asks.
 //!
-//! The architectural state is whole in `state` whenever the child waits, but for the vector registers, which stay in
-//! the child until someone needs them (`vectors_live`). A trap is only a reason to look: whatever it was, the state is
+//! There are two children at a time, one for the kernel and one for the user ([`super::sides`]); which one runs follows from
+//! the privilege level. For SYSCALL, SYSRETQ and IRETQ they hand over to each other without the engine, so the one that
+//! reports need not be the one that was let go.
+//!
+//! The architectural state is whole in `state` whenever the children wait, but for the vector registers, which stay in
+//! a child until someone needs them (`vectors`). A trap is only a reason to look: whatever it was, the state is
 //! at an instruction that has not been executed, so an interrupt may be taken or `run` left first, and the trap comes
 //! again later. What the mirror of the page tables cannot settle is executed by `emulator::single`, which raises the
 //! guest's exceptions too.
 mod explicit;
 
-use super::child::{Awake, Child, Report, Trap, crash, stub};
-use super::layout::{COUNTERS, COUNTERS_SIZE, POPF_SLOWLY, TEXT_FD, ZONE, at};
+use super::child::{Awake, Report, Trap, Who, crash, stub};
+use super::layout::at;
 use super::patch::{Patches, Point};
-use super::space::{Kind, Space, in_zone, is_guest_page};
+use super::sides::{Side, Sides, who};
+use super::space::{Kind, in_zone, is_guest_page};
 use super::text::Text;
 use super::timing::Timing;
 use super::trap::{self, Cause as Why};
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::{self, Access, PagingMode, Privilege};
 use crate::arch::{CpuState, Cr0, Gva, Rflags, Vector};
-use crate::emulator::single::{Outcome, Single};
+use crate::emulator::single::{Outcome, Single, far};
 use crate::engine::{
-    Attention, Boundary, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Interface, Occasion, Platform,
-    Sites, Vcpu, VcpuId,
+    Attention, Boundary, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Hypercalls, Interface, Occasion,
+    Platform, Sites, Vcpu, VcpuId,
 };
 use crate::mem::{CodeChanges, GuestRam};
 use std::collections::HashSet;
@@ -37,11 +42,12 @@ pub(super) struct PvVcpu {
     ram: Arc<GuestRam>,
     state: CpuState,
     single: Single,
-    child: Child,
-    space: Space,
+    sides: Sides,
     patches: Patches,
-    /// The vector registers in the child are newer than those in `state`.
-    vectors_live: bool,
+    /// The child whose vector registers are newer than those in `state`.
+    vectors: Option<Who>,
+    /// Where the user's program goes on when the handler that the engine is about to enter returns, mostly.
+    user_next: Option<u64>,
     /// Why the child stopped last, not yet attended to.
     why: Option<Why>,
     /// Native code ran since `single` last forgot what it had decoded.
@@ -67,25 +73,17 @@ impl PvVcpu {
         counts: bool,
     ) -> Result<Self, EngineError> {
         let text = Text::new(ram.size())?;
-        let mut child = Child::start(ram.file(), text.file(), text.zone_offset())?;
-        if counts {
-            let rights = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-            let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
-            let offset = text.zone_offset() + (COUNTERS - ZONE);
-            child
-                .request(libc::SYS_mmap, [COUNTERS, COUNTERS_SIZE, rights, flags, TEXT_FD.into(), offset])?;
-            child.flush()?;
-        }
+        let sides = Sides::new(Arc::clone(&ram), &text, counts)?;
         Ok(Self {
             id,
-            child,
-            space: Space::new(Arc::clone(&ram)),
+            sides,
             patches: Patches::new(Arc::clone(&ram), text, interface != Interface::None, counts),
             code_cursor: ram.code().cursor(),
             single: Single::new(id, Arc::clone(&ram)),
             ram,
             state,
-            vectors_live: false,
+            vectors: None,
+            user_next: None,
             why: None,
             ran_natively: false,
             repeated: ((0, [0; 16]), 0),
@@ -100,10 +98,10 @@ impl PvVcpu {
         self.patches.sites().cloned().collect()
     }
 
-    /// The child's process id, for tests.
+    /// The process id of the kernel's child, for tests.
     #[cfg(test)]
-    pub(super) fn child_pid(&self) -> i32 {
-        self.child.pid()
+    pub(super) fn child_pid(&mut self) -> i32 {
+        self.sides.side(Who::Kernel).child.pid()
     }
 
     /// Whether the state is one that the child can execute.
@@ -125,14 +123,14 @@ impl PvVcpu {
             None => {}
             Some(CodeChanges::Pages(pages)) => {
                 for offset in pages.into_iter().filter_map(|page| self.ram.offset(page, PAGE_SIZE)) {
-                    if let Some(at) = self.space.text_at(offset) {
-                        self.space.drop_text(&mut self.child, offset)?;
+                    if let Some(at) = self.patches.text_at(offset) {
+                        self.sides.drop_text(offset)?;
                         self.patches.drop_page(at);
                     }
                 }
             }
             Some(CodeChanges::Everything) => {
-                self.space.clear(&mut self.child)?;
+                self.sides.clear()?;
                 self.patches.clear();
             }
         }
@@ -143,46 +141,72 @@ impl PvVcpu {
     fn run_child(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
         self.follow_code_changes()?;
         let waits = platform.interrupt_pending(self.id);
-        let Self { child, patches, space, .. } = self;
-        let text = match space.find(self.state.rip) {
+        let who = who(&self.state);
+        let mode = PagingMode::of(&self.state);
+        if who == Who::User {
+            self.sides.enter(&mode)?;
+        }
+        if self.vectors.is_some_and(|holder| holder != who) {
+            self.fetch_vectors()?;
+        }
+        let Self { sides, patches, .. } = self;
+        let text = |sides: &mut Sides, who, rip| match sides.side(who).space.find(rip) {
             Some((Kind::Text, offset)) => Some(offset & !(PAGE_SIZE - 1)),
             _ => None,
         };
-        if let Some(offset) = text {
+        let at_rip = text(sides, who, self.state.rip);
+        if let Some(offset) = at_rip {
             // Wherever an exception, a return or a system call leads is code.
             if patches.learn(&self.state, self.state.rip, offset, Occasion::Entry) {
                 self.timing.spoil();
             }
         }
-        let start = patches.native_rip(self.state.rip, text);
-        let mut commands = child.load_registers(&self.state, start, waits);
-        if !self.vectors_live {
-            commands |= child.load_vectors(&self.state.xsave);
-            self.vectors_live = true;
+        let start = patches.native_rip(self.state.rip, at_rip);
+        let lstar = self.state.msrs.lstar;
+        let entry = text(sides, Who::Kernel, lstar).map(|offset| {
+            if patches.learn(&self.state, lstar, offset, Occasion::Entry) {
+                self.timing.spoil();
+            }
+            patches.native_rip(lstar, Some(offset))
+        });
+        sides.keep_up(patches.generation());
+        if let Some(rip) = self.user_next.take()
+            && who == Who::Kernel
+            && let Some(offset) = text(sides, Who::User, rip)
+        {
+            sides.expect_user_at(rip, patches.native_rip(rip, Some(offset)));
         }
-        let calls = state_takes_calls(&self.state, platform);
-        child.shared().put(at::VMCALL_SLOW, (!calls).into());
-        child.shared().put(at::STOP, 0);
-        child.release(commands);
+        if waits || patches.is_counting() {
+            sides.close_ways();
+        } else {
+            sides.open_ways(&self.state, entry);
+        }
+        let calls = platform.hypercalls().is_some_and(Hypercalls::are_on);
+        sides.side(Who::Kernel).child.shared().put(at::VMCALL_SLOW, (!calls).into());
+        let child = &mut sides.side(who).child;
+        let mut commands = child.load_registers(&self.state, start, waits);
+        if self.vectors.is_none() {
+            commands |= child.load_vectors(&self.state.xsave);
+            self.vectors = Some(who);
+        }
+        sides.release(who, commands)?;
         if let Some((address, ticks)) = self.timing.released() {
             patches.time(address, ticks);
         }
         self.ran_natively = true;
         let mut exit = None;
-        while child.wait(platform.kick(self.id))? == Awake::Attention {
+        while sides.wait(platform.kick(self.id))? == Awake::Attention {
             match platform.attend(self.id) {
                 Attention::Leave(e) => {
                     exit = Some(e);
-                    child.shared().set(at::STOP, 1);
-                    child.signal();
-                    child.await_report()?;
+                    sides.interrupt(true);
+                    sides.await_report()?;
+                    sides.stop_no_more();
                     break;
                 }
                 Attention::Resume => {
                     if platform.interrupt_pending(self.id) {
-                        child.shared().set(at::STI_SLOW, 1);
-                        child.shared().set(at::POPF_SLOW, POPF_SLOWLY);
-                        child.signal();
+                        sides.interrupt(false);
                     }
                 }
             }
@@ -191,8 +215,7 @@ impl PvVcpu {
             self.timing = Timing::reported();
         }
         platform.counters(self.id).count(Cause::HostExit);
-        let report = child.report()?;
-        child.save_registers(&mut self.state);
+        let report = self.take_report()?;
         self.leave_zone(report, platform)?;
         // An STI thunk cannot cast a shadow: whoever finds the CPU behind one finds the shadow in the state, and the
         // instruction there goes first, alone.
@@ -201,17 +224,41 @@ impl PvVcpu {
         Ok(exit)
     }
 
+    /// The report that has come, and the registers of whoever made it, which need not be the child that was let go.
+    fn take_report(&mut self) -> Result<Report, EngineError> {
+        let holder = self.sides.holder();
+        let crossed = holder != who(&self.state) || self.sides.has_crossed();
+        if crossed {
+            match holder {
+                Who::Kernel => far::enter_by_syscall(&mut self.state),
+                Who::User => far::leave_by_sysret(&mut self.state, true),
+            }
+        }
+        if self.vectors.is_some() {
+            self.vectors = Some(holder);
+        }
+        let child = &mut self.sides.reporter().child;
+        let report = child.report()?;
+        let interrupts = crossed || self.state.rflags.contains(Rflags::IF);
+        child.save_registers(&mut self.state);
+        if holder == Who::User {
+            // Ring 3 cannot change it, whatever its area says; and only programs that can be interrupted are entered fast.
+            self.state.rflags.set(Rflags::IF, interrupts);
+        }
+        Ok(report)
+    }
+
     /// Brings RIP out of the thunk zone, and notes why the child stopped.
     fn leave_zone(&mut self, mut report: Report, platform: &Platform) -> Result<(), EngineError> {
-        let Self { child, patches, .. } = self;
         if in_zone(self.state.rip)
             || matches!(report, Report::Trap(t) if t.vector == 3 && in_zone(self.state.rip.wrapping_sub(1)))
         {
             // A kick in the middle of a sequence: let it come to its end, where a breakpoint or a hypercall waits. A second
             // kick may already be on its way, so more than one release may be needed.
             let mut releases = 0;
+            self.sides.close_ways();
             while report == Report::Kicked
-                && let Some(point @ (Point::Inside(_) | Point::Tail)) = patches.point(self.state.rip)
+                && let Some(point @ (Point::Inside(_) | Point::Tail)) = self.patches.point(self.state.rip)
             {
                 releases += 1;
                 if releases > MOST_RELEASES {
@@ -219,17 +266,16 @@ impl PvVcpu {
                 }
                 let end = if let Point::Inside(next) = point { Some(next) } else { None };
                 if let Some(next) = end {
-                    patches.set_breakpoint(next, true);
+                    self.patches.set_breakpoint(next, true);
                 }
-                child.load_general(&self.state, self.state.rip);
-                child.release(0);
-                child.await_report()?;
+                self.sides.reporter().child.load_general(&self.state, self.state.rip);
+                self.sides.release(self.sides.holder(), 0)?;
+                self.sides.await_report()?;
                 if let Some(next) = end {
-                    patches.set_breakpoint(next, false);
+                    self.patches.set_breakpoint(next, false);
                 }
                 platform.counters(self.id).count(Cause::HostExit);
-                report = child.report()?;
-                child.save_registers(&mut self.state);
+                report = self.take_report()?;
                 if let Some(next) = end
                     && matches!(report, Report::Trap(t) if t.vector == 3)
                     && self.state.rip == next + 1
@@ -239,8 +285,13 @@ impl PvVcpu {
                 }
             }
             if in_zone(self.state.rip) {
-                match patches.point(self.state.rip) {
+                match self.patches.point(self.state.rip) {
                     Some(Point::Clean(rip)) => self.state.rip = rip,
+                    // To a program of ring 3 these are addresses like others: `single` finds what the tables say of them.
+                    _ if self.sides.holder() == Who::User => {
+                        self.why = Some(Why::Execute);
+                        return Ok(());
+                    }
                     _ => return Err(crash("it jumped into the monitor's thunks")),
                 }
             }
@@ -267,7 +318,8 @@ impl PvVcpu {
         let (why, back) = trap::classify(&trap, self.state.rip, &mode, &self.ram, patched);
         self.state.rip = self.state.rip.wrapping_sub(back);
         if why == Why::Execute
-            && let Some((Kind::Text, text)) = self.space.find(self.state.rip & !(PAGE_SIZE - 1))
+            && let Some((Kind::Text, text)) =
+                self.sides.reporter().space.find(self.state.rip & !(PAGE_SIZE - 1))
             && self.patches.learn(&self.state, self.state.rip, text, Occasion::Trap)
         {
             self.timing.spoil();
@@ -291,8 +343,13 @@ impl PvVcpu {
             return Ok(false);
         };
         let Some(offset) = self.ram.offset(translation.gpa.page(), PAGE_SIZE) else { return Ok(false) };
-        let Self { child, space, patches, .. } = self;
+        let Self { sides, patches, .. } = self;
+        let who = who(&self.state);
+        if who == Who::User {
+            sides.enter(&mode)?;
+        }
         platform.counters(self.id).count(Cause::PageTableSync);
+        let Side { child, space } = sides.side(who);
         space.note_size(child, address, &translation)?;
         let page = address & !(PAGE_SIZE - 1);
         if access == Access::Execute {
@@ -302,20 +359,29 @@ impl PvVcpu {
             }
             // The fetch may have failed in the middle of an instruction that began on the page before.
             if patches.is_full() {
-                space.clear(child)?;
+                sides.clear()?;
                 patches.clear();
             }
-            let fits = patches.prepare_page(&self.state, page, offset, self.state.rip);
+            // Another page was text here, in another address space: it shares the addresses of its thunks with this one.
+            if let Some(other) = patches.offset_at(page).filter(|&other| other != offset) {
+                sides.drop_text(other)?;
+            }
+            // What one side has prepared the other executes as it is.
+            let fits = patches.text_at(offset) == Some(page)
+                || patches.prepare_page(&self.state, page, offset, self.state.rip);
             if fits {
+                sides.make_text(page, offset)?;
+                let Side { child, space } = sides.side(who);
                 space.map_text(child, page, offset)?;
+                patches.learn(&self.state, self.state.rip, offset, Occasion::Entry);
             }
             return Ok(fits);
         }
-        let text = space.text_at(offset);
+        let text = patches.text_at(offset);
         let mut kind = Kind::Read;
         if access == Access::Write {
             if let Some(at) = text {
-                space.drop_text(child, offset)?;
+                sides.drop_text(offset)?;
                 patches.drop_page(at);
             }
             self.ram.code().note_write(offset, PAGE_SIZE);
@@ -323,8 +389,9 @@ impl PvVcpu {
         } else if translation.dirty && translation.writable && text.is_none() {
             kind = Kind::Write;
         }
-        if kind == Kind::Read && text == Some(page) {
-            // It is readable there already: the mapping was lost.
+        let Side { child, space } = sides.side(who);
+        if kind == Kind::Read && text == Some(page) && translation.executable {
+            // As text it is readable there too.
             space.map_text(child, page, offset)?;
             return Ok(true);
         }
@@ -332,7 +399,9 @@ impl PvVcpu {
             space.map_alias(child, page, offset)?;
             return Ok(true);
         }
-        space.map_data(child, &mode, address, &translation, kind)?;
+        space.map_data(child, &mode, address, &translation, kind, |offset| {
+            patches.text_at(offset).is_some()
+        })?;
         Ok(true)
     }
 
@@ -345,7 +414,8 @@ impl PvVcpu {
             self.ran_natively = false;
         }
         let facts = trap::facts(&self.state, &self.ram);
-        if facts.vectors {
+        // Behind a write to CR3 the user's process may be another one.
+        if facts.vectors || facts.flushes && self.vectors == Some(Who::User) {
             self.fetch_vectors()?;
         }
         let before = PagingMode::of(&self.state);
@@ -360,20 +430,20 @@ impl PvVcpu {
             }
         }
         let was_at = self.state.pending_exception.is_none().then_some(self.state.rip);
+        if who(&self.state) == Who::User {
+            self.user_next = Some(facts.goes_on_at.unwrap_or(self.state.rip));
+        }
         let outcome = self.single.step(&mut self.state, platform)?;
         self.account(was_at, outcome);
         let after = PagingMode::of(&self.state);
         let changed = (before.cr0, before.cr3, before.cr4, before.efer)
             != (after.cr0, after.cr3, after.cr4, after.efer);
-        {
-            let Self { child, space, .. } = self;
-            if changed || facts.flushes {
-                platform.counters(self.id).count(Cause::PageTableSync);
-                space.validate(child, &after)?;
-            } else if let Some(address) = facts.invalidates {
-                platform.counters(self.id).count(Cause::PageTableSync);
-                space.invalidate(child, &after, address)?;
-            }
+        if changed || facts.flushes {
+            platform.counters(self.id).count(Cause::PageTableSync);
+            self.sides.validate(&after)?;
+        } else if let Some(address) = facts.invalidates {
+            platform.counters(self.id).count(Cause::PageTableSync);
+            self.sides.invalidate(&after, address)?;
         }
         Ok(outcome)
     }
@@ -392,17 +462,16 @@ impl PvVcpu {
         self.timing.attempted(patched);
     }
 
-    fn rip_is_text(&self) -> bool {
+    fn rip_is_text(&mut self) -> bool {
         let page = self.state.rip & !(PAGE_SIZE - 1);
-        matches!(self.space.find(page), Some((Kind::Text, _)))
+        matches!(self.sides.side(who(&self.state)).space.find(page), Some((Kind::Text, _)))
     }
 
     /// Makes `state.xsave` current and the engine its owner.
     fn fetch_vectors(&mut self) -> Result<(), EngineError> {
-        if self.vectors_live {
-            self.child.save_vectors(&mut self.state.xsave)?;
+        if let Some(holder) = self.vectors.take() {
+            self.sides.side(holder).child.save_vectors(&mut self.state.xsave)?;
         }
-        self.vectors_live = false;
         Ok(())
     }
 
@@ -410,6 +479,7 @@ impl PvVcpu {
     fn deliver(&mut self, platform: &Platform, vector: u8) -> Result<Outcome, EngineError> {
         self.why = None;
         self.timing.spoil();
+        self.user_next = Some(self.state.rip).filter(|_| who(&self.state) == Who::User);
         self.single.deliver_interrupt(&mut self.state, platform, vector)
     }
 
@@ -437,15 +507,10 @@ impl PvVcpu {
     }
 }
 
-/// Whether a VMCALL is a hypercall.
-fn state_takes_calls(state: &CpuState, platform: &Platform) -> bool {
-    state.cpl() == 0 && platform.hypercalls().is_some_and(crate::engine::Hypercalls::are_on)
-}
-
 impl Vcpu for PvVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut first = true;
-        self.child.settle();
+        self.sides.settle();
         loop {
             match platform.at_boundary(self.id, &self.state) {
                 Boundary::Leave(exit) => {
@@ -470,18 +535,19 @@ impl Vcpu for PvVcpu {
     }
 
     fn save(&mut self) -> Result<CpuState, EngineError> {
-        if self.vectors_live {
-            self.child.save_vectors(&mut self.state.xsave)?;
+        if let Some(holder) = self.vectors {
+            self.sides.side(holder).child.save_vectors(&mut self.state.xsave)?;
         }
         Ok(self.state.clone())
     }
 
     fn load(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.state = state.clone();
-        self.vectors_live = false;
+        self.vectors = None;
         self.why = None;
         self.single.flush();
-        self.space.clear(&mut self.child)?;
+        self.sides.clear()?;
+        self.sides.switch(&PagingMode::of(state))?;
         self.patches.clear();
         Ok(())
     }

@@ -16,9 +16,10 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, spec_ptr) };
 }
 
-/// Sleeps while both words hold what is expected of them, for at most `timeout`. Returns early for a signal or without a
-/// reason: the caller looks at the words again. Before Linux 5.16 a change of `second` alone is noticed within 1 ms.
-pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), timeout: Duration) {
+/// Sleeps while all words hold what is expected of them, for at most `timeout`. Returns early for a signal or without a
+/// reason: the caller looks at the words again. Before Linux 5.16 a change of another word than the first is noticed
+/// within 1 ms.
+pub fn wait_any<const N: usize>(words: [(&AtomicU32, u32); N], timeout: Duration) {
     /// struct futex_waitv.
     #[repr(C)]
     struct Waiter {
@@ -28,13 +29,12 @@ pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), timeout:
         reserved: u32,
     }
     const FUTEX2_SIZE_U32: u32 = 2;
-    let waiter = |(word, expected): (&AtomicU32, u32)| Waiter {
+    let waiters = words.map(|(word, expected)| Waiter {
         expected: expected.into(),
         address: word.as_ptr() as u64,
         flags: FUTEX2_SIZE_U32,
         reserved: 0,
-    };
-    let waiters = [waiter(first), waiter(second)];
+    });
     // SAFETY: all-zero is a valid timespec.
     let mut deadline: libc::timespec = unsafe { std::mem::zeroed() };
     // SAFETY: `deadline` is live.
@@ -42,12 +42,12 @@ pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), timeout:
     let nanos = deadline.tv_nsec + i64::from(timeout.subsec_nanos());
     deadline.tv_sec += timeout.as_secs() as i64 + nanos / 1_000_000_000;
     deadline.tv_nsec = nanos % 1_000_000_000;
-    // SAFETY: two live waiters with live, aligned words, and a live deadline (absolute, as the call wants it).
+    // SAFETY: live waiters with live, aligned words, and a live deadline (absolute, as the call wants it).
     let result = unsafe {
         libc::syscall(
             libc::SYS_futex_waitv,
             waiters.as_ptr(),
-            2,
+            N,
             0,
             &raw const deadline,
             libc::CLOCK_MONOTONIC,
@@ -58,8 +58,11 @@ pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), timeout:
         std::io::Error::last_os_error().raw_os_error(),
         Some(libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT)
     );
-    if result < 0 && refused {
-        wait(first.0, first.1, Some(timeout.min(Duration::from_millis(1))));
+    if result < 0
+        && refused
+        && let Some((word, expected)) = words.first()
+    {
+        wait(word, *expected, Some(timeout.min(Duration::from_millis(1))));
     }
 }
 

@@ -7,7 +7,7 @@ use super::lower::operand_size;
 use super::op::Op;
 use super::{branch, operand, segment, stack};
 use crate::arch::state::gpr::{R11, RCX, RDX, RSP};
-use crate::arch::{Cr0, Efer, Exception, Gva, Rflags, Segment, SegmentRegister, Vector};
+use crate::arch::{CpuState, Cr0, Efer, Exception, Gva, Rflags, Segment, SegmentRegister, Vector};
 use crate::emulator::front::encoding::Encoding;
 use crate::emulator::interrupt;
 use crate::emulator::mmu::Fault;
@@ -30,9 +30,27 @@ pub(crate) fn flat_data(selector: u16, cpl: u8) -> Segment {
 pub(crate) const SYSRET_FLAGS: u64 = 0x3c_7fd7;
 
 /// Sets CS and SS to flat segments of a new privilege level.
-fn switch(cx: &mut Cx, code: u16, data: u16, cpl: u8, long: bool) {
-    *cx.state.segment_mut(SegmentRegister::Cs) = flat_code(code & !3 | u16::from(cpl), cpl, long);
-    *cx.state.segment_mut(SegmentRegister::Ss) = flat_data(data & !3 | u16::from(cpl), cpl);
+fn switch(state: &mut CpuState, code: u16, data: u16, cpl: u8, long: bool) {
+    *state.segment_mut(SegmentRegister::Cs) = flat_code(code & !3 | u16::from(cpl), cpl, long);
+    *state.segment_mut(SegmentRegister::Ss) = flat_data(data & !3 | u16::from(cpl), cpl);
+}
+
+/// CS and SS as SYSCALL loads them.
+pub(crate) fn enter_by_syscall(state: &mut CpuState) {
+    let selector = (state.msrs.star >> 32) as u16;
+    switch(state, selector, selector.wrapping_add(8), 0, true);
+}
+
+/// CS and SS as SYSRET loads them.
+pub(crate) fn leave_by_sysret(state: &mut CpuState, long: bool) {
+    let selector = (state.msrs.star >> 48) as u16;
+    switch(state, selector.wrapping_add(if long { 16 } else { 0 }), selector.wrapping_add(8), 3, long);
+}
+
+/// The selectors of CS and SS that a 64-bit SYSRET loads for this IA32_STAR.
+pub(crate) fn sysret_selectors(star: u64) -> (u16, u16) {
+    let selector = (star >> 48) as u16;
+    (selector.wrapping_add(16) | 3, selector.wrapping_add(8) | 3)
 }
 
 fn done(cx: &mut Cx) -> Step {
@@ -49,11 +67,10 @@ fn syscall(cx: &mut Cx, op: &Op) -> Step {
     let flags = cx.rflags();
     cx.regs[R11] = (flags - Rflags::RF).bits();
     let msrs = &cx.state.msrs;
-    let (star, lstar) = (msrs.star, msrs.lstar);
+    let lstar = msrs.lstar;
     let kept = Rflags::from_bits_retain(flags.bits() & !msrs.sfmask) - Rflags::RF;
     cx.set_rflags(kept | Rflags::FIXED);
-    let selector = (star >> 32) as u16;
-    switch(cx, selector, selector.wrapping_add(8), 0, true);
+    enter_by_syscall(cx.state);
     cx.state.rip = lstar;
     done(cx)
 }
@@ -70,8 +87,7 @@ fn sysret(cx: &mut Cx, op: &Op) -> Step {
     }
     let loaded = Rflags::from_bits_retain(cx.regs[R11] & SYSRET_FLAGS) | Rflags::FIXED;
     cx.set_rflags(loaded);
-    let selector = (cx.state.msrs.star >> 48) as u16;
-    switch(cx, selector.wrapping_add(if long { 16 } else { 0 }), selector.wrapping_add(8), 3, long);
+    leave_by_sysret(cx.state, long);
     cx.state.rip = target;
     done(cx)
 }
@@ -85,7 +101,7 @@ fn sysenter(cx: &mut Cx, _: &Op) -> Step {
     let mask = if long { u64::MAX } else { 0xffff_ffff };
     cx.state.rflags.remove(Rflags::IF | Rflags::VM | Rflags::RF);
     let selector = msrs.sysenter_cs as u16;
-    switch(cx, selector, selector.wrapping_add(8), 0, long);
+    switch(cx.state, selector, selector.wrapping_add(8), 0, long);
     cx.regs[RSP] = msrs.sysenter_esp & mask;
     cx.state.rip = msrs.sysenter_eip & mask;
     done(cx)
@@ -104,7 +120,7 @@ fn sysexit(cx: &mut Cx, op: &Op) -> Step {
         return Err(cx.raise(Exception::GP0));
     }
     let code = selector.wrapping_add(if long { 32 } else { 16 });
-    switch(cx, code, code.wrapping_add(8), 3, long);
+    switch(cx.state, code, code.wrapping_add(8), 3, long);
     cx.regs[RSP] = rsp;
     cx.state.rip = rip;
     done(cx)

@@ -2,7 +2,7 @@
 use super::{Child, crash, filter, stub};
 use crate::engine::{EngineError, Mode};
 use crate::pv::layout::{
-    self, MONITOR, SHARED, SHARED_FD, SHARED_SIZE, TEXT_FD, ZONE, ZONE_CONTROL, ZONE_SIZE, at,
+    self, AREAS, MONITOR, SHARED, SHARED_FD, SHARED_SIZE, TEXT_FD, ZONE, ZONE_CONTROL, ZONE_SIZE, at,
 };
 
 /// End of a 64-bit process's addresses.
@@ -41,13 +41,14 @@ pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineErro
 
     child.shared.set(at::HYPERCALL_ENTRY, entries.hypercall);
     // Whatever exec put there: stack, vdso.
-    let behind = SHARED + SHARED_SIZE;
+    let behind = SHARED + SHARED_SIZE * if child.shared.area() == 0 { AREAS as u64 } else { 1 };
     child.request(libc::SYS_munmap, [layout::LOWEST, MONITOR - layout::LOWEST, 0, 0, 0, 0])?;
     child.request(libc::SYS_munmap, [behind, TOP - behind, 0, 0, 0, 0])?;
     child.try_flush()?.map_err(not_empty)?;
     let zone = [ZONE, ZONE_SIZE, read | execute, fixed, TEXT_FD.into(), zone_offset];
     child.request(libc::SYS_mmap, zone)?;
-    let control = [ZONE_CONTROL, 0x1000, read | write, fixed, SHARED_FD.into(), 0];
+    let area = SHARED_SIZE * child.shared.area() as u64;
+    let control = [ZONE_CONTROL, 0x1000, read | write, fixed, SHARED_FD.into(), area];
     child.request(libc::SYS_mmap, control)?;
 
     // stack_t, then one kernel sigaction (handler, flags, restorer, mask) for all signals.

@@ -4,7 +4,7 @@
 //! nobody but the child itself: a guest that jumps into the stub gains nothing. All other calls raise SIGSYS, which is
 //! how a guest's own `syscall` instruction is noticed.
 use super::stub::Entries;
-use crate::pv::layout::{RAM_FD, SHARED_FD, TEXT_FD};
+use crate::pv::layout::{RAM_FD, TEXT_FD};
 
 /// One BPF instruction, as the kernel reads it (`struct sock_filter`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,11 +73,11 @@ pub(super) fn program(entries: &Entries) -> Vec<Instruction> {
     p.extend(checks);
     p.push(trap);
     p.extend(require(libc::SYS_mmap as u32));
-    // mmap: only the three memory objects, shared and at a fixed address.
+    // mmap: only RAM and its text, shared and at a fixed address. The shared area is where it is.
     p.push(load(argument_low(3)));
     p.extend(require((libc::MAP_SHARED | libc::MAP_FIXED) as u32));
     p.push(load(argument_low(4)));
-    for fd in [SHARED_FD, RAM_FD, TEXT_FD] {
+    for fd in [RAM_FD, TEXT_FD] {
         p.extend([Instruction { code: EQUAL, jt: 0, jf: 1, k: fd }, allow]);
     }
     p.push(trap);

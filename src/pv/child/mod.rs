@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "the auxiliary vector")]
 mod boot;
 mod filter;
+mod pair;
 mod place;
 mod process;
 mod registers;
@@ -16,10 +17,11 @@ mod shared;
 mod spawn;
 pub(super) mod stub;
 
+pub(super) use pair::{Pairing, Who};
 pub(super) use shared::Shared;
 
 use super::layout::{SHARED, address_space, at, command, event, frame, turn};
-use crate::engine::{EngineError, KickCell};
+use crate::engine::EngineError;
 use crate::sys::{futex, tsc};
 use place::Placement;
 use process::{End, Process};
@@ -89,26 +91,57 @@ pub(super) struct Child {
     shared: Shared,
     waiting: Waiting,
     requests: Vec<[u64; 7]>,
+    /// Requests that were written to the shared area and whose results have not been looked at.
     sent: usize,
     /// RIP and host flags for the way out of a hypercall, to be written with the next release.
     resume: Option<(u64, u64)>,
+    /// The kernel's process: the area with its door. `None` in a user's.
+    door: Option<Shared>,
 }
 
 impl Child {
-    /// Starts a child over this guest RAM and this shadow text, up to the point where it waits to enter the guest.
+    /// Starts the kernel's process over this guest RAM and this shadow text, up to the point where it waits to enter the
+    /// guest.
     pub(super) fn start(ram: &File, text: &File, zone_offset: u64) -> Result<Self, EngineError> {
-        let shared = Shared::new().map_err(|source| EngineError::Host {
-            what: "cannot make the area shared with the guest's process",
-            source,
-        })?;
-        let place = Placement::new();
+        let shared = Shared::new().map_err(no_area)?;
+        Self::start_with(shared, Placement::new(), ram, text, zone_offset)
+    }
+
+    /// Starts a process for user programs, with area number `area`, beside this one, which is the kernel's.
+    pub(super) fn start_user(
+        &self,
+        area: usize,
+        ram: &File,
+        text: &File,
+        zone_offset: u64,
+    ) -> Result<Self, EngineError> {
+        let shared = self.shared.another(area).map_err(no_area)?;
+        Self::start_with(shared, self.place.beside(), ram, text, zone_offset)
+    }
+
+    fn start_with(
+        shared: Shared,
+        place: Placement,
+        ram: &File,
+        text: &File,
+        zone_offset: u64,
+    ) -> Result<Self, EngineError> {
         shared.word(at::SPINS).store(place.child_looks(), Ordering::Relaxed);
+        shared.word(at::PAIR_SPINS).store(1, Ordering::Relaxed);
+        let door = (shared.area() == 0).then(|| shared.clone());
+        shared.set(at::USER_AREA, if door.is_some() { SHARED } else { 0 });
+        for way in [at::SYSCALL_WAY, at::SYSRET_WAY, at::IRET_WAY] {
+            shared.set(way, stub::entries().hypercall);
+        }
+        shared.set(at::VMCALL_SLOW, 1);
+        // Ring 3 does not decide about interrupts.
+        shared.set(at::STOP, door.is_none().into());
         shared.word(at::TURN).store(turn::CHILD, Ordering::SeqCst);
         let ram_size = ram
             .metadata()
             .map_err(|source| EngineError::Host { what: "cannot ask for the size of guest RAM", source })?
             .len();
-        let process = spawn::spawn(shared.file(), ram, text, address_space(ram_size))?;
+        let process = spawn::spawn(&shared, ram, text, address_space(ram_size))?;
         let mut child = Self {
             process,
             place,
@@ -117,6 +150,7 @@ impl Child {
             requests: Vec::new(),
             sent: 0,
             resume: None,
+            door,
         };
         child.place.update(child.process.pid());
         child.await_report()?;
@@ -150,7 +184,7 @@ impl Child {
 
     /// Puts a system call on the list that the stub executes before it goes on.
     pub(super) fn request(&mut self, number: i64, arguments: [u64; 6]) -> Result<(), EngineError> {
-        if self.requests.len() == at::REQUESTS_MOST {
+        if self.sent + self.requests.len() >= at::REQUESTS_MOST {
             self.flush()?;
         }
         let [a, b, c, d, e, f] = arguments;
@@ -160,7 +194,7 @@ impl Child {
 
     /// Has the stub execute the list now.
     pub(super) fn flush(&mut self) -> Result<(), EngineError> {
-        if self.requests.is_empty() {
+        if self.requests.is_empty() && self.sent == 0 {
             return Ok(());
         }
         self.trip(0)
@@ -196,64 +230,89 @@ impl Child {
 
     /// Lets the child go on.
     pub(super) fn release(&mut self, commands: u32) {
-        for (i, request) in self.requests.iter().enumerate() {
-            for (j, &value) in request.iter().enumerate() {
-                self.shared.set(at::REQUESTS + at::REQUEST_SIZE * i as u64 + 8 * j as u64, value);
-            }
-        }
-        self.sent = self.requests.len();
-        self.requests.clear();
-        self.shared.put_word(at::REQUEST_COUNT, self.sent as u32);
+        self.hand_over(commands);
+        self.wake();
+    }
+
+    /// As [`Self::release`], but for waking it if it sleeps.
+    pub(super) fn hand_over(&mut self, commands: u32) {
+        self.write_requests();
         self.shared.put_word(at::COMMAND, commands);
         self.shared.put_word(at::KICK, 0);
         if let Some((rip, flags)) = self.resume.take() {
             self.shared.put(at::RIP, rip);
             self.shared.put(at::RFLAGS, flags);
         }
-        self.shared.word(at::TURN).store(turn::CHILD, Ordering::SeqCst);
-        if self.shared.word(at::CHILD_ASLEEP).load(Ordering::SeqCst) != 0 {
-            futex::wake(self.shared.word(at::TURN));
+        if commands & command::REPORT == 0 {
+            // Should it come to wait for another than the engine, it does so outside of signal handlers.
+            self.waiting = Waiting::Hypercall;
         }
+        self.shared.word(at::TURN).store(turn::CHILD, Ordering::SeqCst);
+    }
+
+    /// Whether it sleeps, or is about to.
+    pub(super) fn is_asleep(&self) -> bool {
+        let word = match &self.door {
+            Some(door) => door.word(at::KERNEL_ASLEEP),
+            None => self.shared.word(at::CHILD_ASLEEP),
+        };
+        word.load(Ordering::SeqCst) != 0
+    }
+
+    /// Wakes it if it sleeps.
+    pub(super) fn wake(&self) {
+        if !self.is_asleep() {
+            return;
+        }
+        match &self.door {
+            Some(door) => {
+                door.word(at::DOOR).store(1, Ordering::SeqCst);
+                futex::wake(door.word(at::DOOR));
+            }
+            None => futex::wake(self.shared.word(at::TURN)),
+        }
+    }
+
+    /// Adds the list of requests to what the stub executes when it goes on next.
+    fn write_requests(&mut self) {
+        let waiting = self.shared.word(at::REQUEST_COUNT).load(Ordering::Relaxed);
+        // What the last release sent was executed before the child reported, or still waits: all of it.
+        let first = if waiting == 0 { 0 } else { self.sent };
+        for (i, request) in self.requests.iter().enumerate() {
+            let base = at::REQUESTS + at::REQUEST_SIZE * (first + i) as u64;
+            for (j, &value) in request.iter().enumerate() {
+                self.shared.set(base + 8 * j as u64, value);
+            }
+        }
+        self.sent = first + self.requests.len();
+        self.requests.clear();
+        self.shared.put_word(at::REQUEST_COUNT, self.sent as u32);
+    }
+
+    /// Leaves the list of requests for a child that waits and goes on when another lets it. What it was left before, and
+    /// has executed, is looked at.
+    pub(super) fn post(&mut self) -> Result<(), EngineError> {
+        if self.requests.is_empty() {
+            return Ok(());
+        }
+        if self.shared.word(at::REQUEST_COUNT).load(Ordering::Relaxed) == 0 {
+            self.check_results()?;
+        }
+        if self.sent + self.requests.len() > at::REQUESTS_MOST {
+            return self.flush();
+        }
+        self.write_requests();
+        Ok(())
     }
 
     #[inline]
-    fn has_reported(&self) -> bool {
-        self.shared.word(at::TURN).load(Ordering::Acquire) == turn::ENGINE
+    fn turn(&self) -> u32 {
+        self.shared.word(at::TURN).load(Ordering::Acquire)
     }
 
-    /// Waits until the child reports or `kick` is raised.
-    pub(super) fn wait(&mut self, kick: &KickCell) -> Result<Awake, EngineError> {
-        let start = tsc::read();
-        loop {
-            for _ in 0..16 {
-                if self.has_reported() {
-                    return Ok(Awake::Report);
-                }
-                if kick.is_raised() {
-                    return Ok(Awake::Attention);
-                }
-                std::hint::spin_loop();
-            }
-            if tsc::read().wrapping_sub(start) >= self.place.look_ticks() {
-                break;
-            }
-        }
-        self.place.update(self.process.pid());
-        loop {
-            self.shared.word(at::ENGINE_ASLEEP).store(1, Ordering::SeqCst);
-            if !self.has_reported() && !kick.is_raised() {
-                futex::wait_either((self.shared.word(at::TURN), turn::CHILD), (kick.word(), 0), LIFE_CHECK);
-            }
-            self.shared.word(at::ENGINE_ASLEEP).store(0, Ordering::SeqCst);
-            if self.has_reported() {
-                self.place.slept(tsc::read().wrapping_sub(start));
-                return Ok(Awake::Report);
-            }
-            if kick.is_raised() {
-                return Ok(Awake::Attention);
-            }
-            self.check_alive()?;
-        }
+    #[inline]
+    pub(super) fn has_reported(&self) -> bool {
+        self.turn() == turn::ENGINE
     }
 
     /// Waits for a report that must come: the stub is at work, or the child was told to stop.
@@ -265,11 +324,12 @@ impl Child {
                 std::hint::spin_loop();
                 continue;
             }
-            self.shared.word(at::ENGINE_ASLEEP).store(1, Ordering::SeqCst);
+            let asleep = self.shared.word(at::ENGINE_ASLEEP);
+            asleep.store(1, Ordering::SeqCst);
             if !self.has_reported() {
-                futex::wait(self.shared.word(at::TURN), turn::CHILD, Some(LIFE_CHECK));
+                futex::wait(asleep, 1, Some(LIFE_CHECK));
             }
-            self.shared.word(at::ENGINE_ASLEEP).store(0, Ordering::SeqCst);
+            asleep.store(0, Ordering::SeqCst);
             if self.has_reported() {
                 break;
             }
@@ -286,7 +346,8 @@ impl Child {
         self.process.signal(super::layout::KICK_SIGNAL);
     }
 
-    fn check_alive(&self) -> Result<(), EngineError> {
+    /// An error if it has ended.
+    pub(super) fn check_alive(&self) -> Result<(), EngineError> {
         Err(crash(&match self.process.end() {
             None => return Ok(()),
             Some(End::Signal(libc::SIGKILL)) => {
@@ -366,6 +427,10 @@ impl Child {
 pub(super) fn has_fsgsbase() -> bool {
     // SAFETY: reads the auxiliary vector.
     unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
+}
+
+fn no_area(source: std::io::Error) -> EngineError {
+    EngineError::Host { what: "cannot make the area shared with the guest's process", source }
 }
 
 /// The error of a guest that broke its containment.

@@ -16,6 +16,9 @@ const LEAST_LOOK: u64 = 10_000;
 const MOST_LOOK: u64 = 200_000;
 /// How often the child looks before it sleeps; a look is a PAUSE, about 50 ns.
 const CHILD_LOOKS: u32 = 600;
+/// The same, where it waits for the other process of its vCPU: for longer than a wake-up on another CPU takes, or two that
+/// have fallen asleep once would never find each other awake again.
+const PAIR_LOOKS: u32 = 4000;
 
 /// Where the child runs and how long to look for its report.
 #[derive(Debug)]
@@ -24,22 +27,29 @@ pub(super) struct Placement {
     allowed: Vec<usize>,
     /// The CPU that the child keeps off.
     avoided: Option<usize>,
+    /// For a user's process: the engine sleeps, and its CPU is to be used.
+    takes_over: Option<bool>,
     look: u64,
     least: u64,
     most: u64,
 }
 
 impl Placement {
-    /// The placement of a new child, which may run on all CPUs of the calling thread.
+    /// The placement of a kernel's process, which may run on all CPUs of the calling thread.
     pub(super) fn new() -> Self {
-        Self::on(affinity::allowed().unwrap_or_default())
+        Self::on(affinity::allowed().unwrap_or_default(), false)
     }
 
-    fn on(allowed: Vec<usize>) -> Self {
+    /// The placement of a user's process beside it.
+    pub(super) fn beside(&self) -> Self {
+        Self::on(self.allowed.clone(), true)
+    }
+
+    fn on(allowed: Vec<usize>, user: bool) -> Self {
         let ticks = |nanos: u64| tsc::frequency() / 1_000_000 * nanos / 1000;
         let [look, least, most] =
             if allowed.len() < 2 { [0; 3] } else { [FIRST_LOOK, LEAST_LOOK, MOST_LOOK].map(ticks) };
-        Self { allowed, avoided: None, look, least, most }
+        Self { allowed, avoided: None, takes_over: user.then_some(false), look, least, most }
     }
 
     /// How often the child looks before it sleeps; at least 1.
@@ -64,8 +74,31 @@ impl Placement {
             return None;
         }
         self.avoided = Some(engine);
-        let others: Vec<usize> = self.allowed.iter().copied().filter(|&cpu| cpu != engine).collect();
+        let mut others: Vec<usize> = self.allowed.iter().copied().filter(|&cpu| cpu != engine).collect();
+        match self.takes_over {
+            // One of its own, so that the kernel's process finds another.
+            Some(_) if others.len() > 1 => others.truncate(1),
+            Some(true) => others = vec![engine],
+            _ => {}
+        }
         (!others.is_empty()).then_some(others)
+    }
+
+    /// Whether engine, kernel and user have to share two CPUs.
+    pub(super) fn is_tight(&self) -> bool {
+        self.allowed.len() == 2
+    }
+
+    /// How often a child looks at its turn while the other one of the vCPU runs; at least 1.
+    pub(super) fn pair_looks(&self) -> u32 {
+        if self.allowed.len() > 2 || self.takes_over == Some(true) && self.most > 0 { PAIR_LOOKS } else { 1 }
+    }
+
+    /// Says whether a user's process takes the CPU that the engine sleeps on, where there are two; the next
+    /// [`Self::update`] acts on it.
+    pub(super) fn take_over(&mut self, takes: bool) {
+        self.takes_over = Some(takes);
+        self.avoided = None;
     }
 
     /// Keeps `child` off the CPU of the calling thread, which is the engine's. Costs a few nanoseconds unless that
@@ -87,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_child_keeps_off_the_engines_cpu_and_follows_when_that_moves() {
-        let mut place = Placement::on(vec![2, 3, 7]);
+        let mut place = Placement::on(vec![2, 3, 7], false);
         assert_eq!(place.around(3), Some(vec![2, 7]));
         assert_eq!(place.around(3), None);
         assert_eq!(place.around(2), Some(vec![3, 7]));
@@ -96,8 +129,20 @@ mod tests {
     }
 
     #[test]
+    fn a_user_has_a_cpu_of_its_own_or_the_one_that_the_engine_sleeps_on() {
+        let mut place = Placement::on(vec![2, 3, 7], true);
+        assert_eq!((place.around(2), place.pair_looks() > 1), (Some(vec![3]), true));
+        let mut place = Placement::on(vec![0, 1], true);
+        assert_eq!((place.around(0), place.pair_looks()), (Some(vec![1]), 1));
+        place.take_over(true);
+        assert_eq!((place.around(0), place.pair_looks() > 1), (Some(vec![0]), true));
+        place.take_over(false);
+        assert_eq!((place.around(0), place.pair_looks()), (Some(vec![1]), 1));
+    }
+
+    #[test]
     fn on_one_cpu_nobody_looks() {
-        let mut place = Placement::on(vec![4]);
+        let mut place = Placement::on(vec![4], false);
         assert_eq!((place.look_ticks(), place.child_looks()), (0, 1));
         assert_eq!(place.around(4), None);
         place.slept(1);
@@ -106,7 +151,7 @@ mod tests {
 
     #[test]
     fn looks_grow_while_that_would_help_and_shrink_while_it_would_not() {
-        let mut place = Placement::on(vec![0, 1]);
+        let mut place = Placement::on(vec![0, 1], false);
         let (first, most) = (place.look_ticks(), place.most);
         place.slept(first + 1);
         assert_eq!(place.look_ticks(), 2 * first);

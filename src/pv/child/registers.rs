@@ -9,7 +9,7 @@ use crate::engine::EngineError;
 use crate::pv::layout::{POPF_SLOWLY, at, command, frame};
 
 /// Flags that guest code changes natively.
-const NATIVE: Rflags = Rflags::STATUS.union(Rflags::DF).union(Rflags::ID).union(Rflags::NT);
+pub(super) const NATIVE: Rflags = Rflags::STATUS.union(Rflags::DF).union(Rflags::ID).union(Rflags::NT);
 /// Flags that are set in the image that PUSHF pushes only because the engine says so.
 const EXTRA: Rflags = Rflags::IOPL.union(Rflags::AC);
 /// Bytes 464–511 of the FXSAVE image are the kernel's in a signal frame.

@@ -1,30 +1,47 @@
 //! The shared area as the engine sees it. Everything read from it is the guest's word: copied once, then checked.
 #![expect(unsafe_code, reason = "memory shared with another process is accessed through raw pointers")]
-use crate::pv::layout::SHARED_SIZE;
+use crate::pv::layout::{AREAS, SHARED_SIZE};
 use crate::sys::memfd;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The engine's mapping of the shared area.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::pv) struct Shared {
-    file: File,
-    map: MmapRaw,
+    file: Arc<File>,
+    map: Arc<MmapRaw>,
+    area: usize,
 }
 
 impl Shared {
-    /// A new area, all zero.
+    /// The first area of a new memory object, all zero.
     pub(in crate::pv) fn new() -> io::Result<Self> {
-        let file = memfd::create(c"trivisor-pv-shared", SHARED_SIZE)?;
-        let map = MmapOptions::new().len(SHARED_SIZE as usize).map_raw(&file)?;
-        Ok(Self { file, map })
+        Self::map(Arc::new(memfd::create(c"trivisor-pv-shared", SHARED_SIZE * AREAS as u64)?), 0)
+    }
+
+    /// Another area of the same object.
+    pub(in crate::pv) fn another(&self, area: usize) -> io::Result<Self> {
+        assert!(area < AREAS, "there is no area {area}");
+        Self::map(Arc::clone(&self.file), area)
+    }
+
+    fn map(file: Arc<File>, area: usize) -> io::Result<Self> {
+        let offset = SHARED_SIZE * area as u64;
+        let map = Arc::new(MmapOptions::new().offset(offset).len(SHARED_SIZE as usize).map_raw(&*file)?);
+        Ok(Self { file, map, area })
     }
 
     /// The memory object, to be handed to the child.
     pub(in crate::pv) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Its number in the object.
+    pub(in crate::pv) fn area(&self) -> usize {
+        self.area
     }
 
     fn pointer(&self, offset: u64, length: u64) -> *mut u8 {
@@ -63,6 +80,11 @@ impl Shared {
     #[inline]
     pub(in crate::pv) fn set(&self, offset: u64, value: u64) {
         self.long(offset).store(value, Ordering::Relaxed);
+    }
+
+    /// Writes a 64-bit word before whatever is read next.
+    pub(in crate::pv) fn swap(&self, offset: u64, value: u64) {
+        self.long(offset).swap(value, Ordering::SeqCst);
     }
 
     /// Writes a 64-bit word unless it holds that value already: what is not written stays in both CPUs' caches.

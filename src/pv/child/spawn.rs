@@ -6,6 +6,7 @@
 //! them. What may be called between fork and exec in a process with several threads is raw system calls only.
 #![expect(unsafe_code, reason = "fork, exec and what lies between them")]
 use super::process::Process;
+use super::shared::Shared;
 use super::stub;
 use crate::engine::{EngineError, Mode};
 use crate::pv::layout::{RAM_FD, SHARED_FD, TEXT_FD};
@@ -40,7 +41,7 @@ fn forker() -> io::Result<&'static Sender<Job>> {
 }
 
 /// A file whose content can be executed without a path.
-fn executable() -> Result<File, EngineError> {
+fn executable(area: usize) -> Result<File, EngineError> {
     const MFD_EXEC: libc::c_uint = 0x10;
     let create = |flags| {
         // SAFETY: the name is a C string.
@@ -62,7 +63,7 @@ fn executable() -> Result<File, EngineError> {
     }
     // SAFETY: a new descriptor that nobody else owns.
     let mut file = unsafe { File::from_raw_fd(fd) };
-    file.write_all(&stub::image())
+    file.write_all(&stub::image(area))
         .map_err(|source| EngineError::Host { what: "cannot write the stub", source })?;
     Ok(file)
 }
@@ -111,15 +112,15 @@ impl Allowance {
 
 /// Starts a child with these memory objects, whose mappings take `address_space` bytes at most.
 pub(super) fn spawn(
-    shared: &File,
+    shared: &Shared,
     ram: &File,
     text: &File,
     address_space: u64,
 ) -> Result<Process, EngineError> {
     let host = |what| move |source| EngineError::Host { what, source };
-    let stub = executable()?;
+    let stub = executable(shared.area())?;
     let place = |file: &File| raise(file.as_raw_fd()).map_err(host("cannot duplicate a descriptor"));
-    let files = [place(shared)?, place(ram)?, place(text)?, place(&stub)?];
+    let files = [place(shared.file())?, place(ram)?, place(text)?, place(&stub)?];
     let allowance = Allowance::new(address_space);
     let (answer, result) = bounded(1);
     let job = Box::new(move || {

@@ -1,25 +1,35 @@
 //! The stub: the only code of ours in the child. Position-independent assembly, copied out of this binary.
 //!
 //! It owns no policy. It maps the shared area, then does what the engine writes there: system calls from a list, vector
-//! state in and out, and going on with the guest. Two ways lead into it:
+//! state in and out, and going on with the guest. It also hands the CPU from a user's process to the kernel's and back,
+//! for SYSCALL, SYSRETQ and IRETQ, where the engine has opened these ways (`pv::sides`). Two ways lead into it:
 //! - *hypercall*: a thunk jumps to [`Entries::hypercall`] with RAX saved in the control page and the guest's RIP in
 //!   RAX. The general registers go to the control page; vector registers stay live. The way back loads them and jumps.
 //! - *signal*: a trap of guest code, or a kick. The kernel has put the registers on the signal stack, which is shared; the
 //!   way back is `rt_sigreturn`.
 //!
 //! A kick that hits the stub itself must neither be lost nor see half a state. Three regions decide: before the report
-//! (`A`: an event follows anyway: ignore), between report and the last look at the kick word (`B`: set the word), and
+//! (`A`: an event follows anyway; where it is a hand-over to the other process, that one was kicked, too), between report and the last look at the kick word (`B`: set the word), and
 //! the way out (`C`: the registers are still in the control page: start again with a KICKED report). A kick that hits
 //! guest code while virtual interrupts are off returns at once, unless the engine wants the child to stop or the hit
 //! is inside a thunk, where the virtual flag may be about to change.
 #![expect(unsafe_code, reason = "the stub is assembly")]
-use crate::pv::layout::{self, MONITOR, at, command, event, frame, turn};
+mod image;
+
+#[cfg(test)]
+pub(in crate::pv) use image::code;
+pub(in crate::pv) use image::entries;
+pub(super) use image::{Entries, image};
+
+use super::registers::NATIVE;
+use crate::emulator::single::far::SYSRET_FLAGS;
+use crate::pv::layout::{self, SHARED_SIZE, at, command, event, frame, turn, way};
 use std::arch::global_asm;
 
 global_asm!(
     ".pushsection .rodata.trivisor_pv_stub,\"a\",@progbits",
     // Global, because this file's code and its assembly may end up in different objects; hidden, because nobody else's.
-    ".irp name, begin, end, hypercall, signal, restorer",
+    ".irp name, begin, end, length, offset, hypercall, syscall, sysret, iret, signal, restorer",
     ".globl pv_stub_\\name",
     ".hidden pv_stub_\\name",
     ".endr",
@@ -28,17 +38,34 @@ global_asm!(
     // ----- start: map the shared area, then wait for the first requests
     "mov eax, {SYS_MMAP}",
     "lea rdi, [rip + pv_stub_begin + {D}]",
-    "mov esi, {SHARED_SIZE}",
+    // Length and offset are patched, each into an immediate operand: mov esi, mov r9d.
+    ".byte 0xbe",
+    "pv_stub_length:",
+    ".long {SHARED_SIZE}",
     "mov edx, 3",
     "mov r10d, {SHARED_FIXED}",
     "mov r8d, {SHARED_FD}",
-    "xor r9d, r9d",
+    ".byte 0x41, 0xb9",
+    "pv_stub_offset:",
+    ".long 0",
     "syscall",
     "mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_BOOT}",
     "lea rsp, [rip + pv_stub_begin + {D} + {STACK_TOP}]",
+    "xor ebp, ebp",
     "jmp 20f",
-    // ----- region A: hypercall
+    // ----- region A: the ways in from thunks. RAX: where the guest is; its RAX is in SAVED_RAX
+    "pv_stub_syscall:",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {WAY}], {W_SYSCALL}",
+    "jmp 10f",
+    "pv_stub_sysret:",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {WAY}], {W_SYSRET}",
+    "jmp 10f",
+    "pv_stub_iret:",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {WAY}], {W_IRET}",
+    "jmp 10f",
     "pv_stub_hypercall:",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {WAY}], {W_HYPERCALL}",
+    "10:",
     "mov [rip + pv_stub_begin + {D} + {GPR} + 0x08], rcx",
     "mov rcx, rax",
     "mov rax, [rip + pv_stub_begin + {D} + {SAVED_RAX}]",
@@ -68,14 +95,23 @@ global_asm!(
     // The line that the engine looks at: last, and at once.
     "mov [rip + pv_stub_begin + {D} + {RIP}], rcx",
     "mov [rip + pv_stub_begin + {D} + {RFLAGS}], rdx",
+    "xor ebp, ebp",
+    "mov eax, [rip + pv_stub_begin + {D} + {WAY}]",
+    "cmp eax, {W_SYSCALL}",
+    "je pv_stub_to_kernel",
+    "ja pv_stub_to_user",
+    "pv_stub_report:",
     "mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_HYPERCALL}",
     "jmp 20f",
     "pv_stub_again:",
+    "cld",
     "lea rsp, [rip + pv_stub_begin + {D} + {STACK_TOP}]",
+    "xor ebp, ebp",
     "mov dword ptr [rip + pv_stub_begin + {D} + {KICK}], 0",
     "mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_KICKED}",
     "20:",
     "call pv_stub_exchange",
+    "pv_stub_go:",
     "cmp dword ptr [rip + pv_stub_begin + {D} + {KICK}], 0",
     "jne pv_stub_again",
     // ----- region C: the way out of a hypercall
@@ -100,45 +136,282 @@ global_asm!(
     "mov rsp, [rip + pv_stub_begin + {D} + {GPR} + 0x20]",
     "jmp qword ptr [rip + pv_stub_begin + {D} + {RIP}]",
     "pv_stub_out_end:",
-    // ----- the exchange: report, wait for the turn, do what is asked. Changes all but RBX, RBP, R14, R15.
+    // ----- region B from here to the end of the exchange
+    // A SYSCALL of the user: vector registers and turn go to the kernel.
+    "pv_stub_to_kernel:",
+    "mov eax, 7",
+    "xor edx, edx",
+    "xsaveopt64 [rip + pv_stub_begin + {D} + {XSAVE}]",
+    "mov eax, {T_KERNEL}",
+    "xchg [rip + pv_stub_begin + {D} + {TURN}], eax",
+    "call pv_stub_ring",
+    "call pv_stub_wait_parked",
+    "jmp pv_stub_go",
+    // SYSRETQ or IRETQ to the user, if nothing about it is unusual; otherwise it is for the engine.
+    "pv_stub_to_user:",
+    "mov r14, [rip + pv_stub_begin + {D} + {USER_AREA}]",
+    "mov rsi, [rip + pv_stub_begin + {D} + {GPR} + 0x20]",
+    "cmp eax, {W_IRET}",
+    "je 11f",
+    "mov r8, [rip + pv_stub_begin + {D} + {GPR} + 0x08]",
+    "mov r9d, [rip + pv_stub_begin + {D} + {GPR} + 0x58]",
+    "and r9d, {SYSRET_FLAGS}",
+    "jmp 12f",
+    "11:",
+    "test dword ptr [rip + pv_stub_begin + {D} + {RFLAGS}], {NT}",
+    "jnz pv_stub_report",
+    "movzx eax, word ptr [rsi + 8]",
+    "cmp rax, [rip + pv_stub_begin + {D} + {USER_CS}]",
+    "jne pv_stub_report",
+    "movzx eax, word ptr [rsi + 32]",
+    "cmp rax, [rip + pv_stub_begin + {D} + {USER_SS}]",
+    "jne pv_stub_report",
+    "mov r8, [rsi]",
+    "mov r9, [rsi + 16]",
+    "and r9, {NOT_RF}",
+    "mov rsi, [rsi + 24]",
+    "12:",
+    "mov rax, r9",
+    "and rax, {NOT_USER_FLAGS}",
+    "jnz pv_stub_report",
+    "test r9d, 0x200",
+    "jz pv_stub_report",
+    "lea rax, [rip + pv_stub_begin]",
+    "cmp r8, rax",
+    "jae pv_stub_report",
+    "lea rax, [r8 - {ZONE}]",
+    "cmp rax, {ZONE_SIZE}",
+    "jb pv_stub_report",
+    "or r9d, 2",
+    "cmp r8, [r14 + {NEXT_GUEST}]",
+    "cmove r8, [r14 + {NEXT_NATIVE}]",
+    "mov [r14 + {RIP}], r8",
+    "mov [r14 + {RFLAGS}], r9",
+    "mov r10, rsi",
+    "lea rsi, [rip + pv_stub_begin + {D} + {GPR}]",
+    "lea rdi, [r14 + {GPR}]",
+    "mov ecx, 16",
+    "rep movsq",
+    "mov [r14 + {GPR} + 0x20], r10",
+    "mov r8d, {C_LOAD_FPU}",
+    "mov rax, [rip + pv_stub_begin + {D} + {FS_BASE}]",
+    "mov rcx, [rip + pv_stub_begin + {D} + {GS_BASE}]",
+    "cmp rax, [r14 + {FS_BASE}]",
+    "jne 13f",
+    "cmp rcx, [r14 + {GS_BASE}]",
+    "je 14f",
+    "13:",
+    "mov [r14 + {FS_BASE}], rax",
+    "mov [r14 + {GS_BASE}], rcx",
+    "or r8d, {C_LOAD_BASES}",
+    "14:",
+    "mov [r14 + {COMMAND}], r8d",
+    "mov eax, 7",
+    "xor edx, edx",
+    "xsaveopt64 [r14 + {XSAVE}]",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {CROSSED}], 1",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {TURN}], {T_PARKED}",
+    "mov eax, {T_CHILD}",
+    "xchg [r14 + {TURN}], eax",
+    "call pv_stub_ring",
+    "call pv_stub_wait_parked",
+    "jmp pv_stub_go",
+    // Wakes the other process: the kernel's for a user, the user's for the kernel. Keeps what the exchange keeps.
+    "pv_stub_ring:",
+    "mov rdi, [rip + pv_stub_begin + {D} + {USER_AREA}]",
+    "test rdi, rdi",
+    "jz 16f",
+    "cmp dword ptr [rdi + {CHILD_ASLEEP}], 0",
+    "je 17f",
+    "add rdi, {TURN}",
+    "jmp 18f",
+    "16:",
+    "cmp dword ptr [rip + pv_stub_begin + {D} + {KERNEL_ASLEEP}], 0",
+    "je 17f",
+    "lea rdi, [rip + pv_stub_begin + {D} + {DOOR}]",
+    "mov dword ptr [rdi], 1",
+    "18:",
+    "mov eax, {SYS_FUTEX}",
+    "mov esi, 1",
+    "mov edx, 0x7fffffff",
+    "syscall",
+    "17:",
+    "ret",
+    // A user's SYSCALL in the kernel's process. R14: its area.
+    "pv_stub_from_user:",
+    "mov edx, {T_CHILD}",
+    "lock cmpxchg [rip + pv_stub_begin + {D} + {TURN}], edx",
+    "jne 3f",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {CROSSED}], 1",
+    "lea rsi, [r14 + {GPR}]",
+    "lea rdi, [rip + pv_stub_begin + {D} + {GPR}]",
+    "mov ecx, 16",
+    "rep movsq",
+    // A program may have written what no SYSCALL leaves there: an address that is none, a header that XRSTOR refuses.
+    "mov rax, [r14 + {NEXT_GUEST}]",
+    "lea rcx, [rip + pv_stub_begin]",
+    "cmp rax, rcx",
+    "jb 34f",
+    "xor eax, eax",
+    "34:",
+    "mov [rip + pv_stub_begin + {D} + {GPR} + 0x08], rax",
+    "mov eax, [r14 + {RFLAGS}]",
+    "and eax, {NATIVE_FLAGS}",
+    "or eax, 0x202",
+    "mov [rip + pv_stub_begin + {D} + {GPR} + 0x58], rax",
+    "and rax, [rip + pv_stub_begin + {D} + {ENTRY_KEEP}]",
+    "or eax, 0x202",
+    "mov [rip + pv_stub_begin + {D} + {RFLAGS}], rax",
+    "mov rax, [rip + pv_stub_begin + {D} + {ENTRY_DELTA}]",
+    "mov [rip + pv_stub_begin + {D} + {FLAGS_DELTA}], rax",
+    "mov rax, [rip + pv_stub_begin + {D} + {ENTRY}]",
+    "mov [rip + pv_stub_begin + {D} + {RIP}], rax",
+    "mov rax, [r14 + {FS_BASE}]",
+    "cmp rax, [rip + pv_stub_begin + {D} + {FS_BASE}]",
+    "je 19f",
+    "mov rcx, rax",
+    "shl rcx, 16",
+    "sar rcx, 16",
+    "cmp rcx, rax",
+    "jne 19f",
+    "mov [rip + pv_stub_begin + {D} + {FS_BASE}], rax",
+    "wrfsbase rax",
+    "19:",
+    "mov rax, [r14 + {GS_BASE}]",
+    "cmp rax, [rip + pv_stub_begin + {D} + {GS_BASE}]",
+    "je 19f",
+    "mov rcx, rax",
+    "shl rcx, 16",
+    "sar rcx, 16",
+    "cmp rcx, rax",
+    "jne 19f",
+    "mov [rip + pv_stub_begin + {D} + {GS_BASE}], rax",
+    "wrgsbase rax",
+    "19:",
+    "cmp qword ptr [r14 + {XSAVE} + 520], 0",
+    "je 35f",
+    "mov qword ptr [r14 + {XSAVE} + 520], 0",
+    "35:",
+    "test qword ptr [r14 + {XSAVE} + 512], -8",
+    "jz 36f",
+    "and qword ptr [r14 + {XSAVE} + 512], 7",
+    "36:",
+    "test dword ptr [r14 + {XSAVE} + 24], 0xffff0000",
+    "jz 37f",
+    "and dword ptr [r14 + {XSAVE} + 24], 0xffff",
+    "37:",
+    "mov eax, 7",
+    "xor edx, edx",
+    "xrstor64 [r14 + {XSAVE}]",
+    "ret",
+    // ----- the exchange: report, wait for the turn, do what is asked. Keeps RBX, RBP and R15. RBP: 0, or 1 in a signal handler.
     "pv_stub_exchange:",
     "mov eax, {T_ENGINE}",
     "xchg [rip + pv_stub_begin + {D} + {TURN}], eax",
-    // ----- region B from here to the end of the exchange, and from the call's return to pv_stub_out
     "cmp dword ptr [rip + pv_stub_begin + {D} + {ENGINE_ASLEEP}], 0",
     "je 2f",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {ENGINE_ASLEEP}], 0",
     "mov eax, {SYS_FUTEX}",
-    "lea rdi, [rip + pv_stub_begin + {D} + {TURN}]",
+    "lea rdi, [rip + pv_stub_begin + {D} + {ENGINE_ASLEEP}]",
     "mov esi, 1",
     "mov edx, 1",
     "syscall",
     "2:",
     "mov ecx, [rip + pv_stub_begin + {D} + {SPINS}]",
+    "jmp 3f",
+    "pv_stub_wait_parked:",
+    "mov ecx, [rip + pv_stub_begin + {D} + {PAIR_SPINS}]",
     "3:",
-    "cmp dword ptr [rip + pv_stub_begin + {D} + {TURN}], {T_CHILD}",
+    "mov eax, [rip + pv_stub_begin + {D} + {TURN}]",
+    "cmp eax, {T_CHILD}",
     "je 6f",
+    "cmp eax, {T_STAND_DOWN}",
+    "je 4f",
+    "cmp eax, {T_PARKED}",
+    "jne 5f",
+    "mov r14, [rip + pv_stub_begin + {D} + {USER_AREA}]",
+    "test r14, r14",
+    "jz 5f",
+    "cmp dword ptr [r14 + {TURN}], {T_KERNEL}",
+    "je pv_stub_from_user",
+    "5:",
     "pause",
     "dec ecx",
     "jnz 3b",
+    "jmp pv_stub_sleep",
+    // The other process goes on. A signal handler is left first: its way back leads to the waiting.
+    "4:",
+    "test ebp, ebp",
+    "jnz 9f",
+    "mov edx, {T_PARKED}",
+    "lock cmpxchg [rip + pv_stub_begin + {D} + {TURN}], edx",
+    "jne 3b",
+    "call pv_stub_ring",
+    "jmp pv_stub_wait_parked",
+    "pv_stub_sleep:",
     "mov eax, 1",
+    "cmp qword ptr [rip + pv_stub_begin + {D} + {USER_AREA}], 0",
+    "je 30f",
+    // The kernel's process: at its door.
+    "mov r14, [rip + pv_stub_begin + {D} + {USER_AREA}]",
+    "xchg [r14 + {KERNEL_ASLEEP}], eax",
+    "xor edx, edx",
+    "xchg [r14 + {DOOR}], edx",
+    "cmp r14, [rip + pv_stub_begin + {D} + {USER_AREA}]",
+    "jne 29f",
+    "mov eax, [rip + pv_stub_begin + {D} + {TURN}]",
+    "cmp eax, {T_CHILD}",
+    "je 29f",
+    "cmp eax, {T_STAND_DOWN}",
+    "je 29f",
+    "cmp eax, {T_PARKED}",
+    "jne 28f",
+    "cmp dword ptr [r14 + {TURN}], {T_KERNEL}",
+    "je 29f",
+    "28:",
+    "mov eax, {SYS_FUTEX}",
+    "lea rdi, [r14 + {DOOR}]",
+    "xor esi, esi",
+    "xor edx, edx",
+    "xor r10d, r10d",
+    "syscall",
+    "29:",
+    "mov dword ptr [r14 + {KERNEL_ASLEEP}], 0",
+    "jmp 33f",
+    // A user's process: on its turn.
+    "30:",
+    "mov r12d, [rip + pv_stub_begin + {D} + {TURN}]",
     "xchg [rip + pv_stub_begin + {D} + {CHILD_ASLEEP}], eax",
-    "cmp dword ptr [rip + pv_stub_begin + {D} + {TURN}], {T_CHILD}",
-    "je 5f",
+    "mov eax, [rip + pv_stub_begin + {D} + {TURN}]",
+    "cmp eax, r12d",
+    "jne 31f",
+    "cmp eax, {T_CHILD}",
+    "je 31f",
+    "cmp eax, {T_STAND_DOWN}",
+    "je 31f",
     "mov eax, {SYS_FUTEX}",
     "lea rdi, [rip + pv_stub_begin + {D} + {TURN}]",
     "xor esi, esi",
-    "mov edx, {T_ENGINE}",
+    "mov edx, r12d",
     "xor r10d, r10d",
     "syscall",
-    "5:",
+    "31:",
     "mov dword ptr [rip + pv_stub_begin + {D} + {CHILD_ASLEEP}], 0",
-    "jmp 2b",
+    "33:",
+    "cmp dword ptr [rip + pv_stub_begin + {D} + {TURN}], {T_ENGINE}",
+    "je 2b",
+    "jmp pv_stub_wait_parked",
     "6:",
+    "test ebp, ebp",
+    "jz 7f",
+    "cmp dword ptr [rip + pv_stub_begin + {D} + {PARK}], 0",
+    "jne 9f",
+    "7:",
     "mov r13d, [rip + pv_stub_begin + {D} + {REQUEST_COUNT}]",
     "test r13d, r13d",
     "jz 8f",
     "lea r12, [rip + pv_stub_begin + {D} + {REQUESTS}]",
-    "7:",
+    "27:",
     "mov rax, [r12]",
     "mov rdi, [r12 + 8]",
     "mov rsi, [r12 + 16]",
@@ -150,7 +423,7 @@ global_asm!(
     "mov [r12 + 56], rax",
     "add r12, {REQUEST_SIZE}",
     "dec r13d",
-    "jnz 7b",
+    "jnz 27b",
     "mov dword ptr [rip + pv_stub_begin + {D} + {REQUEST_COUNT}], 0",
     "8:",
     "mov ecx, [rip + pv_stub_begin + {D} + {COMMAND}]",
@@ -160,26 +433,34 @@ global_asm!(
     "mov eax, 7",
     "xor edx, edx",
     "test r12d, {C_LOAD_FPU}",
-    "jz 14f",
+    "jz 24f",
     "xrstor64 [rip + pv_stub_begin + {D} + {XSAVE}]",
-    "14:",
+    "24:",
     "test r12d, {C_SAVE_FPU}",
-    "jz 15f",
+    "jz 25f",
     "xsave64 [rip + pv_stub_begin + {D} + {XSAVE}]",
-    "15:",
+    "25:",
     "test r12d, {C_LOAD_BASES}",
-    "jz 16f",
+    "jz 26f",
     "mov rax, [rip + pv_stub_begin + {D} + {FS_BASE}]",
     "wrfsbase rax",
     "mov rax, [rip + pv_stub_begin + {D} + {GS_BASE}]",
     "wrgsbase rax",
-    "16:",
+    "26:",
     "test r12d, {C_REPORT}",
     "jz 9f",
     "mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_DONE}",
     "jmp pv_stub_exchange",
     "9:",
     "ret",
+    // ----- behind a signal handler that was left for the other process to go on
+    "pv_stub_park:",
+    "lea rsp, [rip + pv_stub_begin + {D} + {STACK_TOP}]",
+    "cld",
+    "xor ebp, ebp",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {PARK}], 0",
+    "call pv_stub_wait_parked",
+    "jmp pv_stub_go",
     // ----- signals: RDI number, RSI siginfo, RDX ucontext; all signals are blocked until rt_sigreturn
     "pv_stub_signal:",
     "cmp edi, {KICK_SIGNAL}",
@@ -187,23 +468,23 @@ global_asm!(
     "mov rax, [rdx + {FRAME_RIP}]",
     "lea rcx, [rip + pv_stub_out]",
     "cmp rax, rcx",
-    "jb 31f",
+    "jb 41f",
     "lea rcx, [rip + pv_stub_out_end]",
     "cmp rax, rcx",
-    "jae 31f",
-    "lea rcx, [rip + pv_stub_again]", // region C
+    "jae 41f",
+    "lea rcx, [rip + pv_stub_again]",
     "mov [rdx + {FRAME_RIP}], rcx",
     "jmp 50f",
-    "31:",
+    "41:",
     "lea rcx, [rip + pv_stub_begin]",
     "cmp rax, rcx",
-    "jb 32f",
+    "jb 42f",
     "lea rcx, [rip + pv_stub_end]",
     "cmp rax, rcx",
-    "jae 32f",
-    "mov dword ptr [rip + pv_stub_begin + {D} + {KICK}], 1", // regions A (harmless) and B
+    "jae 42f",
+    "mov dword ptr [rip + pv_stub_begin + {D} + {KICK}], 1",
     "jmp 50f",
-    "32:",
+    "42:",
     "cmp qword ptr [rip + pv_stub_begin + {D} + {STOP}], 0",
     "jne 40f",
     "sub rax, {ZONE}",
@@ -216,6 +497,7 @@ global_asm!(
     "mov [rip + pv_stub_begin + {D} + {SIGNAL_INFO}], rsi",
     "mov [rip + pv_stub_begin + {D} + {SIGNAL_FRAME}], rdx",
     "mov rbx, rdx",
+    "mov ebp, 1",
     "rdfsbase rax",
     "mov [rip + pv_stub_begin + {D} + {FS_BASE}], rax",
     "rdgsbase rax",
@@ -223,6 +505,10 @@ global_asm!(
     "mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_SIGNAL}",
     "call pv_stub_exchange",
     "mov rdx, rbx",
+    "cmp dword ptr [rip + pv_stub_begin + {D} + {PARK}], 0",
+    "je 50f",
+    "lea rax, [rip + pv_stub_park]",
+    "mov [rdx + {FRAME_RIP}], rax",
     "50:",
     "mov rsp, rdx",
     // The kernel restores neither ID nor NT from the frame: they stay what they are at the call.
@@ -235,7 +521,7 @@ global_asm!(
     "pv_stub_end:",
     ".popsection",
     D = const layout::SHARED_DISTANCE,
-    SHARED_SIZE = const layout::SHARED_SIZE,
+    SHARED_SIZE = const SHARED_SIZE,
     SHARED_FIXED = const libc::MAP_SHARED | libc::MAP_FIXED,
     SHARED_FD = const layout::SHARED_FD,
     SYS_MMAP = const libc::SYS_mmap,
@@ -278,98 +564,32 @@ global_asm!(
     RFLAGS = const at::RFLAGS,
     XSAVE = const at::XSAVE,
     STACK_TOP = const at::STACK_TOP,
+    WAY = const at::WAY,
+    PARK = const at::PARK,
+    USER_AREA = const at::USER_AREA,
+    PAIR_SPINS = const at::PAIR_SPINS,
+    KERNEL_ASLEEP = const at::KERNEL_ASLEEP,
+    DOOR = const at::DOOR,
+    NEXT_GUEST = const at::NEXT_GUEST,
+    NEXT_NATIVE = const at::NEXT_NATIVE,
+    ENTRY = const at::ENTRY,
+    ENTRY_KEEP = const at::ENTRY_KEEP,
+    ENTRY_DELTA = const at::ENTRY_DELTA,
+    USER_CS = const at::USER_CS,
+    USER_SS = const at::USER_SS,
+    CROSSED = const at::CROSSED,
+    W_HYPERCALL = const way::HYPERCALL,
+    W_SYSCALL = const way::SYSCALL,
+    W_SYSRET = const way::SYSRET,
+    W_IRET = const way::IRET,
+    T_KERNEL = const turn::KERNEL,
+    T_STAND_DOWN = const turn::STAND_DOWN,
+    T_PARKED = const turn::PARKED,
+    SYSRET_FLAGS = const SYSRET_FLAGS,
+    NATIVE_FLAGS = const NATIVE.bits(),
+    NOT_USER_FLAGS = const !(NATIVE.bits() | 0x202) as i64,
+    NT = const crate::arch::Rflags::NT.bits(),
+    NOT_RF = const !0x1_0000_i64,
     REQUESTS = const at::REQUESTS,
     REQUEST_SIZE = const at::REQUEST_SIZE,
 );
-
-unsafe extern "C" {
-    static pv_stub_begin: u8;
-    static pv_stub_end: u8;
-    static pv_stub_hypercall: u8;
-    static pv_stub_signal: u8;
-    static pv_stub_restorer: u8;
-}
-
-/// Addresses in the child that the engine names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::pv) struct Entries {
-    /// First byte of the stub.
-    pub(in crate::pv) begin: u64,
-    /// First byte behind it.
-    pub(in crate::pv) end: u64,
-    /// Where thunks jump to.
-    pub(in crate::pv) hypercall: u64,
-    /// Signal handler.
-    pub(in crate::pv) signal: u64,
-    /// `sa_restorer`.
-    pub(in crate::pv) restorer: u64,
-}
-
-/// The stub's code.
-pub(in crate::pv) fn code() -> &'static [u8] {
-    let begin = &raw const pv_stub_begin;
-    let length = &raw const pv_stub_end as usize - begin as usize;
-    // SAFETY: the two symbols enclose initialised bytes of one read-only section of this binary.
-    unsafe { std::slice::from_raw_parts(begin, length) }
-}
-
-/// Where its entries lie in the child.
-pub(in crate::pv) fn entries() -> Entries {
-    let place = |symbol: *const u8| MONITOR + (symbol as u64 - (&raw const pv_stub_begin) as u64);
-    Entries {
-        begin: MONITOR,
-        end: place(&raw const pv_stub_end),
-        hypercall: place(&raw const pv_stub_hypercall),
-        signal: place(&raw const pv_stub_signal),
-        restorer: place(&raw const pv_stub_restorer),
-    }
-}
-
-/// The stub as an executable file: a static ELF64 with one read-only segment at [`MONITOR`] (System V ABI, chapters 4, 5).
-pub(in crate::pv) fn image() -> Vec<u8> {
-    const HEADERS: u64 = 64 + 56;
-    const FILE_OFFSET: u64 = 0x1000;
-    let code = code();
-    let mut file = Vec::with_capacity(FILE_OFFSET as usize + code.len());
-    // e_ident: 64-bit, little-endian, version 1.
-    file.extend_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let mut put16 = |values: &[u16]| values.iter().for_each(|v| file.extend_from_slice(&v.to_le_bytes()));
-    put16(&[2, 62]); // ET_EXEC, EM_X86_64
-    put16(&[1, 0]); // version
-    for word in [MONITOR, 64, 0] {
-        file.extend_from_slice(&word.to_le_bytes()); // entry, program headers, section headers
-    }
-    file.extend_from_slice(&0_u32.to_le_bytes());
-    for half in [64_u16, 56, 1, 0, 0, 0] {
-        file.extend_from_slice(&half.to_le_bytes());
-    }
-    // Program header: PT_LOAD, R+X.
-    for word in [1_u32, 5] {
-        file.extend_from_slice(&word.to_le_bytes());
-    }
-    for word in [FILE_OFFSET, MONITOR, MONITOR, code.len() as u64, code.len() as u64, 0x1000] {
-        file.extend_from_slice(&word.to_le_bytes());
-    }
-    debug_assert_eq!(file.len() as u64, HEADERS);
-    file.resize(FILE_OFFSET as usize, 0);
-    file.extend_from_slice(code);
-    file
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pv::layout::SHARED;
-
-    #[test]
-    fn the_image_is_an_elf_that_others_read_too() {
-        use object::{Object, ObjectSegment};
-        let image = image();
-        let file = object::File::parse(&*image).unwrap();
-        assert_eq!(file.entry(), MONITOR);
-        let segment = file.segments().next().unwrap();
-        assert_eq!(segment.address(), MONITOR);
-        assert_eq!(segment.data().unwrap(), code());
-        assert!(MONITOR + code().len() as u64 <= SHARED);
-    }
-}

@@ -2,6 +2,7 @@
 use super::*;
 use crate::arch::Gpa;
 use crate::arch::{CpuState, Rflags};
+use crate::engine::KickCell;
 use crate::mem::GuestRam;
 use crate::pv::layout::{RAM_FD, ZONE_SIZE};
 use crate::sys::memfd;
@@ -36,7 +37,7 @@ impl Bench {
         let mut commands = self.child.load_registers(&self.state, self.state.rip, false);
         commands |= self.child.load_vectors(&self.state.xsave);
         self.child.release(commands);
-        assert_eq!(self.child.wait(&self.kick)?, Awake::Report);
+        assert_eq!(Pairing::new().wait(&mut self.child, None, &self.kick)?, Awake::Report);
         let report = self.child.report()?;
         self.child.save_registers(&mut self.state);
         self.child.save_vectors(&mut self.state.xsave)?;
@@ -127,7 +128,7 @@ fn a_spinning_guest_is_stopped_by_a_kick_even_with_interrupts_off() {
     // Interrupts are off: a mere poke is ignored.
     b.child.signal();
     b.kick.poke();
-    assert_eq!(b.child.wait(&b.kick).unwrap(), Awake::Attention);
+    assert_eq!(Pairing::new().wait(&mut b.child, None, &b.kick).unwrap(), Awake::Attention);
     b.child.shared().set(at::STOP, 1);
     b.child.signal();
     b.child.await_report().unwrap();

@@ -89,6 +89,8 @@ pub(super) struct Patches {
     /// Jump sites → first bytes of their thunks.
     thunk_of: BTreeMap<u64, u64>,
     after_sti: HashSet<u64>,
+    /// How often a thunk was made or given back.
+    generation: u64,
     /// The account of patched instructions, if one is kept.
     ledger: Option<Ledger>,
 }
@@ -111,6 +113,7 @@ impl Patches {
             thunks: BTreeMap::new(),
             thunk_of: BTreeMap::new(),
             after_sti: HashSet::new(),
+            generation: 0,
             ledger: counts.then(Ledger::default),
         }
     }
@@ -176,6 +179,21 @@ impl Patches {
         if let Some(&(_, byte)) = self.clean.get(&at) {
             self.text.write_zone(at - ZONE, &[if set { INT3 } else { byte }]);
         }
+    }
+
+    /// The RAM page that is text at `page`.
+    pub(super) fn offset_at(&self, page: u64) -> Option<u64> {
+        self.pages.get(&page).copied()
+    }
+
+    /// Changes whenever a thunk is made or given back: addresses in thunks that someone has kept are then to be forgotten.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether the RAM page at `offset` is text, and where.
+    pub(super) fn text_at(&self, offset: u64) -> Option<u64> {
+        self.places.get(&offset).copied()
     }
 
     /// Whether so much is known that no more can be kept: [`Self::clear`] is due, and all text to be unmapped.
@@ -382,6 +400,7 @@ impl Patches {
             return false;
         };
         let original = original(source, start, (end - start) as usize);
+        self.generation += 1;
         self.text.write_zone(place - ZONE, &thunk.code);
         self.thunks.insert(place, place + thunk.code.len() as u64);
         self.thunk_of.insert(start, place);
@@ -459,6 +478,7 @@ impl Patches {
                 self.text.write_zone(place - ZONE, &vec![INT3; (end - place) as usize]);
             }
             self.zone.release(place);
+            self.generation += 1;
         }
     }
 
@@ -485,6 +505,7 @@ impl Patches {
         self.thunk_of.clear();
         self.after_sti.clear();
         self.zone = Zone::default();
+        self.generation += 1;
         self.listing.clear();
     }
 }

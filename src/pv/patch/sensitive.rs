@@ -17,6 +17,12 @@ pub(in crate::pv) enum Remedy {
     Popf,
     /// A hypercall: the empty one is answered in the child.
     Vmcall,
+    /// Enters the kernel's process, or calls the engine.
+    Syscall,
+    /// Goes back to the user's process, or calls the engine.
+    Sysret,
+    /// The same.
+    Iret,
     /// Calls the engine, which executes the original.
     Call,
 }
@@ -24,7 +30,7 @@ pub(in crate::pv) enum Remedy {
 impl Remedy {
     /// Whether a thunk does it in the child, as long as the engine need not know of it.
     pub(super) fn is_in_process(self) -> bool {
-        self != Self::Call
+        !matches!(self, Self::Call | Self::Syscall | Self::Sysret | Self::Iret)
     }
 }
 
@@ -34,6 +40,9 @@ pub(in crate::pv) fn remedy(i: &Instruction) -> Option<(Remedy, bool)> {
     match i.code() {
         Code::Pushfq => return Some((Remedy::Pushf, true)),
         Code::Popfq => return Some((Remedy::Popf, true)),
+        Code::Syscall => return Some((Remedy::Syscall, true)),
+        Code::Sysretq => return Some((Remedy::Sysret, true)),
+        Code::Iretq => return Some((Remedy::Iret, true)),
         _ => {}
     }
     match i.mnemonic() {
@@ -43,10 +52,8 @@ pub(in crate::pv) fn remedy(i: &Instruction) -> Option<(Remedy, bool)> {
         M::Sgdt | M::Sidt | M::Sldt | M::Smsw | M::Str | M::Lar | M::Lsl | M::Verr | M::Verw => {
             Some((Remedy::Call, true))
         }
-        M::Lss | M::Lfs | M::Lgs | M::Iret | M::Iretd | M::Iretq | M::Retf => Some((Remedy::Call, true)),
-        M::Syscall | M::Sysret | M::Sysretq | M::Sysenter | M::Sysexit | M::Sysexitq | M::Int => {
-            Some((Remedy::Call, true))
-        }
+        M::Lss | M::Lfs | M::Lgs | M::Iret | M::Iretd | M::Retf => Some((Remedy::Call, true)),
+        M::Sysret | M::Sysenter | M::Sysexit | M::Sysexitq | M::Int => Some((Remedy::Call, true)),
         // On a host that is a guest itself, its hypervisor would answer them.
         M::Vmcall => Some((Remedy::Vmcall, true)),
         M::Vmmcall => Some((Remedy::Call, true)),

@@ -9,7 +9,9 @@ use super::sensitive::{Remedy, can_move, remedy};
 use crate::abi;
 use crate::arch::Rflags;
 use crate::pv::layout::{ZONE_CONTROL, at};
-use iced_x86::code_asm::{AsmMemoryOperand, CodeAssembler, ah, al, eax, ecx, esp, qword_ptr, rax, rcx, rsp};
+use iced_x86::code_asm::{
+    AsmMemoryOperand, CodeAssembler, ah, al, eax, ecx, esp, ptr, qword_ptr, rax, rcx, rsp,
+};
 use iced_x86::{Encoder, IcedError, Instruction};
 use std::collections::HashMap;
 
@@ -33,15 +35,43 @@ fn control(offset: u64) -> AsmMemoryOperand {
     qword_ptr(ZONE_CONTROL + offset)
 }
 
-/// The jump to the engine on behalf of the instruction at `guest`.
-fn call(a: &mut CodeAssembler, guest: u64) -> Result<(), IcedError> {
-    a.mov(control(at::SAVED_RAX), rax)?;
-    if let Ok(low) = u32::try_from(guest) {
-        a.mov(eax, low)?;
-    } else {
-        a.mov(rax, guest)?;
+/// RAX becomes a guest address.
+fn name(a: &mut CodeAssembler, guest: u64) -> Result<(), IcedError> {
+    match u32::try_from(guest) {
+        Ok(low) => a.mov(eax, low),
+        Err(_) => a.mov(rax, guest),
     }
-    a.jmp(control(at::HYPERCALL_ENTRY))
+}
+
+/// The jump into the stub on behalf of the instruction at `guest`, by the way that the word at `way` names.
+fn call(a: &mut CodeAssembler, guest: u64, way: u64) -> Result<(), IcedError> {
+    a.mov(control(at::SAVED_RAX), rax)?;
+    name(a, guest)?;
+    a.jmp(control(way))
+}
+
+/// SYSCALL: says where the guest goes on, in its own addresses and in the thunk, so that it can do so without a trap.
+fn syscall(a: &mut CodeAssembler, i: &Instruction) -> Result<(), IcedError> {
+    let mut next = a.create_label();
+    a.mov(control(at::SAVED_RAX), rax)?;
+    name(a, i.next_ip())?;
+    a.mov(control(at::NEXT_GUEST), rax)?;
+    a.lea(rax, ptr(next))?;
+    a.mov(control(at::NEXT_NATIVE), rax)?;
+    name(a, i.ip())?;
+    a.jmp(control(at::SYSCALL_WAY))?;
+    a.set_label(&mut next)?;
+    a.zero_bytes()
+}
+
+/// IRETQ: touches both ends of its frame, which the stub reads.
+fn iret(a: &mut CodeAssembler, guest: u64) -> Result<(), IcedError> {
+    a.mov(control(at::SAVED_RAX), rax)?;
+    a.mov(rax, qword_ptr(rsp))?;
+    a.mov(rax, control(at::SAVED_RAX))?;
+    a.mov(rax, qword_ptr(rsp + 32))?;
+    name(a, guest)?;
+    a.jmp(control(at::IRET_WAY))
 }
 
 /// Counts one if there is a counter. Takes RCX, and leaves the flags alone.
@@ -65,7 +95,7 @@ fn interrupt_flag(
     a.mov(rcx, control(slow))?;
     a.jrcxz(fast)?;
     a.mov(rcx, control(at::SAVED_RCX))?;
-    call(a, guest)?;
+    call(a, guest, at::HYPERCALL_ENTRY)?;
     a.set_label(&mut fast)?;
     count(a, counter)?;
     a.mov(rcx, control(at::SAVED_RCX))?;
@@ -148,7 +178,7 @@ fn popf(a: &mut CodeAssembler, guest: u64, counter: Option<u64>) -> Result<(), I
     a.mov(rsp, rcx)?;
     a.mov(rcx, control(at::SAVED_RCX))?;
     a.mov(rax, control(at::SAVED_RAX))?;
-    call(a, guest)?;
+    call(a, guest, at::HYPERCALL_ENTRY)?;
     a.set_label(&mut end)?;
     a.zero_bytes()
 }
@@ -162,7 +192,7 @@ fn vmcall(a: &mut CodeAssembler, guest: u64, counter: Option<u64>) -> Result<(),
     a.jrcxz(on)?;
     a.set_label(&mut slow)?;
     a.mov(rcx, control(at::SAVED_RCX))?;
-    call(a, guest)?;
+    call(a, guest, at::HYPERCALL_ENTRY)?;
     a.set_label(&mut on)?;
     a.mov(rcx, rax)?;
     a.jrcxz(null)?;
@@ -207,14 +237,22 @@ pub(super) fn write(
             Remedy::Pushf => pushf(&mut a, counter)?,
             Remedy::Popf => popf(&mut a, i.ip(), counter)?,
             Remedy::Vmcall => vmcall(&mut a, i.ip(), counter)?,
-            Remedy::Call => call(&mut a, i.ip())?,
+            Remedy::Syscall => syscall(&mut a, i)?,
+            Remedy::Sysret => call(&mut a, i.ip(), at::SYSRET_WAY)?,
+            Remedy::Iret => iret(&mut a, i.ip())?,
+            Remedy::Call => call(&mut a, i.ip(), at::HYPERCALL_ENTRY)?,
         }
         let code = a.assemble(here)?;
-        if remedy == Remedy::Popf {
-            // The load from the stack may fault; nothing has changed before it. The first instruction is eight bytes
-            // long or shorter: ask the decoder.
-            let first = iced_x86::Decoder::new(64, &code, 0).decode().len() as u64;
-            thunk.clean.push((thunk.code.len() as u64 + first, i.ip()));
+        // Loads from the stack may fault; before each of them the registers are the guest's.
+        let loads: &[usize] = match remedy {
+            Remedy::Popf => &[1],
+            Remedy::Iret => &[1, 3],
+            _ => &[],
+        };
+        let starts = iced_x86::Decoder::with_ip(64, &code, 0, iced_x86::DecoderOptions::NONE);
+        let starts: Vec<u64> = starts.into_iter().map(|i| i.ip()).collect();
+        for &load in loads {
+            thunk.clean.push((thunk.code.len() as u64 + starts[load], i.ip()));
         }
         thunk.code.extend_from_slice(&code);
     }

@@ -5,6 +5,8 @@ use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::PagingMode;
 use crate::engine::{Cause, EngineError, Platform};
 use crate::pv::batch;
+use crate::pv::child::Who;
+use crate::pv::sides::Side;
 
 /// How far the guest's RDTSC is ahead of the clock's: it is native, whatever IA32_TSC_ADJUST says.
 const TSC_ADJUST: u64 = 0;
@@ -34,15 +36,20 @@ impl PvVcpu {
         counters.count(Cause::PageTableSync);
         self.single.forget_translations();
         let mode = PagingMode::of(&self.state);
-        let Self { child, space, ram, .. } = self;
         if stale.everything {
-            space.validate(child, &mode)?;
+            self.sides.validate(&mode)?;
         }
         for range in &stale.pages {
             if !stale.everything {
-                space.refresh(child, &mode, range.first.page().0, range.count * PAGE_SIZE)?;
+                self.sides.refresh(&mode, range.first.page().0, range.count * PAGE_SIZE)?;
             }
-            batch::map(space, child, ram, &mode, range)?;
+            for who in [Who::Kernel, Who::User] {
+                if who == Who::User && !self.sides.has_user() {
+                    continue;
+                }
+                let Side { child, space } = self.sides.side(who);
+                batch::map(space, child, &self.ram, &mode, range)?;
+            }
         }
         Ok(true)
     }

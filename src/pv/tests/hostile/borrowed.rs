@@ -72,11 +72,12 @@ pub(super) fn through_the_stub(all: &mut Vec<Attack>) {
         "a stub of its own that never answers",
         End::Crash("did not stop when it was told to"),
         move |a| {
-            // A page of `jmp $`, over the stub.
+            // A page of NOPs with `jmp $` at its end, over the stub: the same from wherever it is entered.
             a.mov(rdi, 0x40_0000_u64)?;
-            a.mov(eax, 0xfeeb_feeb_u32)?;
+            a.mov(eax, 0x9090_9090_u32)?;
             a.mov(ecx, 1024)?;
             a.rep().stosd()?;
+            a.mov(word_ptr(0x40_0ffe), 0xfeeb_u32)?;
             call_from_stub(a, libc::SYS_mmap, [MONITOR, 4096, rights, flags, RAM_FD.into(), 0x40_0000])
         },
     );
