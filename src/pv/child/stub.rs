@@ -239,6 +239,10 @@ global_asm!(
     "ret",
     // A user's SYSCALL in the kernel's process. R14: its area.
     "pv_stub_from_user:",
+    // What the other has written, all at once: each line comes from another CPU.
+    "prefetcht0 [r14 + {GPR}]",
+    "prefetcht0 [r14 + {GPR} + 64]",
+    "prefetcht0 [r14 + {XSAVE} + 512]",
     "mov edx, {T_CHILD}",
     "lock cmpxchg [rip + pv_stub_begin + {D} + {TURN}], edx",
     "jne 3f",
@@ -402,6 +406,9 @@ global_asm!(
     "je 2b",
     "jmp pv_stub_wait_parked",
     "6:",
+    "prefetcht0 [rip + pv_stub_begin + {D} + {GPR}]",
+    "prefetcht0 [rip + pv_stub_begin + {D} + {GPR} + 64]",
+    "prefetcht0 [rip + pv_stub_begin + {D} + {XSAVE} + 512]",
     "test ebp, ebp",
     "jz 7f",
     "cmp dword ptr [rip + pv_stub_begin + {D} + {PARK}], 0",
