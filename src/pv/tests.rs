@@ -341,7 +341,8 @@ fn kicks_at_any_moment_find_a_way_out_of_thunks() {
 
 #[test]
 fn an_interrupt_reaches_a_spinning_guest_and_a_kick_one_without_interrupts() {
-    for enabled in [true, false] {
+    let makers: [fn(&FakeMachine, &CpuState) -> PvVcpu; 2] = [vcpu, unpatched::unpatched];
+    for (make, enabled) in makers.into_iter().flat_map(|make| [(make, true), (make, false)]) {
         let (machine, state) = guest(
             |a| {
                 let mut top = a.create_label();
@@ -353,7 +354,7 @@ fn an_interrupt_reaches_a_spinning_guest_and_a_kick_one_without_interrupts() {
             },
             halt,
         );
-        let mut pv = vcpu(&machine, &state);
+        let mut pv = make(&machine, &state);
         let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
         let _bound = kick.bind().unwrap();
         let exit = std::thread::scope(|scope| {

@@ -3,7 +3,7 @@ use super::*;
 use crate::engine::{Patch, Sites};
 use std::collections::BTreeSet;
 
-fn unpatched(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
+pub(super) fn unpatched(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
     PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), Interface::None, false).unwrap()
 }
 
@@ -172,37 +172,5 @@ fn flags_that_popf_sets_on_the_host_do_no_harm() {
             halt,
         );
         assert_eq!(state.gpr[15], 1, "{flags:#x}");
-    }
-}
-
-#[test]
-fn interrupts_and_kicks_reach_guests_that_run_as_they_are() {
-    for enabled in [true, false] {
-        let (machine, state) = guest(
-            |a| {
-                let mut top = a.create_label();
-                if enabled {
-                    a.sti().unwrap();
-                }
-                a.set_label(&mut top).unwrap();
-                a.jmp(top).unwrap();
-            },
-            halt,
-        );
-        let mut pv = unpatched(&machine, &state);
-        let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
-        let _bound = kick.bind().unwrap();
-        let exit = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(Duration::from_millis(20));
-                machine.interrupts.raise(0x40);
-                if !enabled {
-                    std::thread::sleep(Duration::from_millis(20));
-                    machine.platform.kick(VcpuId(0)).kick();
-                }
-            });
-            pv.run(&machine.platform).unwrap()
-        });
-        assert_eq!(exit, if enabled { Exit::Halted } else { Exit::Kicked });
     }
 }

@@ -52,23 +52,28 @@ fn with_user(
 }
 
 /// Runs until HLT, natively and by the interpreter, and compares.
-fn compare_user(
-    user: impl Fn(&mut CodeAssembler),
-    entry: impl Fn(&mut CodeAssembler),
-    handler: impl Fn(&mut CodeAssembler),
-) -> (CpuState, PvVcpu) {
-    let (machine, state) = with_user(&user, &entry, &handler);
+fn compare_built(build: impl Fn() -> (FakeMachine, CpuState)) -> CpuState {
+    let (machine, state) = build();
     let mut pv = vcpu(&machine, &state);
     assert_eq!(pv.run(&machine.platform).unwrap(), Exit::Halted);
     let native = pv.save().unwrap();
-    let (machine, mut expected) = with_user(user, entry, handler);
+    let (machine, mut expected) = build();
     let mut single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
     while single.step(&mut expected, &machine.platform).unwrap() != Outcome::Halted {}
     assert_eq!(native.gpr, expected.gpr);
     assert_eq!((native.rip, native.rflags), (expected.rip, expected.rflags));
     assert_eq!((native.cr2, native.cr3, native.segments), (expected.cr2, expected.cr3, expected.segments));
     assert_eq!(native.xsave.0[160..416], expected.xsave.0[160..416]);
-    (native, pv)
+    native
+}
+
+/// The same for a kernel of [`with_user`].
+fn compare_user(
+    user: impl Fn(&mut CodeAssembler),
+    entry: impl Fn(&mut CodeAssembler),
+    handler: impl Fn(&mut CodeAssembler),
+) -> CpuState {
+    compare_built(|| with_user(&user, &entry, &handler))
 }
 
 /// Calls below 100 return their number plus RDI in RAX; others halt.
@@ -90,7 +95,7 @@ fn exit(a: &mut CodeAssembler) {
 
 #[test]
 fn system_calls_carry_registers_there_and_back() {
-    let (state, _) = compare_user(
+    let state = compare_user(
         |a| {
             let mut top = a.create_label();
             a.mov(ebx, 5000).unwrap();
@@ -238,16 +243,9 @@ fn ring_3_gets_page_faults_where_the_manual_says_so() {
         machine.ram().write(Gpa(FakeMachine::TABLES.0 + 0x1008), &0_u64.to_le_bytes()).unwrap();
         (machine, state)
     };
-    let (machine, state) = build();
-    let mut pv = vcpu(&machine, &state);
-    assert_eq!(pv.run(&machine.platform).unwrap(), Exit::Halted);
-    let native = pv.save().unwrap();
+    let native = compare_built(build);
     let errors = attempts.iter().fold(0, |all, (_, error)| all << 8 | error);
     assert_eq!(native.gpr[15], errors, "{:#x}", native.gpr[15]);
-    let (machine, mut expected) = build();
-    let mut single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
-    while single.step(&mut expected, &machine.platform).unwrap() != Outcome::Halted {}
-    assert_eq!((native.gpr, native.segments), (expected.gpr, expected.segments));
 }
 
 #[test]
@@ -310,16 +308,11 @@ fn programs_of_more_address_spaces_than_processes_see_their_own_pages() {
         }
         (machine, state)
     };
-    let (machine, mut state) = build();
-    state.cr3 = TABLES;
-    let mut pv = vcpu(&machine, &state);
-    assert_eq!(pv.run(&machine.platform).unwrap(), Exit::Halted);
-    let native = pv.save().unwrap();
-    let (machine, mut expected) = build();
-    expected.cr3 = TABLES;
-    let mut single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
-    while single.step(&mut expected, &machine.platform).unwrap() != Outcome::Halted {}
-    assert_eq!((native.gpr, native.cr3), (expected.gpr, expected.cr3));
+    compare_built(|| {
+        let (machine, mut state) = build();
+        state.cr3 = TABLES;
+        (machine, state)
+    });
 }
 
 #[test]
@@ -450,19 +443,12 @@ fn two_programs_with_different_code_at_one_address_run_their_own() {
         ram.write(Gpa(TABLES + 0x1000), &((TABLES + 0x2000) | 7).to_le_bytes()).unwrap();
         (machine, state)
     };
-    let (machine, state) = build();
-    let mut pv = vcpu(&machine, &state);
-    assert_eq!(pv.run(&machine.platform).unwrap(), Exit::Halted);
-    let native = pv.save().unwrap();
-    let (machine, mut expected) = build();
-    let mut single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
-    while single.step(&mut expected, &machine.platform).unwrap() != Outcome::Halted {}
-    assert_eq!((native.gpr, native.cr3), (expected.gpr, expected.cr3));
+    compare_built(build);
 }
 
 #[test]
 fn a_program_that_jumps_into_the_monitors_part_gets_a_page_fault() {
-    let (state, _) = compare_user(
+    let state = compare_user(
         |a| {
             for target in [ZONE + 0x1234, ZONE + 0x80_0000] {
                 let mut next = a.create_label();
