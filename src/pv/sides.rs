@@ -154,6 +154,12 @@ impl Sides {
         std::iter::once(&mut self.kernel).chain(self.users.iter_mut().map(|user| &mut user.side))
     }
 
+    /// The kernel's process and the user's of the current address space, if there is one.
+    pub(super) fn at_work(&mut self) -> impl Iterator<Item = &mut Side> {
+        let user = self.current.map(|current| &mut self.users[current].side);
+        std::iter::once(&mut self.kernel).chain(user)
+    }
+
     /// To be called when the vCPU begins to run: the engine's thread may be on another CPU than before.
     pub(super) fn settle(&mut self) {
         self.all().for_each(|side| side.child.settle());
@@ -208,31 +214,20 @@ impl Sides {
 
     /// After INVLPG of `address`.
     pub(super) fn invalidate(&mut self, mode: &PagingMode, address: u64) -> Result<(), EngineError> {
-        let Side { child, space } = &mut self.kernel;
-        space.invalidate(child, mode, address)?;
-        if let Some(current) = self.current {
-            let Side { child, space } = &mut self.users[current].side;
-            space.invalidate(child, mode, address)?;
-            self.users[current].side.check_next();
-        }
-        Ok(())
+        self.at_work().try_for_each(|side| {
+            side.space.invalidate(&mut side.child, mode, address)?;
+            side.check_next();
+            Ok(())
+        })
     }
 
     /// After changes to the tables of `length` bytes from `start` on.
     pub(super) fn refresh(&mut self, mode: &PagingMode, start: u64, length: u64) -> Result<(), EngineError> {
-        let Side { child, space } = &mut self.kernel;
-        space.refresh(child, mode, start, length)?;
-        if let Some(current) = self.current {
-            let Side { child, space } = &mut self.users[current].side;
-            space.refresh(child, mode, start, length)?;
-            self.users[current].side.check_next();
-        }
-        Ok(())
-    }
-
-    /// Whether the current address space has a user's process.
-    pub(super) fn has_user(&self) -> bool {
-        self.current.is_some()
+        self.at_work().try_for_each(|side| {
+            side.space.refresh(&mut side.child, mode, start, length)?;
+            side.check_next();
+            Ok(())
+        })
     }
 
     /// Unmaps everything everywhere.
@@ -271,9 +266,7 @@ impl Sides {
 
     /// Has whoever runs come out of the guest's code: at once, or where it next allows interrupts.
     pub(super) fn interrupt(&mut self, at_once: bool) {
-        let current = self.current;
-        let user = current.map(|current| &mut self.users[current].side);
-        for side in std::iter::once(&mut self.kernel).chain(user) {
+        for side in self.at_work() {
             let shared = side.child.shared();
             if at_once {
                 shared.set(at::STOP, 1);
@@ -283,10 +276,7 @@ impl Sides {
             }
         }
         self.close_ways();
-        self.kernel.child.signal();
-        if let Some(current) = current {
-            self.users[current].side.child.signal();
-        }
+        self.at_work().for_each(|side| side.child.signal());
     }
 
     /// Forgets where programs go on in thunks if those are of another generation.

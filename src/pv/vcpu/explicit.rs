@@ -5,7 +5,6 @@ use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::PagingMode;
 use crate::engine::{Cause, EngineError, Platform};
 use crate::pv::batch;
-use crate::pv::child::Who;
 use crate::pv::sides::Side;
 
 /// How far the guest's RDTSC is ahead of the clock's: it is native, whatever IA32_TSC_ADJUST says.
@@ -43,11 +42,7 @@ impl PvVcpu {
             if !stale.everything {
                 self.sides.refresh(&mode, range.first.page().0, range.count * PAGE_SIZE)?;
             }
-            for who in [Who::Kernel, Who::User] {
-                if who == Who::User && !self.sides.has_user() {
-                    continue;
-                }
-                let Side { child, space } = self.sides.side(who);
+            for Side { child, space } in self.sides.at_work() {
                 batch::map(space, child, &self.ram, &mode, range)?;
             }
         }
