@@ -14,6 +14,10 @@ pub const LAPIC: Gpa = Gpa(0xfee0_0000);
 pub const LAPIC_SIZE: u64 = 0x1000;
 /// Where the loader puts PVH start information, the memory map and the command line: conventional memory, low.
 pub const PVH_START_INFO: Gpa = Gpa(0x6000);
+/// Where the loader puts multiboot information: the same place, which only one of them needs.
+pub const MULTIBOOT_INFO: Gpa = PVH_START_INFO;
+/// End of conventional memory; the last KiB below 640 KiB is a BIOS's own.
+pub const CONVENTIONAL_END: Gpa = Gpa(0x9_fc00);
 /// First byte that images may be loaded to.
 pub const IMAGE_START: Gpa = Gpa(0x10_0000);
 /// Where flat binaries are loaded and entered.

@@ -10,11 +10,12 @@ use crate::machine::{EmuEngine, MachineSpec, Without};
 use crate::sys::tsc;
 use clap::Args;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 
 /// The guest itself, in whatever mode it is to run.
 #[derive(Args)]
 pub(super) struct ImageArguments {
-    /// Name of a built-in workload, or an ELF64 image with a PVH note (./NAME for a file of a workload's name)
+    /// Name of a built-in workload, or a file: an ELF64 image with a PVH note, or a multiboot image (./NAME for a file of a workload's name)
     image: OsString,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M", allow_hyphen_values = true)]
@@ -25,6 +26,9 @@ pub(super) struct ImageArguments {
     /// The image is raw code, loaded and entered at 2 MiB in 32-bit protected mode
     #[arg(long)]
     flat: bool,
+    /// A file that a multiboot image is given as its module
+    #[arg(long, value_name = "FILE")]
+    module: Option<PathBuf>,
 }
 
 impl ImageArguments {
@@ -39,7 +43,11 @@ impl ImageArguments {
         pair: Pair,
         tsc_khz: impl FnOnce() -> u64,
     ) -> Result<(Image, MachineSpec), CliError> {
-        let image = image::open(&self.image, self.flat)?;
+        let mut image = image::open(&self.image, self.flat)?;
+        if let Some(path) = &self.module {
+            let unread = |source| CliError::Read { path: path.clone(), source };
+            image = image.with_module(image::read(path).map_err(unread)?);
+        }
         let mut spec = MachineSpec::new(pair);
         spec.memory = self.memory;
         spec.command_line = self.command_line(tsc_khz);

@@ -50,7 +50,8 @@ pub(super) fn meant(name: &str) -> String {
         .unwrap_or_default()
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// The bytes of an image file.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let refused = |why: &str| Err(io::Error::other(why.to_owned()));
     let kind = std::fs::metadata(path)?.file_type();
     if kind.is_dir() {

@@ -1,12 +1,14 @@
 //! Puts a guest image into RAM and says in which state the boot CPU starts.
 //!
-//! Two kinds so far: a 64-bit ELF with a PVH note (entered in 32-bit protected mode with the start information of Xen's
-//! boot ABI), and a flat binary (entered likewise at its first byte). Everything in an image is checked before anything
+//! The kinds: a 64-bit ELF with a PVH note (entered in 32-bit protected mode with the start information of Xen's boot
+//! ABI), a multiboot image (entered likewise with multiboot information), and a flat binary (entered at its first byte). Everything in an image is checked before anything
 //! is written to RAM.
 mod elf;
+mod multiboot;
 mod pvh;
 
 pub use elf::{ElfImage, Segment, Symbol};
+pub use multiboot::MultibootImage;
 
 use crate::arch::{CpuState, Gpa, layout};
 use crate::mem::{GuestRam, amount};
@@ -79,16 +81,21 @@ fn misfit(start: u64, end: u64, low: u64, high: u64) -> String {
 pub enum Image {
     /// ELF64 with PVH note.
     Elf(ElfImage),
+    /// 32-bit ELF, or raw code, with a multiboot header.
+    Multiboot(MultibootImage),
     /// Raw code.
     Flat(Vec<u8>),
 }
 
 impl Image {
-    /// Parses an ELF image.
+    /// Parses an ELF or multiboot image.
     ///
     /// # Errors
-    /// [`LoadError`], for whatever is not a PVH ELF64.
+    /// [`LoadError`], for whatever is neither a PVH ELF64 nor a multiboot image.
     pub fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
+        if MultibootImage::is_one(bytes) {
+            return MultibootImage::parse(bytes).map(Self::Multiboot);
+        }
         ElfImage::parse(bytes).map(Self::Elf)
     }
 
@@ -100,11 +107,21 @@ impl Image {
         if bytes.is_empty() { Err(LoadError::Empty) } else { Ok(Self::Flat(bytes)) }
     }
 
+    /// The same with a module behind it, if it is of a kind that has any.
+    #[must_use]
+    pub fn with_module(self, module: Vec<u8>) -> Self {
+        match self {
+            Self::Multiboot(image) => Self::Multiboot(image.with_module(module)),
+            other => other,
+        }
+    }
+
     /// The pieces to be loaded, ascending.
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
         match self {
             Self::Elf(elf) => elf.segments().to_vec(),
+            Self::Multiboot(image) => image.segments().to_vec(),
             Self::Flat(bytes) => vec![Segment {
                 gpa: layout::FLAT_START,
                 bytes: bytes.clone(),
@@ -119,6 +136,7 @@ impl Image {
     pub fn entry(&self) -> u32 {
         match self {
             Self::Elf(elf) => elf.entry(),
+            Self::Multiboot(image) => image.entry(),
             Self::Flat(_) => layout::FLAT_START.0 as u32,
         }
     }
@@ -128,7 +146,7 @@ impl Image {
     pub fn symbols(&self) -> &[Symbol] {
         match self {
             Self::Elf(elf) => elf.symbols(),
-            Self::Flat(_) => &[],
+            Self::Multiboot(_) | Self::Flat(_) => &[],
         }
     }
 
@@ -156,6 +174,9 @@ impl Image {
         ram.write(layout::PVH_START_INFO, &start_info).map_err(too_small)?;
         for segment in &segments {
             ram.write(segment.gpa, &segment.bytes).map_err(too_small)?;
+        }
+        if let Self::Multiboot(image) = self {
+            return image.finish(ram, command_line);
         }
         Ok(CpuState::pvh_entry(self.entry(), layout::PVH_START_INFO.0 as u32))
     }
