@@ -18,6 +18,18 @@ pub const PVH_START_INFO: Gpa = Gpa(0x6000);
 pub const MULTIBOOT_INFO: Gpa = PVH_START_INFO;
 /// End of conventional memory; the last KiB below 640 KiB is a BIOS's own.
 pub const CONVENTIONAL_END: Gpa = Gpa(0x9_fc00);
+/// Where the loader puts Linux's `boot_params`, a page.
+pub const LINUX_BOOT_PARAMS: Gpa = Gpa(0x7000);
+/// Where it puts the global descriptor table for a 64-bit entry.
+pub const BOOT_GDT: Gpa = Gpa(0x8000);
+/// Where it puts the page tables for a 64-bit entry: six pages, which map the first 4 GiB to themselves.
+pub const BOOT_PAGE_TABLES: Gpa = Gpa(0x9000);
+/// Where it puts Linux's command line, at most 64 KiB.
+pub const LINUX_COMMAND_LINE: Gpa = Gpa(0x1_0000);
+/// Start of the places of video memory and option ROMs.
+pub const VIDEO_MEMORY: Gpa = Gpa(0xa_0000);
+/// Where the ACPI tables begin, with the RSDP; the MP table follows. Up to 1 MiB.
+pub const FIRMWARE_TABLES: Gpa = Gpa(0xe_0000);
 /// First byte that images may be loaded to.
 pub const IMAGE_START: Gpa = Gpa(0x10_0000);
 /// Where flat binaries are loaded and entered.

@@ -158,6 +158,35 @@ impl CpuState {
         state
     }
 
+    /// The state in which Linux's 32-bit entry is reached (`Documentation/arch/x86/boot.rst`, "32-bit Boot Protocol"):
+    /// protected mode, paging off, flat segments with the selectors 0x10 and 0x18, ESI pointing to `boot_params`.
+    #[must_use]
+    pub fn linux32_entry(entry: u32, boot_params: u32) -> Self {
+        let mut state = Self::reset();
+        let data = Segment::flat32(0x18, 0x3);
+        state.segments = [data, Segment::flat32(0x10, 0xb), data, data, data, data];
+        state.cr0 = Cr0::PE | Cr0::ET;
+        state.rip = u64::from(entry);
+        state.gpr = [0; 16];
+        state.gpr[gpr::RSI] = u64::from(boot_params);
+        state
+    }
+
+    /// The state in which Linux's 64-bit entry is reached (ibid., "64-bit Boot Protocol"): as [`Self::linux32_entry`],
+    /// but in long mode with the page tables at `root`.
+    #[must_use]
+    pub fn linux64_entry(entry: u64, boot_params: u32, root: u64) -> Self {
+        let mut state = Self::linux32_entry(0, boot_params);
+        let code = state.segment_mut(SegmentRegister::Cs);
+        code.attributes = code.attributes & !Segment::DEFAULT_BIG | Segment::LONG;
+        state.rip = entry;
+        state.cr0 |= Cr0::PG;
+        state.cr3 = root;
+        state.cr4 = Cr4::PAE;
+        state.efer = Efer::LME | Efer::LMA;
+        state
+    }
+
     /// The state after reset (SDM table 9-1).
     #[must_use]
     pub fn reset() -> Self {

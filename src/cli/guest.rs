@@ -10,13 +10,20 @@ use crate::machine::{EmuEngine, MachineSpec, Without};
 use crate::sys::tsc;
 use clap::Args;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
 
 /// The guest itself, in whatever mode it is to run.
 #[derive(Args)]
 pub(super) struct ImageArguments {
-    /// Name of a built-in workload, or a file: an ELF64 image with a PVH note, or a multiboot image (./NAME for a file of a workload's name)
-    image: OsString,
+    /// Name of a built-in workload, or an image: a Linux bzImage, an ELF64 with a PVH note, or a multiboot image
+    /// (./NAME for a file of a workload's name)
+    #[arg(required_unless_present = "kernel")]
+    image: Option<OsString>,
+    /// The image is this file: a Linux bzImage, or an ELF64 with a PVH note as `vmlinux` is one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "flat"])]
+    kernel: Option<OsString>,
+    /// The kernel's initial RAM disk, or a multiboot image's module
+    #[arg(long, visible_alias = "module", value_name = "FILE")]
+    initrd: Option<OsString>,
     /// Guest RAM
     #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M", allow_hyphen_values = true)]
     memory: u64,
@@ -26,15 +33,12 @@ pub(super) struct ImageArguments {
     /// The image is raw code, loaded and entered at 2 MiB in 32-bit protected mode
     #[arg(long)]
     flat: bool,
-    /// A file that a multiboot image is given as its module
-    #[arg(long, value_name = "FILE")]
-    module: Option<PathBuf>,
 }
 
 impl ImageArguments {
     /// What the person called the guest.
     pub(super) fn name(&self) -> &OsStr {
-        &self.image
+        self.kernel.as_deref().or(self.image.as_deref()).unwrap_or_default()
     }
 
     /// The image and the machine for it with this pair, of whose TSC the guest is told that it has this frequency.
@@ -43,14 +47,16 @@ impl ImageArguments {
         pair: Pair,
         tsc_khz: impl FnOnce() -> u64,
     ) -> Result<(Image, MachineSpec), CliError> {
-        let mut image = image::open(&self.image, self.flat)?;
-        if let Some(path) = &self.module {
-            let unread = |source| CliError::Read { path: path.clone(), source };
-            image = image.with_module(image::read(path).map_err(unread)?);
+        let mut image = match &self.kernel {
+            Some(file) => image::open_file(file)?,
+            None => image::open(self.name(), self.flat)?,
+        };
+        if let Some(file) = &self.initrd {
+            image = image::add_initrd(image, file)?;
         }
         let mut spec = MachineSpec::new(pair);
         spec.memory = self.memory;
-        spec.command_line = self.command_line(tsc_khz);
+        spec.command_line = if image.is_linux() { self.append.clone() } else { self.command_line(tsc_khz) };
         Ok((image, spec))
     }
 

@@ -4,7 +4,7 @@
 //! everywhere; `./NAME` means the file.
 use super::error::CliError;
 use crate::bench::workload;
-use crate::loader::Image;
+use crate::loader::{Image, LoadError};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -37,6 +37,26 @@ pub(super) fn open(name: &OsStr, flat: bool) -> Result<Image, CliError> {
     };
     let image = if flat { Image::flat(bytes) } else { Image::parse(&bytes) };
     image.map_err(|source| CliError::Image { name: path.display().to_string(), source })
+}
+
+/// The image in the file `name`, even if a workload has that name.
+pub(super) fn open_file(name: &OsStr) -> Result<Image, CliError> {
+    let bytes = read_file(name)?;
+    Image::parse(&bytes).map_err(|source| of_file(name, source))
+}
+
+/// `image` with the initial RAM disk in the file `name`.
+pub(super) fn add_initrd(image: Image, name: &OsStr) -> Result<Image, CliError> {
+    image.with_initrd(read_file(name)?).map_err(|source| of_file(name, source))
+}
+
+fn read_file(name: &OsStr) -> Result<Vec<u8>, CliError> {
+    let path = Path::new(name);
+    read(path).map_err(|source| CliError::Read { path: path.to_owned(), source })
+}
+
+fn of_file(name: &OsStr, source: LoadError) -> CliError {
+    CliError::Image { name: name.display().to_string(), source }
 }
 
 /// `; did you mean 'crc32'?` if a workload has a name like this, else nothing.

@@ -1,16 +1,20 @@
 //! Puts a guest image into RAM and says in which state the boot CPU starts.
 //!
-//! The kinds: a 64-bit ELF with a PVH note (entered in 32-bit protected mode with the start information of Xen's boot
-//! ABI), a multiboot image (entered likewise with multiboot information), and a flat binary (entered at its first byte). Everything in an image is checked before anything
-//! is written to RAM.
+//! The kinds: a 64-bit ELF with a PVH note, as Linux's `vmlinux` has it (entered in 32-bit protected mode with the start
+//! information of Xen's boot ABI), a multiboot image (entered likewise with multiboot information), a Linux bzImage
+//! (entered by Linux's own boot protocol), and a flat binary (entered at its first byte). An initial RAM disk, which
+//! multiboot calls a module, goes with all but the last. Everything in an image is checked before it is run.
 mod elf;
+mod linux;
+mod memory_map;
 mod multiboot;
 mod pvh;
 
 pub use elf::{ElfImage, Segment, Symbol};
+pub use linux::LinuxImage;
 pub use multiboot::MultibootImage;
 
-use crate::arch::{CpuState, Gpa, layout};
+use crate::arch::{CpuState, Gpa, address::PAGE_SIZE, layout};
 use crate::mem::{GuestRam, amount};
 
 /// Why an image cannot be loaded. Each is one sentence that says what to do.
@@ -18,7 +22,7 @@ use crate::mem::{GuestRam, amount};
 pub enum LoadError {
     /// No ELF magic.
     #[error(
-        "the image is not an ELF file; give a 64-bit ELF kernel with a PVH note, or load raw code with --flat"
+        "the image is neither an ELF file nor a Linux bzImage; give a kernel as one of them, or load raw code with --flat"
     )]
     NotElf,
     /// An ELF of another class or machine.
@@ -50,6 +54,32 @@ pub enum LoadError {
     /// The command line is too long.
     #[error("the guest's command line has {0} bytes; at most {1} are possible")]
     CommandLine(usize, usize),
+    /// A Linux kernel from before the boot protocol that is spoken here.
+    #[error(
+        "the kernel speaks boot protocol {major}.{minor:02} or is a zImage; give a bzImage of Linux 2.6.22 or newer"
+    )]
+    OldKernel {
+        /// Protocol's major version.
+        major: u16,
+        /// Protocol's minor version.
+        minor: u16,
+    },
+    /// An initial RAM disk for an image that takes none.
+    #[error("an initial RAM disk goes with a Linux kernel or a PVH image; raw code takes none")]
+    NoInitrd,
+    /// An initial RAM disk without a byte.
+    #[error("the initial RAM disk is empty")]
+    EmptyInitrd,
+    /// An initial RAM disk that has no room beside the kernel.
+    #[error("{}", initrd_misfit(*size, *kernel_end, *end))]
+    InitrdDoesNotFit {
+        /// Its bytes.
+        size: u64,
+        /// Where the kernel ends.
+        kernel_end: u64,
+        /// Where RAM ends, or what the kernel takes for a RAM disk.
+        end: u64,
+    },
     /// A flat image without a byte.
     #[error("the image is empty")]
     Empty,
@@ -76,27 +106,97 @@ fn misfit(start: u64, end: u64, low: u64, high: u64) -> String {
     }
 }
 
-/// A parsed image.
+/// Why an initial RAM disk has no place, and what helps.
+fn initrd_misfit(size: u64, kernel_end: u64, end: u64) -> String {
+    let needed = kernel_end.saturating_add(size).div_ceil(1 << 20);
+    let told = format!("the initial RAM disk has {}", amount(size));
+    if needed << 20 > layout::LOW_RAM_END.0 {
+        format!(
+            "{told}, which is more than there is room for below the devices, beside the kernel; make it smaller"
+        )
+    } else {
+        format!(
+            "{told}, which do not fit between the kernel's end at {kernel_end:#x} and {end:#x}; give the guest at \
+             least --memory {}M",
+            needed + 1
+        )
+    }
+}
+
+impl LoadError {
+    /// The start information has no place in so little RAM.
+    fn tables_do_not_fit(ram: &GuestRam) -> Self {
+        let (start, high) = (layout::PVH_START_INFO.0, ram.slots()[0].size);
+        Self::DoesNotFit { start, end: layout::IMAGE_START.0, low: 0, high }
+    }
+}
+
+/// Where something was put in guest RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Placed {
+    at: Gpa,
+    size: u64,
+}
+
 #[derive(Debug, Clone)]
-pub enum Image {
+enum Kernel {
     /// ELF64 with PVH note.
     Elf(ElfImage),
     /// 32-bit ELF, or raw code, with a multiboot header.
     Multiboot(MultibootImage),
+    /// Linux bzImage.
+    Linux(LinuxImage),
     /// Raw code.
     Flat(Vec<u8>),
 }
 
+/// A parsed image, with its initial RAM disk if it has one.
+#[derive(Debug, Clone)]
+pub struct Image {
+    kernel: Kernel,
+    initrd: Option<Vec<u8>>,
+}
+
+impl From<Kernel> for Image {
+    fn from(kernel: Kernel) -> Self {
+        Self { kernel, initrd: None }
+    }
+}
+
 impl Image {
-    /// Parses an ELF or multiboot image.
+    /// Parses an ELF or multiboot image or a Linux bzImage.
     ///
     /// # Errors
-    /// [`LoadError`], for whatever is neither a PVH ELF64 nor a multiboot image.
+    /// [`LoadError`], for whatever is none of a PVH ELF64, a multiboot image and a bzImage.
     pub fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
-        if MultibootImage::is_one(bytes) {
-            return MultibootImage::parse(bytes).map(Self::Multiboot);
+        if LinuxImage::is_meant(bytes) {
+            return Ok(Kernel::Linux(LinuxImage::parse(bytes)?).into());
         }
-        ElfImage::parse(bytes).map(Self::Elf)
+        if MultibootImage::is_one(bytes) {
+            return Ok(Kernel::Multiboot(MultibootImage::parse(bytes)?).into());
+        }
+        Ok(Kernel::Elf(ElfImage::parse(bytes)?).into())
+    }
+
+    /// The image with an initial RAM disk, in place of another.
+    ///
+    /// # Errors
+    /// [`LoadError::NoInitrd`] and [`LoadError::EmptyInitrd`].
+    pub fn with_initrd(mut self, bytes: Vec<u8>) -> Result<Self, LoadError> {
+        if matches!(self.kernel, Kernel::Flat(_)) {
+            return Err(LoadError::NoInitrd);
+        }
+        if bytes.is_empty() {
+            return Err(LoadError::EmptyInitrd);
+        }
+        self.initrd = Some(bytes);
+        Ok(self)
+    }
+
+    /// Whether it is a Linux kernel that is booted by Linux's own protocol, so that its command line is Linux's.
+    #[must_use]
+    pub fn is_linux(&self) -> bool {
+        matches!(self.kernel, Kernel::Linux(_))
     }
 
     /// Takes raw code as it is.
@@ -104,56 +204,37 @@ impl Image {
     /// # Errors
     /// [`LoadError::Empty`].
     pub fn flat(bytes: Vec<u8>) -> Result<Self, LoadError> {
-        if bytes.is_empty() { Err(LoadError::Empty) } else { Ok(Self::Flat(bytes)) }
-    }
-
-    /// The same with a module behind it, if it is of a kind that has any.
-    #[must_use]
-    pub fn with_module(self, module: Vec<u8>) -> Self {
-        match self {
-            Self::Multiboot(image) => Self::Multiboot(image.with_module(module)),
-            other => other,
-        }
+        if bytes.is_empty() { Err(LoadError::Empty) } else { Ok(Kernel::Flat(bytes).into()) }
     }
 
     /// The pieces to be loaded, ascending.
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
-        match self {
-            Self::Elf(elf) => elf.segments().to_vec(),
-            Self::Multiboot(image) => image.segments().to_vec(),
-            Self::Flat(bytes) => vec![Segment {
-                gpa: layout::FLAT_START,
-                bytes: bytes.clone(),
-                size: bytes.len() as u64,
-                executable: true,
-            }],
+        let raw = |gpa, bytes: &[u8]| {
+            vec![Segment { gpa, bytes: bytes.to_vec(), size: bytes.len() as u64, executable: true }]
+        };
+        match &self.kernel {
+            Kernel::Elf(elf) => elf.segments().to_vec(),
+            Kernel::Multiboot(image) => image.segments().to_vec(),
+            Kernel::Linux(linux) => raw(layout::IMAGE_START, linux.kernel()),
+            Kernel::Flat(bytes) => raw(layout::FLAT_START, bytes),
         }
     }
 
-    /// The physical address of the first instruction.
-    #[must_use]
-    pub fn entry(&self) -> u32 {
-        match self {
-            Self::Elf(elf) => elf.entry(),
-            Self::Multiboot(image) => image.entry(),
-            Self::Flat(_) => layout::FLAT_START.0 as u32,
-        }
-    }
-
-    /// Symbols by ascending address; empty for a stripped or flat image.
+    /// Symbols by ascending address; empty for a stripped, packed or flat image.
     #[must_use]
     pub fn symbols(&self) -> &[Symbol] {
-        match self {
-            Self::Elf(elf) => elf.symbols(),
-            Self::Multiboot(_) | Self::Flat(_) => &[],
+        match &self.kernel {
+            Kernel::Elf(elf) => elf.symbols(),
+            Kernel::Multiboot(_) | Kernel::Linux(_) | Kernel::Flat(_) => &[],
         }
     }
 
     /// Copies the image and its start information into `ram`; returns the boot CPU's state. RAM must be fresh (zero).
     ///
     /// # Errors
-    /// [`LoadError::DoesNotFit`] and [`LoadError::CommandLine`]; nothing is written then.
+    /// [`LoadError::DoesNotFit`], [`LoadError::InitrdDoesNotFit`] and [`LoadError::CommandLine`]. What is in RAM then
+    /// is not to be run.
     pub fn load(&self, ram: &GuestRam, command_line: &str) -> Result<CpuState, LoadError> {
         let segments = self.segments();
         let high = ram.slots()[0].size;
@@ -164,21 +245,38 @@ impl Image {
                 return Err(LoadError::DoesNotFit { start, end, low, high });
             }
         }
-        let too_small = |_| LoadError::DoesNotFit {
-            start: layout::PVH_START_INFO.0,
-            end: layout::PVH_START_INFO.0 + pvh::SIZE,
-            low: 0,
-            high,
+        let (kernel_end, initrd_max) = match &self.kernel {
+            Kernel::Linux(linux) => (linux.end(), linux.initrd_max()),
+            _ => (segments.last().map_or(0, |s| s.gpa.0 + s.size), u64::MAX),
         };
-        let start_info = pvh::start_info(ram, command_line)?;
-        ram.write(layout::PVH_START_INFO, &start_info).map_err(too_small)?;
+        if kernel_end > high {
+            let start = layout::IMAGE_START.0;
+            return Err(LoadError::DoesNotFit { start, end: kernel_end, low: start, high });
+        }
+        let initrd = self.place_initrd(ram, kernel_end, high.min(initrd_max.saturating_add(1)))?;
         for segment in &segments {
-            ram.write(segment.gpa, &segment.bytes).map_err(too_small)?;
+            ram.write(segment.gpa, &segment.bytes).map_err(|_| LoadError::tables_do_not_fit(ram))?;
         }
-        if let Self::Multiboot(image) = self {
-            return image.finish(ram, command_line);
-        }
-        Ok(CpuState::pvh_entry(self.entry(), layout::PVH_START_INFO.0 as u32))
+        let entry = match &self.kernel {
+            Kernel::Linux(linux) => return linux.start(ram, command_line, initrd),
+            Kernel::Multiboot(image) => return image.start(ram, command_line, initrd),
+            Kernel::Elf(elf) => elf.entry(),
+            Kernel::Flat(_) => layout::FLAT_START.0 as u32,
+        };
+        let start_info = pvh::start_info(ram, command_line, initrd)?;
+        ram.write(layout::PVH_START_INFO, &start_info).map_err(|_| LoadError::tables_do_not_fit(ram))?;
+        Ok(CpuState::pvh_entry(entry, layout::PVH_START_INFO.0 as u32))
+    }
+
+    /// Copies the initial RAM disk as high as it goes between `low` and `high`, at the start of a page.
+    fn place_initrd(&self, ram: &GuestRam, low: u64, high: u64) -> Result<Option<Placed>, LoadError> {
+        let Some(bytes) = &self.initrd else { return Ok(None) };
+        let size = bytes.len() as u64;
+        let misfit = LoadError::InitrdDoesNotFit { size, kernel_end: low, end: high };
+        let at = high.checked_sub(size).map(|at| Gpa(at & !(PAGE_SIZE - 1))).filter(|at| at.0 >= low);
+        let at = at.ok_or_else(|| misfit.clone())?;
+        ram.write(at, bytes).map_err(|_| misfit)?;
+        Ok(Some(Placed { at, size }))
     }
 
     /// Guest-physical ranges of executable code, for those who scan it.

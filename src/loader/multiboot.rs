@@ -2,8 +2,9 @@
 //! in 32-bit protected mode, with a structure that says what there is (Multiboot Specification 0.6.96).
 //!
 //! At [`layout::MULTIBOOT_INFO`] lie the structure, the memory map, the list of modules and their strings, and the
-//! command line. A module follows the image, page by page.
-use super::{LoadError, Segment};
+//! command line.
+use super::memory_map::{self, Region};
+use super::{LoadError, Placed, Segment};
 use crate::arch::state::gpr;
 use crate::arch::{CpuState, Gpa, layout};
 use crate::mem::GuestRam;
@@ -36,14 +37,12 @@ const SIZE: usize = 0x1000;
 /// The first word of the command line, which is the image's name by custom.
 const NAME: &str = "kernel";
 const COMMAND_LINE_MOST: usize = SIZE - COMMAND_LINE_OFFSET - NAME.len() - 2;
-const PAGE: u64 = 4096;
 
 /// A checked multiboot image.
 #[derive(Debug, Clone)]
 pub struct MultibootImage {
     entry: u32,
     segments: Vec<Segment>,
-    module: Option<Vec<u8>>,
 }
 
 /// The multiboot header: where in the file, and its flags.
@@ -92,13 +91,7 @@ impl MultibootImage {
         if !segments.iter().any(holds) {
             return Err(LoadError::Damaged(format!("the entry point {entry:#x} is in no segment")));
         }
-        Ok(Self { entry, segments, module: None })
-    }
-
-    /// The same with a module, such as an initial RAM disk.
-    #[must_use]
-    pub fn with_module(self, module: Vec<u8>) -> Self {
-        Self { module: Some(module), ..self }
+        Ok(Self { entry, segments })
     }
 
     /// Physical address of the first instruction.
@@ -113,27 +106,16 @@ impl MultibootImage {
         &self.segments
     }
 
-    /// Puts the module and the information into RAM, where the image lies already; returns the boot CPU's state.
-    pub(super) fn finish(&self, ram: &GuestRam, command_line: &str) -> Result<CpuState, LoadError> {
-        let high = ram.slots()[0].size;
-        let module = match &self.module {
-            Some(module) => {
-                let end = self.segments.iter().map(|s| s.gpa.0.saturating_add(s.size)).max().unwrap_or(0);
-                let start = end.next_multiple_of(PAGE).max(layout::IMAGE_START.0);
-                let (end, low) = (start.saturating_add(module.len() as u64), layout::IMAGE_START.0);
-                let misfit = LoadError::DoesNotFit { start, end, low, high };
-                if end > high {
-                    return Err(misfit);
-                }
-                ram.write(Gpa(start), module).map_err(|_| misfit)?;
-                Some((start as u32, end as u32))
-            }
-            None => None,
-        };
+    /// Puts the information into RAM, where the image and its module lie already; returns the boot CPU's state.
+    pub(super) fn start(
+        &self,
+        ram: &GuestRam,
+        command_line: &str,
+        module: Option<Placed>,
+    ) -> Result<CpuState, LoadError> {
         let at = layout::MULTIBOOT_INFO;
         let info = information(ram, module, command_line)?;
-        let (start, end) = (at.0, at.0 + SIZE as u64);
-        ram.write(at, &info).map_err(|_| LoadError::DoesNotFit { start, end, low: 0, high })?;
+        ram.write(at, &info).map_err(|_| LoadError::tables_do_not_fit(ram))?;
         let mut state = CpuState::pvh_entry(self.entry, at.0 as u32);
         state.gpr[gpr::RAX] = LOADER_MAGIC.into();
         Ok(state)
@@ -193,7 +175,7 @@ fn executable(bytes: &[u8]) -> Result<(u32, Vec<Segment>), LoadError> {
 }
 
 /// The block of information.
-fn information(ram: &GuestRam, module: Option<(u32, u32)>, command_line: &str) -> Result<Vec<u8>, LoadError> {
+fn information(ram: &GuestRam, module: Option<Placed>, command_line: &str) -> Result<Vec<u8>, LoadError> {
     if command_line.len() > COMMAND_LINE_MOST {
         return Err(LoadError::CommandLine(command_line.len(), COMMAND_LINE_MOST));
     }
@@ -206,7 +188,9 @@ fn information(ram: &GuestRam, module: Option<(u32, u32)>, command_line: &str) -
     word(4, (layout::CONVENTIONAL_END.0 >> 10) as u32);
     word(8, (low.saturating_sub(1 << 20) >> 10) as u32);
     word(16, base + COMMAND_LINE_OFFSET as u32);
-    if let Some((start, end)) = module {
+    if let Some(Placed { at, size }) = module {
+        // RAM below the devices.
+        let (start, end) = (at.0 as u32, (at.0 + size) as u32);
         flags |= INFO_MODULES;
         word(20, 1);
         word(24, base + MODULE_OFFSET as u32);
@@ -214,21 +198,16 @@ fn information(ram: &GuestRam, module: Option<(u32, u32)>, command_line: &str) -
         word(MODULE_OFFSET + 4, end);
         word(MODULE_OFFSET + 8, base + MODULE_NAME_OFFSET as u32);
     }
-    // Conventional memory, then what lies above the hole for adapters, then what lies above 4 GiB.
-    let mut map = vec![(0, low.min(layout::CONVENTIONAL_END.0))];
-    if low > 1 << 20 {
-        map.push((1 << 20, low - (1 << 20)));
-    }
-    map.extend(ram.slots().iter().skip(1).map(|s| (s.gpa.0, s.size)));
+    let map = memory_map::regions(ram);
     word(44, (map.len() * MAP_ENTRY) as u32);
     word(48, base + MAP_OFFSET as u32);
     word(0, flags);
-    for (i, (start, size)) in map.into_iter().enumerate() {
+    for (i, Region { start, size, kind }) in map.into_iter().enumerate() {
         let at = MAP_OFFSET + i * MAP_ENTRY;
         put(at, &(MAP_ENTRY as u32 - 4).to_le_bytes());
         put(at + 4, &start.to_le_bytes());
         put(at + 12, &size.to_le_bytes());
-        put(at + 20, &1_u32.to_le_bytes());
+        put(at + 20, &kind.to_le_bytes());
     }
     put(MODULE_NAME_OFFSET, b"module");
     put(COMMAND_LINE_OFFSET, format!("{NAME} {command_line}").as_bytes());
@@ -262,7 +241,7 @@ mod tests {
     #[test]
     fn an_image_with_addresses_is_loaded_with_its_module_and_its_words() {
         let image = Image::parse(&raw_image(HAS_ADDRESSES | 3, 0x10_2000)).unwrap();
-        let image = image.with_module(b"NR=1".to_vec());
+        let image = image.with_initrd(b"NR=1".to_vec()).unwrap();
         let ram = GuestRam::new(4 << 20).unwrap();
         let state = image.load(&ram, "a b").unwrap();
         assert_eq!((state.rip, state.gpr[gpr::RAX]), (0x10_0040, u64::from(LOADER_MAGIC)));
@@ -275,8 +254,8 @@ mod tests {
         assert_eq!(read(info), INFO_MEMORY | INFO_COMMAND_LINE | INFO_MODULES | INFO_MAP);
         assert_eq!(read(info + 8), 3 << 10, "KiB above 1 MiB");
         let modules = u64::from(read(info + 24));
-        assert_eq!((read(modules), read(modules + 4)), (0x10_2000, 0x10_2004));
-        assert_eq!(read(0x10_2000).to_le_bytes(), *b"NR=1");
+        assert_eq!((read(modules), read(modules + 4)), (0x3f_f000, 0x3f_f004));
+        assert_eq!(read(0x3f_f000).to_le_bytes(), *b"NR=1");
         let mut words = [0; 11];
         ram.read(Gpa(read(info + 16).into()), &mut words).unwrap();
         assert_eq!(&words, b"kernel a b\0");
@@ -292,8 +271,9 @@ mod tests {
         let image = Image::parse(&raw_image(HAS_ADDRESSES, 0x50_0000)).unwrap();
         let ram = GuestRam::new(4 << 20).unwrap();
         assert!(matches!(image.load(&ram, ""), Err(LoadError::DoesNotFit { .. })));
-        let image = Image::parse(&raw_image(HAS_ADDRESSES, 0)).unwrap().with_module(vec![0; 4 << 20]);
-        assert!(matches!(image.load(&ram, ""), Err(LoadError::DoesNotFit { .. })));
+        let image =
+            Image::parse(&raw_image(HAS_ADDRESSES, 0)).unwrap().with_initrd(vec![0; 4 << 20]).unwrap();
+        assert!(matches!(image.load(&ram, ""), Err(LoadError::InitrdDoesNotFit { .. })));
     }
 
     proptest::proptest! {
