@@ -1,0 +1,135 @@
+// ----- the exchange: report, wait for the turn, do what is asked. Keeps RBX, RBP and R15. RBP: 0, or 1 in a signal handler.
+pv_stub_exchange:
+        mov eax, {T_ENGINE}
+        xchg [rip + pv_stub_begin + {D} + {TURN}], eax
+        cmp dword ptr [rip + pv_stub_begin + {D} + {ENGINE_ASLEEP}], 0
+        je 2f
+        mov dword ptr [rip + pv_stub_begin + {D} + {ENGINE_ASLEEP}], 0
+        mov eax, {SYS_FUTEX}
+        lea rdi, [rip + pv_stub_begin + {D} + {ENGINE_ASLEEP}]
+        mov esi, 1
+        mov edx, 1
+        syscall
+2:      mov ecx, [rip + pv_stub_begin + {D} + {SPINS}]
+        jmp 3f
+pv_stub_wait_parked:
+        mov ecx, [rip + pv_stub_begin + {D} + {PAIR_SPINS}]
+3:      mov eax, [rip + pv_stub_begin + {D} + {TURN}]
+        cmp eax, {T_CHILD}
+        je 6f
+        cmp eax, {T_STAND_DOWN}
+        je 4f
+        cmp eax, {T_PARKED}
+        jne 5f
+        mov r14, [rip + pv_stub_begin + {D} + {USER_AREA}]
+        test r14, r14
+        jz 5f
+        cmp dword ptr [r14 + {TURN}], {T_KERNEL}
+        je pv_stub_from_user
+5:      pause
+        dec ecx
+        jnz 3b
+        jmp pv_stub_sleep
+        // The other process goes on. A signal handler is left first: its way back leads to the waiting.
+4:      test ebp, ebp
+        jnz 9f
+        mov edx, {T_PARKED}
+        lock cmpxchg [rip + pv_stub_begin + {D} + {TURN}], edx
+        jne 3b
+        call pv_stub_ring
+        jmp pv_stub_wait_parked
+pv_stub_sleep:
+        mov eax, 1
+        cmp qword ptr [rip + pv_stub_begin + {D} + {USER_AREA}], 0
+        je 30f
+        // The kernel's process: at its door.
+        mov r14, [rip + pv_stub_begin + {D} + {USER_AREA}]
+        xchg [r14 + {KERNEL_ASLEEP}], eax
+        xor edx, edx
+        xchg [r14 + {DOOR}], edx
+        cmp r14, [rip + pv_stub_begin + {D} + {USER_AREA}]
+        jne 29f
+        mov eax, [rip + pv_stub_begin + {D} + {TURN}]
+        cmp eax, {T_CHILD}
+        je 29f
+        cmp eax, {T_STAND_DOWN}
+        je 29f
+        cmp eax, {T_PARKED}
+        jne 28f
+        cmp dword ptr [r14 + {TURN}], {T_KERNEL}
+        je 29f
+28:     mov eax, {SYS_FUTEX}
+        lea rdi, [r14 + {DOOR}]
+        xor esi, esi
+        xor edx, edx
+        xor r10d, r10d
+        syscall
+29:     mov dword ptr [r14 + {KERNEL_ASLEEP}], 0
+        jmp 33f
+        // A user's process: on its turn.
+30:     mov r12d, [rip + pv_stub_begin + {D} + {TURN}]
+        xchg [rip + pv_stub_begin + {D} + {CHILD_ASLEEP}], eax
+        mov eax, [rip + pv_stub_begin + {D} + {TURN}]
+        cmp eax, r12d
+        jne 31f
+        cmp eax, {T_CHILD}
+        je 31f
+        cmp eax, {T_STAND_DOWN}
+        je 31f
+        mov eax, {SYS_FUTEX}
+        lea rdi, [rip + pv_stub_begin + {D} + {TURN}]
+        xor esi, esi
+        mov edx, r12d
+        xor r10d, r10d
+        syscall
+31:     mov dword ptr [rip + pv_stub_begin + {D} + {CHILD_ASLEEP}], 0
+33:     cmp dword ptr [rip + pv_stub_begin + {D} + {TURN}], {T_ENGINE}
+        je 2b
+        jmp pv_stub_wait_parked
+6:      prefetcht0 [rip + pv_stub_begin + {D} + {GPR}]
+        prefetcht0 [rip + pv_stub_begin + {D} + {GPR} + 64]
+        prefetcht0 [rip + pv_stub_begin + {D} + {XSAVE} + 512]
+        test ebp, ebp
+        jz 7f
+        cmp dword ptr [rip + pv_stub_begin + {D} + {PARK}], 0
+        jne 9f
+7:      mov r13d, [rip + pv_stub_begin + {D} + {REQUEST_COUNT}]
+        test r13d, r13d
+        jz 8f
+        lea r12, [rip + pv_stub_begin + {D} + {REQUESTS}]
+27:     mov rax, [r12]
+        mov rdi, [r12 + 8]
+        mov rsi, [r12 + 16]
+        mov rdx, [r12 + 24]
+        mov r10, [r12 + 32]
+        mov r8, [r12 + 40]
+        mov r9, [r12 + 48]
+        syscall
+        mov [r12 + 56], rax
+        add r12, {REQUEST_SIZE}
+        dec r13d
+        jnz 27b
+        mov dword ptr [rip + pv_stub_begin + {D} + {REQUEST_COUNT}], 0
+8:      mov ecx, [rip + pv_stub_begin + {D} + {COMMAND}]
+        jecxz 9f
+        mov dword ptr [rip + pv_stub_begin + {D} + {COMMAND}], 0
+        mov r12d, ecx
+        mov eax, 7
+        xor edx, edx
+        test r12d, {C_LOAD_FPU}
+        jz 24f
+        xrstor64 [rip + pv_stub_begin + {D} + {XSAVE}]
+24:     test r12d, {C_SAVE_FPU}
+        jz 25f
+        xsave64 [rip + pv_stub_begin + {D} + {XSAVE}]
+25:     test r12d, {C_LOAD_BASES}
+        jz 26f
+        mov rax, [rip + pv_stub_begin + {D} + {FS_BASE}]
+        wrfsbase rax
+        mov rax, [rip + pv_stub_begin + {D} + {GS_BASE}]
+        wrgsbase rax
+26:     test r12d, {C_REPORT}
+        jz 9f
+        mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_DONE}
+        jmp pv_stub_exchange
+9:      ret
