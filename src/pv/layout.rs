@@ -55,6 +55,8 @@ pub(super) const SHARED_FD: u32 = 3;
 pub(super) const RAM_FD: u32 = 4;
 /// Patched copies of code pages, each at its RAM offset; the thunk zone behind them.
 pub(super) const TEXT_FD: u32 = 5;
+/// A user's process only: the end of a pipe from which its stub reads requests with keys.
+pub(super) const KEYS_FD: u32 = 6;
 
 /// Offsets in the shared area. The first page is the control page.
 pub(super) mod at {
@@ -152,6 +154,9 @@ pub(super) mod at {
     /// u32: nonzero: kernel and user have handed over to each other since the engine's last release.
     pub(in crate::pv) const CROSSED: u64 = 0x1e8;
 
+    /// u32: nonzero: requests are not in REQUESTS but in the pipe.
+    pub(in crate::pv) const KEYED: u64 = 0x1ec;
+
     /// u32: user's area (or the kernel's, while it has no user): the kernel's process sleeps on DOOR.
     pub(in crate::pv) const KERNEL_ASLEEP: u64 = 0x200;
     /// u32: set and woken by whoever has something for the kernel's process.
@@ -166,6 +171,8 @@ pub(super) mod at {
     pub(in crate::pv) const REQUEST_SIZE: u64 = 64;
     /// Most requests at once.
     pub(in crate::pv) const REQUESTS_MOST: usize = 256;
+    /// Bytes of so many requests.
+    pub(in crate::pv) const REQUESTS_SIZE: u64 = REQUEST_SIZE * REQUESTS_MOST as u64;
     /// Structures that only the start needs: signal actions, stack, filter.
     pub(in crate::pv) const BOOT: u64 = 0x7000;
     /// Signal stack: lowest byte.

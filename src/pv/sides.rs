@@ -150,6 +150,12 @@ impl Sides {
         self.side(self.pairing.holder)
     }
 
+    /// Whether a program can read the key of its process.
+    #[cfg(test)]
+    pub(super) fn shows_a_key(&self) -> bool {
+        self.users.iter().any(|user| user.side.child.shows_its_key())
+    }
+
     fn all(&mut self) -> impl Iterator<Item = &mut Side> {
         std::iter::once(&mut self.kernel).chain(self.users.iter_mut().map(|user| &mut user.side))
     }

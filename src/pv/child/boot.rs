@@ -74,7 +74,7 @@ pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineErro
     child.trip_unchecked()?;
 
     // sock_fprog (length, address), then the program.
-    let program = filter::program(&entries);
+    let program = filter::program(&entries, child.keys.as_ref().map(super::keys::Keys::secret));
     let header = at::BOOT + 0x40;
     let body = header + 16;
     child.shared.set(header, program.len() as u64);
@@ -92,13 +92,20 @@ pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineErro
         other => other,
     })?;
 
+    // The key was in it. No code of the guest's has run here yet.
+    child.shared.write(header, &vec![0; 16 + 8 * program.len()]);
+
     // The proof that the door is locked: a call that the filter must refuse raises SIGSYS in the stub.
     child.request(libc::SYS_getpid, [0; 6])?;
-    child.release(0);
+    child.release(0)?;
     child.await_report()?;
     match child.report()? {
         super::Report::Trap(trap) if trap.signal == libc::SIGSYS => {}
         _ => return Err(crash("its system-call filter does not hold")),
+    }
+    if let Some(keys) = &mut child.keys {
+        keys.put_in_use();
+        child.shared.put_word(at::KEYED, 1);
     }
     Ok(())
 }

@@ -3,8 +3,9 @@
 //! Only instructions of the stub may make system calls, and only those that it needs, with arguments that can harm
 //! nobody but the child itself: a guest that jumps into the stub gains nothing. All other calls raise SIGSYS, which is
 //! how a guest's own `syscall` instruction is noticed.
+use super::keys::Secret;
 use super::stub::Entries;
-use crate::pv::layout::{RAM_FD, TEXT_FD};
+use crate::pv::layout::{KEYS_FD, RAM_FD, SHARED, TEXT_FD, at};
 
 /// One BPF instruction, as the kernel reads it (`struct sock_filter`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,17 +41,50 @@ const POINTER_HIGH: u32 = 12;
 const fn argument_low(index: u32) -> u32 {
     16 + 8 * index
 }
+const fn argument_high(index: u32) -> u32 {
+    argument_low(index) + 4
+}
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
-/// The filter for a stub at `entries`.
-pub(super) fn program(entries: &Entries) -> Vec<Instruction> {
-    let load = |k| Instruction { code: LOAD, jt: 0, jf: 0, k };
-    let verdict = |k| Instruction { code: RETURN, jt: 0, jf: 0, k };
-    let trap = verdict(libc::SECCOMP_RET_TRAP);
+fn load(k: u32) -> Instruction {
+    Instruction { code: LOAD, jt: 0, jf: 0, k }
+}
+
+fn verdict(k: u32) -> Instruction {
+    Instruction { code: RETURN, jt: 0, jf: 0, k }
+}
+
+/// Falls through where what was loaded is `k`; otherwise the call traps.
+fn require(k: u32) -> [Instruction; 2] {
+    [Instruction { code: EQUAL, jt: 1, jf: 0, k }, verdict(libc::SECCOMP_RET_TRAP)]
+}
+
+/// Allows the call where what was loaded is one of these; otherwise it traps.
+fn require_one_of(values: &[u32]) -> Vec<Instruction> {
     let allow = verdict(libc::SECCOMP_RET_ALLOW);
-    // Each check falls through when it holds and else meets the `trap` behind it.
-    let require = |k| [Instruction { code: EQUAL, jt: 1, jf: 0, k }, trap];
+    let checks = values.iter().flat_map(|&k| [Instruction { code: EQUAL, jt: 0, jf: 1, k }, allow]);
+    checks.chain([verdict(libc::SECCOMP_RET_TRAP)]).collect()
+}
+
+/// `checks`, which end in a verdict, for this system call; another goes on behind them. Its number is loaded.
+fn call(number: i64, checks: &[Instruction]) -> Vec<Instruction> {
+    let other = Instruction { code: EQUAL, jt: 0, jf: checks.len() as u8, k: number as u32 };
+    std::iter::once(other).chain(checks.iter().copied()).collect()
+}
+
+/// What a call that changes mappings must have besides.
+fn keyed(secret: Option<Secret>) -> Vec<Instruction> {
+    let halves = secret.into_iter().flatten().zip(3..);
+    halves
+        .flat_map(|(half, argument)| std::iter::once(load(argument_high(argument))).chain(require(half)))
+        .collect()
+}
+
+/// The filter for a stub at `entries`; with a key that changes of mappings need (`super::keys`).
+pub(super) fn program(entries: &Entries, secret: Option<Secret>) -> Vec<Instruction> {
+    let trap = verdict(libc::SECCOMP_RET_TRAP);
+    let allow = [verdict(libc::SECCOMP_RET_ALLOW)];
     let mut p = vec![load(ARCHITECTURE)];
     p.extend(require(AUDIT_ARCH_X86_64));
     p.push(load(POINTER_HIGH));
@@ -59,26 +93,34 @@ pub(super) fn program(entries: &Entries) -> Vec<Instruction> {
     p.extend([Instruction { code: AT_LEAST, jt: 1, jf: 0, k: entries.begin as u32 }, trap]);
     p.extend([Instruction { code: AT_LEAST, jt: 0, jf: 1, k: entries.end as u32 + 1 }, trap]);
     p.push(load(NUMBER));
-    for number in [libc::SYS_rt_sigreturn, libc::SYS_munmap] {
-        p.extend([Instruction { code: EQUAL, jt: 0, jf: 1, k: number as u32 }, allow]);
-    }
-    // futex: only waiting and waking. What follows EQUAL is passed over by another call.
-    let operations = [libc::FUTEX_WAIT, libc::FUTEX_WAKE];
-    let checks: Vec<Instruction> = operations
-        .iter()
-        .flat_map(|&op| [Instruction { code: EQUAL, jt: 0, jf: 1, k: op as u32 }, allow])
-        .collect();
-    p.push(Instruction { code: EQUAL, jt: 0, jf: checks.len() as u8 + 2, k: libc::SYS_futex as u32 });
-    p.push(load(argument_low(1)));
-    p.extend(checks);
-    p.push(trap);
-    p.extend(require(libc::SYS_mmap as u32));
+    p.extend(call(libc::SYS_rt_sigreturn, &allow));
+    // futex: only waiting and waking.
+    let mut futex = vec![load(argument_low(1))];
+    futex.extend(require_one_of(&[libc::FUTEX_WAIT as u32, libc::FUTEX_WAKE as u32]));
+    p.extend(call(libc::SYS_futex, &futex));
+    let mut munmap = keyed(secret);
+    munmap.extend(allow);
+    p.extend(call(libc::SYS_munmap, &munmap));
     // mmap: only RAM and its text, shared and at a fixed address. The shared area is where it is.
-    p.push(load(argument_low(3)));
-    p.extend(require((libc::MAP_SHARED | libc::MAP_FIXED) as u32));
-    p.push(load(argument_low(4)));
-    for fd in [RAM_FD, TEXT_FD] {
-        p.extend([Instruction { code: EQUAL, jt: 0, jf: 1, k: fd }, allow]);
+    let mut mmap = keyed(secret);
+    mmap.push(load(argument_low(3)));
+    mmap.extend(require((libc::MAP_SHARED | libc::MAP_FIXED) as u32));
+    mmap.push(load(argument_low(4)));
+    mmap.extend(require_one_of(&[RAM_FD, TEXT_FD]));
+    p.extend(call(libc::SYS_mmap, &mmap));
+    if secret.is_some() {
+        // read: one instruction, one descriptor, one place.
+        let mut read = vec![load(POINTER_LOW)];
+        read.extend(require(entries.read as u32));
+        let into = SHARED + at::REQUESTS;
+        for (argument, value) in [(0, u64::from(KEYS_FD)), (1, into), (2, at::REQUESTS_SIZE)] {
+            read.push(load(argument_low(argument)));
+            read.extend(require(value as u32));
+            read.push(load(argument_high(argument)));
+            read.extend(require((value >> 32) as u32));
+        }
+        read.extend(allow);
+        p.extend(call(libc::SYS_read, &read));
     }
     p.push(trap);
     p
@@ -121,7 +163,7 @@ mod tests {
     #[test]
     fn only_the_stub_may_call_and_only_what_it_needs() {
         let entries = stub::entries();
-        let program = program(&entries);
+        let program = program(&entries, None);
         let inside = entries.begin + 2;
         let map = [0x20_0000, 4096, 3, 0x11, u64::from(RAM_FD), 0];
         let run = |n, pointer, a| judge(&program, n, AUDIT_ARCH_X86_64, pointer, a);
@@ -152,5 +194,44 @@ mod tests {
         assert_eq!(run(libc::SYS_mmap, inside, anonymous), libc::SECCOMP_RET_TRAP);
         let other = [0x20_0000, 4096, 3, 0x11, 6, 0];
         assert_eq!(run(libc::SYS_mmap, inside, other), libc::SECCOMP_RET_TRAP);
+    }
+
+    #[test]
+    fn a_users_process_needs_the_key_and_reads_it_at_one_place_only() {
+        let entries = stub::entries();
+        let secret = [0xdead_beef, 0x8000_0001];
+        let program = program(&entries, Some(secret));
+        let run = |n, pointer, a| judge(&program, n, AUDIT_ARCH_X86_64, pointer, a);
+        let (allow, trap) = (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_TRAP);
+        let inside = entries.begin + 2;
+        let high = |half: u32| u64::from(half) << 32;
+        let map = [0x20_0000, 4096, 3, 0x11 | high(secret[0]), high(secret[1]) | u64::from(RAM_FD), 0];
+        assert_eq!(run(libc::SYS_mmap, inside, map), allow);
+        let unmap = [0x20_0000, 4096, 0, high(secret[0]), high(secret[1]), 0];
+        assert_eq!(run(libc::SYS_munmap, inside, unmap), allow);
+        for argument in [3, 4] {
+            for bit in 32..64 {
+                for (number, mut arguments) in [(libc::SYS_mmap, map), (libc::SYS_munmap, unmap)] {
+                    arguments[argument] ^= 1 << bit;
+                    assert_eq!(run(number, inside, arguments), trap, "bit {bit} of argument {argument}");
+                }
+            }
+        }
+        assert_eq!(run(libc::SYS_futex, inside, [0; 6]), allow);
+        let read = [u64::from(KEYS_FD), SHARED + at::REQUESTS, at::REQUESTS_SIZE, 0, 0, 0];
+        assert_eq!(run(libc::SYS_read, entries.read, read), allow);
+        assert_eq!(run(libc::SYS_read, entries.read + 1, read), trap);
+        assert_eq!(run(libc::SYS_read, inside, read), trap);
+        for argument in 0..3 {
+            for bit in [0, 12, 31, 32, 63] {
+                let mut other = read;
+                other[argument] ^= 1 << bit;
+                assert_eq!(
+                    run(libc::SYS_read, entries.read, other),
+                    trap,
+                    "bit {bit} of argument {argument}"
+                );
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "the auxiliary vector")]
 mod boot;
 mod filter;
+mod keys;
 mod pair;
 mod place;
 mod process;
@@ -23,6 +24,7 @@ pub(super) use shared::Shared;
 use super::layout::{SHARED, address_space, at, command, event, frame, turn};
 use crate::engine::EngineError;
 use crate::sys::{futex, tsc};
+use keys::Keys;
 use place::Placement;
 use process::{End, Process};
 use std::fs::File;
@@ -97,6 +99,8 @@ pub(super) struct Child {
     resume: Option<(u64, u64)>,
     /// The kernel's process: the area with its door. `None` in a user's.
     door: Option<Shared>,
+    /// A user's process.
+    keys: Option<Keys>,
 }
 
 impl Child {
@@ -141,7 +145,13 @@ impl Child {
             .metadata()
             .map_err(|source| EngineError::Host { what: "cannot ask for the size of guest RAM", source })?
             .len();
-        let process = spawn::spawn(&shared, ram, text, address_space(ram_size))?;
+        let (keys, reader) = match &door {
+            Some(_) => (None, None),
+            None => Keys::new().map(|(keys, reader)| (Some(keys), Some(reader))).map_err(|source| {
+                EngineError::Host { what: "cannot make a pipe to the guest's process", source }
+            })?,
+        };
+        let process = spawn::spawn(&shared, ram, text, reader, address_space(ram_size))?;
         let mut child = Self {
             process,
             place,
@@ -151,6 +161,7 @@ impl Child {
             sent: 0,
             resume: None,
             door,
+            keys,
         };
         child.place.update(child.process.pid());
         child.await_report()?;
@@ -169,6 +180,15 @@ impl Child {
     /// Where the registers are, while the child waits.
     pub(super) fn waiting(&self) -> Waiting {
         self.waiting
+    }
+
+    /// Whether its area, which its program can read, holds its key.
+    #[cfg(test)]
+    pub(super) fn shows_its_key(&self) -> bool {
+        let mut area = vec![0; super::layout::SHARED_SIZE as usize];
+        self.shared.read(0, &mut area);
+        let holds = |half: u32| area.windows(4).any(|bytes| bytes == half.to_le_bytes());
+        self.keys.as_ref().is_some_and(|keys| keys.secret().into_iter().any(holds))
     }
 
     /// The child's process id, for tests.
@@ -220,7 +240,7 @@ impl Child {
     }
 
     fn round(&mut self, commands: u32) -> Result<(), EngineError> {
-        self.release(commands | command::REPORT);
+        self.release(commands | command::REPORT)?;
         self.await_report()?;
         if self.shared.word(at::EVENT).load(Ordering::Relaxed) != event::DONE {
             return Err(crash("its process did not answer a request as it should"));
@@ -229,14 +249,15 @@ impl Child {
     }
 
     /// Lets the child go on.
-    pub(super) fn release(&mut self, commands: u32) {
-        self.hand_over(commands);
+    pub(super) fn release(&mut self, commands: u32) -> Result<(), EngineError> {
+        self.hand_over(commands)?;
         self.wake();
+        Ok(())
     }
 
     /// As [`Self::release`], but for waking it if it sleeps.
-    pub(super) fn hand_over(&mut self, commands: u32) {
-        self.write_requests();
+    pub(super) fn hand_over(&mut self, commands: u32) -> Result<(), EngineError> {
+        self.write_requests()?;
         self.shared.put_word(at::COMMAND, commands);
         self.shared.put_word(at::KICK, 0);
         if let Some((rip, flags)) = self.resume.take() {
@@ -248,6 +269,7 @@ impl Child {
             self.waiting = Waiting::Hypercall;
         }
         self.shared.word(at::TURN).store(turn::CHILD, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether it sleeps, or is about to.
@@ -273,20 +295,34 @@ impl Child {
         }
     }
 
+    /// Whether what the stub was left to execute is executed.
+    fn has_executed(&self) -> bool {
+        self.sent == 0
+            || self.shared.word(at::REQUEST_COUNT).load(Ordering::Relaxed) == 0
+                && self.keys.as_ref().is_none_or(Keys::are_read)
+    }
+
     /// Adds the list of requests to what the stub executes when it goes on next.
-    fn write_requests(&mut self) {
-        let waiting = self.shared.word(at::REQUEST_COUNT).load(Ordering::Relaxed);
+    fn write_requests(&mut self) -> Result<(), EngineError> {
         // What the last release sent was executed before the child reported, or still waits: all of it.
-        let first = if waiting == 0 { 0 } else { self.sent };
-        for (i, request) in self.requests.iter().enumerate() {
-            let base = at::REQUESTS + at::REQUEST_SIZE * (first + i) as u64;
-            for (j, &value) in request.iter().enumerate() {
-                self.shared.set(base + 8 * j as u64, value);
+        let first = if self.has_executed() { 0 } else { self.sent };
+        match &mut self.keys {
+            Some(keys) if keys.are_in_use() => keys.send(&self.requests).map_err(|source| {
+                EngineError::Host { what: "cannot write to the guest's process", source }
+            })?,
+            _ => {
+                for (i, request) in self.requests.iter().enumerate() {
+                    let base = at::REQUESTS + at::REQUEST_SIZE * (first + i) as u64;
+                    for (j, &value) in request.iter().enumerate() {
+                        self.shared.set(base + 8 * j as u64, value);
+                    }
+                }
             }
         }
         self.sent = first + self.requests.len();
         self.requests.clear();
         self.shared.put_word(at::REQUEST_COUNT, self.sent as u32);
+        Ok(())
     }
 
     /// Leaves the list of requests for a child that waits and goes on when another lets it. What it was left before, and
@@ -295,14 +331,13 @@ impl Child {
         if self.requests.is_empty() {
             return Ok(());
         }
-        if self.shared.word(at::REQUEST_COUNT).load(Ordering::Relaxed) == 0 {
+        if self.has_executed() {
             self.check_results()?;
         }
         if self.sent + self.requests.len() > at::REQUESTS_MOST {
             return self.flush();
         }
-        self.write_requests();
-        Ok(())
+        self.write_requests()
     }
 
     #[inline]
@@ -350,6 +385,8 @@ impl Child {
     pub(super) fn check_alive(&self) -> Result<(), EngineError> {
         Err(crash(&match self.process.end() {
             None => return Ok(()),
+            // A user's process ends itself where a request with a key was refused.
+            Some(End::Signal(libc::SIGILL)) if let Some(error) = self.refusal() => return Err(refused(error)),
             Some(End::Signal(libc::SIGKILL)) => {
                 "its process was killed from outside (SIGKILL): by a person, or by the host for want of memory".into()
             }
@@ -361,21 +398,27 @@ impl Child {
         }))
     }
 
-    fn results(&mut self) -> Result<(), std::io::Error> {
-        let sent = std::mem::take(&mut self.sent) as u64;
-        let refused = (0..sent)
+    /// What the host told the first of the requests that it refused.
+    fn refusal(&self) -> Option<std::io::Error> {
+        (0..self.sent as u64)
             .map(|i| self.shared.get(at::REQUESTS + at::REQUEST_SIZE * i + 56) as i64)
-            .find(|result| (-4095..0).contains(result));
-        refused.map_or(Ok(()), |error| Err(std::io::Error::from_raw_os_error(-error as i32)))
+            .find(|result| (-4095..0).contains(result))
+            .map(|error| std::io::Error::from_raw_os_error(-error as i32))
+    }
+
+    fn results(&mut self) -> Result<(), std::io::Error> {
+        let refusal = self.refusal();
+        self.sent = 0;
+        refusal.map_or(Ok(()), Err)
     }
 
     fn check_results(&mut self) -> Result<(), EngineError> {
-        self.results().map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOMEM) => crash(
-                "it has mapped more memory than its process is allowed (address space or number of mappings)",
-            ),
-            _ => crash(&format!("the host refused a mapping in its process: {error}")),
-        })
+        if self.sent > 0 && !self.keys.as_ref().is_none_or(Keys::are_read) {
+            return Err(crash(
+                "a program took the place of the monitor in its process: it does not do what it is told",
+            ));
+        }
+        self.results().map_err(refused)
     }
 
     /// The report that has come. Where the registers are is noted.
@@ -431,6 +474,16 @@ pub(super) fn has_fsgsbase() -> bool {
 
 fn no_area(source: std::io::Error) -> EngineError {
     EngineError::Host { what: "cannot make the area shared with the guest's process", source }
+}
+
+/// The error of a mapping that the host refused.
+fn refused(error: std::io::Error) -> EngineError {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => crash(
+            "it has mapped more memory than its process is allowed (address space or number of mappings)",
+        ),
+        _ => crash(&format!("the host refused a mapping in its process: {error}")),
+    }
 }
 
 /// The error of a guest that broke its containment.

@@ -80,7 +80,7 @@ impl Pairing {
     ) -> Result<(), EngineError> {
         kernel.settle_posted()?;
         let Some(user) = user else {
-            kernel.release(commands);
+            kernel.release(commands)?;
             return Ok(());
         };
         match (self.holder, who) {
@@ -90,12 +90,12 @@ impl Pairing {
                 // A report that the engine has had is none any more.
                 let word = user.shared.word(at::TURN);
                 let _ = word.compare_exchange(turn::ENGINE, turn::PARKED, Ordering::SeqCst, Ordering::SeqCst);
-                kernel.release(commands);
+                kernel.release(commands)?;
             }
             (Who::User, Who::Kernel) => {
                 user.post()?;
                 user.park();
-                kernel.hand_over(commands);
+                kernel.hand_over(commands)?;
                 let word = user.shared.word(at::TURN);
                 let stands_down =
                     word.compare_exchange(turn::ENGINE, turn::STAND_DOWN, Ordering::SeqCst, Ordering::SeqCst);
@@ -108,7 +108,7 @@ impl Pairing {
                 kernel.flush()?;
                 kernel.park();
                 user.settle_posted()?;
-                user.hand_over(commands);
+                user.hand_over(commands)?;
                 kernel.shared.put_word(at::KICK, 0);
                 let was_asleep = kernel.is_asleep();
                 kernel.shared.word(at::TURN).store(turn::STAND_DOWN, Ordering::SeqCst);
@@ -285,7 +285,7 @@ impl Child {
 
     /// What it was left to execute and has executed by now is looked at.
     fn settle_posted(&mut self) -> Result<(), EngineError> {
-        if self.sent > 0 && self.shared.word(at::REQUEST_COUNT).load(Ordering::Relaxed) == 0 {
+        if self.has_executed() {
             self.check_results()?;
         }
         Ok(())

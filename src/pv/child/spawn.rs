@@ -9,23 +9,16 @@ use super::process::Process;
 use super::shared::Shared;
 use super::stub;
 use crate::engine::{EngineError, Mode};
-use crate::pv::layout::{RAM_FD, SHARED_FD, TEXT_FD};
+use crate::pv::layout::{KEYS_FD, RAM_FD, SHARED_FD, TEXT_FD};
 use crossbeam_channel::{Sender, bounded, unbounded};
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 /// What is added to the engine's oom_score_adj for the child.
 const OOM_SCORE: i32 = 100;
-/// First descriptor that the child does not have.
-const FIRST_FREE_FD: u32 = 1 + max(max(SHARED_FD, RAM_FD), TEXT_FD);
-
-const fn max(a: u32, b: u32) -> u32 {
-    if a > b { a } else { b }
-}
-
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The thread that forks.
@@ -90,7 +83,7 @@ struct Allowance {
 
 impl Allowance {
     /// The allowance of a child whose mappings take `address_space` bytes at most.
-    fn new(address_space: u64) -> Self {
+    fn new(address_space: u64, most_files: u32) -> Self {
         // When memory runs out the guest's process is to go rather than its engine, whatever the user gave both.
         let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
         let own: i32 = own.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
@@ -100,7 +93,7 @@ impl Allowance {
                 (libc::RLIMIT_NPROC, 0),
                 (libc::RLIMIT_MEMLOCK, 0),
                 // Nothing is ever opened beside what it is started with.
-                (libc::RLIMIT_NOFILE, u64::from(FIRST_FREE_FD)),
+                (libc::RLIMIT_NOFILE, most_files.into()),
                 // Private memory: exec's stack, which is unmapped at once.
                 (libc::RLIMIT_DATA, 1 << 20),
                 (libc::RLIMIT_AS, address_space),
@@ -110,18 +103,30 @@ impl Allowance {
     }
 }
 
-/// Starts a child with these memory objects, whose mappings take `address_space` bytes at most.
+/// Starts a child with these memory objects, whose mappings take `address_space` bytes at most; a user's gets the end of a
+/// pipe.
 pub(super) fn spawn(
     shared: &Shared,
     ram: &File,
     text: &File,
+    keys: Option<PipeReader>,
     address_space: u64,
 ) -> Result<Process, EngineError> {
     let host = |what| move |source| EngineError::Host { what, source };
     let stub = executable(shared.area())?;
-    let place = |file: &File| raise(file.as_raw_fd()).map_err(host("cannot duplicate a descriptor"));
-    let files = [place(shared.file())?, place(ram)?, place(text)?, place(&stub)?];
-    let allowance = Allowance::new(address_space);
+    let place = |file: RawFd| raise(file).map_err(host("cannot duplicate a descriptor"));
+    let mut numbers = vec![(shared.file().as_raw_fd(), SHARED_FD), (ram.as_raw_fd(), RAM_FD)];
+    numbers.push((text.as_raw_fd(), TEXT_FD));
+    numbers.extend(keys.as_ref().map(|keys| (keys.as_raw_fd(), KEYS_FD)));
+    let given = numbers
+        .into_iter()
+        .map(|(file, number)| Ok((place(file)?, number as RawFd)))
+        .collect::<Result<Vec<_>, EngineError>>()?;
+    let first_free = 1 + if keys.is_some() { KEYS_FD } else { TEXT_FD };
+    let files = Files { stub: place(stub.as_raw_fd())?, given, first_free };
+    // The copy is closed by `fork_and_exec`: the pipe is then the child's alone.
+    drop(keys);
+    let allowance = Allowance::new(address_space, first_free);
     let (answer, result) = bounded(1);
     let job = Box::new(move || {
         // The receiver waits below; it cannot be gone.
@@ -138,7 +143,16 @@ pub(super) fn spawn(
         .map_err(host("cannot start a child process"))
 }
 
-fn fork_and_exec(files: &[OwnedFd; 4], allowance: &Allowance) -> io::Result<Process> {
+/// What a child is started with.
+struct Files {
+    stub: OwnedFd,
+    /// What it keeps, and by which numbers.
+    given: Vec<(OwnedFd, RawFd)>,
+    /// First number of none of them.
+    first_free: u32,
+}
+
+fn fork_and_exec(files: &Files, allowance: &Allowance) -> io::Result<Process> {
     let mut pipe = [0; 2];
     // SAFETY: `pipe` has room for two descriptors.
     if unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
@@ -149,7 +163,6 @@ fn fork_and_exec(files: &[OwnedFd; 4], allowance: &Allowance) -> io::Result<Proc
     let write = raise(low.as_raw_fd())?;
     // All copies on this side must be closed, or the end of the pipe never comes.
     drop(low);
-    let numbers = [files[0].as_raw_fd(), files[1].as_raw_fd(), files[2].as_raw_fd(), files[3].as_raw_fd()];
     // SAFETY: getpid has no preconditions.
     let parent = unsafe { libc::getpid() };
     let mut descriptor: libc::c_int = -1;
@@ -161,7 +174,7 @@ fn fork_and_exec(files: &[OwnedFd; 4], allowance: &Allowance) -> io::Result<Proc
         -1 => Err(io::Error::last_os_error()),
         0 => {
             // SAFETY: in the new child, with valid descriptors.
-            unsafe { become_stub(numbers, write.as_raw_fd(), parent, allowance) }
+            unsafe { become_stub(files, write.as_raw_fd(), parent, allowance) }
         }
         _ => {
             // SAFETY: a new descriptor that nobody else owns.
@@ -181,7 +194,7 @@ fn fork_and_exec(files: &[OwnedFd; 4], allowance: &Allowance) -> io::Result<Proc
 ///
 /// # Safety
 /// Only in a process that has just been forked; makes system calls only.
-unsafe fn become_stub(files: [RawFd; 4], report: RawFd, parent: i32, allowance: &Allowance) -> ! {
+unsafe fn become_stub(files: &Files, report: RawFd, parent: i32, allowance: &Allowance) -> ! {
     // SAFETY: system calls on valid descriptors and live values, in a single-threaded process.
     unsafe {
         let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
@@ -196,9 +209,7 @@ unsafe fn become_stub(files: [RawFd; 4], report: RawFd, parent: i32, allowance: 
             && libc::getppid() == parent
             && libc::setsid() >= 0
             && libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) == 0
-            && libc::dup2(files[0], SHARED_FD as i32) >= 0
-            && libc::dup2(files[1], RAM_FD as i32) >= 0
-            && libc::dup2(files[2], TEXT_FD as i32) >= 0
+            && files.given.iter().all(|(file, number)| libc::dup2(file.as_raw_fd(), *number) >= 0)
             && allowance.limits.iter().all(|&(resource, most)| {
                 let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 if libc::getrlimit(resource, &raw mut limit) != 0 {
@@ -215,13 +226,13 @@ unsafe fn become_stub(files: [RawFd; 4], report: RawFd, parent: i32, allowance: 
             }
             // Whatever else this process was given by its parent ends at exec; the pipe and the stub's file do anyway.
             // A kernel without the call (before 5.11) leaves them open behind the filter, which allows no use of them.
-            libc::syscall(libc::SYS_close_range, FIRST_FREE_FD, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            libc::syscall(libc::SYS_close_range, files.first_free, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             let name = c"trivisor-pv-guest";
             let arguments = [name.as_ptr(), std::ptr::null()];
             let environment = [std::ptr::null::<libc::c_char>()];
             libc::syscall(
                 libc::SYS_execveat,
-                files[3],
+                files.stub.as_raw_fd(),
                 c"".as_ptr(),
                 arguments.as_ptr(),
                 environment.as_ptr(),

@@ -12,7 +12,11 @@
 //! (`A`: an event follows anyway; where it is a hand-over to the other process, that one was kicked, too), between report and the last look at the kick word (`B`: set the word), and
 //! the way out (`C`: the registers are still in the control page: start again with a KICKED report). A kick that hits
 //! guest code while virtual interrupts are off returns at once, unless the engine wants the child to stop or the hit
-//! is inside a thunk, where the virtual flag may be about to change.
+//! is inside a thunk, where the virtual flag may be about to change. Requests of a user's process carry a key (`keys.rs`);
+//! in the region where one may be in a register (`K`), a kick takes it out of the frame.
+//!
+//! The assembly is in files: `ways.s` (in from thunks and out), `hand_over.s` (to the other process), `exchange.s` (with the
+//! engine), `signal.s`.
 #![expect(unsafe_code, reason = "the stub is assembly")]
 mod image;
 
@@ -36,11 +40,20 @@ global_asm!(
     SHARED_FIXED = const libc::MAP_SHARED | libc::MAP_FIXED,
     SHARED_FD = const layout::SHARED_FD,
     SYS_MMAP = const libc::SYS_mmap,
+    SYS_READ = const libc::SYS_read,
     SYS_FUTEX = const libc::SYS_futex,
     SYS_RT_SIGRETURN = const libc::SYS_rt_sigreturn,
     KICK_SIGNAL = const layout::KICK_SIGNAL,
+    SIGILL = const libc::SIGILL,
+    SIGTRAP = const libc::SIGTRAP,
+    KEYS_FD = const layout::KEYS_FD,
+    KEYED = const at::KEYED,
+    SIGNAL_STACK = const at::SIGNAL_STACK,
+    SIGNAL_STACK_SIZE = const at::SIGNAL_STACK_SIZE,
     ZONE = const layout::ZONE,
     ZONE_SIZE = const layout::ZONE_SIZE,
+    FRAME_R8 = const frame::GPR[8],
+    FRAME_R10 = const frame::GPR[10],
     FRAME_RIP = const frame::RIP,
     FRAME_RFLAGS = const frame::RFLAGS,
     T_CHILD = const turn::CHILD,
@@ -100,7 +113,10 @@ global_asm!(
     NATIVE_FLAGS = const NATIVE.bits(),
     NOT_USER_FLAGS = const !(NATIVE.bits() | 0x202) as i64,
     NT = const crate::arch::Rflags::NT.bits(),
+    NOT_TF = const !(crate::arch::Rflags::TF.bits() as i32),
     NOT_RF = const !0x1_0000_i64,
     REQUESTS = const at::REQUESTS,
+    REQUESTS_SIZE = const at::REQUESTS_SIZE,
     REQUEST_SIZE = const at::REQUEST_SIZE,
+    REQUEST_SHIFT = const at::REQUEST_SIZE.ilog2(),
 );

@@ -36,7 +36,7 @@ impl Bench {
     pub(super) fn go(&mut self) -> Result<Report, EngineError> {
         let mut commands = self.child.load_registers(&self.state, self.state.rip, false);
         commands |= self.child.load_vectors(&self.state.xsave);
-        self.child.release(commands);
+        self.child.release(commands).unwrap();
         assert_eq!(Pairing::new().wait(&mut self.child, None, &self.kick)?, Awake::Report);
         let report = self.child.report()?;
         self.child.save_registers(&mut self.state);
@@ -123,7 +123,7 @@ fn a_spinning_guest_is_stopped_by_a_kick_even_with_interrupts_off() {
     });
     b.state.rflags -= Rflags::IF;
     let commands = b.child.load_registers(&b.state, CODE, false);
-    b.child.release(commands);
+    b.child.release(commands).unwrap();
     std::thread::sleep(Duration::from_millis(2));
     // Interrupts are off: a mere poke is ignored.
     b.child.signal();

@@ -1,4 +1,6 @@
 //! Guests with programs at ring 3: system calls, returns, faults, and what is out of their reach.
+mod keys;
+
 use super::*;
 use crate::arch::{Segment, SegmentRegister};
 use crate::pv::layout::ZONE;

@@ -93,11 +93,29 @@ pv_stub_sleep:
         jz 7f
         cmp dword ptr [rip + pv_stub_begin + {D} + {PARK}], 0
         jne 9f
-7:      mov r13d, [rip + pv_stub_begin + {D} + {REQUEST_COUNT}]
-        test r13d, r13d
-        jz 8f
+7:      cmp dword ptr [rip + pv_stub_begin + {D} + {REQUEST_COUNT}], 0
+        je 8f
+        mov r13d, [rip + pv_stub_begin + {D} + {REQUEST_COUNT}]
+        xor r14d, r14d
         lea r12, [rip + pv_stub_begin + {D} + {REQUESTS}]
-27:     mov rax, [r12]
+        cmp dword ptr [rip + pv_stub_begin + {D} + {KEYED}], 0
+        je pv_stub_request
+// ----- region K, to its end: a user's requests, with keys in them, see `keys.rs`. Whoever jumps here with registers of his own
+// finds no key; from the read on nothing depends on them, and nothing is left when it ends. R14: whether keys are there.
+pv_stub_keyed:
+        mov eax, {SYS_READ}
+        mov edi, {KEYS_FD}
+        lea rsi, [rip + pv_stub_begin + {D} + {REQUESTS}]
+        mov edx, {REQUESTS_SIZE}
+        syscall
+pv_stub_read:
+        mov r13d, eax
+        sar r13d, {REQUEST_SHIFT}
+        jle 28f
+        mov r14d, 1
+        lea r12, [rip + pv_stub_begin + {D} + {REQUESTS}]
+pv_stub_request:
+        mov rax, [r12]
         mov rdi, [r12 + 8]
         mov rsi, [r12 + 16]
         mov rdx, [r12 + 24]
@@ -105,11 +123,23 @@ pv_stub_sleep:
         mov r8, [r12 + 40]
         mov r9, [r12 + 48]
         syscall
+pv_stub_requested:
         mov [r12 + 56], rax
-        add r12, {REQUEST_SIZE}
+        test r14d, r14d
+        jz 27f
+        mov qword ptr [r12 + 32], 0
+        mov qword ptr [r12 + 40], 0
+        xor r8d, r8d
+        xor r10d, r10d
+        cmp rax, -4095
+        jb 27f
+        // Rights that could not be taken away: the process ends, see the signal handler.
+        ud2
+27:     add r12, {REQUEST_SIZE}
         dec r13d
-        jnz 27b
-        mov dword ptr [rip + pv_stub_begin + {D} + {REQUEST_COUNT}], 0
+        jnz pv_stub_request
+pv_stub_keyed_end:
+28:     mov dword ptr [rip + pv_stub_begin + {D} + {REQUEST_COUNT}], 0
 8:      mov ecx, [rip + pv_stub_begin + {D} + {COMMAND}]
         jecxz 9f
         mov dword ptr [rip + pv_stub_begin + {D} + {COMMAND}], 0

@@ -11,6 +11,7 @@ unsafe extern "C" {
     static pv_stub_syscall: u8;
     static pv_stub_sysret: u8;
     static pv_stub_iret: u8;
+    static pv_stub_read: u8;
     static pv_stub_signal: u8;
     static pv_stub_restorer: u8;
 }
@@ -30,6 +31,8 @@ pub(in crate::pv) struct Entries {
     pub(in crate::pv) sysret: u64,
     /// The same for IRETQ.
     pub(in crate::pv) iret: u64,
+    /// Behind the instruction that reads requests with keys.
+    pub(in crate::pv) read: u64,
     /// Signal handler.
     pub(in crate::pv) signal: u64,
     /// `sa_restorer`.
@@ -54,6 +57,7 @@ pub(in crate::pv) fn entries() -> Entries {
         syscall: place(&raw const pv_stub_syscall),
         sysret: place(&raw const pv_stub_sysret),
         iret: place(&raw const pv_stub_iret),
+        read: place(&raw const pv_stub_read),
         signal: place(&raw const pv_stub_signal),
         restorer: place(&raw const pv_stub_restorer),
     }

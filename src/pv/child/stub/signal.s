@@ -8,9 +8,42 @@ pv_stub_park:
         jmp pv_stub_go
 // ----- signals: RDI number, RSI siginfo, RDX ucontext; all signals are blocked until rt_sigreturn
 pv_stub_signal:
-        cmp edi, {KICK_SIGNAL}
-        jne 40f
         mov rax, [rdx + {FRAME_RIP}]
+        lea rcx, [rip + pv_stub_keyed]
+        cmp rax, rcx
+        jb 39f
+        lea rcx, [rip + pv_stub_keyed_end]
+        cmp rax, rcx
+        jae 39f
+        // Region K: no key stays in the frame, and the frame is where it should be. A single step is not taken; other traps do
+        // not happen where a key is.
+        cmp edi, {SIGILL}
+        je 37f
+        cmp edi, {KICK_SIGNAL}
+        je 36f
+        cmp edi, {SIGTRAP}
+        jne 39f
+36:     lea rcx, [rip + pv_stub_begin + {D} + {SIGNAL_STACK}]
+        mov r8, rdx
+        sub r8, rcx
+        cmp r8, {SIGNAL_STACK_SIZE}
+        jb 38f
+37:     ud2
+38:     mov qword ptr [rdx + {FRAME_R8}], 0
+        mov qword ptr [rdx + {FRAME_R10}], 0
+        and dword ptr [rdx + {FRAME_RFLAGS}], {NOT_TF}
+        mov dword ptr [rip + pv_stub_begin + {D} + {KICK}], 1
+        // A request that has not been made is begun again.
+        lea rcx, [rip + pv_stub_request]
+        cmp rax, rcx
+        jb 50f
+        lea r8, [rip + pv_stub_requested]
+        cmp rax, r8
+        jae 50f
+        mov [rdx + {FRAME_RIP}], rcx
+        jmp 50f
+39:     cmp edi, {KICK_SIGNAL}
+        jne 40f
         lea rcx, [rip + pv_stub_out]
         cmp rax, rcx
         jb 41f

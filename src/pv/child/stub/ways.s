@@ -1,6 +1,6 @@
         .pushsection .rodata.trivisor_pv_stub,"a",@progbits
         // Global, because this file's code and its assembly may end up in different objects; hidden, because nobody else's.
-        .irp name, begin, end, length, offset, hypercall, syscall, sysret, iret, signal, restorer
+        .irp name, begin, end, length, offset, hypercall, syscall, sysret, iret, read, signal, restorer
         .globl pv_stub_\name
         .hidden pv_stub_\name
         .endr

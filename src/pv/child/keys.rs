@@ -1,0 +1,128 @@
+//! What makes a user's process execute requests of the engine and of nobody else.
+//!
+//! A program of ring 3 shares its process with the stub: it can jump to the stub's system-call instruction with registers of
+//! its own, and `mmap` of guest RAM would give it the guest's kernel. So the filter of such a process wants a key in the
+//! upper halves of two arguments that the host looks at the lower halves of only: `flags` and `fd` of `mmap`, the fourth and
+//! the fifth of `munmap`, which it does not look at at all. A wrong key is SIGSYS, as any other call.
+//!
+//! The key must not be where the program can read it. The requests, with the key in them, go through a pipe. The filter
+//! lets one instruction of the stub read it, to one address. From there on the stub depends on nothing that the program could
+//! have prepared, executes all of them, and wipes each (region K of the stub). Signals that come meanwhile take the key
+//! out of their frame.
+//!
+//! That the pipe is empty proves that the stub has read it, since nobody else can: what a program writes into the area that it
+//! shares with the engine does not.
+#![expect(unsafe_code, reason = "random bytes, and the state of a pipe")]
+use crate::pv::layout::at;
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::os::fd::AsRawFd;
+
+/// The upper halves of the fourth and the fifth argument.
+pub(super) type Secret = [u32; 2];
+
+/// The engine's end of the pipe.
+#[derive(Debug)]
+pub(super) struct Keys {
+    pipe: PipeWriter,
+    secret: Secret,
+    in_use: bool,
+}
+
+impl Keys {
+    /// A new key and its pipe; the reader is for the process.
+    pub(super) fn new() -> io::Result<(Self, PipeReader)> {
+        let (reader, pipe) = io::pipe()?;
+        // The host fills a page of the pipe with whole requests only: twice the bytes are enough.
+        let enough = 2 * at::REQUESTS_SIZE as libc::c_int;
+        // SAFETY: plain system calls on an owned descriptor.
+        let size = unsafe {
+            libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, enough);
+            libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ)
+        };
+        if size < enough {
+            return Err(io::Error::other("too small a pipe (sysctl fs.pipe-user-pages-soft)"));
+        }
+        let mut bytes = [0_u8; 8];
+        // SAFETY: the buffer is live. So few bytes come at once, once there are any.
+        while unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } != bytes.len() as isize {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        let secret = u64::from_ne_bytes(bytes);
+        Ok((Self { pipe, secret: [secret as u32, (secret >> 32) as u32], in_use: false }, reader))
+    }
+
+    /// For the filter.
+    pub(super) fn secret(&self) -> Secret {
+        self.secret
+    }
+
+    /// From now on the filter is there, and requests go through the pipe.
+    pub(super) fn put_in_use(&mut self) {
+        self.in_use = true;
+    }
+
+    /// Whether requests go through the pipe.
+    pub(super) fn are_in_use(&self) -> bool {
+        self.in_use
+    }
+
+    /// Hands over requests: number and six arguments each, none of which uses the halves that the key takes.
+    pub(super) fn send(&mut self, requests: &[[u64; 7]]) -> io::Result<()> {
+        let mut message = Vec::with_capacity(requests.len() * at::REQUEST_SIZE as usize);
+        for request in requests {
+            let mut request = *request;
+            for (argument, secret) in request[4..6].iter_mut().zip(self.secret) {
+                debug_assert!(*argument >> 32 == 0);
+                *argument |= u64::from(secret) << 32;
+            }
+            request.iter().for_each(|word| message.extend_from_slice(&word.to_le_bytes()));
+            message.extend_from_slice(&[0; 8]);
+        }
+        match self.pipe.write_all(&message) {
+            // The process has ended, which is found when its answer is waited for.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Whether the stub has read all that was sent.
+    pub(super) fn are_read(&self) -> bool {
+        let mut left: libc::c_int = 0;
+        // SAFETY: writes one live integer.
+        let result = unsafe { libc::ioctl(self.pipe.as_raw_fd(), libc::FIONREAD, &raw mut left) };
+        result == 0 && left == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn as_many_requests_as_there_may_be_fit_and_carry_the_key() {
+        let (mut keys, mut reader) = Keys::new().unwrap();
+        assert!(keys.are_read());
+        for i in 0..at::REQUESTS_MOST as u64 {
+            keys.send(&[[11, i, 4096, 0, 0x11, 4, 0]]).unwrap();
+        }
+        assert!(!keys.are_read());
+        let mut bytes = vec![0; at::REQUESTS_SIZE as usize];
+        reader.read_exact(&mut bytes).unwrap();
+        assert!(keys.are_read());
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let [low, high] = keys.secret();
+        assert_eq!((word(64 + 8), word(64 + 32)), (1, u64::from(low) << 32 | 0x11));
+        assert_eq!(word(255 * 64 + 40), u64::from(high) << 32 | 4);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_no_error_here() {
+        let (mut keys, reader) = Keys::new().unwrap();
+        drop(reader);
+        keys.send(&[[11, 0, 0, 0, 0, 0, 0]]).unwrap();
+    }
+}
