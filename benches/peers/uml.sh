@@ -166,7 +166,8 @@ export -f native uml guests pv emu kvm
 export LINUX ROOT TASKS BUSYBOX PATIENCE budget khz work trivisor
 
 subjects=(native:all native:one uml:all uml:one pv:all pv:one emu:all)
-if "$trivisor" doctor | grep -Eq '^ *kvm +yes'; then subjects+=(kvm:all); fi
+# Not `grep -q`, which would close the pipe early and so, at times, end `doctor` by a signal.
+if "$trivisor" doctor | grep -E '^ *kvm +yes' >/dev/null; then subjects+=(kvm:all); fi
 
 echo round,who,cpus,metric,iterations,cycles,ns,load >"$work/rounds.csv"
 declare -A complained=()
