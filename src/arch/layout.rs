@@ -35,6 +35,15 @@ pub const IMAGE_START: Gpa = Gpa(0x10_0000);
 /// Where flat binaries are loaded and entered.
 pub const FLAT_START: Gpa = Gpa(0x20_0000);
 
+/// Where PCI devices decode memory, in the hole below the I/O APIC.
+pub const PCI_MEMORY: Gpa = Gpa(0xe000_0000);
+/// Bytes of it.
+pub const PCI_MEMORY_SIZE: u64 = IOAPIC.0 - PCI_MEMORY.0;
+
+/// Configuration mechanism #1: CONFIG_ADDRESS and CONFIG_DATA.
+pub const PCI_CONFIG: RangeInclusive<Port> = Port(0xcf8)..=Port(0xcff);
+/// Where PCI devices decode ports.
+pub const PCI_PORTS: RangeInclusive<Port> = Port(0xc000)..=Port(0xefff);
 /// Master 8259.
 pub const PIC_MASTER: RangeInclusive<Port> = Port(0x20)..=Port(0x21);
 /// Slave 8259.
@@ -72,6 +81,9 @@ pub const IRQ_CASCADE: u8 = 2;
 pub const IRQ_COM1: u8 = 4;
 /// Interrupt line of the real-time clock.
 pub const IRQ_RTC: u8 = 8;
+
+/// Interrupt lines that the PCI slots' pins INTA are wired to, in turn; level-triggered.
+pub const PCI_LINES: [u8; 4] = [10, 11, 5, 7];
 
 /// Input frequency of the 8254, in Hz.
 pub const PIT_HZ: u64 = 1_193_182;

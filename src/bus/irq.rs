@@ -9,6 +9,13 @@ pub trait IrqSink: Send + Sync {
     fn set_line(&self, line: u8, level: bool);
 }
 
+/// Where message-signalled interrupts go: the interrupt complex.
+pub trait MsiSink: Send + Sync {
+    /// A device writes `data` to `address`, which lies in the range of interrupt messages (SDM 11.11). Other addresses,
+    /// and messages that make no sense, have no effect.
+    fn send(&self, address: u64, data: u32);
+}
+
 /// A device's end of one interrupt line.
 #[derive(Clone)]
 pub struct IrqLine {

@@ -14,6 +14,7 @@ pub mod i8042;
 pub mod interrupts;
 pub mod ioapic;
 pub mod lapic;
+pub mod pci;
 pub mod pic8259;
 pub mod pit8254;
 pub mod post;

@@ -9,6 +9,7 @@ use crate::device::cmos::Cmos;
 use crate::device::debug_exit::DebugExit;
 use crate::device::i8042::I8042;
 use crate::device::interrupts::{InterruptComplex, IoApicPage, LapicPage, PicPorts};
+use crate::device::pci::PciHost;
 use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
 use crate::device::uart16550::Uart16550;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The devices of every machine, for the record of a measurement.
-pub const DEVICES: [&str; 10] = [
+pub const DEVICES: [&str; 11] = [
     "uart16550",
     "pic8259",
     "pit8254",
@@ -27,6 +28,7 @@ pub const DEVICES: [&str; 10] = [
     "ioapic",
     "cmos",
     "i8042",
+    "pci",
     "isa-debug-exit",
     "bench-port",
     "post",
@@ -101,6 +103,11 @@ impl Pc {
         bus.claim_ports("post", layout::POST, Arc::new(Lock::new(Post::default())))?;
         let lapic = Arc::new(LapicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("lapic", layout::LAPIC, layout::LAPIC_SIZE, lapic)?;
+        // Devices are plugged in before the bridge is given its places.
+        let pci = Arc::new(PciHost::new(Arc::clone(&sink)));
+        bus.claim_ports("pci", layout::PCI_CONFIG, pci.clone())?;
+        bus.claim_ports("pci", layout::PCI_PORTS, pci.clone())?;
+        bus.claim_mmio("pci", layout::PCI_MEMORY, layout::PCI_MEMORY_SIZE, pci)?;
         let ioapic = Arc::new(IoApicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("ioapic", layout::IOAPIC, layout::LAPIC_SIZE, ioapic)?;
 

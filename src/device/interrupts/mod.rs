@@ -19,7 +19,7 @@ use super::lapic::{self, DeliveryMode, Effect, Lapic, Message, SavedLapic, Short
 use super::pic8259::{PicPair, SavedPicPair};
 use crate::arch::layout::{IRQ_CASCADE, IRQ_PIT};
 use crate::arch::msr;
-use crate::bus::{InterruptController, IrqSink, Lock, Locked, VcpuId};
+use crate::bus::{InterruptController, IrqSink, Lock, Locked, MsiSink, VcpuId};
 use crate::clock::{Clock, Nanos, TimerClient, TimerQueue};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -226,6 +226,23 @@ impl IrqSink for InterruptComplex {
                 pin => chips.ioapic.set_pin(pin, level),
             }
         });
+    }
+}
+
+impl MsiSink for InterruptComplex {
+    fn send(&self, address: u64, data: u32) {
+        if address >> 20 != 0xfee {
+            return;
+        }
+        let message = Message {
+            destination: (address >> 12) as u8,
+            // The destination mode counts only with a redirection hint (SDM 11.11.1).
+            logical: address & 0b1100 == 0b1100,
+            mode: DeliveryMode::from_bits(data >> 8),
+            vector: data as u8,
+            level: false,
+        };
+        self.with(|chips| chips.deliver(message));
     }
 }
 
