@@ -28,6 +28,7 @@ use crate::engine::{
     Platform, Sites, Vcpu, VcpuId,
 };
 use crate::mem::{CodeChanges, GuestRam};
+use crate::sys::cpuid_faulting::CpuidFaulting;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -520,6 +521,8 @@ impl PvVcpu {
 impl Vcpu for PvVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut first = true;
+        // The children have it: see `sys::cpuid_faulting`. Nothing in here asks the host's CPU what it is.
+        let _alike = CpuidFaulting::begin();
         self.sides.settle();
         loop {
             match platform.at_boundary(self.id, &self.state) {

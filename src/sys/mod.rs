@@ -2,6 +2,7 @@
 //!
 //! Each file wraps one facility so that nothing above needs `unsafe` for it. Errors are `std::io::Error`.
 pub mod affinity;
+pub mod cpuid_faulting;
 pub mod deadline;
 pub mod exec_memory;
 pub mod fp_trap;
