@@ -95,6 +95,12 @@ impl Segment {
         Self { selector, base, limit, attributes }
     }
 
+    /// What a segment register holds in virtual-8086 mode (SDM 21.2.1).
+    #[must_use]
+    pub const fn virtual_8086(selector: u16) -> Self {
+        Self { selector, base: (selector as u64) << 4, limit: 0xffff, attributes: 0xf3 }
+    }
+
     /// Flat 32-bit segment over 4 GiB: `kind` holds the type bits (0xb code, 0x3 data).
     #[must_use]
     pub const fn flat32(selector: u16, kind: u8) -> Self {

@@ -2,13 +2,17 @@
 //!
 //! A delivery checks the gate, the code segment and the stack, pushes the frame and only then changes registers; if it
 //! raises an exception itself, [`combine`] decides between that one, #DF and shutdown.
+mod legacy;
+
 use super::mmu::{Bank, Fault};
 use super::single::Outcome;
 use super::single::cx::Cx;
+use super::single::{segment, task};
 use crate::arch::exception::{Combined, combine};
 use crate::arch::state::gpr::RSP;
 use crate::arch::{Activity, Exception, Gva, Rflags, Segment, SegmentRegister, Vector};
 use crate::engine::{Cause, EventKind};
+pub(crate) use legacy::push_inner;
 
 /// What is to be delivered.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +50,11 @@ pub(crate) fn deliver(cx: &mut Cx, event: Event) -> Outcome {
         }
         match enter(cx, vector, code, true, is_fault(now)) {
             Ok(()) => {
+                // A task switch may have led to a task that cannot begin.
+                if let Some(exception) = cx.state.pending_exception.take() {
+                    now = Event::Exception(exception);
+                    continue;
+                }
                 return match now {
                     Event::Exception(e) => Outcome::Exception(e.vector),
                     Event::External(_) => Outcome::Retired,
@@ -96,6 +105,9 @@ fn is_fault(event: Event) -> bool {
     }
 }
 
+/// The type of a task gate.
+const TASK_GATE: u8 = 5;
+
 /// A gate of the IDT.
 struct Gate {
     selector: u16,
@@ -118,7 +130,8 @@ fn gate(cx: &mut Cx, vector: u8, external: bool) -> Result<Gate, Fault> {
     let low = cx.mmu.read_as::<u64>(Bank::Supervisor, at)?;
     let high = if long { cx.mmu.read_as::<u64>(Bank::Supervisor, at.wrapping_add(8))? } else { 0 };
     let kind = (low >> 40 & 0x1f) as u8;
-    let valid = if long { matches!(kind, 0xe | 0xf) } else { matches!(kind, 0x6 | 0x7 | 0xe | 0xf) };
+    let valid =
+        if long { matches!(kind, 0xe | 0xf) } else { matches!(kind, TASK_GATE | 0x6 | 0x7 | 0xe | 0xf) };
     let dpl = (low >> 45 & 3) as u8;
     if !valid || !external && dpl < cx.state.cpl() {
         return Err(cx.raise(general));
@@ -140,16 +153,23 @@ fn gate(cx: &mut Cx, vector: u8, external: bool) -> Result<Gate, Fault> {
 
 fn enter(cx: &mut Cx, vector: u8, code: Option<u32>, external: bool, restart: bool) -> Result<(), Fault> {
     if !cx.is_protected() {
-        return real_mode(cx, vector);
+        return legacy::real_mode(cx, vector);
     }
     let gate = gate(cx, vector, external)?;
     let ext = if external { EXT } else { 0 };
+    if gate.kind == TASK_GATE {
+        let rip = cx.state.rip;
+        if restart {
+            cx.state.rflags |= Rflags::RF;
+        }
+        return task::switch(cx, gate.selector, task::Reason::Gate { code, ext }, rip);
+    }
     if gate.selector & !3 == 0 {
         return Err(cx.raise(Exception::with_code(Vector::GeneralProtection, ext)));
     }
     let selector_code = u32::from(gate.selector & !3) | ext;
     let general = Exception::with_code(Vector::GeneralProtection, selector_code);
-    let descriptor = match super::single::segment::descriptor(cx, gate.selector) {
+    let descriptor = match segment::descriptor(cx, gate.selector) {
         Ok(Some(descriptor)) => descriptor,
         Ok(None) => return Err(cx.raise(general)),
         Err(fault) => return Err(fault),
@@ -158,25 +178,30 @@ fn enter(cx: &mut Cx, vector: u8, code: Option<u32>, external: bool, restart: bo
     let cpl = cx.state.cpl();
     let long = cx.state.is_long_mode();
     let wrong_size = long && (!code_segment.is_long() || code_segment.is_big());
-    if !code_segment.is_code() || code_segment.dpl() > cpl || wrong_size {
+    // Virtual-8086 mode is left to ring 0 only.
+    let conforming = code_segment.kind() & 4 != 0;
+    let stays_virtual = cx.is_virtual_8086() && (conforming || code_segment.dpl() != 0);
+    if !code_segment.is_code() || code_segment.dpl() > cpl || wrong_size || stays_virtual {
         return Err(cx.raise(general));
     }
     if !code_segment.is_present() {
         return Err(cx.raise(Exception::with_code(Vector::SegmentNotPresent, selector_code)));
     }
-    let conforming = code_segment.kind() & 4 != 0;
     let new_cpl = if conforming { cpl } else { code_segment.dpl() };
     code_segment.selector = code_segment.selector & !3 | u16::from(new_cpl);
-    super::single::segment::mark_accessed(cx, gate.selector, descriptor)?;
+    segment::mark_accessed(cx, gate.selector, descriptor)?;
     code_segment.attributes |= 1;
+    if !long && gate.offset > u64::from(code_segment.limit) {
+        return Err(cx.raise(Exception::with_code(Vector::GeneralProtection, ext)));
+    }
     let mut image = cx.rflags();
     if restart {
         image |= Rflags::RF;
     }
     if long {
-        long_frame(cx, &gate, code, new_cpl, image)?;
+        long_frame(cx, &gate, code, external, new_cpl, image)?;
     } else {
-        legacy_frame(cx, &gate, code, new_cpl, image)?;
+        legacy::frame(cx, &gate, code, external, new_cpl, image)?;
     }
     *cx.state.segment_mut(SegmentRegister::Cs) = code_segment;
     cx.state.rip = gate.offset;
@@ -190,12 +215,20 @@ fn enter(cx: &mut Cx, vector: u8, code: Option<u32>, external: bool, restart: bo
 }
 
 /// Picks the stack of a 64-bit delivery, pushes the frame and switches to the stack.
-fn long_frame(cx: &mut Cx, gate: &Gate, code: Option<u32>, new_cpl: u8, image: Rflags) -> Result<(), Fault> {
+fn long_frame(
+    cx: &mut Cx,
+    gate: &Gate,
+    code: Option<u32>,
+    external: bool,
+    new_cpl: u8,
+    image: Rflags,
+) -> Result<(), Fault> {
+    let ext = if external { EXT } else { 0 };
     let inner = new_cpl < cx.state.cpl();
     let mut sp = match (gate.ist, inner) {
         (0, false) => cx.regs[RSP],
-        (0, true) => stack_from_tss(cx, 4 + 8 * u64::from(new_cpl))?,
-        (ist, _) => stack_from_tss(cx, 0x24 + 8 * u64::from(ist - 1))?,
+        (0, true) => stack_from_tss(cx, 4 + 8 * u64::from(new_cpl), ext)?,
+        (ist, _) => stack_from_tss(cx, 0x24 + 8 * u64::from(ist - 1), ext)?,
     };
     if !Gva(gate.offset).is_canonical() {
         return Err(cx.raise(Exception::GP0));
@@ -234,79 +267,14 @@ pub(crate) fn null_stack(cpl: u8) -> Segment {
     Segment { selector: cpl.into(), base: 0, limit: u32::MAX, attributes: 0xc093 | u16::from(cpl) << 5 }
 }
 
-fn stack_from_tss(cx: &mut Cx, offset: u64) -> Result<u64, Fault> {
+/// The stack pointer at `offset` of a 64-bit TSS. `ext` is the EXT bit of error codes.
+pub(crate) fn stack_from_tss(cx: &mut Cx, offset: u64, ext: u32) -> Result<u64, Fault> {
     let tr = cx.state.tr;
     if offset + 7 > u64::from(tr.limit) {
-        let code = u32::from(tr.selector & !3);
+        let code = u32::from(tr.selector & !3) | ext;
         return Err(cx.raise(Exception::with_code(Vector::InvalidTss, code)));
     }
     let at = tr.base.wrapping_add(offset);
     let sp = cx.mmu.read_as::<u64>(Bank::Supervisor, at)?;
-    if Gva(sp).is_canonical() { Ok(sp) } else { Err(cx.raise(Exception::SS0)) }
-}
-
-/// The frame of a 16- or 32-bit gate, on the current stack or on that of an inner ring.
-fn legacy_frame(
-    cx: &mut Cx,
-    gate: &Gate,
-    code: Option<u32>,
-    new_cpl: u8,
-    image: Rflags,
-) -> Result<(), Fault> {
-    let size = if gate.kind & 8 != 0 { 4 } else { 2 };
-    let (old_ss, old_sp) = (*cx.state.segment(SegmentRegister::Ss), cx.regs[RSP]);
-    let cs = cx.state.segment(SegmentRegister::Cs).selector;
-    let rip = cx.state.rip;
-    let inner = new_cpl < cx.state.cpl();
-    let bank = frame_bank(cx);
-    let mut words = Vec::with_capacity(6);
-    if inner {
-        let at = cx.state.tr.base.wrapping_add(4 + 8 * u64::from(new_cpl));
-        let sp = cx.mmu.read_as::<u32>(Bank::Supervisor, at)?;
-        let selector = cx.mmu.read_as::<u16>(Bank::Supervisor, at.wrapping_add(4))?;
-        let ss = super::single::segment::stack_segment(cx, selector, new_cpl)?;
-        *cx.state.segment_mut(SegmentRegister::Ss) = ss;
-        cx.regs[RSP] = sp.into();
-        cx.refresh();
-        cx.mmu.bank = bank;
-        words.extend([u64::from(old_ss.selector), old_sp]);
-    }
-    words.extend([image.bits(), u64::from(cs), rip]);
-    words.extend(code.map(u64::from));
-    for word in words {
-        if let Err(fault) = super::single::stack::push(cx, size, word) {
-            *cx.state.segment_mut(SegmentRegister::Ss) = old_ss;
-            cx.regs[RSP] = old_sp;
-            cx.refresh();
-            return Err(fault);
-        }
-    }
-    Ok(())
-}
-
-/// Real-mode delivery: a table of far pointers.
-fn real_mode(cx: &mut Cx, vector: u8) -> Result<(), Fault> {
-    let offset = u64::from(vector) * 4;
-    if offset + 3 > u64::from(cx.state.idtr.limit) {
-        return Err(cx.raise(Exception::GP0));
-    }
-    let at = cx.state.idtr.base.wrapping_add(offset);
-    let pointer = cx.mmu.read_as::<u32>(Bank::Supervisor, at)?;
-    let cs = cx.state.segment(SegmentRegister::Cs).selector;
-    let before = cx.regs[RSP];
-    let words = [cx.rflags().bits(), cs.into(), cx.state.rip];
-    for word in words {
-        if let Err(fault) = super::single::stack::push(cx, 2, word) {
-            cx.regs[RSP] = before;
-            return Err(fault);
-        }
-    }
-    let selector = (pointer >> 16) as u16;
-    let segment = cx.state.segment_mut(SegmentRegister::Cs);
-    segment.selector = selector;
-    segment.base = u64::from(selector) << 4;
-    cx.state.rip = u64::from(pointer & 0xffff);
-    cx.state.rflags.remove(Rflags::IF | Rflags::TF | Rflags::AC | Rflags::RF);
-    cx.refresh();
-    Ok(())
+    if Gva(sp).is_canonical() { Ok(sp) } else { Err(cx.raise(Exception::with_code(Vector::StackFault, ext))) }
 }

@@ -238,10 +238,15 @@ impl Image {
     pub fn load(&self, ram: &GuestRam, command_line: &str) -> Result<CpuState, LoadError> {
         let segments = self.segments();
         let high = ram.slots()[0].size;
+        // Some multiboot images live in conventional memory, as no BIOS uses it.
+        let lowest = match self {
+            Self::Multiboot(_) => layout::MULTIBOOT_INFO.offset(multiboot::SIZE as u64),
+            _ => layout::IMAGE_START,
+        };
         for segment in &segments {
             let end = segment.gpa.0.saturating_add(segment.size);
-            if segment.gpa < layout::IMAGE_START || end > high {
-                let (start, low) = (segment.gpa.0, layout::IMAGE_START.0);
+            if segment.gpa < lowest || end > high {
+                let (start, low) = (segment.gpa.0, lowest.0);
                 return Err(LoadError::DoesNotFit { start, end, low, high });
             }
         }

@@ -33,7 +33,8 @@ const MAP_ENTRY: usize = 24;
 const MODULE_OFFSET: usize = 0x300;
 const MODULE_NAME_OFFSET: usize = 0x320;
 const COMMAND_LINE_OFFSET: usize = 0x400;
-const SIZE: usize = 0x1000;
+/// Bytes of the information.
+pub(super) const SIZE: usize = 0x1000;
 /// The first word of the command line, which is the image's name by custom.
 const NAME: &str = "kernel";
 const COMMAND_LINE_MOST: usize = SIZE - COMMAND_LINE_OFFSET - NAME.len() - 2;

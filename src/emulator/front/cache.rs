@@ -4,8 +4,9 @@
 //! the same physical page at two addresses has two sets of blocks, and a write to it drops both. Links between blocks
 //! and the jump table skip the translation of RIP and hold for one generation, which ends when translations are
 //! forgotten or blocks dropped.
-use super::block::{Block, Link};
+use super::block::{Block, CodeMode, CodeSpace, Link};
 use crate::arch::address::PAGE_SIZE;
+use crate::arch::{CpuState, SegmentRegister};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -44,6 +45,9 @@ pub(crate) struct CodeCache {
     /// Guest-physical page → blocks with code in it. A block is in the lists of its pages, once, while it is kept.
     pages: AddressMap<u64, Vec<u32>>,
     jumps: Box<[Link; JUMPS]>,
+    /// The spaces that [`CodeMode::space`] numbers, and the way back.
+    spaces: Vec<CodeSpace>,
+    space_numbers: AddressMap<u64, u16>,
     /// Half of the generation; the other one is the TLB's.
     drops: u32,
     /// How much of the code map's log was read.
@@ -59,6 +63,8 @@ impl CodeCache {
             starts: AddressMap::default(),
             pages: AddressMap::default(),
             jumps: Box::new([Link::default(); JUMPS]),
+            spaces: vec![CodeSpace::FLAT],
+            space_numbers: std::iter::once((CodeSpace::FLAT.number(), 0)).collect(),
             drops: 1,
             cursor,
         }
@@ -80,6 +86,34 @@ impl CodeCache {
     #[inline(always)]
     pub(crate) fn generation(&self, tlb: u32) -> u64 {
         u64::from(self.drops) << 32 | u64::from(tlb)
+    }
+
+    /// How the code that `state` executes is decoded.
+    pub(crate) fn mode(&mut self, state: &CpuState) -> CodeMode {
+        let mode = CodeMode::new(state.code_bits(), state.cpl() == 3);
+        let space = CodeSpace::of(state.segment(SegmentRegister::Cs));
+        if state.is_64bit_code() || space == CodeSpace::FLAT { mode } else { mode.within(self.number(space)) }
+    }
+
+    fn number(&mut self, space: CodeSpace) -> u16 {
+        if let Some(&number) = self.space_numbers.get(&space.number()) {
+            return number;
+        }
+        if self.spaces.len() > usize::from(u16::MAX) {
+            // No block may be left of a space whose number means another one.
+            self.clear();
+            self.spaces.truncate(1);
+            self.space_numbers.retain(|_, number| *number == 0);
+        }
+        let number = self.spaces.len() as u16;
+        self.spaces.push(space);
+        self.space_numbers.insert(space.number(), number);
+        number
+    }
+
+    /// The space of a mode that [`Self::mode`] gave.
+    pub(crate) fn space(&self, mode: CodeMode) -> CodeSpace {
+        self.spaces.get(usize::from(mode.space())).copied().unwrap_or(CodeSpace::FLAT)
     }
 
     /// A block by its number.
@@ -171,7 +205,6 @@ impl CodeCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emulator::front::block::CodeMode;
     use std::cell::Cell;
 
     fn block(rip: u64, gpa: u64, second_page: Option<u64>) -> Block {
@@ -214,6 +247,29 @@ mod tests {
             check(&cache);
             assert!(cache.get(crossing).is_none() && cache.get(inside).is_some());
         }
+    }
+
+    #[test]
+    fn spaces_have_numbers_and_too_many_begin_anew() {
+        let mut cache = CodeCache::new(0);
+        let mut state = CpuState::reset();
+        let mut mode_at = |cache: &mut CodeCache, base: u64| {
+            state.segment_mut(SegmentRegister::Cs).base = base;
+            cache.mode(&state)
+        };
+        let (a, b) = (mode_at(&mut cache, 0x10), mode_at(&mut cache, 0x20));
+        assert_ne!(a.key(0), b.key(0));
+        assert_eq!(mode_at(&mut cache, 0x10), a);
+        assert_eq!(cache.space(b).linear(5), 0x25);
+        assert_eq!((cache.space(b).bytes_from(0xfffe), cache.space(b).bytes_from(0x1_0000)), (2, 0));
+        let kept = cache.insert(Block { mode: a, ..block(0, 0x10, None) });
+        for base in 0x100..0x1_0100 {
+            let mode = mode_at(&mut cache, base);
+            assert_eq!(cache.space(mode).linear(0), base);
+        }
+        assert!(cache.get(kept).is_none());
+        let again = mode_at(&mut cache, 0x10);
+        assert_eq!(cache.space(again).linear(0), 0x10);
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub(crate) fn find(
     mode: CodeMode,
     rip: u64,
 ) -> Result<Found, Fault> {
-    let place = mmu.fetch_place(rip)?;
+    let start = start(cache, mmu, mode, rip)?;
+    let place = mmu.fetch_place(start.linear)?;
     let key = mode.key(rip);
     if place.host.is_some()
         && let Some(number) = cache.find(place.gpa.0, key)
@@ -52,20 +53,40 @@ pub(crate) fn find(
         if second.is_none() {
             return Ok(Found::Kept(number));
         }
-        let next = next_page(mmu, rip);
+        let next = next_page(mmu, start.linear);
         if second == Some(mmu.fetch_place(next)?.gpa.0) {
             return Ok(Found::Kept(number));
         }
     }
-    let block = decode(mmu, features, mode, rip, place)?;
+    let block = decode(mmu, features, mode, &start, place)?;
     let in_ram = place.host.is_some()
         && block.second_page.is_none_or(|page| mmu.ram.offset(crate::arch::Gpa(page), PAGE_SIZE).is_some());
     mmu.platform.counters(mmu.vcpu).add(Cause::Translate, u64::from(block.count));
     Ok(if in_ram { Found::Kept(cache.insert(block)) } else { Found::Once(Box::new(block)) })
 }
 
-fn next_page(mmu: &Mmu, rip: u64) -> u64 {
-    let next = (rip & !(PAGE_SIZE - 1)).wrapping_add(PAGE_SIZE);
+/// Where a block begins.
+struct Start {
+    rip: u64,
+    linear: u64,
+    /// Bytes before the limit of CS.
+    within: u64,
+}
+
+/// Where the block at `rip` begins; #GP(0) beyond the limit of CS.
+fn start(cache: &CodeCache, mmu: &mut Mmu, mode: CodeMode, rip: u64) -> Result<Start, Fault> {
+    if mode.bits() == 64 {
+        return Ok(Start { rip, linear: rip, within: u64::MAX });
+    }
+    let space = cache.space(mode);
+    match space.bytes_from(rip) {
+        0 => Err(mmu.raise(Exception::GP0)),
+        within => Ok(Start { rip, linear: space.linear(rip), within }),
+    }
+}
+
+fn next_page(mmu: &Mmu, at: u64) -> u64 {
+    let next = (at & !(PAGE_SIZE - 1)).wrapping_add(PAGE_SIZE);
     if mmu.mode.efer.contains(crate::arch::Efer::LMA) { next } else { next & 0xffff_ffff }
 }
 
@@ -91,16 +112,18 @@ fn decode(
     mmu: &mut Mmu,
     features: &Features,
     mode: CodeMode,
-    rip: u64,
+    start: &Start,
     place: Place,
 ) -> Result<Block, Fault> {
-    let in_page = (PAGE_SIZE - rip % PAGE_SIZE) as usize;
+    let rip = start.rip;
+    let within = start.within.min((WINDOW + MOST_BYTES) as u64) as usize;
+    let in_page = (PAGE_SIZE - start.linear % PAGE_SIZE) as usize;
     let most = match (place.host, mode.is_single()) {
         (Some(_), false) => WINDOW,
         _ => MOST_BYTES,
     };
     let mut window = [0; WINDOW + MOST_BYTES];
-    let length = in_page.min(most);
+    let length = in_page.min(most).min(within);
     fetch(mmu, place, &mut window[..length]);
 
     let mut ops = Vec::with_capacity(16);
@@ -124,11 +147,18 @@ fn decode(
         return Ok(finish(ops, rip, place, None, mode, Some(next)));
     }
 
-    // The first instruction does not fit: it crosses into the next page.
-    let following = next_page(mmu, rip);
+    // The first instruction does not fit: it crosses the limit of CS, or into the next page.
+    if within <= in_page {
+        return Err(mmu.raise(Exception::GP0));
+    }
+    let following = next_page(mmu, start.linear);
     let second = mmu.fetch_place(following)?;
-    fetch(mmu, second, &mut window[length..length + MOST_BYTES]);
-    let (instruction, complete) = decode_one(&window[..length + MOST_BYTES], mode, rip);
+    let end = (length + MOST_BYTES).min(within);
+    fetch(mmu, second, &mut window[length..end]);
+    let (instruction, complete) = decode_one(&window[..end], mode, rip);
+    if !complete && end < MOST_BYTES {
+        return Err(mmu.raise(Exception::GP0));
+    }
     let lowered = lower::lower(&instruction, features, mode, rip, complete);
     let after = (!lowered.branches).then_some(instruction.next_ip());
     Ok(finish(vec![lowered.op], rip, place, Some(second.gpa.page().0), mode, after))

@@ -6,8 +6,10 @@
 #![expect(unsafe_code, reason = "a TLB hit is an access to guest RAM by host address")]
 pub(crate) mod slow;
 pub(crate) mod tlb;
+pub(crate) mod watch;
 pub(crate) mod window;
 
+use super::single::debug;
 use super::single::int::Int;
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Cr0, Cr4, Exception, Rflags};
@@ -28,6 +30,8 @@ pub(crate) struct Mmu<'a> {
     pub exception: Exception,
     /// Set by an access after which the block must end: device memory or code was written.
     pub stop: bool,
+    /// Breakpoints on data.
+    pub watches: watch::Watches,
     /// How addresses are translated.
     pub mode: PagingMode,
     pub ram: &'a GuestRam,
@@ -39,6 +43,9 @@ impl Mmu<'_> {
     /// Takes over the registers of `state` that decide about accesses.
     pub(crate) fn refresh(&mut self, state: &CpuState) {
         self.mode = PagingMode { physical_bits: self.mode.physical_bits, ..PagingMode::of(state) };
+        if debug::is_armed(state) || self.watches.list != [None; 4] {
+            self.watches.set(debug::watches(state));
+        }
         self.bank = if state.cpl() == 3 {
             if state.cr0.contains(Cr0::AM) && state.rflags.contains(Rflags::AC) {
                 Bank::UserAligned

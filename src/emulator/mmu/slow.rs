@@ -60,7 +60,7 @@ impl Mmu<'_> {
         };
         if access == Access::Execute {
             self.tlb.fill_code(bank, at & !(PAGE_SIZE - 1), page.0, found.page_size);
-        } else {
+        } else if !self.watches.watch_page(at) {
             let code =
                 self.ram.offset(page, PAGE_SIZE).is_some_and(|offset| self.ram.code().has_code(offset));
             self.tlb.fill(
@@ -168,11 +168,13 @@ impl Mmu<'_> {
             return Ok(());
         }
         let (split, first, second) = self.places(bank, at, into.len(), Access::Read, stack)?;
+        let length = into.len();
         let (low, high) = into.split_at_mut(split);
         self.read_piece(first, low);
         if let Some(second) = second {
             self.read_piece(second, high);
         }
+        self.stop |= self.watches.note(at, length, false);
         Ok(())
     }
 
@@ -187,6 +189,7 @@ impl Mmu<'_> {
         if let Some(second) = second {
             self.write_piece(second, high);
         }
+        self.stop |= self.watches.note(at, from.len(), true);
         Ok(())
     }
 
@@ -204,6 +207,7 @@ impl Mmu<'_> {
     #[inline(never)]
     pub(crate) fn read_slow(&mut self, at: u64, length: usize, stack: bool) -> Result<u64, Fault> {
         if let Some((gpa, width)) = self.device_access(at, length, false) {
+            self.stop |= self.watches.note(at, length, false);
             return Ok(self.platform.mmio_read(self.vcpu, gpa, width));
         }
         let mut bytes = [0; 8];
@@ -211,6 +215,7 @@ impl Mmu<'_> {
             self.check_canonical(at, length, stack)?;
             let place = self.place(self.bank, at, Access::Read)?;
             self.read_piece(place, &mut bytes[..length]);
+            self.stop |= self.watches.note(at, length, false);
         } else {
             self.read_bytes(self.bank, at, &mut bytes[..length], stack)?;
         }
@@ -229,6 +234,7 @@ impl Mmu<'_> {
     ) -> Result<(), Fault> {
         if let Some((gpa, width)) = self.device_access(at, length, true) {
             self.stop = true;
+            self.watches.note(at, length, true);
             self.platform.mmio_write(self.vcpu, gpa, width, value & width.mask());
             return Ok(());
         }

@@ -5,9 +5,10 @@ use super::flags::{ZF, holds};
 use super::int::Int;
 use super::lower::{by_condition, condition, is_general, wide};
 use super::op::Op;
-use super::stack;
+use super::{operand, stack};
 use crate::arch::state::gpr::{RCX, RSP};
 use crate::arch::{Exception, Gva, SegmentRegister};
+use crate::emulator::front::block::CodeMode;
 use crate::emulator::front::encoding::Encoding;
 use crate::emulator::mmu::Fault;
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
@@ -109,6 +110,40 @@ fn jump_if_zero<T: Int>(cx: &mut Cx, op: &Op) -> Step {
     Ok(Flow::Jump)
 }
 
+/// A conditional branch of 16- and 32-bit code in a segment with a limit: the branch itself raises #GP(0), not what lies
+/// beyond the limit.
+fn conditional(cx: &mut Cx, op: &Op) -> Step {
+    let instruction = operand::instruction(op);
+    let (rip, count) = (cx.state.rip, cx.regs[RCX]);
+    let step = match unlimited(&instruction) {
+        Some(run) => run(cx, op)?,
+        None => return Err(cx.raise(Exception::UD)),
+    };
+    let target = cx.state.rip;
+    if let Err(fault) = in_code_segment(cx, target) {
+        (cx.state.rip, cx.regs[RCX]) = (rip, count);
+        return Err(fault);
+    }
+    Ok(step)
+}
+
+/// The handler of a conditional branch without regard to limits.
+fn unlimited(instruction: &Instruction) -> Option<Handler> {
+    let count_size = || Encoding::of(instruction.code()).address_size();
+    Some(match instruction.mnemonic() {
+        Mnemonic::Loop => wide!(count_size(), loop_count),
+        Mnemonic::Loope => wide!(count_size(), loop_while<true>),
+        Mnemonic::Loopne => wide!(count_size(), loop_while<false>),
+        Mnemonic::Jcxz => jump_if_zero::<u16>,
+        Mnemonic::Jecxz => jump_if_zero::<u32>,
+        Mnemonic::Jrcxz => jump_if_zero::<u64>,
+        _ if instruction.flow_control() == FlowControl::ConditionalBranch => {
+            by_condition!(condition(instruction)?, jump_if)
+        }
+        _ => return None,
+    })
+}
+
 /// #GP(0) if `target` is beyond the limit of CS.
 fn in_code_segment(cx: &mut Cx, target: u64) -> Result<u64, Fault> {
     let limit = cx.state.segment(SegmentRegister::Cs).limit;
@@ -164,7 +199,7 @@ pub(super) fn sets_rip(instruction: &Instruction) -> bool {
 }
 
 /// The handler of an instruction of this family.
-pub(super) fn lower(instruction: &Instruction, bits: u32, op: &mut Op) -> Option<Handler> {
+pub(super) fn lower(instruction: &Instruction, mode: CodeMode, op: &mut Op) -> Option<Handler> {
     let near = |i: &Instruction| {
         matches!(
             i.flow_control(),
@@ -177,19 +212,12 @@ pub(super) fn lower(instruction: &Instruction, bits: u32, op: &mut Op) -> Option
             && !matches!(i.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32)
             && !is_far_pointer(i)
     };
-    let count_size = || Encoding::of(instruction.code()).address_size();
+    if let Some(run) = unlimited(instruction) {
+        return Some(if mode.space() == 0 { run } else { conditional });
+    }
     Some(match instruction.mnemonic() {
-        Mnemonic::Loop => wide!(count_size(), loop_count),
-        Mnemonic::Loope => wide!(count_size(), loop_while<true>),
-        Mnemonic::Loopne => wide!(count_size(), loop_while<false>),
-        Mnemonic::Jcxz => jump_if_zero::<u16>,
-        Mnemonic::Jecxz => jump_if_zero::<u32>,
-        Mnemonic::Jrcxz => jump_if_zero::<u64>,
-        _ if instruction.flow_control() == FlowControl::ConditionalBranch => {
-            by_condition!(condition(instruction)?, jump_if)
-        }
         _ if !near(instruction) => return None,
-        _ if bits != 64 => legacy,
+        _ if mode.bits() != 64 => legacy,
         Mnemonic::Ret => ret,
         Mnemonic::Jmp => match instruction.op_kind(0) {
             _ if is_general(instruction, 0) => jump_reg,

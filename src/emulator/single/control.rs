@@ -1,10 +1,10 @@
-//! Control and debug registers, XCR0, TLB and cache maintenance, HLT and the interrupt flag (SDM 2.5, 2.8, 17.2).
+//! Control registers, XCR0, TLB and cache maintenance, HLT and the interrupt flag (SDM 2.5, 2.8, 17.2).
 use super::cx::{Cx, Flow, Handler, Step};
 use super::op::Op;
 use super::operand;
 use crate::arch::paging::{self, PagingMode};
 use crate::arch::state::gpr::{RAX, RCX, RDX};
-use crate::arch::{Cr0, Cr4, Efer, Exception, Rflags, Segment, SegmentRegister, Vector, Xcr0};
+use crate::arch::{Cr0, Cr4, Efer, Exception, Rflags, Segment, SegmentRegister, Xcr0};
 use crate::emulator::mmu::Fault;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -96,7 +96,7 @@ fn set_cr4(cx: &mut Cx, value: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The number of the control or debug register of one operand.
+/// The number of the control register of one operand.
 fn number(instruction: &Instruction, operand: u32) -> usize {
     instruction.op_register(operand).number()
 }
@@ -152,47 +152,6 @@ macro_rules! by_control_register {
             _ => $name::<1>,
         }
     };
-}
-
-/// Debug registers: 4 and 5 are 6 and 7 unless CR4.DE forbids them; DR7.GD traps every access.
-fn debug_number(cx: &mut Cx, number: usize) -> Result<usize, Fault> {
-    const GENERAL_DETECT: u64 = 1 << 13;
-    let number = match number {
-        4 | 5 if cx.state.cr4.contains(Cr4::DE) => return Err(cx.raise(Exception::UD)),
-        4 | 5 => number + 2,
-        8.. => return Err(cx.raise(Exception::UD)),
-        _ => number,
-    };
-    cx.need_ring0()?;
-    if cx.state.dr[7] & GENERAL_DETECT != 0 {
-        cx.state.dr[7] &= !GENERAL_DETECT;
-        cx.state.dr[6] |= GENERAL_DETECT;
-        return Err(cx.raise(Exception::plain(Vector::Debug)));
-    }
-    Ok(number)
-}
-
-fn mov_to_debug(cx: &mut Cx, op: &Op) -> Step {
-    let instruction = operand::instruction(op);
-    let register = debug_number(cx, number(&instruction, 0))?;
-    let value = operand::read_register(cx, instruction.op1_register());
-    if register >= 6 && value >> 32 != 0 {
-        return Err(cx.raise(Exception::GP0));
-    }
-    cx.state.dr[register] = match register {
-        6 => value & 0xe00f | 0xffff_0ff0,
-        7 => value & 0xffff_2bff | 0x400,
-        _ => value,
-    };
-    Ok(Flow::Next)
-}
-
-fn mov_from_debug(cx: &mut Cx, op: &Op) -> Step {
-    let instruction = operand::instruction(op);
-    let register = debug_number(cx, number(&instruction, 1))?;
-    let value = cx.state.dr[register];
-    operand::write_register(cx, instruction.op0_register(), value);
-    Ok(Flow::Next)
 }
 
 fn clts(cx: &mut Cx, op: &Op) -> Step {
@@ -359,8 +318,6 @@ pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Mov if register(1, iced_x86::Register::is_cr) => {
             by_control_register!(number(instruction, 1), mov_from_control)
         }
-        Mnemonic::Mov if register(0, iced_x86::Register::is_dr) => mov_to_debug,
-        Mnemonic::Mov if register(1, iced_x86::Register::is_dr) => mov_from_debug,
         Mnemonic::Clts => clts,
         Mnemonic::Lmsw => lmsw,
         Mnemonic::Invlpg => invlpg,

@@ -106,6 +106,16 @@ impl Cx<'_> {
         self.state.cr0.contains(Cr0::PE)
     }
 
+    /// Whether selectors name descriptors: in protected mode, but for virtual-8086 mode.
+    pub(crate) fn has_descriptors(&self) -> bool {
+        self.is_protected() && !self.is_virtual_8086()
+    }
+
+    /// Whether virtual-8086 mode is on.
+    pub(crate) fn is_virtual_8086(&self) -> bool {
+        self.state.rflags.contains(Rflags::VM)
+    }
+
     /// A register operand; `code` is a number, or that of AX–BX plus [`HIGH_BYTE`].
     #[inline(always)]
     pub(crate) fn reg<T: Int>(&self, code: u8) -> T {

@@ -1,13 +1,13 @@
 //! Far transfers: far JMP, CALL and RET, IRET, INT n, SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM 5.8; vol. 2).
 //!
-//! Call gates and task gates are refused with #GP, as an operating system without them would set them up.
+//! What goes through gates and TSSs is in [`super::gate`] and [`super::task`].
 use super::cx::{Cx, Flow, Handler, Step};
 use super::flags::OF;
 use super::lower::operand_size;
 use super::op::Op;
-use super::{branch, operand, segment, stack};
+use super::{branch, gate, operand, segment, stack, task};
 use crate::arch::state::gpr::{R11, RCX, RDX, RSP};
-use crate::arch::{CpuState, Cr0, Efer, Exception, Gva, Rflags, Segment, SegmentRegister, Vector};
+use crate::arch::{CpuState, Efer, Exception, Gva, Rflags, Segment, SegmentRegister, Vector};
 use crate::emulator::front::encoding::Encoding;
 use crate::emulator::interrupt;
 use crate::emulator::mmu::Fault;
@@ -137,6 +137,10 @@ fn int(cx: &mut Cx, op: &Op) -> Step {
         Mnemonic::Into => Vector::Overflow as u8,
         _ => instruction.immediate8(),
     };
+    let is_int_n = instruction.mnemonic() == Mnemonic::Int;
+    if is_int_n && cx.is_protected() && cx.is_virtual_8086() && cx.state.rflags.iopl() < 3 {
+        return Err(cx.raise(Exception::GP0));
+    }
     cx.state.rip = instruction.next_ip();
     interrupt::software(cx, vector)?;
     done(cx)
@@ -188,7 +192,11 @@ fn check_target(cx: &mut Cx, code: &Segment, rip: u64) -> Result<(), Fault> {
     if fine { Ok(()) } else { Err(cx.raise(Exception::GP0)) }
 }
 
+/// CS as a transfer in real or virtual-8086 mode loads it.
 fn real_code(cx: &Cx, selector: u16) -> Segment {
+    if cx.is_protected() {
+        return Segment::virtual_8086(selector);
+    }
     Segment { selector, base: u64::from(selector) << 4, ..*cx.state.segment(SegmentRegister::Cs) }
 }
 
@@ -204,9 +212,20 @@ fn far(cx: &mut Cx, op: &Op) -> Step {
             (rip, selector, size)
         }
     };
-    let code = if cx.is_protected() { code_segment(cx, selector, None)? } else { real_code(cx, selector) };
+    let call = instruction.mnemonic() == Mnemonic::Call;
+    let code = if cx.has_descriptors() {
+        if selector & !3 != 0
+            && let Some(raw) = segment::descriptor(cx, selector)?
+            && raw >> 40 & u64::from(Segment::CODE_OR_DATA) == 0
+        {
+            return gate::transfer(cx, selector, raw, call, instruction.next_ip());
+        }
+        code_segment(cx, selector, None)?
+    } else {
+        real_code(cx, selector)
+    };
     check_target(cx, &code, rip)?;
-    if instruction.mnemonic() == Mnemonic::Call {
+    if call {
         let old = cx.state.segment(SegmentRegister::Cs).selector;
         let bytes = size as u64;
         stack::poke(cx, bytes.wrapping_neg(), size, old.into())?;
@@ -267,7 +286,7 @@ fn far_return(cx: &mut Cx, op: &Op) -> Step {
     let release = if instruction.op_count() > 0 { u64::from(instruction.immediate16()) } else { 0 };
     let rip = stack::peek(cx, 0, size)?;
     let selector = stack::peek(cx, bytes, size)? as u16;
-    if !cx.is_protected() {
+    if !cx.has_descriptors() {
         let code = real_code(cx, selector);
         check_target(cx, &code, rip)?;
         commit(cx, Return { rip, code, stack: None }, 2 * bytes + release);
@@ -291,6 +310,34 @@ fn far_return(cx: &mut Cx, op: &Op) -> Step {
     Ok(Flow::Renew)
 }
 
+/// IRET of ring 0 to virtual-8086 mode: stack pointer and data segments are in the frame too (SDM 21.2.2).
+fn to_virtual_8086(cx: &mut Cx, rip: u64, code: u16, image: u64) -> Step {
+    let mut words = [0; 6];
+    for (i, word) in (3..).zip(&mut words) {
+        *word = stack::peek(cx, 4 * i, 4)?;
+    }
+    if rip > 0xffff {
+        return Err(cx.raise(Exception::GP0));
+    }
+    let names = [
+        SegmentRegister::Ss,
+        SegmentRegister::Es,
+        SegmentRegister::Ds,
+        SegmentRegister::Fs,
+        SegmentRegister::Gs,
+    ];
+    for (name, &selector) in names.into_iter().zip(&words[1..]) {
+        *cx.state.segment_mut(name) = Segment::virtual_8086(selector as u16);
+    }
+    *cx.state.segment_mut(SegmentRegister::Cs) = Segment::virtual_8086(code);
+    cx.regs[RSP] = words[0];
+    cx.state.rip = rip;
+    cx.set_rflags(Rflags::from_bits_truncate(image) | Rflags::FIXED);
+    cx.state.nmi_blocked = false;
+    cx.refresh();
+    Ok(Flow::Renew)
+}
+
 fn iret(cx: &mut Cx, op: &Op) -> Step {
     let instruction = operand::instruction(op);
     let size = match instruction.code() {
@@ -299,8 +346,18 @@ fn iret(cx: &mut Cx, op: &Op) -> Step {
         _ => 8,
     };
     let bytes = size as u64;
-    if cx.state.rflags.contains(Rflags::NT) && cx.is_protected() {
-        return Err(cx.raise(Exception::GP0));
+    if cx.is_protected() && cx.is_virtual_8086() {
+        if cx.state.rflags.iopl() < 3 {
+            return Err(cx.raise(Exception::GP0));
+        }
+    } else if cx.state.rflags.contains(Rflags::NT) && cx.is_protected() {
+        if cx.state.is_long_mode() {
+            return Err(cx.raise(Exception::GP0));
+        }
+        let link = task::link(cx)?;
+        task::switch(cx, link, task::Reason::Return, instruction.next_ip())?;
+        cx.state.nmi_blocked = false;
+        return Ok(Flow::Renew);
     }
     let long = cx.state.is_64bit_code();
     // The whole frame at once, if it can be read without a fault.
@@ -316,7 +373,11 @@ fn iret(cx: &mut Cx, op: &Op) -> Step {
     if size > 2 {
         writable |= Rflags::RF;
     }
-    if cx.state.cr0.contains(Cr0::PE) {
+    if cx.has_descriptors() {
+        let to_virtual = size == 4 && !cx.state.is_long_mode() && cx.state.cpl() == 0;
+        if to_virtual && image & Rflags::VM.bits() != 0 {
+            return to_virtual_8086(cx, rip, selector, image);
+        }
         let cpl = (selector & 3) as u8;
         let code = code_segment(cx, selector, Some(cpl))?;
         check_target(cx, &code, rip)?;

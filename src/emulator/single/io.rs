@@ -14,6 +14,7 @@ fn width(bytes: usize) -> Width {
 /// Reads a port.
 #[inline]
 pub(super) fn port_in(cx: &mut Cx, port: u16, bytes: usize) -> u32 {
+    cx.mmu.watches.note_port(port, bytes);
     cx.platform.pio_read(cx.mmu.vcpu, Port(port), width(bytes))
 }
 
@@ -24,13 +25,16 @@ pub(super) fn port_out(cx: &mut Cx, port: u16, bytes: usize, value: u32) {
         return;
     }
     cx.mmu.stop = true;
+    cx.mmu.watches.note_port(port, bytes);
     cx.platform.pio_write(cx.mmu.vcpu, Port(port), width(bytes), value);
 }
 
 /// #GP(0) if the current privilege may not use the `bytes` ports from `port` on.
 #[inline]
 pub(super) fn check_port(cx: &mut Cx, port: u16, bytes: usize) -> Result<(), Fault> {
-    if !cx.is_protected() || cx.state.cpl() <= cx.state.rflags.iopl() {
+    // In virtual-8086 mode the bitmap alone decides.
+    let by_level = cx.state.cpl() <= cx.state.rflags.iopl() && !cx.is_virtual_8086();
+    if !cx.is_protected() || by_level {
         return Ok(());
     }
     check_map(cx, port, bytes)

@@ -102,7 +102,8 @@ fn unsupported(cx: &mut Cx, op: &Op) -> Step {
     let rip = op.instruction.as_deref().map_or(0, Instruction::ip);
     let mut bytes = vec![0; usize::from(op.length)];
     let bank = cx.mmu.bank;
-    if cx.mmu.read_bytes(bank, rip, &mut bytes, false).is_err() {
+    let at = super::address::linear(cx.state, crate::arch::SegmentRegister::Cs, rip);
+    if cx.mmu.read_bytes(bank, at, &mut bytes, false).is_err() {
         bytes.clear();
     }
     cx.broken(EngineError::Unsupported { rip, bytes })
@@ -141,7 +142,7 @@ pub(crate) fn lower(
     let slow_address = op.has(Op::SLOW_ADDRESS);
     let fast = moves::lower(instruction, slow_address)
         .or_else(|| alu::lower(instruction))
-        .or_else(|| branch::lower(instruction, bits, &mut op))
+        .or_else(|| branch::lower(instruction, mode, &mut op))
         .or_else(|| stack::lower(instruction, bits))
         .or_else(|| muldiv::lower(instruction));
     // Handlers outside the fast families, and addresses that need more than a sum, look at the instruction.

@@ -14,8 +14,10 @@ mod bits;
 mod branch;
 mod control;
 pub(crate) mod cx;
+pub(crate) mod debug;
 pub(crate) mod far;
 pub(crate) mod flags;
+mod gate;
 mod hints;
 mod host_fpu;
 mod hypercall;
@@ -33,6 +35,7 @@ pub(crate) mod segment;
 pub(crate) mod stack;
 mod status;
 mod string;
+pub(crate) mod task;
 #[cfg(test)]
 pub(super) mod tests;
 mod vector;
@@ -48,7 +51,7 @@ use cx::Handler;
 use host_fpu::HostFpu;
 pub(crate) use host_fpu::operand_alignment;
 use iced_x86::Instruction;
-pub(crate) use run::{Ended, step_here};
+pub(crate) use run::{Ended, run_legacy, step_here};
 use std::sync::Arc;
 
 /// What became of one step.
@@ -184,6 +187,7 @@ fn rare(instruction: &Instruction) -> Option<Handler> {
         .or_else(|| string::lower(instruction))
         .or_else(|| stack::lower_rare(instruction))
         .or_else(|| control::lower(instruction))
+        .or_else(|| debug::lower(instruction))
         .or_else(|| hypercall::lower(instruction))
         .or_else(|| msr::lower(instruction))
         .or_else(|| io::lower(instruction))
@@ -194,5 +198,5 @@ fn rare(instruction: &Instruction) -> Option<Handler> {
 
 /// Whether the instruction, though not a branch, must end its block.
 fn changes_state(instruction: &Instruction) -> bool {
-    control::changes_state(instruction)
+    control::changes_state(instruction) || debug::changes_state(instruction)
 }

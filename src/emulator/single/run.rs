@@ -1,6 +1,6 @@
 //! The loop: block after block until something needs attention.
 use super::cx::{Cx, Flow};
-use super::{Outcome, Single};
+use super::{Outcome, Single, debug};
 use crate::arch::paging::PagingMode;
 use crate::arch::{Activity, CpuState, Exception, Rflags};
 use crate::clock::ClockSource;
@@ -9,13 +9,11 @@ use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
 use crate::emulator::front::{self, Found};
 use crate::emulator::interrupt::{self, Event};
+use crate::emulator::mmu::watch::Watches;
 use crate::emulator::mmu::{Bank, Fault, Mmu};
 use crate::engine::{Cause, EngineError, Platform};
 use crate::mem::CodeChanges;
 use std::collections::HashSet;
-
-/// DR6: the exception is a single step.
-const DR6_BS: u64 = 1 << 14;
 
 /// Why the loop came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +120,7 @@ impl Single {
                 bank: Bank::Supervisor,
                 exception: Exception::UD,
                 stop: false,
+                watches: Watches::default(),
                 mode: paging,
                 ram: &self.ram,
                 platform,
@@ -184,11 +183,25 @@ impl Single {
         }
         self.with(state, platform, |cx, cache, features| {
             let mut retired = 0_u64;
-            let ended = run_blocks(cx, cache, features, (breakpoints, fresh), &mut retired);
+            let all = |_: &CpuState| true;
+            let ended = run_blocks(cx, cache, features, (breakpoints, fresh), &mut retired, all);
             cx.platform.counters(cx.mmu.vcpu).add(Cause::Instruction, retired);
-            ended
+            Ok(ended?.unwrap_or(Ended::Attention))
         })
     }
+}
+
+/// Executes 16- and 32-bit code, as long as it is that; also says how many instructions were completed. `None` where
+/// 64-bit code comes next.
+pub(crate) fn run_legacy(
+    cx: &mut Cx,
+    cache: &mut CodeCache,
+    features: &Features,
+) -> Result<(Option<Ended>, u64), EngineError> {
+    let mut retired = 0;
+    let none = (&HashSet::new(), &mut true);
+    let ended = run_blocks(cx, cache, features, none, &mut retired, |state| !state.is_64bit_code())?;
+    Ok((ended, retired))
 }
 
 /// Executes the one instruction at RIP; also says how many were completed.
@@ -197,8 +210,8 @@ pub(crate) fn step_here(
     cache: &mut CodeCache,
     features: &Features,
 ) -> Result<(Outcome, u32), EngineError> {
-    let mode = CodeMode::new(cx.state.code_bits(), cx.state.cpl() == 3).single();
     drop_written(cache, cx);
+    let mode = cache.mode(cx.state).single();
     let found = match front::find(cache, &mut cx.mmu, features, mode, cx.state.rip) {
         Ok(found) => found,
         Err(Fault) => return Ok((interrupt::deliver(cx, Event::Exception(cx.mmu.exception)), 0)),
@@ -219,16 +232,29 @@ pub(crate) fn step_here(
 
 /// One instruction, with its interrupt shadow and single-step trap.
 fn one(cx: &mut Cx, block: &Block) -> Result<(Outcome, u32), EngineError> {
+    if let Some(exception) = debug::before(cx) {
+        cx.state.interrupt_shadow = false;
+        return Ok((interrupt::deliver(cx, Event::Exception(exception)), 0));
+    }
     cx.state.interrupt_shadow = false;
     cx.no_trap = false;
     let trap = cx.state.rflags.contains(Rflags::TF);
-    let part = execute(cx, block, 1);
+    // It holds for this instruction only; IRET may set it for the next one.
     cx.state.rflags.remove(Rflags::RF);
+    let part = execute(cx, block, 1);
+    if part.flow == Ok(Flow::Again) {
+        // The breakpoint at a repeated instruction has been met already.
+        cx.state.rflags.insert(Rflags::RF);
+    }
     let outcome = settle(cx, &part)?;
-    if trap && outcome == Outcome::Retired && part.flow != Ok(Flow::Again) && !cx.no_trap {
-        cx.state.dr[6] |= DR6_BS;
-        let event = Event::Exception(Exception::plain(crate::arch::Vector::Debug));
-        return Ok((interrupt::deliver(cx, event), part.retired));
+    if !matches!(outcome, Outcome::Retired | Outcome::Halted) {
+        // What the instruction did before it failed is no hit.
+        cx.mmu.watches.hit = 0;
+    } else if cx.state.interrupt_shadow && cx.no_trap {
+        // After a load of SS the trap waits for the next instruction, as interrupts do.
+    } else if let Some(exception) = debug::after(cx, trap && part.flow != Ok(Flow::Again) && !cx.no_trap) {
+        cx.state.activity = Activity::Running;
+        return Ok((interrupt::deliver(cx, Event::Exception(exception)), part.retired));
     }
     Ok((outcome, part.retired))
 }
@@ -243,7 +269,10 @@ fn settle(cx: &mut Cx, part: &Part) -> Result<Outcome, EngineError> {
         Ok(Flow::Broken) => {
             Err(cx.error.take().unwrap_or(EngineError::Unsupported { rip: cx.state.rip, bytes: Vec::new() }))
         }
-        Ok(_) => Ok(Outcome::Retired),
+        Ok(_) => match cx.state.pending_exception.take() {
+            Some(exception) => Ok(interrupt::deliver(cx, Event::Exception(exception))),
+            None => Ok(Outcome::Retired),
+        },
         Err(Fault) => Ok(interrupt::deliver(cx, Event::Exception(cx.mmu.exception))),
     }
 }
@@ -261,6 +290,7 @@ fn budget(cx: &Cx) -> u64 {
         .map_or(u64::MAX, |deadline| cx.platform.clock().instructions_until(deadline).unwrap_or(u64::MAX))
 }
 
+/// Executes block after block while `stays` says so of the state; `None` when it does not any more.
 #[inline(never)]
 fn run_blocks(
     cx: &mut Cx,
@@ -268,7 +298,8 @@ fn run_blocks(
     features: &Features,
     (breakpoints, fresh): (&HashSet<u64>, &mut bool),
     total: &mut u64,
-) -> Result<Ended, EngineError> {
+    stays: impl Fn(&CpuState) -> bool,
+) -> Result<Option<Ended>, EngineError> {
     let kick = cx.platform.kick(cx.mmu.vcpu);
     let clock = cx.platform.clock();
     let counted = clock.source() != ClockSource::Real;
@@ -276,19 +307,23 @@ fn run_blocks(
     loop {
         cx.mmu.stop = false;
         drop_written(cache, cx);
-        let mode = CodeMode::new(cx.state.code_bits(), cx.state.cpl() == 3);
+        if !stays(cx.state) {
+            return Ok(None);
+        }
+        let mode = cache.mode(cx.state);
         let careful = cx.state.interrupt_shadow
             || cx.state.rflags.intersects(Rflags::TF | Rflags::RF)
+            || debug::is_armed(cx.state)
             || !breakpoints.is_empty();
         let mut previous: Option<u32> = None;
         // Block after block of the same mode.
         loop {
             if kick.is_raised() {
-                return Ok(Ended::Attention);
+                return Ok(Some(Ended::Attention));
             }
             let rip = cx.state.rip;
             if careful && !*fresh && breakpoints.contains(&rip) {
-                return Ok(Ended::Breakpoint);
+                return Ok(Some(Ended::Breakpoint));
             }
             *fresh = false;
             let mut limit = usize::MAX;
@@ -307,7 +342,7 @@ fn run_blocks(
                     Err(Fault) => {
                         let event = Event::Exception(cx.mmu.exception);
                         if interrupt::deliver(cx, event) == Outcome::TripleFault {
-                            return Ok(Ended::TripleFault);
+                            return Ok(Some(Ended::TripleFault));
                         }
                         break;
                     }
@@ -325,11 +360,11 @@ fn run_blocks(
                 *total += u64::from(retired);
                 clock.retire(retired.into());
                 if let Some(ended) = end_of(outcome) {
-                    return Ok(ended);
+                    return Ok(Some(ended));
                 }
                 // The shadow may have gone, or the flag come.
                 if interruptible(cx) {
-                    return Ok(Ended::Attention);
+                    return Ok(Some(Ended::Attention));
                 }
                 break;
             }
@@ -351,10 +386,10 @@ fn run_blocks(
             }
             let outcome = settle(cx, &part)?;
             if let Some(ended) = end_of(outcome) {
-                return Ok(ended);
+                return Ok(Some(ended));
             }
             if interruptible(cx) {
-                return Ok(Ended::Attention);
+                return Ok(Some(Ended::Attention));
             }
             break;
         }

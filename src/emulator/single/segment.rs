@@ -13,7 +13,7 @@ use crate::emulator::single::address::segment_of;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 /// The linear address of a descriptor, if the table has it.
-fn descriptor_at(cx: &Cx, selector: u16, bytes: u64) -> Option<u64> {
+pub(crate) fn descriptor_at(cx: &Cx, selector: u16, bytes: u64) -> Option<u64> {
     let (base, limit) = if selector & 4 == 0 {
         (cx.state.gdtr.base, u64::from(cx.state.gdtr.limit))
     } else if cx.state.ldtr.is_present() {
@@ -22,7 +22,8 @@ fn descriptor_at(cx: &Cx, selector: u16, bytes: u64) -> Option<u64> {
         return None;
     };
     let offset = u64::from(selector & !7);
-    (offset + bytes - 1 <= limit).then(|| base.wrapping_add(offset))
+    let mask = if cx.state.is_long_mode() { u64::MAX } else { 0xffff_ffff };
+    (offset + bytes - 1 <= limit).then(|| base.wrapping_add(offset) & mask)
 }
 
 /// Reads the descriptor that `selector` names; `None` if it is beyond the table.
@@ -49,8 +50,11 @@ pub(super) fn fault(cx: &mut Cx, vector: Vector, selector: u16) -> Fault {
     cx.raise(Exception::with_code(vector, u32::from(selector & !3)))
 }
 
-/// What a stack switch to `cpl` through the TSS loads into SS.
-pub(crate) fn stack_segment(cx: &mut Cx, selector: u16, cpl: u8) -> Result<Segment, Fault> {
+/// What a stack switch to `cpl` through the TSS loads into SS. `ext` is the EXT bit of error codes.
+pub(crate) fn stack_segment(cx: &mut Cx, selector: u16, cpl: u8, ext: u32) -> Result<Segment, Fault> {
+    let fault = |cx: &mut Cx, vector: Vector, selector: u16| {
+        cx.raise(Exception::with_code(vector, u32::from(selector & !3) | ext))
+    };
     let Some(raw) = descriptor(cx, selector)?.filter(|_| selector & !3 != 0) else {
         return Err(fault(cx, Vector::InvalidTss, selector));
     };
@@ -62,7 +66,8 @@ pub(crate) fn stack_segment(cx: &mut Cx, selector: u16, cpl: u8) -> Result<Segme
     if !segment.is_present() {
         return Err(fault(cx, Vector::StackFault, selector));
     }
-    Ok(segment)
+    mark_accessed(cx, selector, raw)?;
+    Ok(Segment { attributes: segment.attributes | 1, ..segment })
 }
 
 /// Checks `selector` for SS and gives what SS becomes. `cpl` is the level that will run on it.
@@ -111,10 +116,22 @@ fn checked_data(cx: &mut Cx, selector: u16) -> Result<Segment, Fault> {
     Ok(Segment { attributes: segment.attributes | 1, ..segment })
 }
 
+/// What a load in real mode makes of a segment register: limit and rights stay, unless it was unusable.
+fn real(before: Segment, selector: u16) -> Segment {
+    let base = u64::from(selector) << 4;
+    if before.is_present() {
+        Segment { selector, base, ..before }
+    } else {
+        Segment { selector, base, limit: 0xffff, attributes: 0x93 }
+    }
+}
+
 /// Loads a data or stack segment register.
 pub(super) fn load(cx: &mut Cx, register: SegmentRegister, selector: u16) -> Result<(), Fault> {
     let segment = if !cx.is_protected() {
-        Segment { selector, base: u64::from(selector) << 4, ..*cx.state.segment(register) }
+        real(*cx.state.segment(register), selector)
+    } else if cx.is_virtual_8086() {
+        Segment::virtual_8086(selector)
     } else if register == SegmentRegister::Ss {
         let (cpl, wide) = (cx.state.cpl(), cx.state.is_64bit_code());
         checked_stack(cx, selector, cpl, wide)?
@@ -263,8 +280,11 @@ fn store_table(cx: &mut Cx, op: &Op) -> Step {
 }
 
 fn store_selector(cx: &mut Cx, op: &Op) -> Step {
-    check_umip(cx)?;
     let instruction = operand::instruction(op);
+    if instruction.mnemonic() != Mnemonic::Smsw && !cx.has_descriptors() {
+        return Err(cx.raise(Exception::UD));
+    }
+    check_umip(cx)?;
     let value = match instruction.mnemonic() {
         Mnemonic::Sldt => u64::from(cx.state.ldtr.selector),
         Mnemonic::Str => u64::from(cx.state.tr.selector),
@@ -299,7 +319,7 @@ fn system_segment(cx: &mut Cx, selector: u16) -> Result<(Segment, u64), Fault> {
 }
 
 fn load_system(cx: &mut Cx, op: &Op) -> Step {
-    if !cx.is_protected() {
+    if !cx.has_descriptors() {
         return Err(cx.raise(Exception::UD));
     }
     cx.need_ring0()?;
@@ -350,7 +370,7 @@ fn visible(cx: &mut Cx, selector: u16) -> Result<Option<Segment>, Fault> {
 }
 
 fn inspect(cx: &mut Cx, op: &Op) -> Step {
-    if !cx.is_protected() {
+    if !cx.has_descriptors() {
         return Err(cx.raise(Exception::UD));
     }
     let instruction = operand::instruction(op);

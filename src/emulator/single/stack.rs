@@ -240,6 +240,9 @@ fn pop_all(cx: &mut Cx, op: &Op) -> Step {
 
 fn push_flags(cx: &mut Cx, op: &Op) -> Step {
     let instruction = operand::instruction(op);
+    if cx.is_virtual_8086() && cx.state.rflags.iopl() < 3 {
+        return Err(cx.raise(Exception::GP0));
+    }
     let hidden = Rflags::VM | Rflags::RF;
     let image = (cx.rflags() - hidden).bits();
     push(cx, moved(&instruction), image)?;
@@ -264,7 +267,7 @@ pub(super) fn writable_flags(cx: &Cx, size: usize) -> Rflags {
 fn pop_flags(cx: &mut Cx, op: &Op) -> Step {
     let instruction = operand::instruction(op);
     let size = moved(&instruction);
-    if cx.state.rflags.contains(Rflags::VM) && cx.state.rflags.iopl() < 3 {
+    if cx.is_virtual_8086() && cx.state.rflags.iopl() < 3 {
         return Err(cx.raise(Exception::GP0));
     }
     let image = Rflags::from_bits_retain(peek(cx, 0, size)?);

@@ -122,10 +122,10 @@ impl Session<'_, '_> {
             }
             self.cx.mmu.stop = false;
             self.drop_written();
-            self.cx.state.rflags.remove(Rflags::RF);
             if needs_care(self.cx.state) {
                 return Err(End::Careful);
             }
+            self.cx.state.rflags.remove(Rflags::RF);
             let limits = Limits::of(self.cx.state, windows);
             let rip = self.cx.state.rip;
             // Jumps are looked up by code of the usual kind, and lead to such code.

@@ -19,9 +19,9 @@ use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
 use crate::emulator::interrupt::{self, Event};
 use crate::emulator::single::cx::Cx;
-use crate::emulator::single::{Ended, Outcome, Single, step_here};
+use crate::emulator::single::{Ended, Outcome, Single, debug, run_legacy, step_here};
 use crate::emulator::technique::{Technique, Without};
-use crate::engine::{Counters, EngineError, KickCell, Platform, VcpuId};
+use crate::engine::{Cause, Counters, EngineError, KickCell, Platform, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::segment_base;
 use lookup::Epoch;
@@ -242,7 +242,10 @@ extern "sysv64" fn answer(context: *mut Context, number: u32) -> usize {
 /// Whether the next instruction must be executed alone.
 #[inline]
 fn needs_care(state: &CpuState) -> bool {
-    state.interrupt_shadow || state.rflags.contains(Rflags::TF) || !state.is_64bit_code()
+    state.interrupt_shadow
+        || state.rflags.contains(Rflags::TF)
+        || !state.is_64bit_code()
+        || debug::is_armed(state)
 }
 
 impl Session<'_, '_> {
@@ -262,6 +265,13 @@ impl Session<'_, '_> {
             match self.end.take() {
                 Some(End::Ended(ended)) => return Ok(ended),
                 Some(End::Broken) => return Err(self.broken()),
+                Some(End::Careful) if self.runs_legacy() => {
+                    let (ended, retired) = run_legacy(self.cx, cache, self.features)?;
+                    self.counters.add(Cause::Instruction, retired);
+                    if let Some(ended) = ended {
+                        return Ok(ended);
+                    }
+                }
                 Some(End::Careful) => {
                     let (outcome, retired) = step_here(self.cx, cache, self.features)?;
                     self.count_retired(retired);
@@ -277,6 +287,15 @@ impl Session<'_, '_> {
                 None => {}
             }
         }
+    }
+
+    /// Whether `single` is to go on with 16- and 32-bit code.
+    fn runs_legacy(&self) -> bool {
+        #[cfg(test)]
+        if self.budget.is_some() {
+            return false;
+        }
+        !self.cx.state.is_64bit_code()
     }
 
     fn broken(&mut self) -> EngineError {
