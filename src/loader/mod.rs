@@ -239,8 +239,8 @@ impl Image {
         let segments = self.segments();
         let high = ram.slots()[0].size;
         // Some multiboot images live in conventional memory, as no BIOS uses it.
-        let lowest = match self {
-            Self::Multiboot(_) => layout::MULTIBOOT_INFO.offset(multiboot::SIZE as u64),
+        let lowest = match self.kernel {
+            Kernel::Multiboot(_) => layout::MULTIBOOT_INFO.offset(multiboot::SIZE as u64),
             _ => layout::IMAGE_START,
         };
         for segment in &segments {

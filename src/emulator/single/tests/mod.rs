@@ -4,6 +4,7 @@ mod engines;
 mod exceptions;
 mod hypercalls;
 mod interrupts;
+mod legacy;
 mod self_modifying;
 mod strings;
 mod system;
