@@ -168,7 +168,7 @@ fn check_modes(arguments: &BenchArguments, columns: &[Column]) -> Result<(), Cli
         if !columns.iter().any(|c| plan::fits_mode(mode, &c.mode)) {
             let advice = missing_option(mode).unwrap_or_else(|| {
                 let known: Vec<_> = columns.iter().map(|c| c.mode.as_str()).collect();
-                format!("choose from {}", known.join(", "))
+                format!("choose from {}, or a pair such as direct/none", known.join(", "))
             });
             return Err(CliError::Usage(format!("there is no mode '{mode}' here; {advice}")));
         }

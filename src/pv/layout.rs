@@ -141,7 +141,7 @@ pub(super) mod at {
     /// u32: the process waits inside a signal handler and is to leave it before it goes on.
     pub(in crate::pv) const PARK: u64 = 0x1ac;
 
-    /// u64: kernel's area: where the child goes on for a SYSCALL of the user.
+    /// u64: kernel's area: where the child goes on for a SYSCALL of the user; 0: it takes none up.
     pub(in crate::pv) const ENTRY: u64 = 0x1c0;
     /// u64: the flags that SYSCALL keeps: what IA32_FMASK does not name.
     pub(in crate::pv) const ENTRY_KEEP: u64 = 0x1c8;

@@ -318,6 +318,13 @@ impl Sides {
         }
     }
 
+    /// Before a release for which nothing may go from process to process: the ways are closed, and the kernel's process takes no
+    /// SYSCALL up that a program only pretends to have made by them.
+    pub(super) fn shut_ways(&mut self) {
+        self.close_ways();
+        self.kernel.child.shared().put(at::ENTRY, 0);
+    }
+
     /// Before a release in `state`: SYSCALL, SYSRETQ and IRETQ go from process to process if `entry`, where the child goes
     /// on for a SYSCALL, is known and nothing has to be looked at in between; otherwise to the engine.
     pub(super) fn open_ways(&mut self, state: &CpuState, entry: Option<u64>) {
@@ -328,7 +335,7 @@ impl Sides {
             && interruptible
             && !state.rflags.intersects(Rflags::IOPL | Rflags::AC);
         let (Some(current), Some(entry), true) = (self.current, entry, plain) else {
-            return self.close_ways();
+            return self.shut_ways();
         };
         let entries = stub::entries();
         let user = self.users[current].side.child.shared();

@@ -184,7 +184,7 @@ impl PvVcpu {
             sides.expect_user_at(rip, patches.native_rip(rip, Some(offset)));
         }
         if waits || patches.is_counting() {
-            sides.close_ways();
+            sides.shut_ways();
         } else {
             sides.open_ways(&self.state, entry);
         }

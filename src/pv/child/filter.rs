@@ -69,7 +69,8 @@ fn require_one_of(values: &[u32]) -> Vec<Instruction> {
 
 /// `checks`, which end in a verdict, for this system call; another goes on behind them. Its number is loaded.
 fn call(number: i64, checks: &[Instruction]) -> Vec<Instruction> {
-    let other = Instruction { code: EQUAL, jt: 0, jf: checks.len() as u8, k: number as u32 };
+    let length = u8::try_from(checks.len()).expect("a jump of this filter reaches 255 instructions");
+    let other = Instruction { code: EQUAL, jt: 0, jf: length, k: number as u32 };
     std::iter::once(other).chain(checks.iter().copied()).collect()
 }
 

@@ -115,8 +115,8 @@ mod tests {
         assert!(keys.are_read());
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
         let [low, high] = keys.secret();
-        assert_eq!((word(64 + 8), word(64 + 32)), (1, u64::from(low) << 32 | 0x11));
-        assert_eq!(word(255 * 64 + 40), u64::from(high) << 32 | 4);
+        assert_eq!((word(64 + 8), word(64 + 32)), (1, (u64::from(low) << 32) | 0x11));
+        assert_eq!(word(255 * 64 + 40), (u64::from(high) << 32) | 4);
     }
 
     #[test]

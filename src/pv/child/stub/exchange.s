@@ -111,6 +111,9 @@ pv_stub_keyed:
 pv_stub_read:
         mov r13d, eax
         sar r13d, {REQUEST_SHIFT}
+        test eax, {REQUEST_SIZE} - 1
+        jnz 34f
+        test eax, eax
         jle 28f
         mov r14d, 1
         lea r12, [rip + pv_stub_begin + {D} + {REQUESTS}]
@@ -134,6 +137,10 @@ pv_stub_requested:
         cmp rax, -4095
         jb 27f
         // Rights that could not be taken away: the process ends, see the signal handler.
+        ud2
+        // No whole requests: a kick came while there were none, or the host is in trouble.
+34:     cmp eax, -{EINTR}
+        je 28f
         ud2
 27:     add r12, {REQUEST_SIZE}
         dec r13d

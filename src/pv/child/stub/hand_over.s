@@ -94,6 +94,8 @@ pv_stub_ring:
 17:     ret
         // A user's SYSCALL in the kernel's process. R14: its area.
 pv_stub_from_user:
+        cmp qword ptr [rip + pv_stub_begin + {D} + {ENTRY}], 0
+        je 5f
         // What the other has written, all at once: each line comes from another CPU.
         prefetcht0 [r14 + {GPR}]
         prefetcht0 [r14 + {GPR} + 64]

@@ -15,14 +15,19 @@ pv_stub_signal:
         lea rcx, [rip + pv_stub_keyed_end]
         cmp rax, rcx
         jae 39f
-        // Region K: no key stays in the frame, and the frame is where it should be. A single step is not taken; other traps do
-        // not happen where a key is.
-        cmp edi, {SIGILL}
-        je 37f
+        // Region K: no key stays in the frame, and the frame is where it should be. A single step is not taken. A wrong key is
+        // reported; whatever else comes where a key is ends the process.
         cmp edi, {KICK_SIGNAL}
         je 36f
         cmp edi, {SIGTRAP}
-        jne 39f
+        je 36f
+        cmp edi, {SIGSYS}
+        je 39f
+        cmp edi, {SIGILL}
+        je 37f
+        cmp qword ptr [rdx + {FRAME_R14}], 0
+        je 39f
+        jmp 37f
 36:     lea rcx, [rip + pv_stub_begin + {D} + {SIGNAL_STACK}]
         mov r8, rdx
         sub r8, rcx

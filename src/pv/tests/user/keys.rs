@@ -169,3 +169,40 @@ fn kicks_at_any_moment_leave_no_key_where_a_program_can_read_it() {
     machine.ram().read(Gpa(PAGE), &mut counter).unwrap();
     assert_eq!(u64::from_le_bytes(counter), u64::from(TURNS));
 }
+
+#[test]
+fn a_program_that_enters_the_kernel_by_a_closed_way_does_not_get_there() {
+    let (machine, mut state) = with_user(
+        |a| {
+            let mut back = a.create_label();
+            a.lea(rax, qword_ptr(back)).unwrap();
+            a.mov(r11, stub::entries().syscall).unwrap();
+            a.jmp(r11).unwrap();
+            a.set_label(&mut back).unwrap();
+            exit(a);
+        },
+        serve,
+        halt,
+    );
+    // SYSCALL is switched off: it is #UD, and SYSRETQ with it. The program is there already.
+    state.efer.remove(crate::arch::Efer::SCE);
+    state.rip = USER;
+    state.segments[SegmentRegister::Cs as usize] =
+        Segment { selector: 0x2b, base: 0, limit: u32::MAX, attributes: 0xa0fb };
+    state.segments[SegmentRegister::Ss as usize] =
+        Segment { selector: 0x23, base: 0, limit: u32::MAX, attributes: 0xc0f3 };
+    state.rflags.insert(Rflags::IF);
+    let mut pv = vcpu(&machine, &state);
+    let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
+    let _bound = kick.bind().unwrap();
+    let end = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(200));
+            machine.platform.kick(VcpuId(0)).kick();
+        });
+        pv.run(&machine.platform)
+    });
+    // Nobody takes it up, so it waits for ever, and is ended when it is to stop. It would be in ring 0 by now otherwise.
+    let error = end.unwrap_err().to_string();
+    assert!(error.contains("did not stop"), "{error}");
+}
