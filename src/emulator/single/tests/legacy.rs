@@ -85,7 +85,7 @@ impl Bench {
         bench.state.rip = 0;
         (bench.state.idtr.base, bench.state.idtr.limit) = (0, 0x3ff);
         for vector in 0..=255 {
-            bench.poke(4 * vector, (HANDLERS as u32 >> 4) << 16 | 16 * vector as u32);
+            bench.poke(4 * vector, ((HANDLERS as u32 >> 4) << 16) | (16 * vector as u32));
         }
         bench
     }
