@@ -71,10 +71,16 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// Takes apart one valid instruction of 64-bit code: the first `length` bytes of `code`. `has_modrm` says whether there is a
-    /// ModRM byte, given the number of bytes behind the opcode. `None` for encodings that are not taken apart: EVEX, XOP,
+    /// ModRM byte, given the number of bytes behind the opcode. `narrow` says that it is 32-bit code, whose short INC, DEC
+    /// and MOV get the fields of general ones. `None` for encodings that are not taken apart: EVEX, XOP,
     /// and addresses in the place of an operand (`mov al, [moffs]`).
     #[inline]
-    pub(crate) fn parse(code: &[u8], length: usize, has_modrm: impl FnOnce(usize) -> bool) -> Option<Self> {
+    pub(crate) fn parse(
+        code: &[u8],
+        length: usize,
+        narrow: bool,
+        has_modrm: impl FnOnce(usize) -> bool,
+    ) -> Option<Self> {
         let bytes = code.get(..length)?;
         let mut at = 0;
         let mut prefixes = [0; 3];
@@ -83,6 +89,8 @@ impl Shape {
             let byte = *bytes.get(at)?;
             match PREFIXES[usize::from(byte)] {
                 Prefix::None => break,
+                // Not a prefix in 32-bit code.
+                Prefix::Rex if narrow => break,
                 // One that another prefix follows has no effect.
                 Prefix::Rex => {
                     rex = byte;
@@ -97,15 +105,17 @@ impl Shape {
         }
         let mut vex = None;
         let mut map = Map::One;
+        // In 32-bit code VEX is what would else be LDS or LES of a register.
+        let is_vex = !narrow || bytes.get(at + 1).is_some_and(|&next| next >= 0xc0);
         match bytes[at] {
             0x62 | 0x8f if bytes[at] == 0x62 => return None,
-            0xc5 => {
+            0xc5 if is_vex => {
                 let p = *bytes.get(at + 1)?;
                 rex = if p & 0x80 == 0 { 4 } else { 0 };
                 vex = Some(Vex { map: 1, wide: 0, length: p >> 2 & 1, prefix: p & 3, vvvv: !p >> 3 & 15 });
                 at += 2;
             }
-            0xc4 => {
+            0xc4 if is_vex => {
                 let (p, q) = (*bytes.get(at + 1)?, *bytes.get(at + 2)?);
                 rex = !p >> 5 & 7;
                 vex = Some(Vex {
@@ -128,8 +138,36 @@ impl Shape {
             }
             _ => {}
         }
-        let opcode = *bytes.get(at)?;
+        let mut opcode = *bytes.get(at)?;
         at += 1;
+        if narrow && map == Map::One && vex.is_none() {
+            let whole = |opcode, modrm: u8| {
+                let (reg, rm) = (modrm >> 3 & 7, modrm & 7);
+                let (immediate, immediate_length) = ([0; 8], 0);
+                Self {
+                    prefixes,
+                    rex: 0,
+                    map,
+                    opcode,
+                    vex: None,
+                    modrm: Some(modrm),
+                    reg,
+                    rm,
+                    immediate,
+                    immediate_length,
+                }
+            };
+            match opcode {
+                // INC and DEC of a register are those of the general form.
+                0x40..=0x4f => return Some(whole(0xff, 0xc0 | opcode & 15)),
+                // MOV of the accumulator from and to a fixed address.
+                0xa0 | 0xa1 => return Some(whole(opcode - 0xa0 + 0x8a, 0x05)),
+                // Another name of 0x80.
+                0x82 => opcode = 0x80,
+                0xa2 | 0xa3 => return Some(whole(opcode - 0xa2 + 0x88, 0x05)),
+                _ => {}
+            }
+        }
         let is_move_offset = vex.is_none() && map == Map::One && matches!(opcode, 0xa0..=0xa3);
         if is_move_offset {
             return None;

@@ -75,7 +75,7 @@ fn shapes_take_other_operands() {
         let instruction = decoder.decode();
         let offsets = decoder.get_constant_offsets(&instruction);
         let known = offsets.immediate_size() + offsets.displacement_size();
-        let shape = Shape::parse(bytes, bytes.len(), |rest| rest > known).unwrap();
+        let shape = Shape::parse(bytes, bytes.len(), false, |rest| rest > known).unwrap();
         let mut asm = Assembler::default();
         asm.guest(&shape, 13, Some(Mem::at(RCX, 8).into()), 2, false);
         assert_eq!(text(asm.bytes()), [expected]);

@@ -191,16 +191,17 @@ impl Single {
     }
 }
 
-/// Executes 16- and 32-bit code, as long as it is that; also says how many instructions were completed. `None` where
-/// 64-bit code comes next.
+/// Executes until `ends` says of the state that somebody else is to go on, and gives `None` then; also says how many
+/// instructions were completed.
 pub(crate) fn run_legacy(
     cx: &mut Cx,
     cache: &mut CodeCache,
     features: &Features,
+    ends: impl Fn(&CpuState) -> bool,
 ) -> Result<(Option<Ended>, u64), EngineError> {
     let mut retired = 0;
     let none = (&HashSet::new(), &mut true);
-    let ended = run_blocks(cx, cache, features, none, &mut retired, |state| !state.is_64bit_code())?;
+    let ended = run_blocks(cx, cache, features, none, &mut retired, |state| !ends(state))?;
     Ok((ended, retired))
 }
 

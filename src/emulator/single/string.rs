@@ -140,14 +140,28 @@ impl Walk {
         Ok(())
     }
 
+    /// Whether it is 32-bit code whose operands lie in segments without a base or an end.
+    fn is_flat(&self, cx: &Cx) -> bool {
+        let whole = |register| {
+            let segment = cx.state.segment(register);
+            // Writable data that does not expand down.
+            segment.base == 0
+                && segment.limit == u32::MAX
+                && segment.is_present()
+                && segment.kind() & 0xe == 2
+        };
+        self.mask == 0xffff_ffff && cx.has_descriptors() && whole(SegmentRegister::Es) && whole(self.source)
+    }
+
     /// Does many elements of MOVS or STOS within one page, if that is the same as one after the other. Returns how
     /// many; 0 says to do a single one.
     fn stretch<T: Int>(&self, cx: &mut Cx, count: u64) -> u64 {
         let upwards = self.step == T::BYTES as u64;
-        if !upwards || self.mask != u64::MAX || !cx.state.is_64bit_code() || count < 2 {
+        let wide = self.mask == u64::MAX && cx.state.is_64bit_code();
+        if !upwards || !(wide || self.is_flat(cx)) || count < 2 {
             return 0;
         }
-        let to = cx.regs[RDI];
+        let to = self.index(cx, RDI);
         let in_page = |at: u64| (PAGE - at % PAGE) / T::BYTES as u64;
         let mut elements = count.min(in_page(to));
         let bank = cx.mmu.bank;
@@ -164,7 +178,7 @@ impl Walk {
             SegmentRegister::Fs | SegmentRegister::Gs => cx.state.segment(self.source).base,
             _ => 0,
         };
-        let from = cx.regs[RSI].wrapping_add(base);
+        let from = self.index(cx, RSI).wrapping_add(base);
         elements = elements.min(in_page(from));
         let bytes = elements as usize * T::BYTES;
         if bytes == 0 {

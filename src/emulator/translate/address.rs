@@ -22,15 +22,19 @@ impl Address {
         Self { base: Some(base), disp, ..Self::default() }
     }
 
-    /// The memory operand of `instruction`; `None` if its address is cut to 32 bits.
-    pub(crate) fn of(instruction: &Instruction) -> Option<Self> {
+    /// The memory operand of `instruction`; `None` if its address is cut: in 64-bit code to 32 bits, in 32-bit code, which
+    /// is `narrow`, to 16.
+    pub(crate) fn of(instruction: &Instruction, narrow: bool) -> Option<Self> {
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
-        let wide = |r: Register| r == Register::None || r.is_gpr64();
+        let wide = |r: Register| r == Register::None || if narrow { r.is_gpr32() } else { r.is_gpr64() };
         let relative = base == Register::RIP;
         if !(wide(base) || relative) || !wide(index) {
             return None;
         }
-        if base == Register::None && index == Register::None && instruction.memory_displ_size() != 8 {
+        if base == Register::None
+            && index == Register::None
+            && instruction.memory_displ_size() != if narrow { 4 } else { 8 }
+        {
             return None;
         }
         let number = |r: Register| (r != Register::None && !relative).then(|| r.number() as u8);
@@ -38,7 +42,10 @@ impl Address {
             base: number(base),
             index: (index != Register::None)
                 .then(|| (index.number() as u8, instruction.memory_index_scale().trailing_zeros() as u8)),
-            disp: instruction.memory_displacement64() as i64,
+            disp: match narrow {
+                true => i64::from(instruction.memory_displacement32() as i32),
+                false => instruction.memory_displacement64() as i64,
+            },
             segment: match instruction.memory_segment() {
                 Register::FS => Some(FS_BASE),
                 Register::GS => Some(GS_BASE),

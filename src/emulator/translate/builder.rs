@@ -78,6 +78,8 @@ pub(super) struct Builder<'a> {
     pub way: Way,
     /// Which accesses are checked together.
     pub(super) plan: &'a Plan,
+    /// It is 32-bit code: addresses are cut, and the stack has words of four bytes.
+    pub narrow: bool,
     /// Loops of one block leave it at each pass.
     pub leave_loops: bool,
     /// What is left out.
@@ -135,6 +137,7 @@ impl<'a> Builder<'a> {
             rip,
             way,
             plan,
+            narrow: false,
             leave_loops: false,
             without: Without::NOTHING,
             counts: false,
@@ -238,8 +241,25 @@ impl<'a> Builder<'a> {
         self.current = (index, rip);
     }
 
+    /// Puts an address of 32-bit code, all registers of which are pinned, into RCX. Changes no flags, and RAX only for one
+    /// with a segment.
+    fn put_narrow_address(&mut self, address: &Address) {
+        match address.direct() {
+            Some(mem) if mem.base.is_some() || mem.index.is_some() => self.asm.op(false, 0x8d, RCX.0, mem),
+            _ => self.asm.mov_imm(RCX, u64::from(address.disp as u32)),
+        }
+        if let Some(slot) = address.segment {
+            self.asm.load(RAX, field(Context::register(slot)));
+            self.asm.op(false, 0x8d, RCX.0, Mem { base: Some(RCX), index: Some((RAX, 0)), disp: 0 });
+        }
+    }
+
     /// Puts an address into RCX. Changes RAX, no flags.
     pub(super) fn put_address(&mut self, address: &Address) {
+        if self.narrow {
+            self.put_narrow_address(address);
+            return;
+        }
         if let Some(mem) = address.direct() {
             if mem.base.is_none() && mem.index.is_none() {
                 self.asm.mov_imm(RCX, address.disp as u64);
@@ -318,6 +338,11 @@ impl<'a> Builder<'a> {
         self.asm.alu(Alu::Cmp, RCX, Mem::at(RAX, if write { ENTRY_WRITE } else { ENTRY_READ }));
         self.cold_if(Condition::NOT_EQUAL);
         let simple = address.direct().filter(|_| address.segment.is_none());
+        if self.narrow && simple.is_some() {
+            self.put_address(address);
+            self.asm.alu(Alu::Add, RCX, Mem::at(RAX, ENTRY_ADDEND));
+            return Mem::at(RCX, 0);
+        }
         match simple {
             Some(Mem { base: Some(base), index: None, disp }) => {
                 self.asm.load(RCX, Mem::at(RAX, ENTRY_ADDEND));

@@ -99,7 +99,8 @@ pub(super) fn decode(
 /// else bytes are lacking.
 fn decode_part(features: &Features, workshop: &mut Workshop, limits: Limits, bytes: &[u8], rip: u64) -> bool {
     let (block, without) = (&mut workshop.decoded, workshop.without);
-    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
+    let narrow = limits.is_narrow();
+    let mut decoder = Decoder::with_ip(limits.code.bits(), bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
     while decoder.can_decode() {
         if block.len() >= MOST_INSTRUCTIONS {
             return true;
@@ -115,10 +116,14 @@ fn decode_part(features: &Features, workshop: &mut Workshop, limits: Limits, byt
             block.pop();
             return false;
         }
-        front::drop_void_segments(instruction);
+        if narrow {
+            instruction.set_code(super::narrow::twin(instruction.code()));
+        } else {
+            front::drop_void_segments(instruction);
+        }
         let form = workshop.forms.of(instruction, features);
         if form.offered {
-            one.shape = Shape::parse(&bytes[at..], instruction.len(), |rest| {
+            one.shape = Shape::parse(&bytes[at..], instruction.len(), narrow, |rest| {
                 *form.modrm.get_or_insert_with(|| {
                     let known = decoder.get_constant_offsets(instruction);
                     rest > known.immediate_size() + known.immediate_size2() + known.displacement_size()
@@ -138,12 +143,27 @@ fn decode_part(features: &Features, workshop: &mut Workshop, limits: Limits, byt
             form.kind = ablation::kind(form, instruction, without);
             one.shape = one.shape.filter(|_| form.kind != Kind::Execute);
         }
+        if narrow {
+            match form.kind {
+                Kind::System | Kind::String => {
+                    form.kind = Kind::Execute;
+                    one.shape = None;
+                }
+                Kind::SystemEnd => form.kind = Kind::End,
+                _ => {}
+            }
+        }
         #[cfg(test)]
         if workshop.tsc_by_single && matches!(instruction.mnemonic(), Mnemonic::Rdtsc | Mnemonic::Rdtscp) {
             form.kind = Kind::End;
         }
         if one.shape.as_ref().is_some_and(Shape::is_memory) {
-            one.address = Address::of(instruction);
+            one.address = Address::of(instruction, narrow);
+            let unchecked = || super::narrow::needs_no_check(instruction, limits.ring0, limits.thread);
+            // The fields behind a 16-bit address are not where they were looked for.
+            if narrow && (one.address.is_none() || !unchecked()) {
+                one.shape = None;
+            }
         }
         let ends = match form.kind {
             Kind::End | Kind::SystemEnd | Kind::Jump | Kind::Call => true,

@@ -231,15 +231,19 @@ fn is_general(instruction: &Instruction) -> Option<Kind> {
 }
 
 fn branch(instruction: &Instruction) -> Option<Kind> {
-    if let Code::Jmp_rel8_64 | Code::Jmp_rel32_64 = instruction.code() {
+    if let Code::Jmp_rel8_64 | Code::Jmp_rel32_64 | Code::Jmp_rel8_32 | Code::Jmp_rel32_32 =
+        instruction.code()
+    {
         return Some(Kind::Jump);
     }
     Some(match instruction.code() {
-        Code::Call_rel32_64 => Kind::Call,
-        Code::Jmp_rm64 => Kind::JumpIndirect,
-        Code::Call_rm64 => Kind::CallIndirect,
-        Code::Retnq | Code::Retnq_imm16 => Kind::Ret,
-        _ if instruction.is_jcc_short_or_near() && instruction.op0_kind() == OpKind::NearBranch64 => {
+        Code::Call_rel32_64 | Code::Call_rel32_32 => Kind::Call,
+        Code::Jmp_rm64 | Code::Jmp_rm32 => Kind::JumpIndirect,
+        Code::Call_rm64 | Code::Call_rm32 => Kind::CallIndirect,
+        Code::Retnq | Code::Retnq_imm16 | Code::Retnd | Code::Retnd_imm16 => Kind::Ret,
+        _ if instruction.is_jcc_short_or_near()
+            && matches!(instruction.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32) =>
+        {
             Kind::JumpIf
         }
         _ => return None,

@@ -516,6 +516,6 @@ impl Builder<'_> {
 
     /// Moves the stack pointer.
     pub(super) fn move_stack(&mut self, by: i32) {
-        self.asm.lea(GUEST_RSP, Mem::at(GUEST_RSP, by));
+        self.asm.op(!self.narrow, 0x8d, GUEST_RSP.0, Mem::at(GUEST_RSP, by));
     }
 }

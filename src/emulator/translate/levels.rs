@@ -29,8 +29,13 @@ const TS: i32 = Cr0::TS.bits() as i32;
 
 /// The mark of supervisor code and that of user code differ in these bits.
 fn mark_of_levels() -> i32 {
-    let limits =
-        |user| Limits { code: CodeMode::new(64, user), vectors: Vectors::None, ring0: !user, windows: true };
+    let limits = |user| Limits {
+        code: CodeMode::new(64, user),
+        vectors: Vectors::None,
+        ring0: !user,
+        windows: true,
+        thread: false,
+    };
     (limits(true).number() ^ limits(false).number()) as i32
 }
 

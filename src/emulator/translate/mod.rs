@@ -19,6 +19,7 @@ mod groups;
 mod integer;
 mod jumps;
 mod levels;
+mod narrow;
 mod port;
 pub(crate) mod session;
 mod string;
@@ -114,6 +115,8 @@ pub(crate) struct Limits {
     pub ring0: bool,
     /// Memory is reached through windows, not through the soft TLB.
     pub windows: bool,
+    /// In 32-bit code, the segment of the CPU or thread has no end; see [`narrow`].
+    pub thread: bool,
 }
 
 impl Limits {
@@ -125,7 +128,13 @@ impl Limits {
             vectors: Vectors::of(state),
             ring0: cpl == 0,
             windows,
+            thread: !state.is_64bit_code() && narrow::thread_segment_is_whole(state),
         }
+    }
+
+    /// Whether it is 32-bit code.
+    fn is_narrow(self) -> bool {
+        self.code.bits() == 32
     }
 
     /// The bits of [`Self::number`] that say what vector instructions may do.
@@ -134,6 +143,7 @@ impl Limits {
     /// A small number that is different for each.
     fn number(self) -> u64 {
         u64::from(self.code.number())
+            | u64::from(self.thread) << 3
             | (self.vectors as u64) << 4
             | u64::from(self.windows) << 6
             | u64::from(self.ring0) << 7
@@ -257,7 +267,7 @@ pub(crate) fn translate(
     let first_link = store.links.len() as u32;
     workshop.asm.restart(here);
     workshop.links.clear();
-    let way = if limits.windows {
+    let way = if limits.windows && !limits.is_narrow() {
         workshop.plan(rip);
         Way::Windows { user: limits.code.is_user() }
     } else {
@@ -286,6 +296,7 @@ pub(crate) fn translate(
         b.checked.clear();
         b.checked.resize(workshop.plan.groups.len(), false);
         b.leave_loops = workshop.leave_loops;
+        b.narrow = limits.is_narrow();
         (b.without, b.uses, b.counts) = (workshop.without, &workshop.uses, workshop.counts);
         b.may_borrow = may_borrow;
         saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits, &mut workshop.factory);

@@ -102,7 +102,7 @@ impl Builder<'_> {
                 return true;
             }
             M::Cpuid => self.cpuid(),
-            M::Lidt | M::Lgdt if place.ring0 => match Address::of(instruction) {
+            M::Lidt | M::Lgdt if place.ring0 => match Address::of(instruction, false) {
                 Some(address) => self.load_table(instruction.mnemonic(), &address),
                 None => self.execute(instruction),
             },

@@ -82,7 +82,7 @@ impl Session<'_, '_> {
         let instruction = &site.instruction;
         let state = &self.cx.state;
         let op = site.op.get_or_init(|| {
-            let mode = CodeMode::new(64, state.cpl() == 3);
+            let mode = CodeMode::new(state.code_bits(), state.cpl() == 3);
             Box::new(lower::lower(instruction, self.features, mode, instruction.ip(), true).op)
         });
         let cx = &mut *self.cx;

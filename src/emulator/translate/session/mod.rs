@@ -9,7 +9,7 @@ mod lookup;
 mod port;
 mod window;
 
-use super::{Workshop, system};
+use super::{Workshop, narrow, system};
 use crate::arch::{CpuState, Exception, Rflags};
 use crate::emulator::code;
 use crate::emulator::code::context::{Context, Frame};
@@ -244,7 +244,7 @@ extern "sysv64" fn answer(context: *mut Context, number: u32) -> usize {
 fn needs_care(state: &CpuState) -> bool {
     state.interrupt_shadow
         || state.rflags.contains(Rflags::TF)
-        || !state.is_64bit_code()
+        || !narrow::is_translatable(state)
         || debug::is_armed(state)
 }
 
@@ -266,8 +266,11 @@ impl Session<'_, '_> {
                 Some(End::Ended(ended)) => return Ok(ended),
                 Some(End::Broken) => return Err(self.broken()),
                 Some(End::Careful) if self.runs_legacy() => {
-                    let (ended, retired) = run_legacy(self.cx, cache, self.features)?;
-                    self.counters.add(Cause::Instruction, retired);
+                    let (ended, retired) =
+                        run_legacy(self.cx, cache, self.features, narrow::is_translatable)?;
+                    if self.workshop.counts {
+                        self.counters.add(Cause::Instruction, retired);
+                    }
                     if let Some(ended) = ended {
                         return Ok(ended);
                     }
@@ -289,13 +292,13 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Whether `single` is to go on with 16- and 32-bit code.
+    /// Whether `single` is to go on with code that is not translated.
     fn runs_legacy(&self) -> bool {
         #[cfg(test)]
         if self.budget.is_some() {
             return false;
         }
-        !self.cx.state.is_64bit_code()
+        !narrow::is_translatable(self.cx.state)
     }
 
     fn broken(&mut self) -> EngineError {
