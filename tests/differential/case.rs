@@ -59,6 +59,8 @@ pub struct Case {
     pub data_seed: u64,
     /// Then these are written over them: offset (below 8185) and value.
     pub patches: Vec<(u16, u64)>,
+    /// How code is decoded: 64, or 32.
+    pub bits: u32,
 }
 
 impl Case {

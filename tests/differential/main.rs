@@ -48,8 +48,8 @@ fn emulator(engine: EmuEngine, way: Way) -> VcpuSubject {
     VcpuSubject::new(way, |platform| Ok(Emulator::new(platform.ram().clone(), engine))).unwrap()
 }
 
-fn decode(bytes: &[u8]) -> Code {
-    Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE).decode().code()
+fn decode(case: &Case, bytes: &[u8]) -> Code {
+    Decoder::with_ip(case.bits, bytes, 0, DecoderOptions::NONE).decode().code()
 }
 
 /// The lines in which the two sides differ. `None`: there was no native result.
@@ -62,7 +62,7 @@ fn compare(case: &Case, native: Option<&Observation>, subject: &Observation) -> 
         at += bytes.len() as u64;
         here
     });
-    let unordered = last.map_or(&[][..], |bytes| forms::unordered_faults(decode(bytes)));
+    let unordered = last.map_or(&[][..], |bytes| forms::unordered_faults(decode(case, bytes)));
     Some(differences(native, subject, Mask { flags: generate::undefined_flags(case), unordered }))
 }
 
@@ -94,7 +94,8 @@ impl Findings {
                 start += bytes.len() as u64;
                 start > at
             });
-            self.unsupported.insert(culprit.map_or_else(String::new, |bytes| format!("{:?}", decode(bytes))));
+            self.unsupported
+                .insert(culprit.map_or_else(String::new, |bytes| format!("{:?}", decode(case, bytes))));
             return;
         }
         self.compared += 1;
@@ -107,7 +108,7 @@ impl Findings {
             at += bytes.len() as u64;
             self.executed += 1;
         }
-        let codes: Vec<_> = case.program.iter().map(|bytes| decode(bytes)).collect();
+        let codes: Vec<_> = case.program.iter().map(|bytes| decode(case, bytes)).collect();
         for code in &codes {
             *self.instructions.entry(format!("{:?}", code.mnemonic()).to_lowercase()).or_default() += 1;
         }
@@ -238,6 +239,32 @@ fn random_programs(engine: EmuEngine, way: Way) {
         made += 1;
         (made <= count).then(|| generate::program(&forms, length, &mut rng))
     });
+    findings.conclude(&mut oracle, &mut subject);
+}
+
+#[test]
+fn random_32_bit_programs_agree_with_the_host() {
+    random_narrow_programs(EmuEngine::Single, Way::Step);
+}
+
+#[test]
+fn random_32_bit_programs_agree_with_the_host_when_translated() {
+    random_narrow_programs(EmuEngine::Translator, Way::Run);
+}
+
+fn random_narrow_programs(engine: EmuEngine, way: Way) {
+    let seed = setting("TRIVISOR_DIFF_SEED", DEFAULT_SEED);
+    let count = setting("TRIVISOR_DIFF_PROGRAMS", PROGRAMS);
+    let length = setting("TRIVISOR_DIFF_LENGTH", PROGRAM_LENGTH) as usize;
+    println!("{}: seed {seed}, {count} programs of {length} 32-bit instructions", engine.name());
+    let mut rng = Rng::new(seed);
+    let mut made = 0;
+    let (mut oracle, mut subject) = (Oracle::start(), emulator(engine, way));
+    let findings = run(&mut oracle, &mut subject, || {
+        made += 1;
+        (made <= count).then(|| generate::narrow_program(length, &mut rng))
+    });
+    assert!(findings.executed > 4 * count.min(1000), "programs end too early to say much");
     findings.conclude(&mut oracle, &mut subject);
 }
 

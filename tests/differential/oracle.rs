@@ -19,6 +19,8 @@ pub const BATCH: usize = 128;
 #[repr(C, align(64))]
 struct Slot {
     before: Registers,
+    /// Of the code: 64, or 32.
+    bits: u32,
     code: [u8; PAGE],
     data: [u8; DATA_BYTES],
     after: Registers,
@@ -133,6 +135,7 @@ impl Oracle {
         let shared = unsafe { &mut *self.shared };
         for (slot, case) in shared.slots.iter_mut().zip(cases) {
             slot.before = case.registers.clone();
+            slot.bits = case.bits;
             slot.code = case.code();
             slot.data = *case.data();
         }
@@ -411,6 +414,16 @@ unsafe fn load(slot: &Slot, child: &Child, context: &mut libc::ucontext_t) {
     }
     gregs[libc::REG_RIP as usize] = before.rip as i64;
     gregs[libc::REG_EFL as usize] = before.rflags as i64;
+    // Linux's selectors of 64- and 32-bit code; SS lies above.
+    let selector = if slot.bits == 32 { 0x23 } else { 0x33 };
+    let selectors = gregs[libc::REG_CSGSFS as usize] & !0xffff | selector;
+    gregs[libc::REG_CSGSFS as usize] = selectors;
+    // The data segments are no part of the frame; 64-bit programs have none.
+    let data = if slot.bits == 32 { 0x2b_u32 } else { 0 };
+    // SAFETY: loads no selector, or that of Linux's flat user data, as SS has it.
+    unsafe {
+        asm!("mov ds, {0:x}", "mov es, {0:x}", in(reg) data, options(nomem, nostack, preserves_flags));
+    }
     // The kernel takes NT and ID not from the frame but from the handler's own flags.
     let kept = before.rflags & 0x20_4000;
     // SAFETY: changes two bits that no code of this handler looks at.

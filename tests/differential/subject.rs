@@ -124,7 +124,7 @@ impl VcpuSubject {
     }
 
     fn execute(&mut self, case: &Case, code: &[u8; PAGE]) -> Result<(End, CpuState), EngineError> {
-        self.vcpu.load(&self.before(&case.registers))?;
+        self.vcpu.load(&self.before(case))?;
         if self.way == Way::Run {
             return self.execute_at_once(code);
         }
@@ -173,8 +173,15 @@ impl VcpuSubject {
         Ok((end, state))
     }
 
-    fn before(&self, registers: &Registers) -> CpuState {
+    fn before(&self, case: &Case) -> CpuState {
+        let registers = &case.registers;
         let mut state = self.ready.clone();
+        if case.bits == 32 {
+            *state.segment_mut(SegmentRegister::Cs) = Segment::from_descriptor(0x23, 0x00cf_fb00_0000_ffff);
+            let data = Segment::from_descriptor(0x2b, 0x00cf_f300_0000_ffff);
+            *state.segment_mut(SegmentRegister::Ds) = data;
+            *state.segment_mut(SegmentRegister::Es) = data;
+        }
         state.gpr = registers.gpr;
         state.rip = registers.rip;
         state.rflags = Rflags::from_bits_retain(registers.rflags);
@@ -196,7 +203,7 @@ impl VcpuSubject {
             *value = u64::from_le_bytes(bytes);
         }
         let [code, rip, cs, rflags, rsp, ss] = frame;
-        assert_eq!((cs, ss), (0x33, 0x2b));
+        assert!(matches!(cs, 0x23 | 0x33) && ss == 0x2b, "{cs:#x} {ss:#x}");
         state.rip = rip;
         state.rflags = Rflags::from_bits_retain(rflags);
         state.gpr[4] = rsp;
@@ -257,6 +264,7 @@ fn lay_out(ram: &GuestRam) {
     for (selector, descriptor) in [
         (0x08, 0x00af_9b00_0000_ffff_u64),
         (0x10, 0x00cf_9300_0000_ffff),
+        (0x20, 0x00cf_fb00_0000_ffff),
         (0x28, 0x00cf_f300_0000_ffff),
         (0x33 & !7, 0x00af_fb00_0000_ffff),
     ] {

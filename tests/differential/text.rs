@@ -16,7 +16,7 @@ fn unhex(text: &str) -> Vec<u8> {
 pub fn write(case: &Case) -> String {
     let mut text = String::new();
     for bytes in &case.program {
-        let instruction = iced_x86::Decoder::new(64, bytes, 0).decode();
+        let instruction = iced_x86::Decoder::new(case.bits, bytes, 0).decode();
         let _ = writeln!(text, "code {} # {:?}", hex(bytes), instruction.code());
     }
     let plain = Registers::zero();
@@ -32,6 +32,7 @@ pub fn write(case: &Case) -> String {
         ("fs", registers.fs_base),
         ("gs", registers.gs_base),
         ("data", case.data_seed),
+        ("bits", case.bits.into()),
     ] {
         let _ = writeln!(text, "{name} {value:x}");
     }
@@ -52,8 +53,13 @@ pub fn write(case: &Case) -> String {
 /// # Panics
 /// If it describes none: regression files are part of the test.
 pub fn read(text: &str) -> Case {
-    let mut case =
-        Case { program: Vec::new(), registers: Registers::zero(), data_seed: 0, patches: Vec::new() };
+    let mut case = Case {
+        program: Vec::new(),
+        registers: Registers::zero(),
+        data_seed: 0,
+        patches: Vec::new(),
+        bits: 64,
+    };
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or("").trim();
         let Some((name, value)) = line.split_once(' ') else { continue };
@@ -74,6 +80,7 @@ pub fn read(text: &str) -> Case {
                 "fs" => registers.fs_base = number(),
                 "gs" => registers.gs_base = number(),
                 "data" => case.data_seed = number(),
+                "bits" => case.bits = number() as u32,
                 other => panic!("a case has no '{other}'"),
             }
         }

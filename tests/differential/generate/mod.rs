@@ -1,8 +1,10 @@
 //! Makes cases: a random encoding of a form, and registers and memory in which it does something.
+mod narrow;
 mod operands;
 mod program;
 mod registers;
 
+pub use narrow::narrow_program;
 pub use program::program;
 
 use crate::case::{CODE, Case, PAGE};
@@ -38,7 +40,8 @@ pub fn single(code: Code, rng: &mut Rng) -> Option<Case> {
         // The code ends with the page, sometimes within the instruction.
         registers.rip = CODE + PAGE as u64 - 1 - rng.below(bytes.len() as u64);
     }
-    let mut case = Case { program: Vec::new(), registers, data_seed: rng.next(), patches: Vec::new() };
+    let mut case =
+        Case { program: Vec::new(), registers, data_seed: rng.next(), patches: Vec::new(), bits: 64 };
     prepare(&mut bytes, &mut case, rng);
     // Aiming may have changed what the bytes mean.
     let (instruction, _) = constants(&bytes, case.registers.rip);
@@ -75,7 +78,7 @@ pub fn undefined_flags(case: &Case) -> u64 {
         (RflagsBits::AC, 18),
     ];
     let undefined = case.program.iter().fold(0, |all, bytes| {
-        let instruction = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE).decode();
+        let instruction = Decoder::with_ip(case.bits, bytes, 0, DecoderOptions::NONE).decode();
         all | instruction.rflags_undefined()
     });
     bits.iter().filter(|(bit, _)| undefined & bit != 0).fold(0, |mask, (_, place)| mask | 1 << place)

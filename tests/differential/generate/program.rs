@@ -89,7 +89,8 @@ pub fn program(codes: &[Code], length: usize, rng: &mut Rng) -> Case {
     }
     registers.gpr[3] = rng.pick(&[0, 64, 128, 8, 3]);
     registers.gpr[1] = rng.below(16);
-    let mut case = Case { program: Vec::new(), registers, data_seed: rng.next(), patches: Vec::new() };
+    let mut case =
+        Case { program: Vec::new(), registers, data_seed: rng.next(), patches: Vec::new(), bits: 64 };
     let mut ip = case.registers.rip;
     let mut undefined = RflagsBits::NONE;
     let mut branches = Vec::new();
