@@ -157,8 +157,11 @@ impl Walk {
     /// many; 0 says to do a single one.
     fn stretch<T: Int>(&self, cx: &mut Cx, count: u64) -> u64 {
         let upwards = self.step == T::BYTES as u64;
+        if !upwards {
+            return self.stretch_down::<T>(cx, count);
+        }
         let wide = self.mask == u64::MAX && cx.state.is_64bit_code();
-        if !upwards || !(wide || self.is_flat(cx)) || count < 2 {
+        if !(wide || self.is_flat(cx)) || count < 2 {
             return 0;
         }
         let to = self.index(cx, RDI);
@@ -197,6 +200,44 @@ impl Walk {
         unsafe { std::ptr::copy(source as *const u8, host as *mut u8, bytes) };
         self.advance(cx, RSI, bytes as u64);
         self.advance(cx, RDI, bytes as u64);
+        elements
+    }
+}
+
+impl Walk {
+    /// As [`Self::stretch`], for MOVS with the direction flag: the index registers point to the highest element.
+    fn stretch_down<T: Int>(&self, cx: &mut Cx, count: u64) -> u64 {
+        let flat = !matches!(self.source, SegmentRegister::Fs | SegmentRegister::Gs);
+        if self.kind != Kind::Movs || self.mask != u64::MAX || !flat || !cx.state.is_64bit_code() || count < 2
+        {
+            return 0;
+        }
+        let (from, to) = (cx.regs[RSI], cx.regs[RDI]);
+        // Elements that end in the page of the highest one's first byte; none if that one crosses into the next.
+        let in_page = |at: u64| (at % PAGE + T::BYTES as u64).min(PAGE) / T::BYTES as u64;
+        let crosses = |at: u64| at % PAGE + T::BYTES as u64 > PAGE;
+        let elements = count.min(in_page(from)).min(in_page(to));
+        if crosses(from) || crosses(to) || elements == 0 {
+            return 0;
+        }
+        let bytes = elements as usize * T::BYTES;
+        let before = bytes as u64 - T::BYTES as u64;
+        let bank = cx.mmu.bank;
+        let (Some(source), Some(host)) = (
+            cx.mmu.tlb.read(bank, from.wrapping_sub(before), bytes),
+            cx.mmu.tlb.write(bank, to.wrapping_sub(before), bytes),
+        ) else {
+            return 0;
+        };
+        // Where the target ends inside the source, bytes written are read again.
+        if source > host && source - host < bytes {
+            return 0;
+        }
+        // SAFETY: both TLB hits prove that `bytes` bytes are mapped RAM of one page; `copy` allows the remaining overlap
+        // (target behind source).
+        unsafe { std::ptr::copy(source as *const u8, host as *mut u8, bytes) };
+        self.advance(cx, RSI, (bytes as u64).wrapping_neg());
+        self.advance(cx, RDI, (bytes as u64).wrapping_neg());
         elements
     }
 }

@@ -40,6 +40,30 @@ fn overlap_spreads_a_pattern_upwards_and_not_downwards() {
 }
 
 #[test]
+fn a_copy_downwards_moves_every_element_whatever_its_place() {
+    // Apart; target above the source and below it, overlapping; elements across the ends of pages.
+    for (from, to) in
+        [(0x11, 0x8002), (0x800, 0x1808), (0x1808, 0x800), (0x0, 0x4), (0x4, 0x0), (0x3, 0x5001)]
+    {
+        let mut b = string(|a| a.rep().movsq().unwrap(), 1500, DATA + from + 8 * 1499, DATA + to + 8 * 1499);
+        b.state.rflags |= Rflags::DF;
+        let mut memory: Vec<u8> = (0..0x10000_u32).map(|i| (i * 7 + i / 256) as u8).collect();
+        b.machine.ram().write(Gpa(DATA), &memory).unwrap();
+        while b.state.rip == CODE {
+            assert_eq!(b.step(), Outcome::Retired);
+        }
+        for i in (0..1500).rev() {
+            let (from, to) = (from as usize + 8 * i, to as usize + 8 * i);
+            memory.copy_within(from..from + 8, to);
+        }
+        let mut now = vec![0; memory.len()];
+        b.machine.ram().read(Gpa(DATA), &mut now).unwrap();
+        assert!(now == memory, "{from:#x} {to:#x}");
+        assert_eq!((b.state.gpr[RSI], b.state.gpr[RDI]), (DATA + from - 8, DATA + to - 8));
+    }
+}
+
+#[test]
 fn a_fault_in_the_middle_leaves_the_registers_at_its_element() {
     let mut b = string(|a| a.rep().stosd().unwrap(), 2000, 0, WINDOW);
     b.map(0, DATA | P);
