@@ -1,4 +1,5 @@
-//! What CPUID tells a guest, the same in every mode (SDM vol. 2A, CPUID).
+//! What CPUID tells a guest, the same in every mode but for what [`CpuidTable::offer_speculation_controls`] says (SDM vol.
+//! 2A, CPUID).
 //!
 //! The table starts from the host's answers and keeps only what every engine implements or passes through to the
 //! host's CPU: up to AVX2, BMI, FMA. Names of features are offered, never invented: a bit that the host lacks is off.
@@ -38,6 +39,9 @@ pub struct CpuidTable {
 /// The most physical address bits (MAXPHYADDR) that a guest is offered: what KVM's usual hosts have. Never more than the
 /// host's own.
 pub const MOST_PHYSICAL_BITS: u8 = 46;
+
+/// The highest basic leaf that has an answer.
+const HIGHEST: u32 = 0x15;
 
 const LEAF1_ECX: u32 = 1 << 0 // SSE3
     | 1 << 1 // PCLMULQDQ
@@ -85,6 +89,8 @@ const LEAF7_EBX: u32 = 1 << 0 // FSGSBASE
     | 1 << 23 // CLFLUSHOPT
     | 1 << 29; // SHA
 const LEAF7_ECX: u32 = 1 << 2; // UMIP
+const LEAF7_EDX_SPECULATION: u32 = 1 << 26 // IBRS and IBPB
+    | 1 << 29; // IA32_ARCH_CAPABILITIES
 const EXT1_ECX: u32 = 1 << 0 // LAHF in 64-bit mode
     | 1 << 5 // LZCNT
     | 1 << 8; // PREFETCHW
@@ -104,7 +110,7 @@ impl CpuidTable {
         let mut entries = Vec::new();
         let mut put = |leaf, subleaf, result| entries.push(CpuidEntry { leaf, subleaf, result });
         let zero = host(0, 0);
-        put(0, None, CpuidResult { eax: 0xd.min(zero.eax), ..zero });
+        put(0, None, CpuidResult { eax: HIGHEST.min(zero.eax), ..zero });
         let one = host(1, 0);
         put(
             1,
@@ -186,6 +192,27 @@ impl CpuidTable {
         Self { entries }
     }
 
+    /// Tells the frequencies of the TSC and of the crystal that drives the local APIC's timer (leaf 15H), in Hz: a guest
+    /// that believes them measures neither. Their ratio is told as the nearest fraction that guests can multiply the
+    /// crystal's kHz with in 32 bits, as Linux does: at worst 250 millionths beside it, near a simple ratio.
+    pub fn tell_frequencies(&mut self, tsc_hz: u64, crystal_hz: u32) {
+        let most = u64::from(u32::MAX) / u64::from(crystal_hz / 1000).max(1);
+        let (numerator, denominator) = nearest_fraction(tsc_hz, crystal_hz.into(), most);
+        // A TSC that is too fast, or none.
+        let (Ok(ebx @ 1..), Ok(eax)) = (u32::try_from(numerator), u32::try_from(denominator)) else { return };
+        let result = CpuidResult { eax, ebx, ecx: crystal_hz, edx: 0 };
+        let at = self.entries.partition_point(|e| e.leaf < 0x15);
+        self.entries.insert(at, CpuidEntry { leaf: 0x15, subleaf: None, result });
+    }
+
+    /// Offers the bits by which a guest learns that it needs no measures of its own against speculative execution. For
+    /// engines that make other code of the guest's: its measures would not be in there, so they cost and protect nothing.
+    pub fn offer_speculation_controls(&mut self) {
+        if let Some(seven) = self.entries.iter_mut().find(|e| e.leaf == 7) {
+            seven.result.edx |= LEAF7_EDX_SPECULATION;
+        }
+    }
+
     /// Offers hypercalls: the leaf [`abi::CPUID_CALLS`] answers `result`, and is the highest of its kind.
     pub fn offer_hypercalls(&mut self, result: CpuidResult) {
         let Some(at) = self.entries.iter().position(|e| e.leaf == abi::CPUID_HYPERVISOR) else { return };
@@ -221,6 +248,31 @@ impl CpuidTable {
     }
 }
 
+/// The fraction nearest to `a / b` whose numerator is at most `most`: a convergent of its continued fraction, or between
+/// two of them.
+fn nearest_fraction(mut a: u64, mut b: u64, most: u64) -> (u64, u64) {
+    let (mut before, mut last) = ((0, 1), (1, 0));
+    while b != 0 {
+        let whole = a / b;
+        let next = |before: u64, last: u64| whole.checked_mul(last).and_then(|n| n.checked_add(before));
+        match (next(before.0, last.0), next(before.1, last.1)) {
+            (Some(numerator), Some(denominator)) if numerator <= most => {
+                (before, last) = (last, (numerator, denominator));
+            }
+            _ => {
+                // As much of the step as there is room for is better than none from half of it on.
+                let part = most.saturating_sub(before.0) / last.0.max(1);
+                if part > whole / 2 {
+                    return (part * last.0 + before.0, part * last.1 + before.1);
+                }
+                break;
+            }
+        }
+        (a, b) = (b, a % b);
+    }
+    last
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +294,22 @@ mod tests {
         assert_eq!(table.query(7, 0, Cr4::empty()).ebx, LEAF7_EBX_OURS);
         let vendor = table.query(abi::CPUID_HYPERVISOR, 0, Cr4::empty());
         assert_eq!(vendor.ebx.to_le_bytes(), *b"TriV");
+    }
+
+    #[test]
+    fn frequencies_are_told_as_a_ratio() {
+        let mut table = CpuidTable::from_host(|_, _| CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 });
+        for tsc in [2_300_000_000, 2_300_039_117, 2_893_202_000, 1_000_000_000, 999_999_999, 5_700_123_456] {
+            let mut table = table.clone();
+            table.tell_frequencies(tsc, 1_000_000_000);
+            let CpuidResult { eax, ebx, ecx, .. } = table.query(0x15, 0, Cr4::empty());
+            let khz = (ecx / 1000).checked_mul(ebx).expect("32 bits") / eax;
+            let off = (i64::from(khz) - tsc as i64 / 1000).unsigned_abs();
+            assert!(off * 4000 <= tsc / 1000, "{tsc} Hz became {khz} kHz");
+        }
+        table.tell_frequencies(2_300_000_000, 1_000_000_000);
+        assert_eq!(table.query(0, 0, Cr4::empty()).eax, 0x15);
+        assert!(table.entries().is_sorted_by_key(|e| (e.leaf, e.subleaf)));
     }
 
     #[test]

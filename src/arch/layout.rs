@@ -60,6 +60,8 @@ pub const I8042_DATA: RangeInclusive<Port> = Port(0x60)..=Port(0x60);
 pub const I8042_COMMAND: RangeInclusive<Port> = Port(0x64)..=Port(0x64);
 /// CMOS index and data.
 pub const CMOS: RangeInclusive<Port> = Port(0x70)..=Port(0x71);
+/// ACPI's fixed hardware; QEMU's place.
+pub const ACPI_PM: RangeInclusive<Port> = Port(0x600)..=Port(0x60b);
 /// First serial port.
 pub const COM1: RangeInclusive<Port> = Port(0x3f8)..=Port(0x3ff);
 /// isa-debug-exit.
@@ -82,6 +84,10 @@ pub const IRQ_COM1: u8 = 4;
 /// Interrupt line of the real-time clock.
 pub const IRQ_RTC: u8 = 8;
 
+/// Interrupt line of ACPI's system control interrupt, level-triggered.
+pub const IRQ_SCI: u8 = 9;
+/// Pin of the I/O APIC at which the PIT arrives: in PCs it has the place of the 8259s' cascade.
+pub const IOAPIC_PIN_PIT: u8 = 2;
 /// Interrupt lines that the PCI slots' pins INTA are wired to, in turn; level-triggered.
 pub const PCI_LINES: [u8; 4] = [10, 11, 5, 7];
 

@@ -9,6 +9,12 @@ pub const APIC_BASE: u32 = 0x1b;
 pub const FEATURE_CONTROL: u32 = 0x3a;
 /// IA32_TSC_ADJUST.
 pub const TSC_ADJUST: u32 = 0x3b;
+/// IA32_SPEC_CTRL.
+pub const SPEC_CTRL: u32 = 0x48;
+/// IA32_PRED_CMD: commands, which read back as nothing.
+pub const PRED_CMD: u32 = 0x49;
+/// IA32_ARCH_CAPABILITIES.
+pub const ARCH_CAPABILITIES: u32 = 0x10a;
 /// IA32_BIOS_SIGN_ID: microcode version.
 pub const BIOS_SIGN_ID: u32 = 0x8b;
 /// IA32_MTRRCAP.
@@ -42,12 +48,34 @@ pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 /// Value that RDTSCP and RDPID return.
 pub const TSC_AUX: u32 = 0xc000_0103;
 
+/// [`ARCH_CAPABILITIES`] where CPUID offers it: the guest needs no measures against RDCL, L1TF, MDS, TAA, stale MMIO data,
+/// GDS, RFDS, branch history and ITS, and with IBRS set once none against branch targets.
+const CAPABILITIES: u64 = 1 << 0 // RDCL_NO
+    | 1 << 1 // IBRS_ALL
+    | 1 << 3 // SKIP_L1DFL_VMENTRY
+    | 1 << 4 // SSB_NO
+    | 1 << 5 // MDS_NO
+    | 1 << 6 // IF_PSCHANGE_MC_NO
+    | 1 << 8 // TAA_NO
+    | 1 << 13 // SBDR_SSDP_NO
+    | 1 << 14 // FBSDP_NO
+    | 1 << 15 // PSDP_NO
+    | 1 << 20 // BHI_NO
+    | 1 << 24 // PBRSB_NO
+    | 1 << 26 // GDS_NO
+    | 1 << 27 // RFDS_NO
+    | 1 << 62; // ITS_NO
+
+/// Bits of [`SPEC_CTRL`] that a guest may set: IBRS.
+pub const SPEC_CTRL_BITS: u64 = 1;
+
 /// The value of an MSR that never changes: virtualization is locked off, no microcode, no MTRRs.
 #[must_use]
 pub const fn constant(index: u32) -> Option<u64> {
     match index {
         FEATURE_CONTROL => Some(1),
         BIOS_SIGN_ID | MTRR_CAP => Some(0),
+        ARCH_CAPABILITIES => Some(CAPABILITIES),
         _ => None,
     }
 }
@@ -55,7 +83,7 @@ pub const fn constant(index: u32) -> Option<u64> {
 /// Whether a write to this MSR is accepted and changes nothing.
 #[must_use]
 pub const fn ignores_writes(index: u32) -> bool {
-    index == BIOS_SIGN_ID
+    matches!(index, BIOS_SIGN_ID | PRED_CMD)
 }
 
 /// The CPU's MSRs that are not held elsewhere in [`super::CpuState`].
@@ -83,6 +111,8 @@ pub struct Msrs {
     pub tsc_aux: u64,
     /// See [`MISC_ENABLE`].
     pub misc_enable: u64,
+    /// See [`SPEC_CTRL`].
+    pub spec_ctrl: u64,
     /// What the guest's TSC is ahead of the clock's, by writes to [`TSC`] and [`TSC_ADJUST`]; in ticks, wrapping.
     pub tsc_adjust: u64,
 }
@@ -102,6 +132,7 @@ impl Default for Msrs {
             pat: 0x0007_0406_0007_0406,
             tsc_aux: 0,
             misc_enable: 1,
+            spec_ctrl: 0,
             tsc_adjust: 0,
         }
     }

@@ -7,6 +7,7 @@
 //!
 //! Lock order: device, then interrupt complex, then kick. Guest input is hostile: any sequence of accesses of any width
 //! leaves a device in a state from which it goes on, with bounded memory.
+pub mod acpi_pm;
 pub mod bench_port;
 pub mod cmos;
 pub mod debug_exit;

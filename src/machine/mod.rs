@@ -3,6 +3,7 @@
 //! The only room that names both devices and backends. [`spec`] is what is wanted, as plain data; `pc` says which chip
 //! sits where; `backends` makes the engine of a pair; `run` is the loop around a vCPU.
 mod backends;
+mod firmware;
 #[cfg(test)]
 mod lockstep_tests;
 mod pc;
@@ -64,6 +65,9 @@ pub enum MachineError {
 /// The boot CPU, which so far is the only one.
 pub const BOOT_CPU: VcpuId = VcpuId(0);
 
+/// CPUs of a machine.
+const CPUS: u8 = 1;
+
 /// A machine that is ready to run.
 pub struct Machine {
     // Fields are dropped in this order: the vCPU before what it runs on.
@@ -93,6 +97,8 @@ impl Machine {
         console: Box<dyn ConsoleSink>,
     ) -> Result<Self, MachineError> {
         let pc = Pc::assemble(spec, console)?;
+        // An image that lies where the tables are goes without them.
+        firmware::write(pc.platform().ram(), CPUS);
         let state = image.load(pc.platform().ram(), &spec.command_line)?;
         let platform = Arc::clone(pc.platform());
         let backend = backends::create(spec, &platform)?;

@@ -4,6 +4,7 @@ use crate::arch::cpuid::CpuidTable;
 use crate::arch::layout;
 use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, Lock, PowerSwitch};
 use crate::clock::{Clock, ClockSource, TimerClient, TimerQueue};
+use crate::device::acpi_pm::AcpiPm;
 use crate::device::bench_port::{BenchPort, Marks};
 use crate::device::cmos::Cmos;
 use crate::device::debug_exit::DebugExit;
@@ -13,14 +14,14 @@ use crate::device::pci::PciHost;
 use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
 use crate::device::uart16550::Uart16550;
-use crate::engine::{Counters, Hypercalls, Interface, KickCell, Platform, PlatformParts};
+use crate::engine::{Counters, Engine, Hypercalls, Interface, KickCell, Platform, PlatformParts};
 use crate::mem::GuestRam;
 use crate::sys::{host_cpuid, membarrier};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The devices of every machine, for the record of a measurement.
-pub const DEVICES: [&str; 11] = [
+pub const DEVICES: [&str; 12] = [
     "uart16550",
     "pic8259",
     "pit8254",
@@ -29,6 +30,7 @@ pub const DEVICES: [&str; 11] = [
     "cmos",
     "i8042",
     "pci",
+    "acpi-pm",
     "isa-debug-exit",
     "bench-port",
     "post",
@@ -74,7 +76,15 @@ impl Pc {
         let i8042 = I8042::new(line(layout::IRQ_KEYBOARD), Arc::clone(&power));
         let i8042 = Arc::new(Lock::new(i8042));
 
+        let pm_timer = timers.add();
+        let pm_base = *layout::ACPI_PM.start();
+        let sci = line(layout::IRQ_SCI);
+        let pm = AcpiPm::new(pm_base, sci, Arc::clone(&clock), pm_timer.clone(), Arc::clone(&power));
+        let pm = Arc::new(Mutex::new(pm));
+        pm_timer.connect(&(Arc::clone(&pm) as Arc<Mutex<dyn TimerClient>>));
+
         let mut bus = Bus::default();
+        bus.claim_ports("acpi-pm", layout::ACPI_PM, pm)?;
         let pics = Arc::new(PicPorts(Arc::clone(&interrupts)));
         bus.claim_ports("pic8259", layout::PIC_MASTER, pics.clone())?;
         bus.claim_ports("pic8259", layout::PIC_SLAVE, pics.clone())?;
@@ -115,6 +125,11 @@ impl Pc {
             let uart = Arc::clone(&uart);
             Hypercalls::new(Box::new(move |text| uart.lock().print(text)))
         });
+        let mut cpuid = CpuidTable::from_host(host_cpuid::query);
+        cpuid.tell_frequencies(clock.tsc_hz(), layout::LAPIC_HZ as u32);
+        if spec.pair.engine == Engine::Emu {
+            cpuid.offer_speculation_controls();
+        }
         let controller: Arc<dyn InterruptController> = interrupts.clone();
         let platform = Arc::new(Platform::new(PlatformParts {
             ram,
@@ -123,7 +138,7 @@ impl Pc {
             clock,
             timers,
             power,
-            cpuid: CpuidTable::from_host(host_cpuid::query),
+            cpuid,
             kicks: vec![kick],
             hypercalls,
         }));

@@ -17,16 +17,13 @@ use super::BadState;
 use super::ioapic::{IoApic, SavedIoApic};
 use super::lapic::{self, DeliveryMode, Effect, Lapic, Message, SavedLapic, Shorthand};
 use super::pic8259::{PicPair, SavedPicPair};
-use crate::arch::layout::{IRQ_CASCADE, IRQ_PIT};
+use crate::arch::layout::{IOAPIC_PIN_PIT, IRQ_CASCADE, IRQ_PIT};
 use crate::arch::msr;
 use crate::bus::{InterruptController, IrqSink, Lock, Locked, MsiSink, VcpuId};
 use crate::clock::{Clock, Nanos, TimerClient, TimerQueue};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-
-/// Pin of the I/O APIC at which the PIT arrives: in PCs it has the place of the 8259s' cascade.
-const IOAPIC_PIN_PIT: u8 = 2;
 
 /// Called when an interrupt has become deliverable to a vCPU; may be called under the lock of a device.
 pub type Poke = Box<dyn Fn(VcpuId) + Send + Sync>;

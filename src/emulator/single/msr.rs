@@ -19,6 +19,11 @@ fn valid_pat(value: u64) -> bool {
     value.to_le_bytes().into_iter().all(|t| matches!(t, 0 | 1 | 4..=7))
 }
 
+/// Whether CPUID offers the guest controls of speculation.
+fn speculation(cx: &Cx) -> bool {
+    cx.platform.cpuid_table().query(7, 0, Cr4::empty()).edx >> 26 & 1 != 0
+}
+
 /// Reads an MSR; `None` is #GP.
 fn read(cx: &Cx, index: u32) -> Option<u64> {
     let m = &cx.state.msrs;
@@ -29,6 +34,8 @@ fn read(cx: &Cx, index: u32) -> Option<u64> {
         msr::SYSENTER_ESP => m.sysenter_esp,
         msr::SYSENTER_EIP => m.sysenter_eip,
         msr::MISC_ENABLE => m.misc_enable,
+        msr::SPEC_CTRL if speculation(cx) => m.spec_ctrl,
+        msr::ARCH_CAPABILITIES | msr::PRED_CMD if !speculation(cx) => return None,
         msr::PAT => m.pat,
         msr::EFER => cx.state.efer.bits(),
         msr::STAR => m.star,
@@ -54,6 +61,10 @@ fn write(cx: &mut Cx, index: u32, value: u64) -> Option<()> {
         msr::SYSENTER_ESP => cx.state.msrs.sysenter_esp = canonical()?,
         msr::SYSENTER_EIP => cx.state.msrs.sysenter_eip = canonical()?,
         msr::MISC_ENABLE => cx.state.msrs.misc_enable = value,
+        msr::SPEC_CTRL if speculation(cx) && value & !msr::SPEC_CTRL_BITS == 0 => {
+            cx.state.msrs.spec_ctrl = value;
+        }
+        msr::PRED_CMD if !speculation(cx) || value > 1 => return None,
         msr::PAT => cx.state.msrs.pat = Some(value).filter(|&v| valid_pat(v))?,
         msr::EFER => {
             // LMA is the CPU's own; LME cannot change while paging is on.

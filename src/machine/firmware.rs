@@ -1,0 +1,254 @@
+//! What a PC's firmware leaves in memory for a guest that no firmware started: ACPI tables that describe the machine
+//! (ACPI 6.5, chapter 5).
+//!
+//! All of them lie from [`layout::FIRMWARE_TABLES`] on, the RSDP first, where the loader tells guests to look and where
+//! those look that are not told. They say no more than what [`super::pc`] wires.
+use crate::arch::{Gpa, layout};
+use crate::device::pci::{PciHost, SLOTS};
+use crate::mem::GuestRam;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, PackageBuilder,
+    Path, ResourceTemplate, Scope, ZERO,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{self, GAS};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::{Aml, facs::FACS, xsdt::XSDT};
+
+const OEM: [u8; 6] = *b"TRIVSR";
+const OEM_TABLE: [u8; 8] = *b"TRIVISOR";
+const OEM_REVISION: u32 = 1;
+/// Tables are aligned as the strictest of them, the FACS, wants it.
+const ALIGNMENT: usize = 64;
+
+/// Flags of an interrupt source override (table 5.25): level-triggered, active high.
+const LEVEL_HIGH: u16 = 0b1101;
+/// IAPC_BOOT_ARCH (table 5.10): the machine has ISA devices. No keyboard is attached to its 8042, and there is no VGA.
+const BOOT_ARCHITECTURE: u16 = 1 << 0 | 1 << 2;
+/// CMOS index of the century.
+const CENTURY: u8 = 0x32;
+/// What resets the machine at the 8042's command port.
+const RESET: u8 = 0xfe;
+
+/// Writes the tables for `cpus` CPUs into `ram`. RAM too small for them gets none.
+pub(super) fn write(ram: &GuestRam, cpus: u8) {
+    let base = layout::FIRMWARE_TABLES.0;
+    let mut tables = Tables { base, bytes: vec![0; Rsdp::len().next_multiple_of(ALIGNMENT)] };
+    let facs = tables.add(&bytes_of(&FACS::new()));
+    let dsdt = tables.add(dsdt().as_slice());
+    let fadt = tables.add(&fadt(facs, dsdt));
+    let madt = tables.add(madt(cpus).as_slice());
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+    for table in [fadt, madt] {
+        xsdt.add_entry(table);
+    }
+    let xsdt = tables.add(&bytes_of(&xsdt));
+    let rsdp = bytes_of(&Rsdp::new(OEM, xsdt));
+    tables.bytes[..rsdp.len()].copy_from_slice(&rsdp);
+    debug_assert!(
+        base + tables.bytes.len() as u64 <= layout::IMAGE_START.0,
+        "the tables have outgrown their place"
+    );
+    // A guest with less than 1 MiB of RAM does without.
+    let _too_small = ram.write(Gpa(base), &tables.bytes);
+}
+
+/// Tables one behind the other.
+struct Tables {
+    base: u64,
+    bytes: Vec<u8>,
+}
+
+impl Tables {
+    /// Adds a table; returns where it lies.
+    fn add(&mut self, table: &[u8]) -> u64 {
+        let at = self.bytes.len();
+        self.bytes.extend(table);
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        self.base + at as u64
+    }
+}
+
+fn bytes_of(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// A register block in port space.
+fn ports(first: u16, bits: u8, access: gas::AccessSize) -> GAS {
+    GAS {
+        address_space_id: gas::AddressSpace::SystemIo,
+        register_bit_width: bits,
+        register_bit_offset: 0,
+        access_size: access,
+        address: u64::from(first).into(),
+    }
+}
+
+/// The Fixed ACPI Description Table (5.2.9). SMI_CMD is 0: the machine is in ACPI mode from the start.
+fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
+    use gas::AccessSize as Access;
+    let (event, control, timer) =
+        (layout::ACPI_PM.start().0, layout::ACPI_PM.start().0 + 4, layout::ACPI_PM.start().0 + 8);
+    // The power button is fixed hardware, there is no sleep button.
+    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .firmware_ctrl_32(facs as u32)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::ProcC1)
+        .flag(Flags::SlpButton)
+        .flag(Flags::TmrValExt)
+        .flag(Flags::ResetRegSup);
+    // Old guests read the 32-bit fields.
+    fadt.dsdt = (dsdt as u32).into();
+    fadt.sci_int = u16::from(layout::IRQ_SCI).into();
+    fadt.pm1a_evt_blk = u32::from(event).into();
+    fadt.pm1a_cnt_blk = u32::from(control).into();
+    fadt.pm_tmr_blk = u32::from(timer).into();
+    (fadt.pm1_evt_len, fadt.pm1_cnt_len, fadt.pm_tmr_len) = (4, 2, 4);
+    fadt.x_pm1a_evt_blk = ports(event, 32, Access::WordAccess);
+    fadt.x_pm1a_cnt_blk = ports(control, 16, Access::WordAccess);
+    fadt.x_pm_tmr_blk = ports(timer, 32, Access::DwordAccess);
+    // No C2 and no C3.
+    (fadt.p_lvl2_lat, fadt.p_lvl3_lat) = (0xfff.into(), 0xfff.into());
+    fadt.century = CENTURY;
+    fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
+    fadt.reset_reg = ports(layout::I8042_COMMAND.start().0, 8, Access::ByteAccess);
+    fadt.reset_value = RESET;
+    bytes_of(&fadt.finalize())
+}
+
+/// The Multiple APIC Description Table (5.2.12): local APICs, the I/O APIC, and the lines that are not what ISA's are.
+fn madt(cpus: u8) -> Sdt {
+    const PCAT_COMPAT: u32 = 1;
+    const ENABLED: u32 = 1;
+    let mut madt = Sdt::new(*b"APIC", 36, 4, OEM, OEM_TABLE, OEM_REVISION);
+    madt.append_slice(&(layout::LAPIC.0 as u32).to_le_bytes());
+    madt.append_slice(&PCAT_COMPAT.to_le_bytes());
+    for id in 0..cpus {
+        madt.append_slice(&[0, 8, id, id]);
+        madt.append_slice(&ENABLED.to_le_bytes());
+    }
+    madt.append_slice(&[1, 12, 0, 0]);
+    madt.append_slice(&(layout::IOAPIC.0 as u32).to_le_bytes());
+    madt.append_slice(&0_u32.to_le_bytes());
+    let mut replace = |line: u8, pin: u32, flags: u16| {
+        madt.append_slice(&[2, 10, 0, line]);
+        madt.append_slice(&pin.to_le_bytes());
+        madt.append_slice(&flags.to_le_bytes());
+    };
+    replace(layout::IRQ_PIT, layout::IOAPIC_PIN_PIT.into(), 0);
+    for line in layout::PCI_LINES.into_iter().chain([layout::IRQ_SCI]) {
+        replace(line, line.into(), LEVEL_HIGH);
+    }
+    // The local APICs' LINT1 is NMI.
+    madt.append_slice(&[4, 6, 0xff, 0, 0, 1]);
+    madt
+}
+
+/// An ISA device of the DSDT with a few ports and an edge-triggered line.
+fn isa(name: &str, id: &str, first: u16, count: u8, line: u8) -> Vec<u8> {
+    let (io, irq) = (IO::new(first, first, 1, count), Interrupt::new(true, true, false, false, line.into()));
+    let resources = ResourceTemplate::new(vec![&io, &irq]);
+    let (id, resources) =
+        (Name::new("_HID".into(), &EISAName::new(id)), Name::new("_CRS".into(), &resources));
+    bytes_of(&Device::new(Path::new(name), vec![&id, &resources]))
+}
+
+/// Bytes of AML that were made before.
+struct Made(Vec<u8>);
+
+impl Aml for Made {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        sink.vec(&self.0);
+    }
+}
+
+/// The PCI root bridge, with what it decodes and where its slots' pins go.
+fn pci_root() -> Vec<u8> {
+    let config = layout::PCI_CONFIG.start().0;
+    let bus = AddressSpace::new_bus_number(0_u16, 0);
+    let own = IO::new(config, config, 1, 8);
+    let below = AddressSpace::new_io(0_u16, config - 1, None);
+    let above = AddressSpace::new_io(layout::PCI_CONFIG.end().0 + 1, u16::MAX, None);
+    let (first, last) = (layout::PCI_MEMORY.0, layout::PCI_MEMORY.0 + layout::PCI_MEMORY_SIZE - 1);
+    let memory =
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first as u32, last as u32, None);
+    let resources = ResourceTemplate::new(vec![&bus, &own, &below, &above, &memory]);
+    let mut routes = PackageBuilder::new();
+    for slot in 1..SLOTS {
+        let address = (slot as u32) << 16 | 0xffff;
+        let line = PciHost::line_of(slot);
+        routes.add_element(&Package::new(vec![&address, &ZERO, &ZERO, &line]));
+    }
+    let (hid, bus) = (Name::new("_HID".into(), &EISAName::new("PNP0A03")), Name::new("_BBN".into(), &ZERO));
+    let (uid, resources) = (Name::new("_UID".into(), &ZERO), Name::new("_CRS".into(), &resources));
+    let routes = Name::new("_PRT".into(), &routes);
+    bytes_of(&Device::new("PCI0".into(), vec![&hid, &uid, &bus, &resources, &routes]))
+}
+
+/// The Differentiated System Description Table: soft off, the PCI root, and the ISA devices that are looked for here.
+fn dsdt() -> Sdt {
+    // The sleep type of `device::acpi_pm`.
+    let soft_off = Name::new("_S5_".into(), &Package::new(vec![&ZERO, &ZERO, &ZERO, &ZERO]));
+    let pci = Made(pci_root());
+    let serial = Made(isa("COM1", "PNP0501", layout::COM1.start().0, 8, layout::IRQ_COM1));
+    let clock = Made(isa("RTC_", "PNP0B00", layout::CMOS.start().0, 2, layout::IRQ_RTC));
+    let system = Scope::new("_SB_".into(), vec![&pci, &serial, &clock]);
+    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
+    dsdt.append_slice(&bytes_of(&soft_off));
+    dsdt.append_slice(&bytes_of(&system));
+    dsdt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    fn word(bytes: &[u8], at: usize) -> usize {
+        u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize
+    }
+
+    #[test]
+    fn tables_are_found_from_the_rsdp_on_and_add_up() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        write(&ram, 2);
+        let read = |at: usize, size: usize| {
+            let mut bytes = vec![0; size];
+            ram.read(Gpa(at as u64), &mut bytes).unwrap();
+            bytes
+        };
+        let table = |at: usize| {
+            let bytes = read(at, word(&read(at, 8), 4));
+            assert_eq!(sum(&bytes), 0, "{:?}", String::from_utf8_lossy(&bytes[..4]));
+            bytes
+        };
+        let rsdp = read(layout::FIRMWARE_TABLES.0 as usize, 36);
+        assert_eq!((&rsdp[..8], sum(&rsdp[..20]), sum(&rsdp)), (&b"RSD PTR "[..], 0, 0));
+        let xsdt = table(word(&rsdp, 24));
+        assert_eq!((&xsdt[..4], xsdt.len()), (&b"XSDT"[..], 36 + 16));
+        let (fadt, madt) = (table(word(&xsdt, 36)), table(word(&xsdt, 44)));
+        assert_eq!((&fadt[..4], &madt[..4]), (&b"FACP"[..], &b"APIC"[..]));
+        assert_eq!(&table(word(&fadt, 40))[..4], b"DSDT");
+        let facs = read(word(&fadt, 36), 64);
+        assert_eq!((&facs[..4], word(&fadt, 36) % 64), (&b"FACS"[..], 0));
+        // Structures of the MADT fill it, and two are enabled CPUs.
+        let (mut at, mut cpus) = (44, 0);
+        while at < madt.len() {
+            cpus += usize::from(madt[at] == 0 && word(&madt, at + 4) == 1);
+            at += usize::from(madt[at + 1]);
+        }
+        assert_eq!((at, cpus), (madt.len(), 2));
+    }
+
+    #[test]
+    fn little_ram_gets_no_tables() {
+        write(&GuestRam::new(4096).unwrap(), 1);
+    }
+}
