@@ -73,7 +73,8 @@ pub(super) fn meant(name: &str) -> String {
 /// The bytes of an image file.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let refused = |why: &str| Err(io::Error::other(why.to_owned()));
-    let kind = std::fs::metadata(path)?.file_type();
+    let metadata = std::fs::metadata(path)?;
+    let kind = metadata.file_type();
     if kind.is_dir() {
         return refused("it is a directory; name the image in it");
     }
@@ -81,7 +82,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
         // Opening a pipe waits for a writer, who may never come.
         return refused("it is a device, pipe or socket; copy the image to a file first");
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(MOST)).unwrap_or(0) + 1);
     File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {
         return refused("it has more than 1 GiB, which no image needs");

@@ -138,6 +138,17 @@ struct Placed {
     size: u64,
 }
 
+/// Where bytes go, the bytes, and how many there are in memory.
+type Piece<'a> = (Gpa, &'a [u8], u64);
+
+fn raw(at: Gpa, bytes: &[u8]) -> Piece<'_> {
+    (at, bytes, bytes.len() as u64)
+}
+
+fn pieces_of(segments: &[Segment]) -> Vec<Piece<'_>> {
+    segments.iter().map(|segment| (segment.gpa, segment.bytes.as_slice(), segment.size)).collect()
+}
+
 #[derive(Debug, Clone)]
 enum Kernel {
     /// ELF64 with PVH note.
@@ -210,14 +221,22 @@ impl Image {
     /// The pieces to be loaded, ascending.
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
-        let raw = |gpa, bytes: &[u8]| {
-            vec![Segment { gpa, bytes: bytes.to_vec(), size: bytes.len() as u64, executable: true }]
-        };
+        let executable =
+            |(gpa, bytes, size): Piece| Segment { gpa, bytes: bytes.to_vec(), size, executable: true };
         match &self.kernel {
             Kernel::Elf(elf) => elf.segments().to_vec(),
             Kernel::Multiboot(image) => image.segments().to_vec(),
-            Kernel::Linux(linux) => raw(layout::IMAGE_START, linux.kernel()),
-            Kernel::Flat(bytes) => raw(layout::FLAT_START, bytes),
+            Kernel::Linux(_) | Kernel::Flat(_) => self.pieces().into_iter().map(executable).collect(),
+        }
+    }
+
+    /// As [`Self::segments`], without copies.
+    fn pieces(&self) -> Vec<Piece<'_>> {
+        match &self.kernel {
+            Kernel::Elf(elf) => pieces_of(elf.segments()),
+            Kernel::Multiboot(image) => pieces_of(image.segments()),
+            Kernel::Linux(linux) => vec![raw(layout::IMAGE_START, linux.kernel())],
+            Kernel::Flat(bytes) => vec![raw(layout::FLAT_START, bytes)],
         }
     }
 
@@ -236,31 +255,31 @@ impl Image {
     /// [`LoadError::DoesNotFit`], [`LoadError::InitrdDoesNotFit`] and [`LoadError::CommandLine`]. What is in RAM then
     /// is not to be run.
     pub fn load(&self, ram: &GuestRam, command_line: &str) -> Result<CpuState, LoadError> {
-        let segments = self.segments();
+        let pieces = self.pieces();
         let high = ram.slots()[0].size;
         // Some multiboot images live in conventional memory, as no BIOS uses it.
         let lowest = match self.kernel {
             Kernel::Multiboot(_) => layout::MULTIBOOT_INFO.offset(multiboot::SIZE as u64),
             _ => layout::IMAGE_START,
         };
-        for segment in &segments {
-            let end = segment.gpa.0.saturating_add(segment.size);
-            if segment.gpa < lowest || end > high {
-                let (start, low) = (segment.gpa.0, lowest.0);
+        for &(at, _, size) in &pieces {
+            let end = at.0.saturating_add(size);
+            if at < lowest || end > high {
+                let (start, low) = (at.0, lowest.0);
                 return Err(LoadError::DoesNotFit { start, end, low, high });
             }
         }
         let (kernel_end, initrd_max) = match &self.kernel {
             Kernel::Linux(linux) => (linux.end(), linux.initrd_max()),
-            _ => (segments.last().map_or(0, |s| s.gpa.0 + s.size), u64::MAX),
+            _ => (pieces.iter().map(|&(at, _, size)| at.0 + size).max().unwrap_or(0), u64::MAX),
         };
         if kernel_end > high {
             let start = layout::IMAGE_START.0;
             return Err(LoadError::DoesNotFit { start, end: kernel_end, low: start, high });
         }
         let initrd = self.place_initrd(ram, kernel_end, high.min(initrd_max.saturating_add(1)))?;
-        for segment in &segments {
-            ram.write(segment.gpa, &segment.bytes).map_err(|_| LoadError::tables_do_not_fit(ram))?;
+        for (at, bytes, _) in pieces {
+            ram.write(at, bytes).map_err(|_| LoadError::tables_do_not_fit(ram))?;
         }
         let entry = match &self.kernel {
             Kernel::Linux(linux) => return linux.start(ram, command_line, initrd),

@@ -1,0 +1,151 @@
+//! Boots a stock Linux kernel with a busybox initramfs to user space and back to power-off, and gives `run --kernel`
+//! files that cannot be booted.
+//!
+//! The kernel and busybox are those of Debian's packages `linux-image-…-cloud-amd64` and `busybox-static`, unpacked into
+//! `target/linux` (`.ci/run` does so) or the folder that `TRIVISOR_LINUX` names. Without them the boots say that they
+//! are skipped.
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Kernel and busybox, if they are there.
+fn debian() -> Option<(PathBuf, PathBuf)> {
+    let root = std::env::var_os("TRIVISOR_LINUX")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/linux"), PathBuf::from);
+    let kernel = std::fs::read_dir(root.join("boot")).ok().and_then(|entries| {
+        let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths
+            .find(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"vmlinuz")))
+    });
+    let busybox = Some(root.join("bin/busybox")).filter(|path| path.exists());
+    if kernel.is_none() || busybox.is_none() {
+        eprintln!(
+            "skipped: no kernel and busybox in {}; see .ci/run for how they come there",
+            root.display()
+        );
+    }
+    kernel.zip(busybox)
+}
+
+/// An archive in the format that the kernel unpacks (`Documentation/driver-api/early-userspace/buffer-format.rst`).
+#[derive(Default)]
+struct Cpio(Vec<u8>);
+
+impl Cpio {
+    fn add(&mut self, name: &str, mode: u32, contents: &[u8]) {
+        let mut header = String::from("070701");
+        let (size, name_size) = (contents.len() as u32, name.len() as u32 + 1);
+        for field in [0, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0] {
+            write!(header, "{field:08x}").unwrap();
+        }
+        self.0.extend([header.as_bytes(), name.as_bytes(), &[0]].concat());
+        self.pad();
+        self.0.extend(contents);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    /// busybox, and an `/init` of these lines.
+    fn with_init(busybox: &[u8], lines: &str) -> Vec<u8> {
+        let mut cpio = Self::default();
+        for folder in ["bin", "dev", "proc"] {
+            cpio.add(folder, 0o40755, &[]);
+        }
+        cpio.add("bin/busybox", 0o100_755, busybox);
+        cpio.add("init", 0o100_755, format!("#!/bin/busybox sh\nPATH=/bin\n{lines}").as_bytes());
+        cpio.add("TRAILER!!!", 0, &[]);
+        cpio.0
+    }
+}
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trivisor"));
+    command.args(["run", "--mode", "emu", "--no-reboot", "--timeout", "240s", "--memory", "256M"]);
+    command.args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Boots with an `/init` of these lines; what the guest printed. It must have ended well.
+fn boot(kernel: &Path, busybox: &Path, lines: &str, engine: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let initrd = folder.path().join("initrd");
+    std::fs::write(&initrd, Cpio::with_init(&std::fs::read(busybox).unwrap(), lines)).unwrap();
+    let (kernel, initrd) = (kernel.to_str().unwrap(), initrd.to_str().unwrap());
+    let append = "console=ttyS0 quiet";
+    let output = run(&["--engine", engine, "--kernel", kernel, "--initrd", initrd, "--append", append]);
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), printed);
+    printed
+}
+
+#[test]
+fn a_stock_kernel_reaches_user_space_and_switches_off() {
+    let Some((kernel, busybox)) = debian() else { return };
+    let lines = "busybox sha256sum /bin/busybox\n\
+        busybox mount -t proc proc /proc\n\
+        busybox mount -t devtmpfs dev /dev\n\
+        for i in 1 2 3 4 5 6 7 8; do (busybox echo child $i) | busybox cat; done\n\
+        busybox dd if=/dev/zero bs=64k count=64 2>/dev/null | busybox gzip | busybox gunzip | busybox md5sum\n\
+        busybox cat /proc/interrupts\n\
+        busybox echo last line\n\
+        busybox poweroff -f\n";
+    let printed = boot(&kernel, &busybox, lines, "translator");
+    let digest = Sha256::digest(std::fs::read(&busybox).unwrap());
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(printed.contains(&format!("{digest}  /bin/busybox")), "{printed}");
+    // MD5 of 4 MiB of zeros.
+    assert!(printed.contains("b5cfa9d6c8febd618f91ac2843d50a1c"), "{printed}");
+    assert!((1..=8).all(|i| printed.contains(&format!("child {i}"))), "{printed}");
+    // Interrupts go by the I/O APIC, as the tables say.
+    assert!(printed.contains("IO-APIC") && printed.contains("ttyS0"), "{printed}");
+    assert!(printed.contains("last line"), "{printed}");
+}
+
+#[test]
+fn a_guest_that_resets_ends_the_run() {
+    let Some((kernel, busybox)) = debian() else { return };
+    let printed = boot(&kernel, &busybox, "busybox echo here\nbusybox reboot -f\n", "translator");
+    assert!(printed.contains("here"), "{printed}");
+}
+
+#[test]
+fn what_cannot_be_booted_is_told_in_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let refused = |arguments: &[&str], status: i32| {
+        let output = run(arguments);
+        let told = text(&output.stderr);
+        assert_eq!((output.status.code(), told.lines().count()), (Some(status), 1), "{told}");
+        told
+    };
+    // The boot protocol's magic, and no more.
+    let mut cut = vec![0; 0x206];
+    cut[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    cut[0x202..0x206].copy_from_slice(b"HdrS");
+    let cut = file("cut", &cut);
+    assert!(refused(&["--kernel", &cut], 1).contains("truncated or damaged"));
+    let text = file("text", b"not a kernel");
+    assert!(refused(&["--kernel", &text], 1).contains("neither an ELF file nor a Linux bzImage"));
+    let nothing = folder.path().join("nothing");
+    assert!(refused(&["--kernel", nothing.to_str().unwrap()], 1).contains("cannot read"));
+    let Some((kernel, _)) = debian() else { return };
+    let whole = std::fs::read(&kernel).unwrap();
+    let half = file("half", &whole[..whole.len() / 2]);
+    assert!(refused(&["--kernel", &half], 1).contains("ends after"));
+    let large = file("large", &vec![0; 250 << 20]);
+    let kernel = kernel.to_str().unwrap();
+    assert!(refused(&["--kernel", kernel, "--initrd", &large], 1).contains("--memory"));
+    let empty = file("empty", &[]);
+    assert!(refused(&["--kernel", kernel, "--initrd", &empty], 1).contains("is empty"));
+}
