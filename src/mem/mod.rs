@@ -206,6 +206,35 @@ impl GuestRam {
 }
 
 impl GuestRam {
+    /// Reads two bytes, as one access where they are aligned; `None` where there is no RAM.
+    #[inline]
+    #[must_use]
+    pub fn read_u16(&self, at: Gpa) -> Option<u16> {
+        self.host(at, 2).map(|p| match p as usize % 2 {
+            // SAFETY: in bounds and aligned. Volatile: other CPUs of the guest write here.
+            0 => unsafe { p.cast::<u16>().read_volatile() },
+            // SAFETY: in bounds.
+            _ => unsafe { p.cast::<u16>().read_unaligned() },
+        })
+    }
+
+    /// Writes two bytes, as one access where they are aligned. Whether they are RAM.
+    #[inline]
+    pub fn write_u16(&self, at: Gpa, value: u16) -> bool {
+        let Some(offset) = self.offset(at, 2) else { return false };
+        // SAFETY: `offset` is that of two bytes in the mapping, which is page-aligned.
+        let place = unsafe { self.map.as_mut_ptr().add(offset as usize).cast::<u16>() };
+        if offset.is_multiple_of(2) {
+            // SAFETY: in bounds and aligned.
+            unsafe { place.write_volatile(value) };
+        } else {
+            // SAFETY: in bounds.
+            unsafe { place.write_unaligned(value) };
+        }
+        self.code.note_write(offset, 2);
+        true
+    }
+
     /// Writes eight bytes, as one access where they are aligned. Whether they are RAM.
     #[inline]
     pub fn write_u64(&self, at: Gpa, value: u64) -> bool {
@@ -261,6 +290,12 @@ mod tests {
         ram.set_bits(Gpa(u64::MAX), 1);
         assert!(ram.write_u64(Gpa(2 * PAGE_SIZE - 8), 5) && !ram.write_u64(Gpa(2 * PAGE_SIZE - 7), 6));
         assert_eq!(ram.read_u64(Gpa(2 * PAGE_SIZE - 8)), Some(5));
+        for at in [Gpa(100), Gpa(101), Gpa(2 * PAGE_SIZE - 2)] {
+            assert!(ram.write_u16(at, 0x1234));
+            assert_eq!(ram.read_u16(at), Some(0x1234));
+        }
+        assert!(!ram.write_u16(Gpa(2 * PAGE_SIZE - 1), 1));
+        assert_eq!(ram.read_u16(Gpa(u64::MAX)), None);
     }
 
     #[test]
