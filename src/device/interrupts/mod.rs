@@ -233,8 +233,9 @@ impl MsiSink for InterruptComplex {
         }
         let message = Message {
             destination: (address >> 12) as u8,
-            // The destination mode counts only with a redirection hint (SDM 11.11.1).
-            logical: address & 0b1100 == 0b1100,
+            // The manual lets the mode count only with a redirection hint (SDM 11.11.1). Chips and hypervisors let it count
+            // always, and Linux relies on that.
+            logical: address & 0b100 != 0,
             mode: DeliveryMode::from_bits(data >> 8),
             vector: data as u8,
             level: false,

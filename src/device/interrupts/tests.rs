@@ -201,6 +201,33 @@ fn ipis_go_where_they_are_sent() {
 }
 
 #[test]
+fn messages_of_devices_reach_physical_and_logical_destinations() {
+    let bench = Bench::new();
+    bench.enable();
+    // Flat logical addresses 1 and 2.
+    for (vcpu, address) in [(CPU0, 1 << 24), (CPU1, 2 << 24)] {
+        bench.write(vcpu, 0xe0, u32::MAX);
+        bench.write(vcpu, 0xd0, address);
+    }
+    for (address, to) in [
+        (0xfee0_0000, [true, false]),
+        (0xfee0_1000, [false, true]),
+        (0xfee0_1004, [true, false]),
+        (0xfee0_200c, [false, true]),
+        (0xfee0_3004, [true, true]),
+        (0xfed0_0000, [false, false]),
+        (0x1_fee0_0000, [false, false]),
+    ] {
+        bench.complex.send(address, 0x61);
+        let taken = [CPU0, CPU1].map(|vcpu| bench.take(vcpu) == Some(0x61));
+        assert_eq!(taken, to, "{address:#x}");
+        for vcpu in [CPU0, CPU1] {
+            bench.write(vcpu, 0xb0, 0);
+        }
+    }
+}
+
+#[test]
 fn cluster_addresses() {
     let bench = Bench::new();
     bench.enable();
