@@ -48,6 +48,24 @@ pub(super) struct Decoded {
     pub(super) size: u64,
 }
 
+/// Room for base address registers, of which the lower part is given away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Window {
+    pub(super) free: u64,
+    /// Behind its last byte.
+    pub(super) end: u64,
+}
+
+impl Window {
+    /// `size` bytes at a multiple of `size`, which is a power of two.
+    fn take(&mut self, size: u64) -> Option<u64> {
+        let start = self.free.next_multiple_of(size);
+        let end = start.checked_add(size).filter(|&end| end <= self.end)?;
+        self.free = end;
+        Some(start)
+    }
+}
+
 /// The configuration space of one function with a header of type 0.
 #[derive(Debug)]
 pub struct ConfigSpace {
@@ -129,6 +147,20 @@ impl ConfigSpace {
         let status = u16::from_le_bytes([self.bytes[at::STATUS], self.bytes[at::STATUS + 1]]);
         self.put(at::STATUS, &(status | spec::STATUS_CAPABILITIES).to_le_bytes());
         offset
+    }
+
+    /// Gives each base address register a place, the next free one of its window, as firmware does before a guest
+    /// starts; decoding stays off. One for which there is no room stays without.
+    pub(super) fn place(&mut self, ports: &mut Window, memory: &mut Window) {
+        for (index, bar) in self.bars.into_iter().enumerate() {
+            let Some(Bar { kind, size }) = bar else { continue };
+            let window = if kind == BarKind::Io { &mut *ports } else { &mut *memory };
+            if let Some(start) = window.take(size) {
+                let at = at::BAR + 4 * index;
+                // Both windows end below 4 GiB; the low bits say what kind it is.
+                self.put(at, &(start as u32 | u32::from(self.bytes[at])).to_le_bytes());
+            }
+        }
     }
 
     /// Connects pin INTA, by the bridge.

@@ -16,10 +16,10 @@ mod tests;
 pub use config::{BarKind, ConfigSpace, Identity};
 pub use spec::Command;
 
-use crate::arch::layout::{PCI_LINES, PCI_MEMORY, PCI_PORTS};
+use crate::arch::layout::{PCI_LINES, PCI_MEMORY, PCI_MEMORY_SIZE, PCI_PORTS};
 use crate::arch::{Port, Width};
 use crate::bus::{IrqLine, IrqSink, Lock, MmioTarget, PortTarget, VcpuId};
-use config::Decoded;
+use config::{Decoded, Window};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,6 +53,9 @@ pub struct PciHost {
     address: AtomicU32,
     /// What is decoded, by slot.
     routes: Lock<Vec<(usize, Decoded)>>,
+    /// What base address registers were not given yet.
+    ports: Window,
+    memory: Window,
 }
 
 impl std::fmt::Debug for PciHost {
@@ -117,6 +120,8 @@ impl PciHost {
             lines: Arc::new(SharedLines { sink, asserted: Lock::new([0; PCI_LINES.len()]) }),
             address: AtomicU32::new(0),
             routes: Lock::new(Vec::new()),
+            ports: Window { free: PCI_PORTS.start().0.into(), end: u64::from(PCI_PORTS.end().0) + 1 },
+            memory: Window { free: PCI_MEMORY.0, end: PCI_MEMORY.0 + PCI_MEMORY_SIZE },
         }
     }
 
@@ -126,14 +131,18 @@ impl PciHost {
         PCI_LINES[slot % PCI_LINES.len()]
     }
 
-    /// Puts a device into the lowest free slot, whose number it returns, and wires its pin.
+    /// Puts a device into the lowest free slot, whose number it returns, wires its pin and gives its base address
+    /// registers places.
     ///
     /// # Errors
     /// The device, if all slots are taken.
     pub fn plug(&mut self, device: SharedPciDevice) -> Result<usize, SharedPciDevice> {
         let Some(slot) = self.slots.iter().position(Option::is_none) else { return Err(device) };
         let sink: Arc<dyn IrqSink> = self.lines.clone();
-        lock(&device).config().connect(IrqLine::new(sink, slot as u8), Self::line_of(slot));
+        let line = IrqLine::new(sink, slot as u8);
+        lock(&device).config().connect(line, Self::line_of(slot));
+        // A guest without firmware finds all in place, in windows that nothing else tells it of.
+        lock(&device).config().place(&mut self.ports, &mut self.memory);
         self.slots[slot] = Some(device);
         Ok(slot)
     }
