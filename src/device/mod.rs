@@ -20,6 +20,7 @@ pub mod pic8259;
 pub mod pit8254;
 pub mod post;
 pub mod uart16550;
+pub mod virtio;
 
 use crate::arch::{Port, Width};
 use crate::bus::PortDevice;
