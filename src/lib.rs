@@ -10,7 +10,7 @@
 //! | [`sys`] | Linux, wrapped thinly |
 //! | [`mem`], [`clock`], [`bus`] | RAM, time, and the way to devices |
 //! | [`device`] | the models of the chips, written once for all modes |
-//! | [`host`] | the other end of devices: consoles |
+//! | [`host`] | the other end of devices: consoles, disk images |
 //! | [`engine`] | the contract that every mode fulfils |
 //! | [`hwassist`] | the `kvm` mode |
 //! | [`pv`] | the `pv` mode: the guest patched and run natively at ring 3, in a sandbox |

@@ -1,4 +1,6 @@
-//! The host's end of devices: where a console's characters go and come from.
+//! The host's end of devices: consoles, disk images, random bytes.
 //!
 //! This room implements traits that the devices define; devices never name it.
 pub mod console;
+pub mod disk;
+pub mod entropy;
