@@ -80,9 +80,10 @@ impl CliError {
                 Self::Usage(format!("--append: {error}"))
             }
             MachineError::Load(source) => Self::Image { name, source },
-            error @ (MachineError::Memory(_) | MachineError::Engine(EngineError::Unavailable { .. })) => {
-                Self::Machine(error)
-            }
+            error @ (MachineError::Memory(_)
+            | MachineError::Disk(_)
+            | MachineError::NoSlot
+            | MachineError::Engine(EngineError::Unavailable { .. })) => Self::Machine(error),
             source => Self::Guest { name, source },
         }
     }

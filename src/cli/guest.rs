@@ -1,14 +1,16 @@
 //! Which guest, on what machine: the arguments that all commands with one guest share.
 use super::error::CliError;
 use super::pair::PairArguments;
-use super::{choices, image, units};
+use super::{choices, disk, image, units};
 use crate::abi;
 use crate::clock::ClockSource;
 use crate::engine::{Engine, Pair};
+use crate::host::disk::DiskSpec;
 use crate::loader::Image;
 use crate::machine::{EmuEngine, MachineSpec, Without};
 use crate::sys::tsc;
 use clap::Args;
+use clap::builder::TypedValueParser;
 use std::ffi::{OsStr, OsString};
 
 /// The guest itself, in whatever mode it is to run.
@@ -83,6 +85,13 @@ pub(super) struct GuestArguments {
     /// Techniques that the translator is to go without, with commas between
     #[arg(long, value_name = "TECHNIQUE,...", value_parser = choices::Techniques)]
     without: Option<Without>,
+    /// A virtio disk: a raw image, which the guest cannot write with ro, and which stays as it is with an overlay
+    /// that takes the writes (made if it is not there). May be given several times
+    #[arg(long, value_name = "FILE[,ro][,overlay=FILE]", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| disk::parse(&value)))]
+    disk: Vec<DiskSpec>,
+    /// A virtio device that gives the guest random bytes of the host
+    #[arg(long, conflicts_with = "deterministic")]
+    rng: bool,
     /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
     #[arg(long)]
     deterministic: bool,
@@ -114,6 +123,8 @@ impl GuestArguments {
         }
         spec.emulator = emulator;
         spec.without = self.without.unwrap_or_default();
+        spec.disks.clone_from(&self.disk);
+        spec.entropy = self.rng;
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         }

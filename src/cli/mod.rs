@@ -6,6 +6,7 @@
 mod bench;
 mod choices;
 mod debug;
+mod disk;
 mod doctor;
 mod error;
 mod guest;

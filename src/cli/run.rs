@@ -67,12 +67,16 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         input.connect(&machine);
         let stop = machine.run(&limits);
         let stats = arguments.stats.then(|| stats(&machine, start.elapsed()));
+        let disk_failures: Vec<_> = machine.pc().disk_failures().map(str::to_owned).collect();
         let left_alone = if unpatched { machine.sites() } else { None };
         // Prints the console's last words before we say ours.
         drop(machine);
         if let Some(stats) = stats {
             // Statistics that nobody can read are no failure of the run.
             let _closed = io::stderr().write_all(stats.as_bytes());
+        }
+        for failure in disk_failures {
+            say(&format!("disk: {failure}; the guest was told of an I/O error"));
         }
         if let Some(words) = left_alone.as_ref().and_then(sites::left_alone) {
             say(&words);

@@ -12,10 +12,12 @@ mod spec;
 #[cfg(test)]
 mod step_tests;
 mod timed;
+mod virtio;
 
 pub use crate::device::uart16550::ConsoleSink;
 pub use crate::emulator::{EmuEngine, Technique, UnknownTechnique, Without};
 pub use crate::host::console::{Capture, Outlet, Stream};
+use crate::host::disk::DiskError;
 pub use backends::availability;
 pub use run::{Limits, Stop};
 pub use spec::MachineSpec;
@@ -46,6 +48,12 @@ pub enum MachineError {
     /// Two devices in one place: our fault.
     #[error(transparent)]
     Claim(#[from] ClaimConflict),
+    /// A disk cannot be had.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// More devices than the bus has slots.
+    #[error("the PCI bus has no slot left: a machine has at most 30 disks and other devices")]
+    NoSlot,
     /// The host refused a timer or a signal handler.
     #[error("{what}: {source}")]
     Host {

@@ -1,8 +1,8 @@
 //! Which chip sits where: a PC, wired by the map of [`crate::arch::layout`].
-use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec, TimedCounts};
+use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec, TimedCounts, virtio};
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::layout;
-use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, Lock, PowerSwitch};
+use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, Lock, MsiSink, PowerSwitch};
 use crate::clock::{Clock, ClockSource, TimerClient, TimerQueue};
 use crate::device::acpi_pm::AcpiPm;
 use crate::device::bench_port::{BenchPort, Marks};
@@ -15,6 +15,7 @@ use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
 use crate::device::uart16550::Uart16550;
 use crate::engine::{Counters, Engine, Hypercalls, Interface, KickCell, Platform, PlatformParts};
+use crate::host::disk::Failures;
 use crate::mem::GuestRam;
 use crate::sys::{host_cpuid, membarrier};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -43,6 +44,7 @@ pub struct Pc {
     uart: Arc<Lock<Uart16550>>,
     marks: Arc<Mutex<Marks>>,
     timed: Arc<Mutex<TimedCounts>>,
+    disks: Vec<Failures>,
 }
 
 impl Pc {
@@ -114,7 +116,10 @@ impl Pc {
         let lapic = Arc::new(LapicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("lapic", layout::LAPIC, layout::LAPIC_SIZE, lapic)?;
         // Devices are plugged in before the bridge is given its places.
-        let pci = Arc::new(PciHost::new(Arc::clone(&sink)));
+        let mut pci = PciHost::new(Arc::clone(&sink));
+        let messages: Arc<dyn MsiSink> = interrupts.clone();
+        let disks = virtio::plug(spec, &mut pci, &ram, &messages)?;
+        let pci = Arc::new(pci);
         bus.claim_ports("pci", layout::PCI_CONFIG, pci.clone())?;
         bus.claim_ports("pci", layout::PCI_PORTS, pci.clone())?;
         bus.claim_mmio("pci", layout::PCI_MEMORY, layout::PCI_MEMORY_SIZE, pci)?;
@@ -143,7 +148,7 @@ impl Pc {
             hypercalls,
         }));
         counters.get_or_init(|| Arc::clone(platform.counters(BOOT_CPU)));
-        Ok(Self { platform, interrupts, uart, marks, timed })
+        Ok(Self { platform, interrupts, uart, marks, timed, disks })
     }
 
     /// The platform that the chips form.
@@ -162,6 +167,11 @@ impl Pc {
     #[must_use]
     pub fn uart(&self) -> &Arc<Lock<Uart16550>> {
         &self.uart
+    }
+
+    /// What went wrong first with each disk, if something did.
+    pub fn disk_failures(&self) -> impl Iterator<Item = &str> {
+        self.disks.iter().filter_map(Failures::first)
     }
 
     /// What was counted in the timed regions that the guest reports.

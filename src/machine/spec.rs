@@ -2,6 +2,7 @@
 use crate::clock::ClockSource;
 use crate::emulator::{EmuEngine, Without};
 use crate::engine::Pair;
+use crate::host::disk::DiskSpec;
 
 /// What machine is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +24,10 @@ pub struct MachineSpec {
     pub clock: ClockSource,
     /// The guest's command line.
     pub command_line: String,
+    /// Its virtio disks, in order.
+    pub disks: Vec<DiskSpec>,
+    /// It has a virtio device that gives random bytes of the host.
+    pub entropy: bool,
 }
 
 impl MachineSpec {
@@ -41,6 +46,8 @@ impl MachineSpec {
             memory: Self::DEFAULT_MEMORY,
             clock: ClockSource::Real,
             command_line: String::new(),
+            disks: vec![],
+            entropy: false,
         }
     }
 }

@@ -100,6 +100,30 @@ fn each_absurd_size_is_told_in_one_sentence() {
 }
 
 #[test]
+fn each_wrong_disk_is_told_in_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let short = file(dir.path(), "short", b"no disk");
+    let image = file(dir.path(), "image", &[0; 4096]);
+    let over = |overlay: &str| format!("{},overlay={overlay}", image.display());
+    for (disk, words) in [
+        ("/nonexistent.img".to_owned(), "cannot open the disk image /nonexistent.img"),
+        ("/".to_owned(), "is a directory"),
+        ("/dev/zero".to_owned(), "neither a file nor a block device"),
+        (short.display().to_string(), "shorter than one sector"),
+        (over(&short.display().to_string()), "short is no overlay"),
+        (over("/nonexistent/o.cow"), "/nonexistent/o.cow"),
+    ] {
+        trivisor(&["run", "hello", "--disk", &disk]).one_sentence(1, &[words]);
+    }
+    let disk = image.display().to_string();
+    trivisor(&["run", "hello", "--disk", &disk, "--disk", &disk]).one_sentence(1, &["is in use"]);
+    let disks: Vec<_> = (0..40).flat_map(|_| ["--disk".to_owned(), format!("{disk},ro")]).collect();
+    let all: Vec<_> = ["run", "hello"].into_iter().chain(disks.iter().map(String::as_str)).collect();
+    trivisor(&all).one_sentence(1, &["no slot left"]);
+    trivisor(&["run", "hello", "--disk", &disk, "--rng"]).well();
+}
+
+#[test]
 fn a_triple_fault_is_told_in_one_sentence() {
     for mode in modes() {
         let told = trivisor(&["run", "triple_fault", "--mode", mode.name()]);

@@ -1,0 +1,47 @@
+//! The virtio devices of a machine, in the slots of its PCI bus: disks in the order in which they are wanted, then the
+//! rest.
+use super::{MachineError, MachineSpec};
+use crate::bus::MsiSink;
+use crate::device::pci::{PciDevice, PciHost};
+use crate::device::virtio::block::Block;
+use crate::device::virtio::entropy::Entropy;
+use crate::device::virtio::{VirtioDevice, VirtioPci};
+use crate::host::disk::{self, Failures};
+use crate::host::entropy::HostEntropy;
+use crate::mem::GuestRam;
+use std::sync::{Arc, Mutex};
+
+/// Plugs in what `spec` wants; returns how the disks fare, in their order.
+pub(super) fn plug(
+    spec: &MachineSpec,
+    pci: &mut PciHost,
+    ram: &Arc<GuestRam>,
+    messages: &Arc<dyn MsiSink>,
+) -> Result<Vec<Failures>, MachineError> {
+    let mut all = vec![];
+    for (number, wanted) in spec.disks.iter().enumerate() {
+        let failures = Failures::default();
+        let store = disk::open(wanted, &failures)?;
+        let block = Block::new(store, &format!("trivisor-{number}"));
+        insert(pci, on_pci(block, ram, messages))?;
+        all.push(failures);
+    }
+    if spec.entropy {
+        let source = HostEntropy::open()
+            .map_err(|source| MachineError::Host { what: "cannot get random bytes", source })?;
+        insert(pci, on_pci(Entropy::new(Box::new(source)), ram, messages))?;
+    }
+    Ok(all)
+}
+
+fn on_pci<D: VirtioDevice + 'static>(
+    device: D,
+    ram: &Arc<GuestRam>,
+    messages: &Arc<dyn MsiSink>,
+) -> Arc<Mutex<dyn PciDevice>> {
+    Arc::new(Mutex::new(VirtioPci::new(device, Arc::clone(ram), Arc::clone(messages))))
+}
+
+fn insert(pci: &mut PciHost, device: Arc<Mutex<dyn PciDevice>>) -> Result<(), MachineError> {
+    pci.plug(device).map(drop).map_err(|_full| MachineError::NoSlot)
+}
