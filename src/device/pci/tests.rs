@@ -128,8 +128,8 @@ fn registers_have_places_from_the_start() {
     assert!(host.plug(Echo::shared()).is_ok());
     let memory = PCI_MEMORY.0 as u32;
     let all = |slot| [0x10, 0x14, 0x20, 0x24, 4].map(|register| config(&host, slot, register));
-    assert_eq!(all(1), [0xc001, memory, memory + 0x4000 | 0xc, 0, 0], "decoding is off");
-    assert_eq!(all(2), [0xc041, memory + 0x8000, memory + 0xc000 | 0xc, 0, 0]);
+    assert_eq!(all(1), [0xc001, memory, (memory + 0x4000) | 0xc, 0, 0], "decoding is off");
+    assert_eq!(all(2), [0xc041, memory + 0x8000, (memory + 0xc000) | 0xc, 0, 0]);
 }
 
 #[test]

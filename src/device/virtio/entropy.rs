@@ -77,7 +77,7 @@ impl VirtioDevice for Entropy {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Driver, READ, RING, WRITE};
+    use super::super::tests::{Driver, READ, WRITE};
     use super::*;
 
     /// 1, 2, 3 …, until it is dry.
@@ -128,6 +128,5 @@ mod tests {
         driver.offer(0, &[(0x8000, 5, WRITE), (u64::MAX - 3, u32::MAX, WRITE)]);
         driver.notify(0);
         assert_eq!(driver.used(0), [(0, 0), (1, 5)]);
-        assert!(RING > 4);
     }
 }
