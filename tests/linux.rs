@@ -4,6 +4,8 @@
 //! The kernel and busybox are those of Debian's packages `linux-image-…-cloud-amd64` and `busybox-static`, unpacked into
 //! `target/linux` (`.ci/run` does so) or the folder that `TRIVISOR_LINUX` names. Without them the boots say that they
 //! are skipped.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

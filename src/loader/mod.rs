@@ -22,7 +22,7 @@ use crate::mem::{GuestRam, amount};
 pub enum LoadError {
     /// No ELF magic.
     #[error(
-        "the image is neither an ELF file nor a Linux bzImage; give a kernel as one of them, or load raw code with --flat"
+        "the image is neither an ELF file nor a Linux bzImage nor a multiboot image; give a kernel as one of them, or load raw code with --flat"
     )]
     NotElf,
     /// An ELF of another class or machine.

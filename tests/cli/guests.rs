@@ -14,8 +14,8 @@ fn each_bad_image_is_told_in_one_sentence() {
     let elf = Elf::default();
     let shared = Elf { kind: 3, ..Elf::default() }.with(&LOOPS);
     let cases: [(&str, Vec<u8>, &[&str]); 16] = [
-        ("script", b"#!/bin/sh\n".to_vec(), &["not an ELF file", "--flat"]),
-        ("empty", Vec::new(), &["not an ELF file"]),
+        ("script", b"#!/bin/sh\n".to_vec(), &["neither an ELF file", "--flat"]),
+        ("empty", Vec::new(), &["neither an ELF file"]),
         ("arm", Elf { machine: 183, ..elf }.with(&LOOPS), &["AArch64", "x86-64"]),
         ("riscv", Elf { machine: 243, ..Elf::default() }.with(&LOOPS), &["RISC-V", "x86-64"]),
         ("ppc", Elf { machine: 21, order: 2, ..Elf::default() }.with(&LOOPS), &["PowerPC", "x86-64"]),
@@ -73,7 +73,7 @@ fn a_workload_is_not_hidden_by_a_file_of_its_name() {
     file(dir.path(), "hello", b"no image");
     let within = |name: &str| tell(command(&["run", name]).current_dir(dir.path()));
     within("hello").well();
-    within("./hello").one_sentence(1, &["./hello", "not an ELF file"]);
+    within("./hello").one_sentence(1, &["./hello", "neither an ELF file"]);
 }
 
 #[test]

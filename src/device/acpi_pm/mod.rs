@@ -106,9 +106,9 @@ impl AcpiPm {
 
     fn write_control(&mut self, high: bool, value: u8) {
         let shift = if high { 8 } else { 0 };
-        let bits = self.state.control.bits() & !(0xff << shift) | u16::from(value) << shift;
+        let bits = (self.state.control.bits() & !(0xff << shift)) | (u16::from(value) << shift);
         let written = Control::from_bits_truncate(bits);
-        self.state.control = written - Control::SLEEP | Control::SCI;
+        self.state.control = (written - Control::SLEEP) | Control::SCI;
         // Sleep types that this machine has not are ignored.
         let sleeps = written.contains(Control::SLEEP);
         if sleeps && (written & Control::SLEEP_TYPE).bits() >> 10 == spec::SOFT_OFF {

@@ -31,7 +31,7 @@ impl AcpiPm {
         self.state = State {
             status: Event::from_bits_truncate(status),
             enable: Event::from_bits_truncate(enable),
-            control: Control::from_bits_truncate(control) - Control::SLEEP | Control::SCI,
+            control: (Control::from_bits_truncate(control) - Control::SLEEP) | Control::SCI,
             seen,
         };
         self.sync();
