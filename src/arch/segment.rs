@@ -64,6 +64,14 @@ impl Segment {
         (self.attributes & 15) as u8
     }
 
+    /// Whether this is present, writable data that grows upwards and ends where addresses do, so that an access needs no
+    /// check against it (SDM 5.3, 5.5).
+    #[must_use]
+    pub const fn is_endless_data(&self) -> bool {
+        // Type bits: code 8, expand-down 4, writable 2.
+        self.limit == u32::MAX && self.is_present() && self.kind() & 0xe == 2
+    }
+
     /// Whether this is code in 64-bit mode.
     #[inline]
     #[must_use]

@@ -144,11 +144,7 @@ impl Walk {
     fn is_flat(&self, cx: &Cx) -> bool {
         let whole = |register| {
             let segment = cx.state.segment(register);
-            // Writable data that does not expand down.
-            segment.base == 0
-                && segment.limit == u32::MAX
-                && segment.is_present()
-                && segment.kind() & 0xe == 2
+            segment.base == 0 && segment.is_endless_data()
         };
         self.mask == 0xffff_ffff && cx.has_descriptors() && whole(SegmentRegister::Es) && whole(self.source)
     }

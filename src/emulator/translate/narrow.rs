@@ -12,12 +12,6 @@ fn is_whole(segment: &Segment) -> bool {
     segment.base == 0 && segment.limit == u32::MAX && segment.is_present()
 }
 
-/// Whether a segment is data that can be written, without an end.
-fn is_writable(segment: &Segment) -> bool {
-    // Type bits: code 8, expand-down 4, writable 2.
-    segment.limit == u32::MAX && segment.is_present() && segment.kind() & 0xe == 2
-}
-
 /// Whether `state` executes 32-bit code in flat segments.
 fn is_flat(state: &CpuState) -> bool {
     let segment = |register| state.segment(register);
@@ -29,7 +23,7 @@ fn is_flat(state: &CpuState) -> bool {
         && cs.kind() & 2 != 0
         && is_whole(cs)
         && ss.is_big()
-        && data.into_iter().all(|s| is_writable(s) && s.base == 0)
+        && data.into_iter().all(|s| s.is_endless_data() && s.base == 0)
 }
 
 /// Whether the code that `state` executes can be translated.
@@ -45,7 +39,7 @@ fn of_thread(ring0: bool) -> SegmentRegister {
 
 /// Whether the segment of the CPU or thread has no end, so that only its base counts.
 pub(super) fn thread_segment_is_whole(state: &CpuState) -> bool {
-    is_writable(state.segment(of_thread(state.cpl() == 0)))
+    state.segment(of_thread(state.cpl() == 0)).is_endless_data()
 }
 
 /// Whether the segment of the memory operand needs no check, given what [`thread_segment_is_whole`] says.
