@@ -89,7 +89,6 @@ const LEAF7_EBX: u32 = 1 << 0 // FSGSBASE
     | 1 << 23 // CLFLUSHOPT
     | 1 << 29; // SHA
 const LEAF7_ECX: u32 = 1 << 2; // UMIP
-const LEAF7_EDX: u32 = 1 << 14; // SERIALIZE
 const LEAF7_EDX_SPECULATION: u32 = 1 << 26 // IBRS and IBPB
     | 1 << 29; // IA32_ARCH_CAPABILITIES
 const EXT1_ECX: u32 = 1 << 0 // LAHF in 64-bit mode
@@ -138,7 +137,7 @@ impl CpuidTable {
                 eax: 0,
                 ebx: (seven.ebx | LEAF7_EBX_OURS) & LEAF7_EBX,
                 ecx: (seven.ecx | LEAF7_ECX) & LEAF7_ECX,
-                edx: seven.edx & LEAF7_EDX,
+                edx: 0,
             },
         );
         // XSAVE: x87, SSE and AVX in the standard format; no compaction, no supervisor states.
