@@ -89,6 +89,7 @@ const LEAF7_EBX: u32 = 1 << 0 // FSGSBASE
     | 1 << 23 // CLFLUSHOPT
     | 1 << 29; // SHA
 const LEAF7_ECX: u32 = 1 << 2; // UMIP
+const LEAF7_EDX: u32 = 1 << 14; // SERIALIZE
 const LEAF7_EDX_SPECULATION: u32 = 1 << 26 // IBRS and IBPB
     | 1 << 29; // IA32_ARCH_CAPABILITIES
 const EXT1_ECX: u32 = 1 << 0 // LAHF in 64-bit mode
@@ -117,7 +118,7 @@ impl CpuidTable {
             None,
             CpuidResult {
                 eax: one.eax,
-                // CLFLUSH line size stays; one logical CPU, APIC id 0.
+                // CLFLUSH line size stays; which CPU it is, and of how many, is said by `of_cpu`.
                 ebx: one.ebx & 0x0000_ff00 | 1 << 16,
                 ecx: one.ecx & LEAF1_ECX | LEAF1_ECX_HYPERVISOR,
                 edx: (one.edx | LEAF1_EDX_OURS) & LEAF1_EDX,
@@ -126,7 +127,7 @@ impl CpuidTable {
         put(2, None, host(2, 0));
         for subleaf in 0..4 {
             let cache = host(4, subleaf);
-            // Bits 31:14 describe the host's topology: one core, one thread here.
+            // Bits 31:14 describe the host's topology; ours is for `of_cpu` to say.
             put(4, Some(subleaf), CpuidResult { eax: cache.eax & 0x3fff, ..cache });
         }
         let seven = host(7, 0);
@@ -137,7 +138,7 @@ impl CpuidTable {
                 eax: 0,
                 ebx: (seven.ebx | LEAF7_EBX_OURS) & LEAF7_EBX,
                 ecx: (seven.ecx | LEAF7_ECX) & LEAF7_ECX,
-                edx: 0,
+                edx: seven.edx & LEAF7_EDX,
             },
         );
         // XSAVE: x87, SSE and AVX in the standard format; no compaction, no supervisor states.
@@ -190,6 +191,46 @@ impl CpuidTable {
             },
         );
         Self { entries }
+    }
+
+    /// The table of the CPU with this APIC ID in a machine of `cpus` CPUs: one package of cores with a thread each, their
+    /// APIC IDs from 0 on (SDM vol. 3A, 9.9; AMD APM vol. 3, appendix E).
+    #[must_use]
+    pub fn of_cpu(&self, id: u8, cpus: u8) -> Self {
+        let mut table = self.clone();
+        let cpus = cpus.max(1);
+        let (more, count) = (u32::from(cpus) - 1, u32::from(cpus));
+        // Bits of an APIC ID within the package.
+        let bits = u32::from(cpus).next_power_of_two().ilog2();
+        let amd = self.query(0, 0, Cr4::empty()).ebx == u32::from_le_bytes(*b"Auth");
+        for entry in &mut table.entries {
+            let result = &mut entry.result;
+            match entry.leaf {
+                1 => {
+                    result.ebx = result.ebx & 0xff00 | 1 << bits << 16 | u32::from(id) << 24;
+                    // HTT: the package has more than one.
+                    result.edx |= u32::from(cpus > 1) << 28;
+                }
+                // The cores of the package; what shares a cache is one of them, but for the last level's.
+                4 if result.eax & 0x1f != 0 => {
+                    let shared = if result.eax >> 5 & 7 >= 3 { (1 << bits) - 1 } else { 0 };
+                    result.eax |= ((1 << bits) - 1) << 26 | shared << 14;
+                }
+                // CmpLegacy: HTT speaks of cores.
+                0x8000_0001 if amd => result.ecx |= u32::from(cpus > 1) << 1,
+                0x8000_0008 if cpus > 1 => result.ecx = more | bits << 12,
+                _ => {}
+            }
+        }
+        let at = table.entries.partition_point(|e| e.leaf < 0xb);
+        // Levels: threads of a core, cores of a package.
+        let level = |subleaf, kind: u32, bits, count| CpuidEntry {
+            leaf: 0xb,
+            subleaf: Some(subleaf),
+            result: CpuidResult { eax: bits, ebx: count, ecx: kind << 8 | subleaf, edx: id.into() },
+        };
+        table.entries.splice(at..at, [level(0, 1, 0, 1), level(1, 2, bits, count)]);
+        table
     }
 
     /// Tells the frequencies of the TSC and of the crystal that drives the local APIC's timer (leaf 15H), in Hz: a guest
@@ -294,6 +335,26 @@ mod tests {
         assert_eq!(table.query(7, 0, Cr4::empty()).ebx, LEAF7_EBX_OURS);
         let vendor = table.query(abi::CPUID_HYPERVISOR, 0, Cr4::empty());
         assert_eq!(vendor.ebx.to_le_bytes(), *b"TriV");
+    }
+
+    #[test]
+    fn each_cpu_is_told_its_own_place_in_one_package() {
+        let table = CpuidTable::from_host(|leaf, _| CpuidResult {
+            eax: if leaf == 0 { 0x20 } else { !0 },
+            ..CpuidResult::default()
+        });
+        let query = |id, cpus, leaf, subleaf| table.of_cpu(id, cpus).query(leaf, subleaf, Cr4::empty());
+        let one = query(2, 3, 1, 0);
+        assert_eq!((one.ebx >> 16, one.edx >> 28 & 1), (2 << 8 | 4, 1));
+        let threads = query(2, 3, 0xb, 0);
+        assert_eq!((threads.eax, threads.ebx, threads.ecx, threads.edx), (0, 1, 0x100, 2));
+        let cores = query(2, 3, 0xb, 1);
+        assert_eq!((cores.eax, cores.ebx, cores.ecx, cores.edx), (2, 3, 0x201, 2));
+        assert_eq!(query(2, 3, 0xb, 2), CpuidResult::default());
+        assert_eq!(query(1, 8, 0x8000_0008, 0).ecx, 7 | 3 << 12);
+        let alone = query(0, 1, 1, 0);
+        assert_eq!((alone.ebx >> 16, alone.edx >> 28 & 1), (1, 0));
+        assert!(table.of_cpu(7, 8).entries().is_sorted_by_key(|e| (e.leaf, e.subleaf)));
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub enum Activity {
     Running,
     /// Waits for an interrupt after HLT.
     Halted,
+    /// Waits for a start-up message after INIT, deaf to all else (SDM 9.4.3).
+    WaitsForStartUp,
     /// Shut down by a triple fault.
     Shutdown,
 }
@@ -220,6 +222,29 @@ impl CpuState {
             nmi_blocked: false,
             pending_exception: None,
         }
+    }
+
+    /// The state after INIT (SDM table 9-1): that after reset, but for vectors, MSRs and CR0's cache bits. A CPU that is
+    /// not the boot processor waits for a start-up then.
+    #[must_use]
+    pub fn after_init(&self) -> Self {
+        let cache = Cr0::CD | Cr0::NW;
+        let reset = Self::reset();
+        Self {
+            cr0: (reset.cr0 - cache) | (self.cr0 & cache),
+            msrs: self.msrs,
+            xcr0: self.xcr0,
+            xsave: self.xsave.clone(),
+            ..reset
+        }
+    }
+
+    /// Takes a start-up message: on in real mode at the first byte of page `vector` (SDM 9.4.4.2).
+    pub fn start_up(&mut self, vector: u8) {
+        let code = self.segment_mut(SegmentRegister::Cs);
+        (code.selector, code.base) = (u16::from(vector) << 8, u64::from(vector) << 12);
+        self.rip = 0;
+        self.activity = Activity::Running;
     }
 
     /// One segment register.

@@ -62,10 +62,27 @@ pub trait InterruptController: Send + Sync {
     fn cr8(&self, vcpu: VcpuId) -> u8;
     /// Sets CR8.
     fn set_cr8(&self, vcpu: VcpuId, class: u8);
+    /// Takes an INIT or a start-up message that came for the CPU; INIT goes first. The CPU was poked when it came.
+    fn take_signal(&self, _: VcpuId) -> Option<CpuSignal> {
+        None
+    }
+    /// Takes the NMI that waits, if one does: the CPU lets it in now.
+    fn take_nmi(&self, _: VcpuId) -> bool {
+        false
+    }
     /// Reads IA32_APIC_BASE or an MSR of the x2APIC range; `None` means #GP.
     fn read_msr(&self, vcpu: VcpuId, index: u32) -> Option<u64>;
     /// Writes one of those; `None` means #GP.
     fn write_msr(&self, vcpu: VcpuId, index: u32, value: u64) -> Option<()>;
+}
+
+/// What reaches a CPU beside interrupts, and changes what it is at (SDM 9.4.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CpuSignal {
+    /// INIT: to the state after reset. All but the boot processor wait for a start-up then.
+    Init,
+    /// Start-up: on in real mode, at the first byte of this page.
+    StartUp(u8),
 }
 
 /// A controller to which nothing is connected: no interrupt ever waits, CR8 reads as zero and there are no APIC MSRs.

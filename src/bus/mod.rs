@@ -9,7 +9,7 @@ mod power;
 mod target;
 
 pub use crate::sys::lock::{Lock, Locked};
-pub use irq::{InterruptController, IrqLine, IrqSink, MsiSink, NoInterrupts};
+pub use irq::{CpuSignal, InterruptController, IrqLine, IrqSink, MsiSink, NoInterrupts};
 pub use power::{PowerRequest, PowerSwitch};
 pub use target::{MmioTarget, PortTarget};
 

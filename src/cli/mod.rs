@@ -16,7 +16,6 @@ mod pair;
 mod refusal;
 mod report;
 mod run;
-mod screen;
 mod sites;
 mod units;
 

@@ -158,6 +158,12 @@ impl Vcpu for EmuVcpu {
                         return Ok(Exit::TripleFault);
                     }
                 }
+                Boundary::Nmi => {
+                    let outcome = self.core.single().deliver_nmi(&mut self.state, platform)?;
+                    if outcome == Outcome::TripleFault {
+                        return Ok(Exit::TripleFault);
+                    }
+                }
                 Boundary::Execute => {}
             }
             // Instructions are counted and breakpoints looked at only by the interpreter.

@@ -14,6 +14,8 @@ pub enum Boundary {
     /// Enter the guest's handler for this vector, which has been acknowledged: it must not get lost. A halted CPU
     /// wakes.
     Interrupt(u8),
+    /// Enter the guest's handler for the NMI (vector 2), with others blocked until IRET. A halted CPU wakes.
+    Nmi,
     /// Go on: the exception that is pending in the state, or else the instruction at RIP.
     Execute,
 }
@@ -30,12 +32,20 @@ impl Platform {
         if state.activity == Activity::Shutdown {
             return Boundary::Leave(Exit::TripleFault);
         }
+        // One that is held back now is looked for again when attention is next asked for.
+        let deaf = state.nmi_blocked || state.interrupt_shadow || state.pending_exception.is_some();
+        if !deaf && state.activity != Activity::WaitsForStartUp && self.take_nmi(vcpu) {
+            return Boundary::Nmi;
+        }
         if state.can_take_interrupt()
             && self.interrupt_pending(vcpu)
             && let Some(vector) = self.acknowledge_interrupt(vcpu)
         {
             return Boundary::Interrupt(vector);
         }
-        if state.activity == Activity::Halted { Boundary::Leave(Exit::Halted) } else { Boundary::Execute }
+        match state.activity {
+            Activity::Halted | Activity::WaitsForStartUp => Boundary::Leave(Exit::Halted),
+            Activity::Running | Activity::Shutdown => Boundary::Execute,
+        }
     }
 }

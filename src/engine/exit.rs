@@ -14,6 +14,11 @@ pub enum Exit {
     PowerOff(u32),
     /// The guest asked for a reset.
     Reset,
+    /// INIT came: the CPU's state is to become [`crate::arch::CpuState::after_init`].
+    Init,
+    /// A start-up message with this vector came for a CPU that waits for one: see
+    /// [`crate::arch::CpuState::start_up`].
+    StartUp(u8),
     /// An exception could not be delivered, nor the double fault that followed.
     TripleFault,
 }

@@ -177,7 +177,7 @@ impl FakeMachine {
             bus,
             interrupts: controller,
             clock: Arc::new(Clock::new(source)),
-            timers: Arc::clone(&timers),
+            timers: vec![Arc::clone(&timers)],
             power,
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![kick],

@@ -5,8 +5,8 @@ use super::hypercall::Hypercalls;
 use super::{Cause, Counters, EventKind, Exit, KickCell, Trace, VcpuId};
 use crate::abi;
 use crate::arch::cpuid::{CpuidResult, CpuidTable};
-use crate::arch::{Cr4, Gpa, Port, Width};
-use crate::bus::{Bus, InterruptController, PowerRequest, PowerSwitch};
+use crate::arch::{Cr4, Gpa, Port, Vector, Width};
+use crate::bus::{Bus, CpuSignal, InterruptController, PowerRequest, PowerSwitch};
 use crate::clock::{Clock, TimerQueue};
 use crate::mem::GuestRam;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ pub struct PlatformParts {
     pub interrupts: Arc<dyn InterruptController>,
     /// Guest time.
     pub clock: Arc<Clock>,
-    /// The devices' deadlines.
-    pub timers: Arc<TimerQueue>,
+    /// Deadlines, a queue for each vCPU: the boot processor's also has those of the devices.
+    pub timers: Vec<Arc<TimerQueue>>,
     /// Power-off and reset.
     pub power: Arc<PowerSwitch>,
-    /// What CPUID says.
+    /// What CPUID says, but for what differs from CPU to CPU.
     pub cpuid: CpuidTable,
     /// One kick cell for each vCPU; the interrupt complex holds the same ones.
     pub kicks: Vec<Arc<KickCell>>,
@@ -36,6 +36,8 @@ pub struct PlatformParts {
 /// The machine without its CPUs.
 pub struct Platform {
     parts: PlatformParts,
+    /// What CPUID says, by vCPU.
+    cpuid: Vec<CpuidTable>,
     counters: Vec<Arc<Counters>>,
     trace: Trace,
 }
@@ -56,14 +58,17 @@ pub enum Attention {
 }
 
 impl Platform {
-    /// A platform of these parts. There is at least one kick cell, so at least one vCPU.
+    /// A platform of these parts. There is at least one kick cell, so at least one vCPU, and a queue of deadlines for
+    /// each.
     #[must_use]
     pub fn new(mut parts: PlatformParts) -> Self {
         if let Some(calls) = &parts.hypercalls {
             parts.cpuid.offer_hypercalls(calls.cpuid());
         }
         let counters = parts.kicks.iter().map(|_| Arc::default()).collect();
-        Self { parts, counters, trace: Trace::default() }
+        let cpus = parts.kicks.len().min(255) as u8;
+        let cpuid = (0..cpus).map(|id| parts.cpuid.of_cpu(id, cpus)).collect();
+        Self { parts, cpuid, counters, trace: Trace::default() }
     }
 
     /// Guest RAM.
@@ -80,16 +85,35 @@ impl Platform {
         &self.parts.clock
     }
 
-    /// The devices' deadlines.
+    /// The deadlines of the boot processor and the devices.
     #[must_use]
     pub fn timers(&self) -> &TimerQueue {
-        &self.parts.timers
+        &self.parts.timers[0]
     }
 
-    /// The table behind CPUID, for backends that hand it to the host.
+    /// The deadlines that a vCPU's thread runs.
+    #[must_use]
+    pub fn timers_of(&self, vcpu: VcpuId) -> &TimerQueue {
+        &self.parts.timers[usize::from(vcpu.0)]
+    }
+
+    /// How many vCPUs there are, at least one.
+    #[must_use]
+    pub fn vcpus(&self) -> impl DoubleEndedIterator<Item = VcpuId> + use<> {
+        (0..self.cpuid.len() as u8).map(VcpuId)
+    }
+
+    /// The table behind the boot processor's CPUID, for backends that hand it to the host. What it says of features holds
+    /// for all.
     #[must_use]
     pub fn cpuid_table(&self) -> &CpuidTable {
-        &self.parts.cpuid
+        &self.cpuid[0]
+    }
+
+    /// The table behind a vCPU's CPUID.
+    #[must_use]
+    pub fn cpuid_table_of(&self, vcpu: VcpuId) -> &CpuidTable {
+        &self.cpuid[usize::from(vcpu.0)]
     }
 
     /// The hypercalls, if the machine offers them.
@@ -124,7 +148,15 @@ impl Platform {
     pub fn attend(&self, vcpu: VcpuId) -> Attention {
         let kick = self.kick(vcpu);
         kick.take_attention();
-        self.parts.timers.run_due(self.parts.clock.now());
+        self.timers_of(vcpu).run_due(self.parts.clock.now());
+        if let Some(signal) = self.parts.interrupts.take_signal(vcpu) {
+            // There may be more that attention was asked for.
+            kick.poke();
+            return Attention::Leave(match signal {
+                CpuSignal::Init => Exit::Init,
+                CpuSignal::StartUp(vector) => Exit::StartUp(vector),
+            });
+        }
         if self.parts.power.is_requested() {
             match self.parts.power.take() {
                 Some(PowerRequest::Off(status)) => return Attention::Leave(Exit::PowerOff(status)),
@@ -197,8 +229,8 @@ impl Platform {
     }
 
     /// Executes CPUID.
-    pub fn cpuid(&self, leaf: u32, subleaf: u32, cr4: Cr4) -> CpuidResult {
-        let result = self.parts.cpuid.query(leaf, subleaf, cr4);
+    pub fn cpuid(&self, vcpu: VcpuId, leaf: u32, subleaf: u32, cr4: Cr4) -> CpuidResult {
+        let result = self.cpuid_table_of(vcpu).query(leaf, subleaf, cr4);
         self.trace.record(EventKind::Cpuid, leaf.into(), result.eax.into(), 4);
         result
     }
@@ -222,6 +254,16 @@ impl Platform {
         self.counters(vcpu).count(Cause::Interrupt);
         self.trace.record(EventKind::Interrupt, vector.into(), 0, 0);
         Some(vector)
+    }
+
+    /// Takes the NMI that waits, if one does; counts and traces it.
+    pub(super) fn take_nmi(&self, vcpu: VcpuId) -> bool {
+        let taken = self.parts.interrupts.take_nmi(vcpu);
+        if taken {
+            self.counters(vcpu).count(Cause::Interrupt);
+            self.trace.record(EventKind::Interrupt, Vector::Nmi as u64, 0, 0);
+        }
+        taken
     }
 
     /// CR8.

@@ -4,5 +4,3 @@
 pub mod console;
 pub mod disk;
 pub mod entropy;
-pub mod keys;
-pub mod screen;

@@ -4,13 +4,12 @@
 //! sits where; `backends` makes the engine of a pair; `run` is the loop around a vCPU.
 mod backends;
 mod firmware;
-mod fw_cfg;
-mod ide;
 #[cfg(test)]
 mod lockstep_tests;
 mod pc;
 mod run;
-mod screen;
+#[cfg(test)]
+mod smp_tests;
 mod spec;
 #[cfg(test)]
 mod step_tests;
@@ -22,13 +21,11 @@ pub use crate::emulator::{EmuEngine, Technique, UnknownTechnique, Without};
 pub use crate::host::console::{Capture, Outlet, Stream};
 use crate::host::disk::DiskError;
 pub use backends::availability;
-use firmware::Shape;
 pub use run::{Limits, Stop};
-pub use screen::Screen;
-pub use spec::{FirmwareSpec, MachineSpec};
+pub use spec::MachineSpec;
 pub use timed::{Counts, TimedCounts};
 
-use crate::arch::{CpuState, Gva};
+use crate::arch::{Activity, CpuState, Gva};
 use crate::bus::ClaimConflict;
 use crate::clock::ClockSource;
 use crate::engine::{Backend, Caps, Engine, EngineError, Pair, Platform, Sites, Vcpu, VcpuId};
@@ -56,12 +53,19 @@ pub enum MachineError {
     /// A disk cannot be had.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The machine cannot have so many CPUs.
+    #[error("{pair} cannot run {cpus} CPUs: {reason}")]
+    Cpus {
+        /// Who was to execute.
+        pair: Pair,
+        /// How many were asked for.
+        cpus: u8,
+        /// Why not.
+        reason: &'static str,
+    },
     /// More devices than the bus has slots.
     #[error("the PCI bus has no slot left: a machine has at most 30 disks and other devices")]
     NoSlot,
-    /// More IDE disks than there are places for.
-    #[error("a machine has places for four IDE disks; attach the others by virtio (without 'ide')")]
-    NoIdePlace,
     /// The host refused a timer or a signal handler.
     #[error("{what}: {source}")]
     Host {
@@ -78,21 +82,20 @@ pub enum MachineError {
     NoDebug(Pair),
 }
 
-/// The boot CPU, which so far is the only one.
+/// The boot CPU: the one that steps, breakpoints and states of a [`Machine`] are about.
 pub const BOOT_CPU: VcpuId = VcpuId(0);
-
-/// CPUs of a machine.
-const CPUS: u8 = 1;
 
 /// A machine that is ready to run.
 pub struct Machine {
-    // Fields are dropped in this order: the vCPU before what it runs on.
+    // Fields are dropped in this order: the vCPUs before what they run on.
     vcpu: Box<dyn Vcpu>,
+    /// All but the boot CPU, from vCPU 1 on.
+    others: Vec<Box<dyn Vcpu>>,
     pair: Pair,
     backend: Box<dyn Backend>,
     platform: Arc<Platform>,
     pc: Pc,
-    host_timer: run::HostTimer,
+    host_timers: run::HostTimers,
     outlet: Option<Outlet>,
 }
 
@@ -112,11 +115,10 @@ impl Machine {
         image: &Image,
         console: Box<dyn ConsoleSink>,
     ) -> Result<Self, MachineError> {
-        let pc = Pc::assemble(spec, image.rom(), console)?;
-        // An image that lies where the tables are goes without them; firmware makes its own.
-        if image.rom().is_none() {
-            firmware::write(pc.platform().ram(), Shape { cpus: CPUS, screen: spec.screen });
-        }
+        spec.check_cpus()?;
+        let pc = Pc::assemble(spec, console)?;
+        // An image that lies where the tables are goes without them.
+        firmware::write(pc.platform().ram(), spec.cpus);
         let state = image.load(pc.platform().ram(), &spec.command_line)?;
         let platform = Arc::clone(pc.platform());
         let backend = backends::create(spec, &platform)?;
@@ -124,8 +126,11 @@ impl Machine {
             backend.map_ram(slot)?;
         }
         let vcpu = backend.create_vcpu(BOOT_CPU, &state)?;
-        let host_timer = run::HostTimer::observe(&platform);
-        Ok(Self { vcpu, pair: spec.pair, backend, platform, pc, host_timer, outlet: None })
+        let waiting = CpuState { activity: Activity::WaitsForStartUp, ..CpuState::reset() };
+        let others = platform.vcpus().skip(1).map(|id| backend.create_vcpu(id, &waiting));
+        let others = others.collect::<Result<Vec<_>, _>>()?;
+        let host_timers = run::HostTimers::observe(&platform);
+        Ok(Self { vcpu, others, pair: spec.pair, backend, platform, pc, host_timers, outlet: None })
     }
 
     /// What the engine truly is on this host.
@@ -169,10 +174,12 @@ impl Machine {
     /// # Errors
     /// [`MachineError`]: the machine cannot go on.
     pub fn run(&mut self, limits: &Limits) -> Result<Stop, MachineError> {
-        run::run(self.vcpu.as_mut(), &self.platform, &self.host_timer, self.outlet.as_ref(), limits)
+        let vcpus = std::iter::once(&mut self.vcpu).chain(&mut self.others).map(Box::as_mut);
+        run::run(vcpus, &self.platform, &self.host_timers, self.outlet.as_ref(), limits)
     }
 
-    /// Executes one instruction, or enters the handler of an interrupt that waits. Timers that are due fire first.
+    /// Executes one instruction of the boot CPU, or enters the handler of an interrupt that waits for it; other CPUs
+    /// stand meanwhile. Timers that are due fire first.
     ///
     /// A CPU that has halted stays so, without waiting, until a later step finds an interrupt: a person at a prompt is
     /// not to be held up by a guest that nothing will wake. Where time is counted in instructions, a halted CPU's step
@@ -185,7 +192,7 @@ impl Machine {
         run::step(debug, &self.platform)
     }
 
-    /// Replaces the set of breakpoints.
+    /// Replaces the set of breakpoints, at which the boot CPU stops the machine.
     ///
     /// # Errors
     /// [`MachineError`], also if the mode has none.
@@ -208,7 +215,7 @@ impl Machine {
         self.has_own_way() && self.vcpu.as_debug().is_some_and(|debug| debug.interprets_with_breakpoints())
     }
 
-    /// The CPU's architectural state.
+    /// The boot CPU's architectural state.
     ///
     /// # Errors
     /// When the host does not hand it out.
@@ -216,7 +223,7 @@ impl Machine {
         Ok(self.vcpu.save()?)
     }
 
-    /// Replaces the CPU's architectural state.
+    /// Replaces the boot CPU's architectural state.
     ///
     /// # Errors
     /// When the host refuses it.

@@ -1,11 +1,8 @@
 //! Which chip sits where: a PC, wired by the map of [`crate::arch::layout`].
-use super::firmware::{self, Shape};
-use super::{
-    BOOT_CPU, CPUS, ConsoleSink, MachineError, MachineSpec, Screen, TimedCounts, fw_cfg, ide, virtio,
-};
+use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec, TimedCounts, virtio};
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::layout;
-use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, Lock, MsiSink, PowerSwitch};
+use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, Lock, MsiSink, PowerSwitch, VcpuId};
 use crate::clock::{Clock, ClockSource, TimerClient, TimerQueue};
 use crate::device::acpi_pm::AcpiPm;
 use crate::device::bench_port::{BenchPort, Marks};
@@ -48,25 +45,23 @@ pub struct Pc {
     marks: Arc<Mutex<Marks>>,
     timed: Arc<Mutex<TimedCounts>>,
     disks: Vec<Failures>,
-    screen: Option<Screen>,
 }
 
 impl Pc {
-    /// Builds the chips and claims their places; `rom` is the machine's firmware, if it has one.
-    pub(super) fn assemble(
-        spec: &MachineSpec,
-        rom: Option<&[u8]>,
-        console: Box<dyn ConsoleSink>,
-    ) -> Result<Self, MachineError> {
+    /// Builds the chips and claims their places.
+    pub(super) fn assemble(spec: &MachineSpec, console: Box<dyn ConsoleSink>) -> Result<Self, MachineError> {
         // Makes the devices' locks cheap for the vCPU's thread, if it can be had.
         let _has_barriers = membarrier::prepare();
         let ram = Arc::new(GuestRam::new(spec.memory)?);
         let clock = Arc::new(Clock::new(spec.clock));
-        let timers = TimerQueue::new();
+        // A queue of deadlines for each vCPU; those of the devices are the boot processor's.
+        let queues: Vec<_> = (0..spec.cpus).map(|_| TimerQueue::new()).collect();
+        let timers = Arc::clone(&queues[0]);
         let power = Arc::new(PowerSwitch::default());
-        let kick = KickCell::new();
-        let poked = Arc::clone(&kick);
-        let interrupts = InterruptComplex::new(1, &clock, &timers, Box::new(move |_| poked.poke()));
+        let kicks: Vec<_> = (0..spec.cpus).map(|_| KickCell::new()).collect();
+        let poked = kicks.clone();
+        let poke = move |vcpu: VcpuId| poked[usize::from(vcpu.0)].poke();
+        let interrupts = InterruptComplex::new(&clock, &queues, Box::new(poke));
         let sink: Arc<dyn IrqSink> = interrupts.clone();
         let line = |number| IrqLine::new(Arc::clone(&sink), number);
 
@@ -104,7 +99,7 @@ impl Pc {
         bus.claim_ports("uart16550", layout::COM1, uart.clone())?;
         bus.claim_ports("cmos", layout::CMOS, rtc)?;
         bus.claim_ports("i8042", layout::I8042_DATA, i8042.clone())?;
-        bus.claim_ports("i8042", layout::I8042_COMMAND, i8042.clone())?;
+        bus.claim_ports("i8042", layout::I8042_COMMAND, i8042)?;
         let debug_exit = DebugExit::new(Arc::clone(&power));
         bus.claim_ports("isa-debug-exit", layout::DEBUG_EXIT, Arc::new(Lock::new(debug_exit)))?;
         let timed = Arc::new(Mutex::new(TimedCounts::default()));
@@ -123,28 +118,16 @@ impl Pc {
         bus.claim_ports("post", layout::POST, Arc::new(Lock::new(Post::default())))?;
         let lapic = Arc::new(LapicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("lapic", layout::LAPIC, layout::LAPIC_SIZE, lapic)?;
-        let has_screen = spec.screen || rom.is_some();
-        let screen = has_screen.then(|| Screen::insert(&mut bus, i8042, Arc::clone(&ram))).transpose()?;
-        if let Some(rom) = rom {
-            let shape = Shape { cpus: CPUS, screen: true };
-            fw_cfg::insert(spec, shape, rom, &mut bus, &ram)?;
-        }
         // Devices are plugged in before the bridge is given its places.
         let mut pci = PciHost::new(Arc::clone(&sink));
         let messages: Arc<dyn MsiSink> = interrupts.clone();
-        let mut disks = ide::plug(spec, &mut pci, &mut bus, &ram, &sink)?;
-        disks.extend(virtio::plug(spec, &mut pci, &ram, &messages)?);
-        if rom.is_some() {
-            pci.show_firmware();
-        }
+        let disks = virtio::plug(spec, &mut pci, &ram, &messages)?;
         let pci = Arc::new(pci);
         bus.claim_ports("pci", layout::PCI_CONFIG, pci.clone())?;
         bus.claim_ports("pci", layout::PCI_PORTS, pci.clone())?;
         bus.claim_mmio("pci", layout::PCI_MEMORY, layout::PCI_MEMORY_SIZE, pci)?;
         let ioapic = Arc::new(IoApicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("ioapic", layout::IOAPIC, layout::LAPIC_SIZE, ioapic)?;
-
-        firmware::set_levels(&bus);
 
         let hypercalls = (spec.pair.interface == Interface::Pv).then(|| {
             let uart = Arc::clone(&uart);
@@ -161,14 +144,14 @@ impl Pc {
             bus,
             interrupts: controller,
             clock,
-            timers,
+            timers: queues,
             power,
             cpuid,
-            kicks: vec![kick],
+            kicks,
             hypercalls,
         }));
         counters.get_or_init(|| Arc::clone(platform.counters(BOOT_CPU)));
-        Ok(Self { platform, interrupts, uart, marks, timed, disks, screen })
+        Ok(Self { platform, interrupts, uart, marks, timed, disks })
     }
 
     /// The platform that the chips form.
@@ -187,12 +170,6 @@ impl Pc {
     #[must_use]
     pub fn uart(&self) -> &Arc<Lock<Uart16550>> {
         &self.uart
-    }
-
-    /// Screen and keyboard, if the machine has a screen.
-    #[must_use]
-    pub fn screen(&self) -> Option<&Screen> {
-        self.screen.as_ref()
     }
 
     /// What went wrong first with each disk, if something did.
@@ -225,5 +202,3 @@ fn date_at_start(clock: ClockSource) -> i64 {
             .unwrap_or(FIXED),
     }
 }
-
-const _: () = assert!(BOOT_CPU.0 == 0, "one kick cell is made, for vCPU 0");

@@ -1,16 +1,18 @@
-//! The loop around a vCPU: run, wait while it halts, stop for a person, a deadline or the guest itself.
+//! The loop around each vCPU: run, wait while it halts, stop for a person, a deadline or the guest itself.
 //!
-//! The vCPU's thread is the caller's. Device deadlines reach it by a host timer that raises its kick cell; a second
-//! thread watches for time-out and Ctrl-C and kicks.
+//! The boot CPU's thread is the caller's; each other vCPU has one of its own while a run lasts. Deadlines reach the thread
+//! whose vCPU's queue they are in, by a host timer that raises its kick cell; a further thread watches for time-out and
+//! Ctrl-C. Whoever finds a reason to stop notes it, if it is the first, and kicks all vCPUs: each comes out at its next
+//! instruction boundary, and the run ends when all have.
 use super::{BOOT_CPU, MachineError};
-use crate::arch::Gva;
+use crate::arch::{Activity, CpuState, Gva};
 use crate::clock::{ClockSource, Nanos};
 use crate::engine::{Cause, DebugEvent, DebugVcpu, EventKind, Exit, Platform, Vcpu, VcpuId};
 use crate::host::console::Outlet;
 use crate::sys::deadline::DeadlineTimer;
 use crate::sys::signal::{self, Bound};
 use crossbeam_channel::{RecvTimeoutError, bounded};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -45,46 +47,47 @@ pub enum Stop {
 /// How often the watcher looks for Ctrl-C: a person does not notice, and it costs nothing.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
-const GOING: u8 = 0;
-const TIMED_OUT: u8 = 1;
-const INTERRUPTED: u8 = 2;
-const UNHEARD: u8 = 3;
+/// The host timers that stand at the next deadlines of the vCPUs' queues, while a run lasts.
+pub(super) struct HostTimers(Vec<Arc<Mutex<Option<DeadlineTimer>>>>);
 
-/// The host timer that stands at the devices' next deadline, while a run lasts.
-pub(super) struct HostTimer(Arc<Mutex<Option<DeadlineTimer>>>);
-
-impl HostTimer {
-    /// Lets the platform's timer queue set the host timer. With a counted clock the engine itself stops at deadlines.
+impl HostTimers {
+    /// Lets the platform's timer queues set the host timers. With a counted clock the engine itself stops at deadlines.
     pub(super) fn observe(platform: &Arc<Platform>) -> Self {
-        let slot = Arc::new(Mutex::new(None));
-        if platform.clock().source() == ClockSource::Real {
-            let timer = Arc::clone(&slot);
-            let weak: Weak<Platform> = Arc::downgrade(platform);
-            platform.timers().observe(move |deadline| {
-                if let Some(platform) = weak.upgrade() {
-                    arm(&timer, &platform, deadline);
-                }
-            });
-        }
-        Self(slot)
+        let observed = |vcpu| {
+            let slot = Arc::new(Mutex::new(None));
+            if platform.clock().source() == ClockSource::Real {
+                let timer = Arc::clone(&slot);
+                let weak: Weak<Platform> = Arc::downgrade(platform);
+                platform.timers_of(vcpu).observe(move |deadline| {
+                    if let Some(platform) = weak.upgrade() {
+                        arm(&timer, &platform, deadline);
+                    }
+                });
+            }
+            slot
+        };
+        Self(platform.vcpus().map(observed).collect())
     }
 
-    /// Makes the timer for the calling thread and sets it to what is due next.
-    fn start(&self, platform: &Platform) -> Result<(), MachineError> {
+    /// Makes the timer of a vCPU, whose thread is the calling one, and sets it to what is due next.
+    fn start(&self, platform: &Platform, vcpu: VcpuId) -> Result<(), MachineError> {
         if platform.clock().source() != ClockSource::Real {
             return Ok(());
         }
+        let slot = &self.0[usize::from(vcpu.0)];
         let timer = DeadlineTimer::for_current_thread()
             .map_err(|source| MachineError::Host { what: "cannot create a timer", source })?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(timer);
-        if let Some(deadline) = platform.timers().next_deadline() {
-            arm(&self.0, platform, deadline);
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(timer);
+        if let Some(deadline) = platform.timers_of(vcpu).next_deadline() {
+            arm(slot, platform, deadline);
         }
         Ok(())
     }
 
     fn stop(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for slot in &self.0 {
+            slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
 }
 
@@ -101,44 +104,119 @@ fn bind(platform: &Platform, vcpu: VcpuId) -> Result<Bound, MachineError> {
         .map_err(|source| MachineError::Host { what: "cannot install the kick signal's handler", source })
 }
 
-pub(super) fn run(
-    vcpu: &mut dyn Vcpu,
+/// One run of all vCPUs.
+struct Run<'a> {
+    platform: &'a Platform,
+    host_timers: &'a HostTimers,
+    /// There is a reason to stop.
+    ends: AtomicBool,
+    /// The first one.
+    reason: Mutex<Option<Result<Stop, MachineError>>>,
+}
+
+impl Run<'_> {
+    /// Stops all vCPUs, for this reason if there is none yet.
+    fn stop(&self, reason: Result<Stop, MachineError>) {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.stop_all();
+    }
+
+    fn stop_all(&self) {
+        self.ends.store(true, Ordering::SeqCst);
+        for vcpu in self.platform.vcpus() {
+            self.platform.kick(vcpu).kick();
+        }
+    }
+
+    /// Runs a vCPU on the calling thread until the run ends, for a reason of its own or another's.
+    fn drive(&self, vcpu: &mut dyn Vcpu, id: VcpuId) {
+        // A thread that panics must not leave the others running.
+        let all = StopsAll(self);
+        let ended = bind(self.platform, id).and_then(|_bound| {
+            self.host_timers.start(self.platform, id)?;
+            drive(vcpu, self.platform, id, &self.ends)
+        });
+        match ended {
+            Ok(None) => {}
+            Ok(Some(stop)) => self.stop(Ok(stop)),
+            Err(error) => self.stop(Err(error)),
+        }
+        std::mem::forget(all);
+    }
+}
+
+/// Stops all vCPUs when it is dropped.
+struct StopsAll<'a>(&'a Run<'a>);
+
+impl Drop for StopsAll<'_> {
+    fn drop(&mut self) {
+        self.0.stop_all();
+    }
+}
+
+/// Runs all vCPUs, the first of which is the boot CPU.
+pub(super) fn run<'v>(
+    vcpus: impl Iterator<Item = &'v mut (dyn Vcpu + 'static)>,
     platform: &Platform,
-    host_timer: &HostTimer,
+    host_timers: &HostTimers,
     outlet: Option<&Outlet>,
     limits: &Limits,
 ) -> Result<Stop, MachineError> {
-    let _bound = bind(platform, BOOT_CPU)?;
-    host_timer.start(platform)?;
     // Time may have stood.
     platform.renew_clock_page();
-    let verdict = AtomicU8::new(GOING);
-    let result = std::thread::scope(|scope| {
+    let run = Run { platform, host_timers, ends: AtomicBool::new(false), reason: Mutex::new(None) };
+    std::thread::scope(|scope| {
+        let run = &run;
         // Dropping the sender ends the watcher.
         let (_running, ended) = bounded::<()>(0);
         if limits.timeout.is_some() || limits.interruptible || outlet.is_some() {
-            let verdict = &verdict;
             scope.spawn(move || {
                 if let Some(reason) = watch(limits, outlet, &ended) {
-                    verdict.store(reason, Ordering::SeqCst);
                     // The vCPU's thread may wait for the console's reader.
                     if let Some(outlet) = outlet {
                         outlet.abandon();
                     }
-                    platform.kick(BOOT_CPU).kick();
+                    run.stop(reason);
                 }
             });
         }
-        drive(vcpu, platform, &verdict)
+        let mut vcpus = platform.vcpus().zip(vcpus);
+        let boot = vcpus.next();
+        let mut threads = Vec::new();
+        for (id, vcpu) in vcpus {
+            let thread = std::thread::Builder::new().name(format!("vcpu {}", id.0));
+            match thread.spawn_scoped(scope, move || run.drive(vcpu, id)) {
+                Ok(thread) => threads.push(thread),
+                Err(source) => {
+                    run.stop(Err(MachineError::Host { what: "cannot start a thread for a vCPU", source }));
+                }
+            }
+        }
+        if let Some((id, vcpu)) = boot {
+            run.drive(vcpu, id);
+        }
+        for thread in threads {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
     });
-    host_timer.stop();
-    // A kick that came too late for this run must not end the next one.
-    platform.kick(BOOT_CPU).take_leave();
-    result
+    host_timers.stop();
+    for vcpu in platform.vcpus() {
+        // A kick that came too late for this run must not end the next one.
+        platform.kick(vcpu).take_leave();
+    }
+    let reason = run.reason.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // A vCPU ends for no other reason.
+    reason.unwrap_or(Ok(Stop::Interrupted))
 }
 
 /// Waits for a reason to end the run; there is none if the run ended by itself.
-fn watch(limits: &Limits, outlet: Option<&Outlet>, ended: &crossbeam_channel::Receiver<()>) -> Option<u8> {
+fn watch(
+    limits: &Limits,
+    outlet: Option<&Outlet>,
+    ended: &crossbeam_channel::Receiver<()>,
+) -> Option<Result<Stop, MachineError>> {
     let start = Instant::now();
     loop {
         let left = limits.timeout.map(|t| t.saturating_sub(start.elapsed()));
@@ -147,35 +225,56 @@ fn watch(limits: &Limits, outlet: Option<&Outlet>, ended: &crossbeam_channel::Re
             return None;
         }
         if limits.interruptible && signal::interrupted() {
-            return Some(INTERRUPTED);
+            return Some(Ok(Stop::Interrupted));
         }
         if limits.timeout.is_some_and(|t| start.elapsed() >= t) {
-            return Some(TIMED_OUT);
+            return Some(Ok(Stop::Timeout));
         }
         if outlet.is_some_and(|o| o.failure().is_some()) {
-            return Some(UNHEARD);
+            return Some(Err(MachineError::Unheard));
         }
     }
 }
 
-fn drive(vcpu: &mut dyn Vcpu, platform: &Platform, verdict: &AtomicU8) -> Result<Stop, MachineError> {
+/// Runs one vCPU; `None` if it was asked to stop because the run `ends`.
+fn drive(
+    vcpu: &mut dyn Vcpu,
+    platform: &Platform,
+    id: VcpuId,
+    ends: &AtomicBool,
+) -> Result<Option<Stop>, MachineError> {
     // Deadlines may have passed while the machine stood still.
-    platform.kick(BOOT_CPU).poke();
+    platform.kick(id).poke();
     loop {
-        match vcpu.run(platform)? {
-            Exit::Halted => wait_for_interrupt(platform),
-            Exit::Kicked => match verdict.load(Ordering::SeqCst) {
-                TIMED_OUT => return Ok(Stop::Timeout),
-                INTERRUPTED => return Ok(Stop::Interrupted),
-                UNHEARD => return Err(MachineError::Unheard),
-                _ => {}
-            },
-            Exit::Debug(DebugEvent::Step) => return Ok(Stop::Stepped),
-            Exit::Debug(DebugEvent::Breakpoint(at)) => return Ok(Stop::Breakpoint(at)),
-            Exit::PowerOff(status) => return Ok(Stop::PowerOff(status)),
-            Exit::Reset => return Ok(Stop::Reset),
-            Exit::TripleFault => return Ok(Stop::TripleFault),
-        }
+        let stop = match vcpu.run(platform)? {
+            Exit::Halted => {
+                wait_for_interrupt(platform, id);
+                continue;
+            }
+            Exit::Kicked if ends.load(Ordering::SeqCst) => return Ok(None),
+            Exit::Kicked => continue,
+            // The boot CPU begins where the firmware would, which is gone: the machine begins anew.
+            Exit::Init if id == BOOT_CPU => Stop::Reset,
+            Exit::Init => {
+                let state = vcpu.save()?.after_init();
+                vcpu.load(&CpuState { activity: Activity::WaitsForStartUp, ..state })?;
+                continue;
+            }
+            Exit::StartUp(vector) => {
+                let mut state = vcpu.save()?;
+                if state.activity == Activity::WaitsForStartUp {
+                    state.start_up(vector);
+                    vcpu.load(&state)?;
+                }
+                continue;
+            }
+            Exit::Debug(DebugEvent::Step) => Stop::Stepped,
+            Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
+            Exit::PowerOff(status) => Stop::PowerOff(status),
+            Exit::Reset => Stop::Reset,
+            Exit::TripleFault => Stop::TripleFault,
+        };
+        return Ok(Some(stop));
     }
 }
 
@@ -193,7 +292,9 @@ pub(super) fn step(vcpu: &mut dyn DebugVcpu, platform: &Platform) -> Result<Stop
         }
         Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
         Exit::PowerOff(status) => Stop::PowerOff(status),
-        Exit::Reset => Stop::Reset,
+        Exit::Reset | Exit::Init => Stop::Reset,
+        // The boot CPU takes none.
+        Exit::StartUp(_) => Stop::Stepped,
         Exit::TripleFault => Stop::TripleFault,
     })
 }
@@ -213,11 +314,12 @@ fn skip_to_next_deadline(platform: &Platform) -> bool {
     true
 }
 
-/// The CPU has halted: sleep until its kick cell is raised, or, with a counted clock, go to the next deadline at once.
-fn wait_for_interrupt(platform: &Platform) {
-    platform.counters(BOOT_CPU).count(Cause::Idle);
+/// The CPU has halted, or waits for a start-up message: sleep until its kick cell is raised, or, with a counted clock, go
+/// to the next deadline at once.
+fn wait_for_interrupt(platform: &Platform, id: VcpuId) {
+    platform.counters(id).count(Cause::Idle);
     platform.trace().record(EventKind::Halt, 0, 0, 0);
     if !skip_to_next_deadline(platform) {
-        platform.kick(BOOT_CPU).wait(None);
+        platform.kick(id).wait(None);
     }
 }

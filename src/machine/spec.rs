@@ -1,9 +1,9 @@
 //! What machine is wanted: plain data.
+use super::MachineError;
 use crate::clock::ClockSource;
 use crate::emulator::{EmuEngine, Without};
-use crate::engine::Pair;
+use crate::engine::{Engine, Interface, Pair};
 use crate::host::disk::DiskSpec;
-use std::path::PathBuf;
 
 /// What machine is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +19,9 @@ pub struct MachineSpec {
     /// Where the engine is direct, account is kept of each patched instruction, or, where nothing is patched, of each that
     /// would be: [`super::Machine::sites`].
     pub counts_sites: bool,
+    /// How many CPUs it has: 1 to [`MachineSpec::MOST_CPUS`]. More than one needs an engine that runs several at once (emu
+    /// and kvm, the guest on bare hardware) and real time.
+    pub cpus: u8,
     /// Bytes of RAM.
     pub memory: u64,
     /// Where time comes from. A counted clock needs an engine that counts instructions: emu.
@@ -27,28 +30,13 @@ pub struct MachineSpec {
     pub command_line: String,
     /// Its virtio disks, in order.
     pub disks: Vec<DiskSpec>,
-    /// Its IDE disks, in order; at most four.
-    pub ide_disks: Vec<DiskSpec>,
     /// It has a virtio device that gives random bytes of the host.
     pub entropy: bool,
-    /// Somebody sees its text screen and types at its keyboard: the guest is told of both.
-    pub screen: bool,
-    /// What goes with the image, where that is firmware.
-    pub firmware: FirmwareSpec,
-}
-
-/// What firmware is told of what to do.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct FirmwareSpec {
-    /// The VGA's own firmware. Without it the firmware's words go to the serial port, and its keys come from there.
-    pub vga_bios: Option<Vec<u8>>,
-    /// It offers a menu of what to boot.
-    pub boot_menu: bool,
-    /// Where its log goes: a file that is made anew.
-    pub log: Option<PathBuf>,
 }
 
 impl MachineSpec {
+    /// The most CPUs that a machine has.
+    pub const MOST_CPUS: u8 = 8;
     /// Bytes of RAM where nobody says otherwise.
     pub const DEFAULT_MEMORY: u64 = 128 << 20;
 
@@ -61,14 +49,27 @@ impl MachineSpec {
             without: Without::NOTHING,
             counts_instructions: false,
             counts_sites: false,
+            cpus: 1,
             memory: Self::DEFAULT_MEMORY,
             clock: ClockSource::Real,
             command_line: String::new(),
             disks: vec![],
-            ide_disks: vec![],
             entropy: false,
-            screen: false,
-            firmware: FirmwareSpec::default(),
         }
+    }
+
+    /// Whether this machine can have as many CPUs as it wants.
+    pub(super) fn check_cpus(&self) -> Result<(), MachineError> {
+        let reason = match () {
+            () if !(1..=Self::MOST_CPUS).contains(&self.cpus) => "a machine has 1 to 8",
+            () if self.cpus == 1 => return Ok(()),
+            () if self.pair.engine == Engine::Direct => "its guest's process has one thread",
+            () if self.pair.interface != Interface::None => "hypercalls change translations of one CPU only",
+            () if self.clock != ClockSource::Real => {
+                "time that is counted in instructions is that of one CPU"
+            }
+            () => return Ok(()),
+        };
+        Err(MachineError::Cpus { pair: self.pair, cpus: self.cpus, reason })
     }
 }

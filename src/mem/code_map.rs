@@ -4,10 +4,10 @@
 //! to a marked chunk takes the page's whole mask down and appends the page to a log, which each engine reads from its
 //! own cursor, at latest before its next block ([`super::GuestRam::written_code`]). Marking and noticing are atomic per
 //! page: a write is either before the decoding (which then sees the new bytes, because the mark is set first) or logged.
+use super::watcher::Watchers;
 use crate::arch::{Gpa, address::PAGE_SIZE};
-use crate::sys::signal::KickCell;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Mutex, PoisonError};
 
 /// Log entries that are kept; a reader that is further behind is told to forget everything.
 const KEPT: usize = 1024;
@@ -28,13 +28,24 @@ pub enum CodeChanges {
     Everything,
 }
 
+/// Bits of the chunks that `length` bytes at `offset` touch within the page of `offset`.
+pub(super) const fn mask(offset: u64, length: u64) -> u64 {
+    let first = offset % PAGE_SIZE / 64;
+    let end = offset % PAGE_SIZE + length;
+    let last = if end > PAGE_SIZE { 63 } else { end.saturating_sub(1) / 64 };
+    if last < first {
+        return 0;
+    }
+    (u64::MAX >> (63 - last)) & (u64::MAX << first)
+}
+
 /// The marks of one RAM. Offsets are those of [`super::GuestRam::offset`].
 #[derive(Debug)]
 pub struct CodeMap {
     chunks: Box<[AtomicU64]>,
     written: AtomicU64,
     log: Mutex<Log>,
-    watchers: Mutex<Vec<Weak<KickCell>>>,
+    watchers: Watchers,
 }
 
 impl CodeMap {
@@ -44,34 +55,35 @@ impl CodeMap {
             chunks: (0..pages).map(|_| AtomicU64::new(0)).collect(),
             written: AtomicU64::new(0),
             log: Mutex::default(),
-            watchers: Mutex::default(),
+            watchers: Watchers::default(),
         }
     }
 
-    /// From now on each write to code by another thread than the one that `cell` is bound to asks `cell` for attention:
-    /// its vCPU goes from block to block without a look at the log.
-    pub fn watch(&self, cell: &Arc<KickCell>) {
-        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.retain(|watcher| watcher.strong_count() > 0 && !watcher.ptr_eq(&Arc::downgrade(cell)));
-        watchers.push(Arc::downgrade(cell));
+    /// Who is told of writes, and of marks.
+    pub(super) fn watchers(&self) -> &Watchers {
+        &self.watchers
     }
 
-    /// Bits of the chunks that `length` bytes at `offset` touch within the page of `offset`.
-    const fn mask(offset: u64, length: u64) -> u64 {
-        let first = offset % PAGE_SIZE / 64;
-        let end = offset % PAGE_SIZE + length;
-        let last = if end > PAGE_SIZE { 63 } else { end.saturating_sub(1) / 64 };
-        if last < first {
-            return 0;
-        }
-        (u64::MAX >> (63 - last)) & (u64::MAX << first)
+    /// The chunks of the page of `offset` that are marked.
+    pub(super) fn chunks_of(&self, offset: u64) -> u64 {
+        self.chunks.get((offset / PAGE_SIZE) as usize).map_or(0, |page| page.load(Ordering::SeqCst))
+    }
+
+    /// Tells all readers of the log to forget everything.
+    pub(super) fn forget_all(&self) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.first += log.pages.len() as u64 + 1;
+        log.pages.clear();
+        self.written.store(log.first, Ordering::SeqCst);
+        drop(log);
+        self.watchers.poke();
     }
 
     /// Marks code; returns whether it is the first of its page. The bytes lie in one page.
     pub fn mark(&self, offset: u64, length: u64) -> bool {
         self.chunks
             .get((offset / PAGE_SIZE) as usize)
-            .is_some_and(|page| page.fetch_or(Self::mask(offset, length), Ordering::SeqCst) == 0)
+            .is_some_and(|page| page.fetch_or(mask(offset, length), Ordering::SeqCst) == 0)
     }
 
     /// Whether the page of `offset` holds code.
@@ -103,7 +115,9 @@ impl CodeMap {
         let Some(cell) = self.chunks.get(page as usize) else {
             return false;
         };
-        if cell.load(Ordering::SeqCst) & Self::mask(offset, length) == 0 {
+        // The write is before the look: who marks in between reads what was written.
+        fence(Ordering::SeqCst);
+        if cell.load(Ordering::SeqCst) & mask(offset, length) == 0 {
             return false;
         }
         cell.store(0, Ordering::SeqCst);
@@ -115,11 +129,7 @@ impl CodeMap {
         log.pages.push(page);
         self.written.store(log.first + log.pages.len() as u64, Ordering::SeqCst);
         drop(log);
-        for cell in
-            self.watchers.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade)
-        {
-            cell.poke_from_elsewhere();
-        }
+        self.watchers.poke();
         true
     }
 

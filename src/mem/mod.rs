@@ -5,8 +5,10 @@
 //! bytes at once, as the guest's CPUs do: accesses are raw copies and atomics, never references into RAM.
 #![expect(unsafe_code, reason = "guest RAM is raw shared memory")]
 mod code_map;
+mod watcher;
 
 pub use code_map::{CodeChanges, CodeMap};
+pub use watcher::{Close, Watcher};
 
 use crate::arch::paging::PageMemory;
 use crate::arch::{Gpa, address::PAGE_SIZE, layout};
@@ -186,7 +188,7 @@ impl GuestRam {
     pub fn read(&self, at: Gpa, into: &mut [u8]) -> Result<(), NotRam> {
         let from = self.checked(at, into.len())?;
         // SAFETY: `checked` bounds the source; the destination is a Rust slice outside guest RAM.
-        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        unsafe { copy(from, into.as_mut_ptr(), into.len()) };
         Ok(())
     }
 
@@ -197,7 +199,7 @@ impl GuestRam {
     pub fn write(&self, at: Gpa, from: &[u8]) -> Result<(), NotRam> {
         let into = self.checked(at, from.len())?;
         // SAFETY: as in `read`, with the sides exchanged.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
+        unsafe { copy(from.as_ptr(), into, from.len()) };
         if let Some(offset) = self.offset(at, from.len() as u64) {
             self.code.note_write(offset, from.len() as u64);
         }
@@ -205,7 +207,33 @@ impl GuestRam {
     }
 }
 
+/// Copies; 2, 4 and 8 bytes in one access, as a CPU does: others access guest RAM meanwhile.
+///
+/// # Safety
+/// As [`std::ptr::copy_nonoverlapping`].
+#[inline]
+unsafe fn copy(from: *const u8, into: *mut u8, length: usize) {
+    // SAFETY: the caller's promise. The compiler makes one instruction of each fixed size.
+    unsafe {
+        match length {
+            2 => into.cast::<u16>().write_unaligned(from.cast::<u16>().read_unaligned()),
+            4 => into.cast::<u32>().write_unaligned(from.cast::<u32>().read_unaligned()),
+            8 => into.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned()),
+            _ => std::ptr::copy_nonoverlapping(from, into, length),
+        }
+    }
+}
+
 impl GuestRam {
+    /// Stores eight bytes as translated code does, past the watch over code.
+    #[cfg(test)]
+    pub(crate) fn store_unnoticed(&self, at: Gpa, value: u64) {
+        if let Some(place) = self.host(at, 8) {
+            // SAFETY: in bounds.
+            unsafe { place.cast::<u64>().write_unaligned(value) };
+        }
+    }
+
     /// Reads two bytes, as one access where they are aligned; `None` where there is no RAM.
     #[inline]
     #[must_use]
@@ -257,11 +285,12 @@ impl PageMemory for GuestRam {
         self.host(at, 8).map(|p| unsafe { p.cast::<u64>().read_unaligned() })
     }
 
-    fn set_bits(&self, at: Gpa, bits: u32) {
-        if let Some(p) = self.host(Gpa(at.0 & !3), 4) {
+    fn set_bits(&self, at: Gpa, expected: u32, bits: u32) -> bool {
+        self.host(Gpa(at.0 & !3), 4).is_none_or(|p| {
             // SAFETY: in bounds and 4-byte aligned: the mapping is page-aligned.
-            unsafe { AtomicU32::from_ptr(p.cast()) }.fetch_or(bits, Ordering::SeqCst);
-        }
+            let entry = unsafe { AtomicU32::from_ptr(p.cast()) };
+            entry.compare_exchange(expected, expected | bits, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        })
     }
 }
 
@@ -287,7 +316,9 @@ mod tests {
         assert!(ram.read(Gpa(2 * PAGE_SIZE - 3), &mut back).is_err());
         assert!(ram.write(Gpa(u64::MAX - 1), &back).is_err());
         assert_eq!(ram.read_u64(Gpa(2 * PAGE_SIZE - 4)), None);
-        ram.set_bits(Gpa(u64::MAX), 1);
+        assert!(ram.set_bits(Gpa(u64::MAX), 0, 1), "there is nothing to lose");
+        assert!(!ram.set_bits(Gpa(PAGE_SIZE), 1, 2) && ram.set_bits(Gpa(PAGE_SIZE), 0x403, 0x20));
+        assert_eq!(ram.read_u32(Gpa(PAGE_SIZE)), Some(0x423));
         assert!(ram.write_u64(Gpa(2 * PAGE_SIZE - 8), 5) && !ram.write_u64(Gpa(2 * PAGE_SIZE - 7), 6));
         assert_eq!(ram.read_u64(Gpa(2 * PAGE_SIZE - 8)), Some(5));
         for at in [Gpa(100), Gpa(101), Gpa(2 * PAGE_SIZE - 2)] {

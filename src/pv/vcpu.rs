@@ -494,6 +494,12 @@ impl PvVcpu {
         self.single.deliver_interrupt(&mut self.state, platform, vector)
     }
 
+    /// As [`Self::deliver`], for an NMI.
+    fn deliver_nmi(&mut self, platform: &Platform) -> Result<Outcome, EngineError> {
+        self.state.nmi_blocked = true;
+        self.deliver(platform, Vector::Nmi as u8)
+    }
+
     /// One instruction, or the exception that is pending.
     fn execute(&mut self, platform: &Platform) -> Result<Outcome, EngineError> {
         let hypercall = self.why.take() == Some(Why::Hypercall);
@@ -530,12 +536,13 @@ impl Vcpu for PvVcpu {
                     self.timing.spoil();
                     return Ok(exit);
                 }
-                Boundary::Interrupt(vector) => {
-                    if self.deliver(platform, vector)? == Outcome::TripleFault {
-                        return Ok(Exit::TripleFault);
-                    }
+                Boundary::Interrupt(vector) if self.deliver(platform, vector)? == Outcome::TripleFault => {
+                    return Ok(Exit::TripleFault);
                 }
-                Boundary::Execute => {}
+                Boundary::Nmi if self.deliver_nmi(platform)? == Outcome::TripleFault => {
+                    return Ok(Exit::TripleFault);
+                }
+                Boundary::Interrupt(_) | Boundary::Nmi | Boundary::Execute => {}
             }
             if !first && self.breakpoints.contains(&self.state.rip) {
                 return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
@@ -579,6 +586,7 @@ impl DebugVcpu for PvVcpu {
         let outcome = match platform.at_boundary(self.id, &self.state) {
             Boundary::Leave(exit) => return Ok(exit),
             Boundary::Interrupt(vector) => self.deliver(platform, vector)?,
+            Boundary::Nmi => self.deliver_nmi(platform)?,
             Boundary::Execute => self.execute(platform)?,
         };
         Ok(outcome.ends_step())

@@ -107,7 +107,7 @@ impl VcpuSubject {
             bus: Bus::default(),
             interrupts: Arc::new(NoInterrupts),
             clock: Arc::new(Clock::new(ClockSource::Real)),
-            timers: TimerQueue::new(),
+            timers: vec![TimerQueue::new()],
             power: Arc::new(PowerSwitch::default()),
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![KickCell::new()],

@@ -20,8 +20,9 @@ pub trait PageMemory {
     fn read_u32(&self, at: Gpa) -> Option<u32>;
     /// Reads an 8-byte entry.
     fn read_u64(&self, at: Gpa) -> Option<u64>;
-    /// Atomically sets `bits` in the entry's low 32 bits.
-    fn set_bits(&self, at: Gpa, bits: u32);
+    /// Atomically sets `bits` in the entry's low 32 bits, if these are `expected` still; `false` if another CPU has changed
+    /// them.
+    fn set_bits(&self, at: Gpa, expected: u32, bits: u32) -> bool;
 }
 
 /// What an access wants.
@@ -216,6 +217,27 @@ pub fn walk(
             dirty: true,
         });
     }
+    // Another CPU may change an entry between the look at it and the setting of its bits: it must not be given an accessed
+    // bit if it is not present any more. A guest that does nothing else all the time is left without.
+    const MOST_WALKS: usize = 64;
+    let mut result = walk_once(memory, mode, gva, access, privilege);
+    for _ in 1..MOST_WALKS {
+        match result {
+            Ok((_, false)) => result = walk_once(memory, mode, gva, access, privilege),
+            _ => break,
+        }
+    }
+    result.map(|(translation, _)| translation)
+}
+
+/// As [`walk`], with paging on; also whether all bits could be set.
+fn walk_once(
+    memory: &impl PageMemory,
+    mode: &PagingMode,
+    gva: Gva,
+    access: Access,
+    privilege: Privilege,
+) -> Result<(Translation, bool), Exception> {
     let format = Format::of(mode);
     let fault = |extra| {
         let mut code: PageFaultCode = extra;
@@ -238,20 +260,21 @@ pub fn walk(
     }
 
     // Mostly all were used before.
+    let mut all_set = true;
     let above = if common & A == 0 { leaf.level + 1 } else { format.top() + 1 };
     for level in above..=format.top() {
         let (at, entry) = path[usize::from(level) - 1];
         // What has no rights has no accessed bit either.
         if entry & A == 0 && format.has_rights(level) {
-            memory.set_bits(at, A as u32);
+            all_set &= memory.set_bits(at, entry as u32, A as u32);
         }
     }
     let wanted = if access == Access::Write { A | D } else { A };
     if leaf.entry & wanted != wanted {
-        memory.set_bits(leaf.at, wanted as u32);
+        all_set &= memory.set_bits(leaf.at, leaf.entry as u32, wanted as u32);
     }
     let leaf = Leaf { entry: leaf.entry | wanted, ..leaf };
-    Ok(leaf.translation(format, mode, gva))
+    Ok((leaf.translation(format, mode, gva), all_set))
 }
 
 /// What [`walk`] would find, if it finds something and need not set a bit for it. `None` too with paging off.

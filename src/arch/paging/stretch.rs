@@ -84,7 +84,7 @@ mod tests {
         fn read_u64(&self, at: Gpa) -> Option<u64> {
             self.0.borrow().get((at.0 / 8) as usize).copied()
         }
-        fn set_bits(&self, _: Gpa, _: u32) {
+        fn set_bits(&self, _: Gpa, _: u32, _: u32) -> bool {
             unreachable!("nothing is to be set");
         }
     }

@@ -24,8 +24,12 @@ impl PageMemory for Memory {
     fn read_u64(&self, at: Gpa) -> Option<u64> {
         Some(self.get(at.0))
     }
-    fn set_bits(&self, at: Gpa, bits: u32) {
-        *self.0.borrow_mut().entry(at.0).or_default() |= u64::from(bits);
+    fn set_bits(&self, at: Gpa, expected: u32, bits: u32) -> bool {
+        let mut memory = self.0.borrow_mut();
+        let entry = memory.entry(at.0).or_default();
+        let same = *entry as u32 == expected;
+        *entry |= if same { bits.into() } else { 0 };
+        same
     }
 }
 

@@ -196,6 +196,7 @@ fn flags(state: &CpuState) -> String {
     match state.activity {
         Activity::Running => {}
         Activity::Halted => text.push_str(", halted"),
+        Activity::WaitsForStartUp => text.push_str(", waits for a start-up message"),
         Activity::Shutdown => text.push_str(", shut down"),
     }
     if state.interrupt_shadow {

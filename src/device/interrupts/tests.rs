@@ -24,7 +24,8 @@ impl Bench {
         let poke: Poke = Box::new(move |v| {
             seen[usize::from(v.0)].fetch_add(1, Ordering::SeqCst);
         });
-        let complex = InterruptComplex::new(2, &clock, &timers, poke);
+        // Both local APICs' timers are in one queue, which is run at once.
+        let complex = InterruptComplex::new(&clock, &[Arc::clone(&timers), Arc::clone(&timers)], poke);
         Self { clock, timers, complex, pokes }
     }
 
@@ -225,6 +226,68 @@ fn messages_of_devices_reach_physical_and_logical_destinations() {
             bench.write(vcpu, 0xb0, 0);
         }
     }
+}
+
+/// The messages that came for a vCPU, in the order in which it takes them.
+fn signals(bench: &Bench, vcpu: VcpuId) -> (Vec<CpuSignal>, bool) {
+    let signals = std::iter::from_fn(|| bench.complex.take_signal(vcpu)).collect();
+    (signals, bench.complex.take_nmi(vcpu))
+}
+
+#[test]
+fn init_start_up_and_nmi_reach_the_cpus_they_are_sent_to() {
+    let bench = Bench::new();
+    bench.enable();
+    let send = |high: u32, low: u32| {
+        bench.write(CPU0, 0x310, high << 24);
+        bench.write(CPU0, 0x300, low);
+    };
+    let both = || [CPU0, CPU1].map(|vcpu| signals(&bench, vcpu));
+    send(1, 0x4608);
+    assert_eq!(both(), [(vec![], false), (vec![CpuSignal::StartUp(8)], false)], "it waits since reset");
+    send(1, 0x4609);
+    assert_eq!(both()[1], (vec![], false), "it waits no more");
+    let pokes = bench.pokes()[1];
+    send(0, 0xc_c500);
+    assert_eq!(bench.pokes()[1], pokes + 1);
+    send(1, 0x8500);
+    send(1, 0x460a);
+    send(1, 0x460b);
+    assert_eq!(both(), [(vec![], false), (vec![CpuSignal::Init, CpuSignal::StartUp(0xa)], false)]);
+    assert_eq!(bench.read(CPU1, 0xf0), 0xff, "INIT resets the APIC");
+    send(0xff, 0x4400);
+    assert_eq!(both(), [(vec![], true), (vec![], true)], "to all");
+    send(0, 0xc_4400);
+    assert_eq!(both(), [(vec![], false), (vec![], true)], "to all others");
+    send(0, 0x8_4400);
+    assert_eq!(both(), [(vec![], false), (vec![], false)], "not to all with oneself");
+    send(0, 0x4500);
+    send(0, 0x4608);
+    assert_eq!(both()[0], (vec![CpuSignal::Init], false), "the boot processor waits for no start-up");
+    // By message of a device.
+    bench.complex.send(0xfee0_1000, 0x400);
+    assert_eq!(both(), [(vec![], false), (vec![], true)]);
+}
+
+#[test]
+fn the_lowest_priority_is_chosen_of_those_that_take_interrupts() {
+    let bench = Bench::new();
+    for (vcpu, address) in [(CPU0, 1 << 24), (CPU1, 2 << 24)] {
+        bench.write(vcpu, 0xd0, address);
+    }
+    bench.write(CPU1, 0xf0, 0x1ff);
+    let send = || {
+        bench.complex.send(0xfee0_3004, 0x171);
+        let taken = [CPU0, CPU1].map(|vcpu| bench.take(vcpu).is_some());
+        bench.write(CPU0, 0xb0, 0);
+        bench.write(CPU1, 0xb0, 0);
+        taken
+    };
+    assert_eq!(send(), [false, true], "the first one is not enabled");
+    bench.write(CPU0, 0xf0, 0x1ff);
+    assert_eq!(send(), [true, false]);
+    bench.write(CPU0, 0x80, 0x50);
+    assert_eq!(send(), [false, true]);
 }
 
 #[test]

@@ -65,9 +65,10 @@ impl IoApic {
                 if entry.contains(Entry::LEVEL) {
                     *entry |= Entry::REMOTE_IRR;
                 }
+                let logical = entry.contains(Entry::LOGICAL);
                 return Some(Message {
-                    destination: (entry.bits() >> 56) as u8,
-                    logical: entry.contains(Entry::LOGICAL),
+                    destination: Message::narrow_destination((entry.bits() >> 56) as u8, logical),
+                    logical,
                     mode: DeliveryMode::from_bits((entry.bits() >> 8) as u32),
                     vector: entry.bits() as u8,
                     level: entry.contains(Entry::LEVEL),

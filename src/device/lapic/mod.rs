@@ -7,8 +7,8 @@
 //! it: the 8259s reach a guest that never touches the APIC. On the others LINT0 is masked. As in QEMU, the 8259s are
 //! heard if the APIC is globally disabled, or LINT0 is unmasked in ExtINT mode, whatever the software enable says; so
 //! clearing the software enable masks all entries of the vector table but LINT0. Moving the register page by
-//! IA32_APIC_BASE changes the MSR and nothing else, again as in QEMU. NMI, SMI, INIT and start-up messages are
-//! dropped: nothing in the contract with the CPUs carries them yet.
+//! IA32_APIC_BASE changes the MSR and nothing else, again as in QEMU. INIT resets the APIC
+//! but for its ID; the complex brings INIT, start-up and NMI messages to the CPUs. SMI messages are dropped.
 mod saved;
 mod spec;
 #[cfg(test)]
@@ -29,8 +29,8 @@ use timer::Counter;
 /// An interrupt message on its way to local APICs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Message {
-    /// APIC ID, or logical address.
-    pub destination: u8,
+    /// APIC ID, [`Message::EVERYONE`], or logical address.
+    pub destination: u32,
     /// Whether `destination` is logical.
     pub logical: bool,
     /// How it is delivered.
@@ -39,6 +39,17 @@ pub struct Message {
     pub vector: u8,
     /// Level-triggered.
     pub level: bool,
+}
+
+impl Message {
+    /// The APIC ID that means all.
+    pub const EVERYONE: u32 = u32::MAX;
+
+    /// The destination in a field of 8 bits, where 0xff means all APIC IDs.
+    #[must_use]
+    pub fn narrow_destination(field: u8, logical: bool) -> u32 {
+        if field == 0xff && !logical { Self::EVERYONE } else { field.into() }
+    }
 }
 
 /// What an access asks of the interrupt complex.
@@ -88,6 +99,8 @@ pub struct State {
     lvt: [Lvt; LVT_COUNT],
     lint0: bool,
     counter: Counter,
+    /// The CPU takes a start-up message: after INIT, and none came since. Never the boot processor.
+    waits: bool,
 }
 
 impl State {
@@ -114,6 +127,7 @@ impl State {
             lvt,
             lint0: false,
             counter: Counter::default(),
+            waits: !is_boot,
         }
     }
 }
@@ -142,7 +156,8 @@ impl Lapic {
     }
 
     /// Processor priority (11.8.3.1).
-    fn ppr(&self) -> u8 {
+    #[must_use]
+    pub fn ppr(&self) -> u8 {
         let in_service = self.state.isr.highest().unwrap_or(0) & 0xf0;
         if self.state.tpr >> 4 >= in_service >> 4 { self.state.tpr } else { in_service }
     }
@@ -174,16 +189,36 @@ impl Lapic {
         }
     }
 
+    /// INIT (11.4.7.3): the state after reset, with the ID and IA32_APIC_BASE as they are. All but the boot processor
+    /// wait for a start-up.
+    pub fn init(&mut self) {
+        let State { base, id, lint0, .. } = self.state;
+        self.state = State { base, lint0, ..State::after_reset(id, self.is_boot) };
+        self.sync();
+    }
+
+    /// Whether a start-up message is taken: one after each INIT is.
+    pub fn take_start_up(&mut self) -> bool {
+        std::mem::take(&mut self.state.waits)
+    }
+
+    /// Whether it can take in interrupts: enabled by its CPU, too.
+    #[must_use]
+    pub fn takes_interrupts(&self) -> bool {
+        self.is_software_enabled()
+    }
+
     /// Whether a message with this destination is for this APIC (11.6.2).
     #[must_use]
-    pub fn is_addressed(&self, destination: u8, logical: bool) -> bool {
+    pub fn is_addressed(&self, destination: u32, logical: bool) -> bool {
         let s = &self.state;
         if !self.is_enabled() {
             return false;
         }
         if !logical {
-            return destination == 0xff || destination == s.id;
+            return destination == Message::EVERYONE || destination == u32::from(s.id);
         }
+        let Ok(destination) = u8::try_from(destination) else { return false };
         match s.model {
             0xf => destination & s.ldr != 0,
             0 => {
@@ -391,9 +426,10 @@ impl Lapic {
     /// A write to the interrupt command register sends.
     fn command(&mut self) -> Effect {
         let [low, high] = self.state.icr;
+        let logical = low & 1 << 11 != 0;
         let message = Message {
-            destination: (high >> 24) as u8,
-            logical: low & 1 << 11 != 0,
+            destination: Message::narrow_destination((high >> 24) as u8, logical),
+            logical,
             mode: DeliveryMode::from_bits(low >> 8),
             vector: low as u8,
             // IPIs are edge-triggered, whatever bit 15 says (11.6.1).
@@ -402,6 +438,10 @@ impl Lapic {
         match message.mode {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority if message.vector < FIRST_VECTOR => {
                 self.error(Esr::SEND_ILLEGAL_VECTOR);
+                Effect::None
+            }
+            // The de-assertion of INIT only mattered to buses of old (11.6.1, "Level").
+            DeliveryMode::Init if low & (spec::ICR_ASSERT | spec::ICR_LEVEL) == spec::ICR_LEVEL => {
                 Effect::None
             }
             _ => Effect::Send(message, Shorthand::from_icr(low)),
@@ -439,9 +479,8 @@ impl Lapic {
         }
         let new = ApicBase::from_bits_retain(value);
         if new.contains(ApicBase::ENABLE) && !self.is_enabled() {
-            let State { id, lint0, .. } = self.state;
-            self.state = State::after_reset(id, self.is_boot);
-            self.state.lint0 = lint0;
+            let State { id, lint0, waits, .. } = self.state;
+            self.state = State { lint0, waits, ..State::after_reset(id, self.is_boot) };
         }
         self.state.base = new;
         self.sync();

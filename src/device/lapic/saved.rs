@@ -34,6 +34,8 @@ pub struct SavedLapic {
     pub divide: u32,
     /// Guest time at which the timer's count reaches zero, in nanoseconds.
     pub expiry: Option<u64>,
+    /// The CPU takes a start-up message.
+    pub waits: bool,
 }
 
 impl Lapic {
@@ -41,8 +43,24 @@ impl Lapic {
     #[must_use]
     pub fn saved(&self) -> SavedLapic {
         let Self { is_boot: _, clock: _, timer: _, armed: _, state } = self;
-        let State { base, id, tpr, ldr, model, svr, isr, tmr, irr, esr, errors, icr, lvt, lint0, counter } =
-            state.clone();
+        let State {
+            base,
+            id,
+            tpr,
+            ldr,
+            model,
+            svr,
+            isr,
+            tmr,
+            irr,
+            esr,
+            errors,
+            icr,
+            lvt,
+            lint0,
+            counter,
+            waits,
+        } = state.clone();
         let Counter { initial, divide, expiry } = counter;
         SavedLapic {
             base: base.bits(),
@@ -62,6 +80,7 @@ impl Lapic {
             initial_count: initial,
             divide,
             expiry: expiry.map(|at| at.0),
+            waits,
         }
     }
 
@@ -105,6 +124,7 @@ impl State {
             initial_count,
             divide,
             expiry,
+            waits,
         } = saved.clone();
         let lvt_possible = |(i, (entry, writable)): (usize, (&u32, u32))| {
             let read_only = if i == LINT0 { Lvt::REMOTE_IRR.bits() } else { 0 };
@@ -136,6 +156,7 @@ impl State {
             lvt: lvt.map(Lvt::from_bits_retain),
             lint0,
             counter: Counter { initial: initial_count, divide, expiry: expiry.map(Nanos) },
+            waits,
         })
     }
 }

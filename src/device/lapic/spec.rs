@@ -147,6 +147,10 @@ bitflags! {
 pub(super) const APIC_BASE_WRITABLE: u64 = 0x000f_ffff_ffff_f900;
 /// Writable bits of the interrupt command register's low half.
 pub(super) const ICR_LOW_WRITABLE: u32 = 0x000c_cfff;
+/// In that half: assert, not de-assert.
+pub(super) const ICR_ASSERT: u32 = 1 << 14;
+/// In that half: level-triggered.
+pub(super) const ICR_LEVEL: u32 = 1 << 15;
 /// The lowest vector that may be delivered; those below are reserved for exceptions.
 pub(super) const FIRST_VECTOR: u8 = 16;
 

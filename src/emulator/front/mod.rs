@@ -95,7 +95,7 @@ pub(crate) fn fetch(mmu: &mut Mmu, place: Place, into: &mut [u8]) {
     if place.host.is_some()
         && let Some(offset) = mmu.ram.offset(place.gpa, into.len() as u64)
     {
-        if mmu.ram.code().mark(offset, into.len() as u64) {
+        if mmu.ram.mark_code(offset, into.len() as u64, mmu.watcher) {
             mmu.tlb.protect(place.gpa.page().0);
         }
         if mmu.ram.read(place.gpa, into).is_ok() {

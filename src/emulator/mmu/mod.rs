@@ -4,6 +4,7 @@
 //! stores to pages with decoded code, alignment checks — check the whole access before they change anything. A failed
 //! access leaves its exception in [`Mmu::exception`] and returns the zero-sized [`Fault`].
 #![expect(unsafe_code, reason = "a TLB hit is an access to guest RAM by host address")]
+pub(crate) mod locked;
 pub(crate) mod slow;
 pub(crate) mod tlb;
 pub(crate) mod watch;
@@ -14,7 +15,7 @@ use super::single::int::Int;
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Cr0, Cr4, Exception, Rflags};
 use crate::engine::{Platform, VcpuId};
-use crate::mem::GuestRam;
+use crate::mem::{GuestRam, Watcher};
 pub(crate) use tlb::{Bank, Tlb};
 
 /// An exception was raised; it lies in [`Mmu::exception`].
@@ -37,6 +38,8 @@ pub(crate) struct Mmu<'a> {
     pub ram: &'a GuestRam,
     pub platform: &'a Platform,
     pub vcpu: VcpuId,
+    /// Its part in the watch over code.
+    pub watcher: &'a Watcher,
 }
 
 impl Mmu<'_> {

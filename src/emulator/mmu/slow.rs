@@ -101,7 +101,7 @@ impl Mmu<'_> {
     }
 
     /// Both halves of an access: the bytes in the first page and where the pieces are. Checks everything.
-    fn places(
+    pub(super) fn places(
         &mut self,
         bank: Bank,
         at: u64,

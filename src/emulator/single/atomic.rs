@@ -1,7 +1,7 @@
 //! Locked read-modify-write on guest memory, XCHG, XADD and the compare-and-exchange family.
 //!
-//! On RAM they are atomic operations of the host, so that other vCPUs and devices see them whole. An operand that is
-//! not aligned to its size, lies in a page with decoded code or in device memory is read and written in two steps.
+//! On RAM they are locked instructions of the host, so that other vCPUs and devices see them whole; see [`locked`] for
+//! where that cannot be.
 #![expect(unsafe_code, reason = "atomic operations on guest RAM by host address")]
 use super::cx::{Cx, Flow, Handler, Step};
 use super::flags::{self, ZF};
@@ -10,30 +10,31 @@ use super::lower::{operand_size, sized};
 use super::op::Op;
 use crate::arch::Exception;
 use crate::arch::state::gpr;
-use crate::emulator::mmu::Fault;
+use crate::emulator::mmu::{Fault, locked};
 use iced_x86::{Instruction, Mnemonic, OpKind};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::arch::asm;
 
-/// Compare-and-exchange at a host address that is aligned to the size of `T`.
+/// `lock cmpxchg` at a host address; the value that was there, if it was not `old`.
 ///
 /// # Safety
-/// `host` is valid for reads and writes of `T` and aligned to its size.
-unsafe fn exchange_if<T: Int>(host: usize, old: T, new: T) -> Result<T, T> {
-    macro_rules! one {
-        ($atomic:ident, $t:ty) => {{
-            // SAFETY: the caller's promise; guest RAM is accessed atomically or by raw copies only.
-            let cell = unsafe { $atomic::from_ptr(host as *mut $t) };
-            cell.compare_exchange(old.zx() as $t, new.zx() as $t, Ordering::SeqCst, Ordering::SeqCst)
-                .map(|v| T::of(u64::from(v)))
-                .map_err(|v| T::of(u64::from(v)))
-        }};
+/// `host` is valid for reads and writes of `T`; it need not be aligned.
+unsafe fn exchange_if<T: Int>(host: usize, old: T, new: T) -> Result<(), T> {
+    let (mut seen, new) = (old.zx(), new.zx());
+    // SAFETY: the caller's promise; guest RAM is accessed atomically or by raw copies only.
+    unsafe {
+        match T::BYTES {
+            1 => asm!("lock cmpxchg byte ptr [{p}], {n}", p = in(reg) host, n = in(reg_byte) new as u8,
+                inout("rax") seen, options(nostack)),
+            2 => asm!("lock cmpxchg word ptr [{p}], {n:x}", p = in(reg) host, n = in(reg) new,
+                inout("rax") seen, options(nostack)),
+            4 => asm!("lock cmpxchg dword ptr [{p}], {n:e}", p = in(reg) host, n = in(reg) new,
+                inout("rax") seen, options(nostack)),
+            _ => asm!("lock cmpxchg qword ptr [{p}], {n}", p = in(reg) host, n = in(reg) new,
+                inout("rax") seen, options(nostack)),
+        }
     }
-    match T::BYTES {
-        1 => one!(AtomicU8, u8),
-        2 => one!(AtomicU16, u16),
-        4 => one!(AtomicU32, u32),
-        _ => one!(AtomicU64, u64),
-    }
+    let seen = T::of(seen);
+    if seen == old { Ok(()) } else { Err(seen) }
 }
 
 /// Changes the memory operand atomically; `change` may be called several times. Returns the old value.
@@ -49,23 +50,20 @@ pub(super) fn update_locked_at<T: Int>(
     stack: bool,
     mut change: impl FnMut(T) -> T,
 ) -> Result<T, Fault> {
-    if at.is_multiple_of(T::BYTES as u64) {
-        // The page may only be missing from the TLB.
-        if cx.mmu.tlb.write(cx.mmu.bank, at, T::BYTES).is_none() {
-            cx.mmu.check_write(at, T::BYTES, stack)?;
-        }
-        if let Some(host) = cx.mmu.tlb.write(cx.mmu.bank, at, T::BYTES) {
-            // SAFETY: a TLB hit proves that the operand lies in mapped RAM.
-            let mut old = unsafe { (host as *const T).read_volatile() };
-            loop {
-                // SAFETY: as above; `at`, and so `host` (pages are aligned), is aligned.
-                match unsafe { exchange_if(host, old, change(old)) } {
-                    Ok(_) => return Ok(old),
-                    Err(seen) => old = seen,
-                }
+    if let Some(place) = cx.mmu.locked_place(at, T::BYTES, stack)? {
+        // SAFETY: the operand lies in mapped RAM.
+        let mut old = unsafe { (place.host as *const T).read_unaligned() };
+        loop {
+            // SAFETY: as above.
+            match unsafe { exchange_if(place.host, old, change(old)) } {
+                Ok(()) => break,
+                Err(seen) => old = seen,
             }
         }
+        cx.mmu.end_locked(place, at, T::BYTES);
+        return Ok(old);
     }
+    let _alone = locked::split_lock();
     let mut before = T::default();
     cx.mmu.update::<T>(at, stack, |old| {
         before = old;
@@ -167,11 +165,13 @@ fn cmpxchg16b(cx: &mut Cx, op: &Op) -> Step {
     }
     let expected = (cx.regs[gpr::RAX], cx.regs[gpr::RDX]);
     let new = (cx.regs[gpr::RBX], cx.regs[gpr::RCX]);
-    cx.mmu.check_write(at, 16, stack)?;
-    let old = if let Some(host) = cx.mmu.tlb.write(cx.mmu.bank, at, 16) {
-        // SAFETY: a TLB hit proves that the 16 aligned bytes are mapped RAM.
-        unsafe { exchange16(host, expected, new) }
+    let old = if let Some(place) = cx.mmu.locked_place(at, 16, stack)? {
+        // SAFETY: the 16 aligned bytes are mapped RAM.
+        let old = unsafe { exchange16(place.host, expected, new) };
+        cx.mmu.end_locked(place, at, 16);
+        old
     } else {
+        let _alone = locked::split_lock();
         let old = (cx.mmu.read::<u64>(at, stack)?, cx.mmu.read::<u64>(at.wrapping_add(8), stack)?);
         let value = if old == expected { new } else { old };
         cx.mmu.write(at, value.0, stack)?;

@@ -1,4 +1,4 @@
-//! Instructions without effect on the guest's state — hints, fences, cache lines — and the invalid ones that have names.
+//! Instructions without effect on the CPU's state — hints, fences, cache lines — and the invalid ones that have names.
 use super::cx::{Cx, Flow, Handler, Step};
 use super::int::Int;
 use super::lower::{operand_size, wide};
@@ -7,6 +7,12 @@ use crate::arch::Exception;
 use iced_x86::{Instruction, Mnemonic};
 
 fn nothing(_: &mut Cx, _: &Op) -> Step {
+    Ok(Flow::Next)
+}
+
+/// Other CPUs see what was stored before it before anything is loaded after it: the host's store buffer is the guest's.
+fn fence(_: &mut Cx, _: &Op) -> Step {
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     Ok(Flow::Next)
 }
 
@@ -36,9 +42,6 @@ pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
         | Mnemonic::Pause
         | Mnemonic::Endbr32
         | Mnemonic::Endbr64
-        | Mnemonic::Lfence
-        | Mnemonic::Mfence
-        | Mnemonic::Sfence
         | Mnemonic::Prefetchnta
         | Mnemonic::Prefetcht0
         | Mnemonic::Prefetcht1
@@ -46,8 +49,8 @@ pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
         | Mnemonic::Prefetchw
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchwt1
-        | Mnemonic::Serialize
         | Mnemonic::Cldemote => nothing,
+        Mnemonic::Lfence | Mnemonic::Mfence | Mnemonic::Sfence | Mnemonic::Serialize => fence,
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => cache_line,
         Mnemonic::Movnti => wide!(operand_size(instruction, 1), movnti),
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => undefined,

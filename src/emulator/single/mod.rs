@@ -46,7 +46,7 @@ use super::mmu::Tlb;
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Exception, Vector};
 use crate::engine::{Boundary, DebugEvent, EngineError, Exit, Platform, VcpuId};
-use crate::mem::GuestRam;
+use crate::mem::{GuestRam, Watcher};
 use cx::Handler;
 use host_fpu::HostFpu;
 pub(crate) use host_fpu::operand_alignment;
@@ -89,6 +89,8 @@ pub struct Single {
     fpu: Option<HostFpu>,
     /// The paging registers that the TLB belongs to.
     paging: Option<PagingMode>,
+    /// Its part in the watch over code that other vCPUs and devices write.
+    watcher: Option<Arc<Watcher>>,
 }
 
 impl std::fmt::Debug for Single {
@@ -110,12 +112,8 @@ impl Single {
             features: None,
             fpu: None,
             paging: None,
+            watcher: None,
         }
-    }
-
-    /// The vCPU that it executes.
-    pub(crate) fn vcpu(&self) -> VcpuId {
-        self.vcpu
     }
 
     /// Executes exactly one instruction, or delivers the exception that is pending in `state`. Exceptions that the
@@ -135,6 +133,7 @@ impl Single {
         let outcome = match platform.at_boundary(self.vcpu, state) {
             Boundary::Leave(exit) => return Ok(exit),
             Boundary::Interrupt(vector) => self.deliver_interrupt(state, platform, vector)?,
+            Boundary::Nmi => self.deliver_nmi(state, platform)?,
             Boundary::Execute => self.step(state, platform)?,
         };
         Ok(outcome.ends_step())
@@ -152,6 +151,15 @@ impl Single {
         vector: u8,
     ) -> Result<Outcome, EngineError> {
         Ok(self.deliver(state, platform, super::interrupt::Event::External(vector)))
+    }
+
+    /// Enters the guest's handler for an NMI; others are blocked until IRET. A halted CPU wakes.
+    ///
+    /// # Errors
+    /// None today; the signature is that of [`Self::step`].
+    pub fn deliver_nmi(&mut self, state: &mut CpuState, platform: &Platform) -> Result<Outcome, EngineError> {
+        state.nmi_blocked = true;
+        self.deliver_interrupt(state, platform, Vector::Nmi as u8)
     }
 
     /// Delivers an exception, with the escalation to #DF and triple fault.

@@ -141,7 +141,7 @@ fn rdpid(cx: &mut Cx, op: &Op) -> Step {
 
 fn cpuid(cx: &mut Cx, _: &Op) -> Step {
     let (leaf, subleaf) = (cx.regs[RAX] as u32, cx.regs[RCX] as u32);
-    let r = cx.platform.cpuid(leaf, subleaf, cx.state.cr4);
+    let r = cx.platform.cpuid(cx.mmu.vcpu, leaf, subleaf, cx.state.cr4);
     cx.regs[RAX] = r.eax.into();
     cx.regs[RBX] = r.ebx.into();
     cx.regs[RCX] = r.ecx.into();

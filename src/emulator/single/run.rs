@@ -10,10 +10,11 @@ use crate::emulator::front::features::Features;
 use crate::emulator::front::{self, Found};
 use crate::emulator::interrupt::{self, Event};
 use crate::emulator::mmu::watch::Watches;
-use crate::emulator::mmu::{Bank, Fault, Mmu};
+use crate::emulator::mmu::{Bank, Fault, Mmu, Tlb};
 use crate::engine::{Cause, EngineError, Platform};
-use crate::mem::CodeChanges;
+use crate::mem::{Close, CodeChanges};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Why the loop came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +79,15 @@ fn drop_written(cache: &mut CodeCache, cx: &Cx) -> bool {
     changes.map(|changes| drop_changes(cache, changes)).is_some()
 }
 
+/// Closes a page, where another vCPU has found code, to stores that are not noticed.
+#[cold]
+fn close(tlb: &mut Tlb, what: Close) {
+    match what {
+        Close::Page(page) => tlb.protect(page.0),
+        Close::All => tlb.flush_all(),
+    }
+}
+
 #[cold]
 fn drop_changes(cache: &mut CodeCache, changes: CodeChanges) {
     match changes {
@@ -112,6 +122,10 @@ impl Single {
         if self.paging.is_some_and(|before| ac(before) != ac(paging)) {
             self.tlb.flush_all();
         }
+        let watch = || self.ram.watch_code(platform.kick(self.vcpu));
+        // Code that others write must be noticed by a loop that never comes out.
+        let watcher = Arc::clone(self.watcher.get_or_insert_with(watch));
+        watcher.begin(&self.ram, |what| close(&mut self.tlb, what));
         let mut cx = Cx {
             regs,
             flags: 0,
@@ -125,6 +139,7 @@ impl Single {
                 ram: &self.ram,
                 platform,
                 vcpu: self.vcpu,
+                watcher: &watcher,
             },
             state,
             platform,
@@ -139,6 +154,7 @@ impl Single {
         // Translated code changes CR0.TS without a word.
         cx.mmu.refresh(cx.state);
         self.paging = Some(cx.mmu.mode);
+        watcher.end(&self.ram, |what| close(&mut self.tlb, what));
         result
     }
 

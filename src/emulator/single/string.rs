@@ -11,9 +11,10 @@ use super::int::Int;
 use super::lower::sized;
 use super::op::Op;
 use super::{io, operand};
+use crate::arch::paging::Access;
 use crate::arch::state::gpr::{RAX, RCX, RDI, RDX, RSI};
-use crate::arch::{Rflags, SegmentRegister};
-use crate::emulator::mmu::Fault;
+use crate::arch::{Gva, Rflags, SegmentRegister};
+use crate::emulator::mmu::{Bank, Fault};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 /// Elements, or stretches, between two looks at the kick.
@@ -163,10 +164,9 @@ impl Walk {
         let to = self.index(cx, RDI);
         let in_page = |at: u64| (PAGE - at % PAGE) / T::BYTES as u64;
         let mut elements = count.min(in_page(to));
-        let bank = cx.mmu.bank;
         if self.kind == Kind::Stos {
             let bytes = elements as usize * T::BYTES;
-            let Some(host) = cx.mmu.tlb.write(bank, to, bytes.max(1)) else { return 0 };
+            let Some(host) = cx.mmu.tlb.write(cx.mmu.bank, to, bytes.max(1)) else { return 0 };
             let value = cx.reg::<T>(RAX as u8);
             // SAFETY: the TLB hit proves that `bytes` bytes at `host` are mapped RAM of one page.
             unsafe { fill(host, value, elements) };
@@ -183,16 +183,12 @@ impl Walk {
         if bytes == 0 {
             return 0;
         }
-        let (Some(source), Some(host)) =
-            (cx.mmu.tlb.read(bank, from, bytes), cx.mmu.tlb.write(bank, to, bytes))
-        else {
-            return 0;
-        };
+        let Some((source, host)) = ready(cx, (from, to), bytes) else { return 0 };
         // Where the target begins inside the source, bytes written are read again: a pattern spreads.
         if host > source && host - source < bytes {
             return 0;
         }
-        // SAFETY: as above for both; `copy` allows the remaining overlap (target before source).
+        // SAFETY: TLB hits prove it of both, as above; `copy` allows the remaining overlap (target before source).
         unsafe { std::ptr::copy(source as *const u8, host as *mut u8, bytes) };
         self.advance(cx, RSI, bytes as u64);
         self.advance(cx, RDI, bytes as u64);
@@ -218,13 +214,8 @@ impl Walk {
         }
         let bytes = elements as usize * T::BYTES;
         let before = bytes as u64 - T::BYTES as u64;
-        let bank = cx.mmu.bank;
-        let (Some(source), Some(host)) = (
-            cx.mmu.tlb.read(bank, from.wrapping_sub(before), bytes),
-            cx.mmu.tlb.write(bank, to.wrapping_sub(before), bytes),
-        ) else {
-            return 0;
-        };
+        let lowest = (from.wrapping_sub(before), to.wrapping_sub(before));
+        let Some((source, host)) = ready(cx, lowest, bytes) else { return 0 };
         // Where the target ends inside the source, bytes written are read again.
         if source > host && source - host < bytes {
             return 0;
@@ -236,6 +227,37 @@ impl Walk {
         self.advance(cx, RDI, (bytes as u64).wrapping_neg());
         elements
     }
+}
+
+/// Host addresses of `bytes` bytes within a page each, to be read and to be written, if the TLB can know them. Pages that
+/// share an entry of the TLB are looked up one after the other: what was found stays where it is.
+fn ready(cx: &mut Cx, (from, to): (u64, u64), bytes: usize) -> Option<(usize, usize)> {
+    let bank = cx.mmu.bank;
+    if let (Some(source), Some(target)) =
+        (cx.mmu.tlb.read(bank, from, bytes), cx.mmu.tlb.write(bank, to, bytes))
+    {
+        return Some((source, target));
+    }
+    // What an element would not be refused, and sets the same bits in the tables.
+    let has_code = cx.mmu.tlb.code_write(bank, to).is_some();
+    if has_code || bank == Bank::UserAligned || !(Gva(from).is_canonical() && Gva(to).is_canonical()) {
+        return None;
+    }
+    let source = match cx.mmu.tlb.read(bank, from, bytes) {
+        Some(source) => source,
+        None => {
+            cx.mmu.place(bank, from, Access::Read).ok()?;
+            cx.mmu.tlb.read(bank, from, bytes)?
+        }
+    };
+    let target = match cx.mmu.tlb.write(bank, to, bytes) {
+        Some(target) => target,
+        None => {
+            cx.mmu.place(bank, to, Access::Write).ok()?;
+            cx.mmu.tlb.write(bank, to, bytes)?
+        }
+    };
+    Some((source, target))
 }
 
 /// Fills `count` elements at `host` with `value`.

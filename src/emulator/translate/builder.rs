@@ -326,17 +326,7 @@ impl<'a> Builder<'a> {
             self.asm.test8(RCX, (alignment - 1) as u8);
             self.cold_if(Condition::NOT_EQUAL);
         }
-        self.asm.mov(RAX, RCX);
-        self.asm.shift(true, true, RAX, 12 - ENTRY_SHIFT);
-        self.asm.alu_imm(false, Alu::And, RAX, ((ENTRIES - 1) << ENTRY_SHIFT) as i32);
-        self.asm.alu(Alu::Add, RAX, field(Context::TLB));
-        // The last byte's page: an access that leaves its page finds another tag.
-        if size > 1 {
-            self.asm.lea(RCX, Mem::at(RCX, size as i32 - 1));
-        }
-        self.asm.alu_imm(true, Alu::And, RCX, -4096);
-        self.asm.alu(Alu::Cmp, RCX, Mem::at(RAX, if write { ENTRY_WRITE } else { ENTRY_READ }));
-        self.cold_if(Condition::NOT_EQUAL);
+        self.find_entry(size, write);
         let simple = address.direct().filter(|_| address.segment.is_none());
         if self.narrow && simple.is_some() {
             self.put_address(address);
@@ -364,6 +354,30 @@ impl<'a> Builder<'a> {
                 Mem::at(RCX, 0)
             }
         }
+    }
+
+    /// The host's place, in RAX, of `size` bytes at the guest address in RCX, by the soft TLB; else the cold way. Flags are
+    /// saved. Changes RCX.
+    pub(super) fn look_up_computed(&mut self, size: usize, write: bool) {
+        self.asm.store(field(Context::RESUME), RCX);
+        self.find_entry(size, write);
+        self.asm.load(RAX, Mem::at(RAX, ENTRY_ADDEND));
+        self.asm.alu(Alu::Add, RAX, field(Context::RESUME));
+    }
+
+    /// The soft TLB's entry, in RAX, for `size` bytes at the guest address in RCX; else the cold way. Changes RCX and flags.
+    fn find_entry(&mut self, size: usize, write: bool) {
+        self.asm.mov(RAX, RCX);
+        self.asm.shift(true, true, RAX, 12 - ENTRY_SHIFT);
+        self.asm.alu_imm(false, Alu::And, RAX, ((ENTRIES - 1) << ENTRY_SHIFT) as i32);
+        self.asm.alu(Alu::Add, RAX, field(Context::TLB));
+        // The last byte's page: an access that leaves its page finds another tag.
+        if size > 1 {
+            self.asm.lea(RCX, Mem::at(RCX, size as i32 - 1));
+        }
+        self.asm.alu_imm(true, Alu::And, RCX, -4096);
+        self.asm.alu(Alu::Cmp, RCX, Mem::at(RAX, if write { ENTRY_WRITE } else { ENTRY_READ }));
+        self.cold_if(Condition::NOT_EQUAL);
     }
 
     /// A new site for an instruction.

@@ -31,6 +31,10 @@ pub(crate) enum Kind {
     /// CBW to CQO.
     Widen,
     CompareExchange,
+    /// CMPXCHG8B and CMPXCHG16B.
+    CompareExchangeWide,
+    /// PCMPISTRI and its VEX form: itself, with the index in RCX.
+    StringIndex,
     Lea,
     Push,
     Pop,
@@ -193,6 +197,7 @@ fn is_general(instruction: &Instruction) -> Option<Kind> {
         M::Div | M::Idiv => Kind::Divide,
         M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo => Kind::Widen,
         M::Cmpxchg => Kind::CompareExchange,
+        M::Cmpxchg8b | M::Cmpxchg16b => Kind::CompareExchangeWide,
         M::Xchg => match encoding.operand(0) {
             OpCodeOperandKind::r16_opcode | OpCodeOperandKind::r32_opcode | OpCodeOperandKind::r64_opcode => {
                 Kind::ExchangeAccumulator
@@ -296,16 +301,15 @@ fn vector(instruction: &Instruction) -> Option<Kind> {
         | M::Pcmpestri64
         | M::Pcmpestrm
         | M::Pcmpestrm64
-        | M::Pcmpistri
         | M::Vpcmpestri
         | M::Vpcmpestri64
         | M::Vpcmpestrm
         | M::Vpcmpestrm64
-        | M::Vpcmpistri
         | M::Vmaskmovps
         | M::Vmaskmovpd
         | M::Vpmaskmovd
         | M::Vpmaskmovq => return None,
+        M::Pcmpistri | M::Vpcmpistri => return Some(Kind::StringIndex),
         _ => {}
     }
     encoding.operands().any(is_vector).then_some(Kind::Plain)

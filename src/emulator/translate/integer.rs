@@ -7,7 +7,7 @@ use crate::emulator::code::registers::{GUEST_RAX, GUEST_RCX, GUEST_RSP, home};
 use crate::emulator::code::stubs::field;
 use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX, RDX, Reg, Rm, Shape};
 use crate::emulator::single::operand_alignment;
-use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
+use iced_x86::{Instruction, Mnemonic, RflagsBits};
 use smallvec::{SmallVec, smallvec};
 
 /// What an instruction does with the six status flags.
@@ -146,7 +146,7 @@ pub(super) struct Source<'i> {
 }
 
 impl Source<'_> {
-    fn has_memory(&self) -> bool {
+    pub(super) fn has_memory(&self) -> bool {
         self.shape.is_memory()
     }
 
@@ -162,14 +162,14 @@ impl Source<'_> {
         Some((place(form.reg, shape.reg)?, place(form.vvvv, vvvv)?, place(rm, shape.rm)?))
     }
 
-    fn memory_bytes(&self) -> usize {
+    pub(super) fn memory_bytes(&self) -> usize {
         self.instruction.memory_size().size()
     }
 }
 
 impl Builder<'_> {
     /// Brings the flags to where the instruction wants them. Changes RAX.
-    fn prepare_flags(&mut self, source: &Source) {
+    pub(super) fn prepare_flags(&mut self, source: &Source) {
         if source.flags.reads {
             self.restore_flags();
         } else if source.flags.usage == FlagUse::Needs {
@@ -177,13 +177,13 @@ impl Builder<'_> {
         }
     }
 
-    fn note_flags(&mut self, source: &Source) {
+    pub(super) fn note_flags(&mut self, source: &Source) {
         if source.flags.changes {
             self.flags_written(source.flags.usage == FlagUse::Sets);
         }
     }
 
-    fn operand(&mut self, source: &Source) -> Option<Mem> {
+    pub(super) fn operand(&mut self, source: &Source) -> Option<Mem> {
         let address = source.address.as_ref()?;
         let bytes = source.memory_bytes();
         if bytes == 0 || bytes > 32 {
@@ -217,6 +217,15 @@ impl Builder<'_> {
             Kind::Divide => self.divide(source),
             Kind::Widen => self.widen(source),
             Kind::CompareExchange => self.compare_exchange(source),
+            Kind::CompareExchangeWide => self.compare_exchange_wide(source),
+            Kind::StringIndex => {
+                let done = self.plain(source);
+                if done {
+                    self.asm.mov32(GUEST_RCX, RCX);
+                    self.asm.forget_scratch();
+                }
+                done
+            }
             Kind::Lea => self.lea(source),
             _ => false,
         }
@@ -229,7 +238,10 @@ impl Builder<'_> {
             return self.high_byte(source);
         }
         let memory = source.has_memory();
-        if memory && (form.bit_string || source.address.is_none()) {
+        if memory && form.bit_string {
+            return self.bit_string(source);
+        }
+        if memory && source.address.is_none() {
             return false;
         }
         if let Some((reg, vvvv, rm)) = source.at_home() {
@@ -288,27 +300,6 @@ impl Builder<'_> {
         let mem = self.operand(source);
         self.keeps_rax = false;
         mem.map(Rm::Mem)
-    }
-
-    /// Moves out of AH to BH; the rest of what high bytes can do is rare.
-    fn high_byte(&mut self, source: &Source) -> bool {
-        let Source { instruction, shape, .. } = *source;
-        let from = instruction.op1_kind() == OpKind::Register;
-        let to_general = instruction.op0_register().size() >= 4;
-        if instruction.mnemonic() != Mnemonic::Movzx || !from || !to_general {
-            return false;
-        }
-        let value = self.value(shape.rm & 3, RAX);
-        if value != RAX {
-            self.asm.mov32(RAX, value);
-        }
-        // movzx eax, ah
-        self.asm.raw(&[0x0f, 0xb6, 0xc4]);
-        match home(shape.reg) {
-            Some(reg) => self.asm.mov32(reg, RAX),
-            None => self.asm.store(field(Context::register(shape.reg)), RAX),
-        }
-        true
     }
 
     fn accumulator(&mut self, source: &Source) -> bool {
@@ -459,31 +450,6 @@ impl Builder<'_> {
         if source.shape.opcode == 0x98 {
             self.asm.mov(GUEST_RAX, RAX);
         }
-        true
-    }
-
-    fn compare_exchange(&mut self, source: &Source) -> bool {
-        let Source { instruction, shape, form, .. } = *source;
-        let memory = source.has_memory();
-        let Some(reg) = home(shape.reg) else { return false };
-        if form.byte && has_high_byte(instruction) || !memory && home(shape.rm).is_none() {
-            return false;
-        }
-        let rm = match home(shape.rm) {
-            Some(rm) if !memory => rm.into(),
-            _ => match self.operand(source) {
-                Some(mem) => Rm::Mem(mem),
-                None => return false,
-            },
-        };
-        if !memory && shape.rm == 0 {
-            // The accumulator itself is the destination: one register in two places.
-            return false;
-        }
-        self.asm.mov(RAX, GUEST_RAX);
-        self.asm.guest(shape, reg.0, Some(rm), 0, form.byte);
-        self.asm.mov(GUEST_RAX, RAX);
-        self.note_flags(source);
         true
     }
 

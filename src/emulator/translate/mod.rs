@@ -8,6 +8,7 @@
 //! See `docs/translator.md` for a listing and the invariants.
 mod ablation;
 pub(crate) mod address;
+mod awkward;
 mod branch;
 mod builder;
 mod carriers;
@@ -235,6 +236,8 @@ fn find_seen_flags(decoded: &[Decoded], way: Way, plan: &Plan, seen: &mut Vec<bo
             (Kind::OpcodeRegister | Kind::ExchangeAccumulator | Kind::Widen, _) => false,
             _ => true,
         };
+        // It is looked up by itself, and may be `single`'s after all.
+        let on_its_way = on_its_way || memory && one.form.bit_string;
         if on_its_way || one.flags.reads {
             matter = true;
         } else if one.sets_flags() {

@@ -43,7 +43,7 @@ fn put(machine: &FakeMachine, at: u64, words: &[u64]) {
 /// What a call does to memory, written down differently; the result.
 fn model(memory: &mut [u8], [number, a, b, c]: Call, inner: bool) -> Option<u64> {
     let word = |memory: &[u8], at: u64| u64::from_le_bytes(memory[at as usize..][..8].try_into().unwrap());
-    let is_ram = |at: u64, length: u64| at.checked_add(length).is_some_and(|end| end <= RAM);
+    let is_ram = |at: u64, length: u64| at < RAM && at.checked_add(length).is_some_and(|end| end <= RAM);
     Some(match number {
         abi::CALL_NULL => 0,
         abi::CALL_MMU_UPDATE if b > 512 => abi::ERROR_COUNT,

@@ -128,7 +128,7 @@ impl Rig {
             ram,
             bus,
             interrupts: interrupts.clone(),
-            timers: TimerQueue::new(),
+            timers: vec![TimerQueue::new()],
             clock,
             power,
             cpuid: CpuidTable::from_host(host_cpuid::query),

@@ -124,8 +124,6 @@ impl Translator {
             Some(store) => store,
             None => {
                 let avx = platform.cpuid_table().query(1, 0, crate::arch::Cr4::empty()).ecx >> 28 & 1 != 0;
-                // Code that devices write must be noticed by a loop that never comes out.
-                platform.ram().code().watch(platform.kick(self.single.vcpu()));
                 let made = CodeStore::new(&mut self.workshop.asm, self.capacity, avx, CALLEES);
                 self.store.insert(made.map_err(|source| EngineError::Host {
                     what: "cannot map memory for translated code",

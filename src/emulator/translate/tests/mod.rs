@@ -1,6 +1,7 @@
 //! Small guests that run on the interpreter and on the translator: registers, flags, vectors and memory must be equal at
 //! the end, and be what the test says. A file per subject.
 mod ablation;
+mod awkward;
 mod carriers;
 mod exceptions;
 mod interrupts;
