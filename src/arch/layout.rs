@@ -28,6 +28,12 @@ pub const BOOT_PAGE_TABLES: Gpa = Gpa(0x9000);
 pub const LINUX_COMMAND_LINE: Gpa = Gpa(0x1_0000);
 /// Start of the places of video memory and option ROMs.
 pub const VIDEO_MEMORY: Gpa = Gpa(0xa_0000);
+/// Where a firmware image's last 128 KiB appear below 1 MiB.
+pub const FIRMWARE_SHADOW: Gpa = Gpa(0xe_0000);
+/// Behind the last byte of a firmware image, which the reset vector is close to.
+pub const FIRMWARE_END: Gpa = Gpa(0x1_0000_0000);
+/// Bytes of a firmware image at most: below it the local APIC has its place.
+pub const FIRMWARE_MOST: u64 = 8 << 20;
 /// Where the ACPI tables begin, with the RSDP; the MP table follows. Up to 1 MiB.
 pub const FIRMWARE_TABLES: Gpa = Gpa(0xe_0000);
 /// First byte that images may be loaded to.
@@ -60,6 +66,22 @@ pub const I8042_DATA: RangeInclusive<Port> = Port(0x60)..=Port(0x60);
 pub const I8042_COMMAND: RangeInclusive<Port> = Port(0x64)..=Port(0x64);
 /// CMOS index and data.
 pub const CMOS: RangeInclusive<Port> = Port(0x70)..=Port(0x71);
+/// What firmware prints on its way; QEMU's place.
+pub const FIRMWARE_LOG: RangeInclusive<Port> = Port(0x402)..=Port(0x402);
+/// The firmware's configuration: selector and data; QEMU's place.
+pub const FW_CFG: RangeInclusive<Port> = Port(0x510)..=Port(0x511);
+/// The address of a transfer of the firmware's configuration.
+pub const FW_CFG_DMA: RangeInclusive<Port> = Port(0x514)..=Port(0x51b);
+/// VGA registers, with those of a monochrome adapter.
+pub const VGA: RangeInclusive<Port> = Port(0x3b0)..=Port(0x3df);
+/// First IDE channel: command block.
+pub const IDE_PRIMARY: RangeInclusive<Port> = Port(0x1f0)..=Port(0x1f7);
+/// First IDE channel: control block.
+pub const IDE_PRIMARY_CONTROL: RangeInclusive<Port> = Port(0x3f6)..=Port(0x3f6);
+/// Second IDE channel: command block.
+pub const IDE_SECONDARY: RangeInclusive<Port> = Port(0x170)..=Port(0x177);
+/// Second IDE channel: control block.
+pub const IDE_SECONDARY_CONTROL: RangeInclusive<Port> = Port(0x376)..=Port(0x376);
 /// ACPI's fixed hardware; QEMU's place.
 pub const ACPI_PM: RangeInclusive<Port> = Port(0x600)..=Port(0x60b);
 /// First serial port.
@@ -81,6 +103,8 @@ pub const IRQ_KEYBOARD: u8 = 1;
 pub const IRQ_CASCADE: u8 = 2;
 /// Interrupt line of [`COM1`].
 pub const IRQ_COM1: u8 = 4;
+/// Interrupt lines of the IDE channels.
+pub const IRQ_IDE: [u8; 2] = [14, 15];
 /// Interrupt line of the real-time clock.
 pub const IRQ_RTC: u8 = 8;
 
@@ -88,8 +112,9 @@ pub const IRQ_RTC: u8 = 8;
 pub const IRQ_SCI: u8 = 9;
 /// Pin of the I/O APIC at which the PIT arrives: in PCs it has the place of the 8259s' cascade.
 pub const IOAPIC_PIN_PIT: u8 = 2;
-/// Interrupt lines that the PCI slots' pins INTA are wired to, in turn; level-triggered.
-pub const PCI_LINES: [u8; 4] = [10, 11, 5, 7];
+/// Interrupt lines that the PCI slots' pins INTA are wired to, in turn from slot 0 on; level-triggered. The wiring that
+/// firmware made for QEMU's PC takes for granted.
+pub const PCI_LINES: [u8; 4] = [11, 10, 10, 11];
 
 /// Input frequency of the 8254, in Hz.
 pub const PIT_HZ: u64 = 1_193_182;

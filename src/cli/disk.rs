@@ -1,33 +1,43 @@
-//! Disks, as the command line names them: `FILE[,ro][,overlay=FILE]`.
+//! Disks, as the command line names them: `FILE[,ide][,ro][,overlay=FILE]`.
 use crate::host::disk::DiskSpec;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+/// A disk, and how it is attached.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    pub(super) spec: DiskSpec,
+    /// To an IDE channel, not by virtio.
+    pub(super) ide: bool,
+}
+
 /// The disk that `value` names.
-pub(super) fn parse(value: &OsStr) -> Result<DiskSpec, String> {
+pub(super) fn parse(value: &OsStr) -> Result<Disk, String> {
     let name = |bytes: &[u8]| OsString::from_vec(bytes.to_vec()).into();
     let mut parts = value.as_bytes().split(|&b| b == b',');
     let image = parts.next().unwrap_or_default();
     if image.is_empty() {
-        return Err("no file is named; write FILE[,ro][,overlay=FILE]".into());
+        return Err("no file is named; write FILE[,ide][,ro][,overlay=FILE]".into());
     }
     let mut disk = DiskSpec { image: name(image), read_only: false, overlay: None };
+    let mut ide = false;
     for part in parts {
         match (part, part.strip_prefix(b"overlay=")) {
             (b"ro", _) => disk.read_only = true,
+            (b"ide", _) => ide = true,
             (_, Some(b"")) => return Err("overlay= names no file".into()),
             (_, Some(_)) if disk.overlay.is_some() => return Err("a disk has one overlay".into()),
             (_, Some(file)) => disk.overlay = Some(name(file)),
             _ => {
                 let part = OsStr::from_bytes(part);
                 return Err(format!(
-                    "'{}' is neither ro nor overlay=FILE (names of files have no comma here)",
+                    "'{}' is neither ide nor ro nor overlay=FILE (names of files have no comma here)",
                     part.display()
                 ));
             }
         }
     }
-    Ok(disk)
+    Ok(Disk { spec: disk, ide })
 }
 
 #[cfg(test)]
@@ -37,16 +47,17 @@ mod tests {
 
     #[test]
     fn a_disk_is_a_file_and_what_is_said_of_it() {
-        let plain = parse(OsStr::new("a.img")).unwrap();
+        let plain = parse(OsStr::new("a.img")).unwrap().spec;
         assert_eq!(
             (plain.image.as_path(), plain.read_only, plain.overlay),
             (Path::new("a.img"), false, None)
         );
-        let disk = parse(OsStr::new("b,overlay=c.cow,ro")).unwrap();
-        assert!(disk.read_only);
+        let disk = parse(OsStr::new("b,overlay=c.cow,ro,ide")).unwrap();
+        assert!(disk.ide && disk.spec.read_only);
+        let disk = disk.spec;
         assert_eq!(disk.overlay.as_deref(), Some(Path::new("c.cow")));
         let odd = OsStr::from_bytes(b"\xff,ro");
-        assert_eq!(parse(odd).unwrap().image.as_os_str().as_bytes(), b"\xff");
+        assert_eq!(parse(odd).unwrap().spec.image.as_os_str().as_bytes(), b"\xff");
         for wrong in ["", ",ro", "a,rw", "a,", "a,overlay=", "a,overlay=b,overlay=c"] {
             assert!(parse(OsStr::new(wrong)).is_err(), "{wrong}");
         }

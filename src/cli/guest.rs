@@ -5,24 +5,36 @@ use super::{choices, disk, image, units};
 use crate::abi;
 use crate::clock::ClockSource;
 use crate::engine::{Engine, Pair};
-use crate::host::disk::DiskSpec;
 use crate::loader::Image;
-use crate::machine::{EmuEngine, MachineSpec, Without};
+use crate::machine::{EmuEngine, FirmwareSpec, MachineSpec, Without};
 use crate::sys::tsc;
 use clap::Args;
 use clap::builder::TypedValueParser;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 
 /// The guest itself, in whatever mode it is to run.
 #[derive(Args)]
 pub(super) struct ImageArguments {
     /// Name of a built-in workload, or an image: a Linux bzImage, an ELF64 with a PVH note, or a multiboot image
     /// (./NAME for a file of a workload's name)
-    #[arg(required_unless_present = "kernel")]
+    #[arg(required_unless_present_any = ["kernel", "bios"])]
     image: Option<OsString>,
     /// The image is this file: a Linux bzImage, or an ELF64 with a PVH note as `vmlinux` is one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "flat"])]
     kernel: Option<OsString>,
+    /// The image is this file: a PC's firmware, as SeaBIOS' bios-256k.bin, which boots a disk
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "kernel", "flat", "initrd", "append"])]
+    bios: Option<OsString>,
+    /// The firmware of the screen, as SeaBIOS' vgabios-isavga.bin; without it the firmware speaks on the serial port
+    #[arg(long, value_name = "FILE", requires = "bios")]
+    vgabios: Option<OsString>,
+    /// The firmware offers a menu of what to boot
+    #[arg(long, requires = "bios")]
+    boot_menu: bool,
+    /// Write the firmware's log to this file
+    #[arg(long, value_name = "FILE", requires = "bios")]
+    firmware_log: Option<PathBuf>,
     /// The kernel's initial RAM disk, or a multiboot image's module
     #[arg(long, visible_alias = "module", value_name = "FILE")]
     initrd: Option<OsString>,
@@ -43,7 +55,7 @@ pub(super) struct ImageArguments {
 impl ImageArguments {
     /// What the person called the guest.
     pub(super) fn name(&self) -> &OsStr {
-        self.kernel.as_deref().or(self.image.as_deref()).unwrap_or_default()
+        self.kernel.as_deref().or(self.bios.as_deref()).or(self.image.as_deref()).unwrap_or_default()
     }
 
     /// The image and the machine for it with this pair, of whose TSC the guest is told that it has this frequency.
@@ -52,15 +64,21 @@ impl ImageArguments {
         pair: Pair,
         tsc_khz: impl FnOnce() -> u64,
     ) -> Result<(Image, MachineSpec), CliError> {
-        let mut image = match &self.kernel {
-            Some(file) => image::open_file(file)?,
-            None => image::open(self.name(), self.flat)?,
+        let mut image = match (&self.kernel, &self.bios) {
+            (Some(file), _) => image::open_file(file)?,
+            (_, Some(file)) => image::open_firmware(file)?,
+            _ => image::open(self.name(), self.flat)?,
         };
         if let Some(file) = &self.initrd {
             image = image::add_initrd(image, file)?;
         }
         let mut spec = MachineSpec::new(pair);
         spec.memory = self.memory;
+        spec.firmware = FirmwareSpec {
+            vga_bios: self.vgabios.as_deref().map(image::read_file).transpose()?,
+            boot_menu: self.boot_menu,
+            log: self.firmware_log.clone(),
+        };
         spec.cpus = self.cpus;
         spec.command_line = if image.is_linux() { self.append.clone() } else { self.command_line(tsc_khz) };
         Ok((image, spec))
@@ -89,10 +107,10 @@ pub(super) struct GuestArguments {
     /// Techniques that the translator is to go without, with commas between
     #[arg(long, value_name = "TECHNIQUE,...", value_parser = choices::Techniques)]
     without: Option<Without>,
-    /// A virtio disk: a raw image, which the guest cannot write with ro, and which stays as it is with an overlay
-    /// that takes the writes (made if it is not there). May be given several times
-    #[arg(long, value_name = "FILE[,ro][,overlay=FILE]", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| disk::parse(&value)))]
-    disk: Vec<DiskSpec>,
+    /// A disk: a raw image, which the guest cannot write with ro, and which stays as it is with an overlay that takes
+    /// the writes (made if it is not there). By virtio, or with ide on an IDE channel. May be given several times
+    #[arg(long, value_name = "FILE[,ide][,ro][,overlay=FILE]", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| disk::parse(&value)))]
+    disk: Vec<disk::Disk>,
     /// A virtio device that gives the guest random bytes of the host
     #[arg(long, conflicts_with = "deterministic")]
     rng: bool,
@@ -127,7 +145,9 @@ impl GuestArguments {
         }
         spec.emulator = emulator;
         spec.without = self.without.unwrap_or_default();
-        spec.disks.clone_from(&self.disk);
+        let (ide, virtio): (Vec<_>, Vec<_>) = self.disk.iter().cloned().partition(|disk| disk.ide);
+        let specs = |disks: Vec<disk::Disk>| disks.into_iter().map(|disk| disk.spec).collect();
+        (spec.ide_disks, spec.disks) = (specs(ide), specs(virtio));
         spec.entropy = self.rng;
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };

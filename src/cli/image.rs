@@ -45,12 +45,18 @@ pub(super) fn open_file(name: &OsStr) -> Result<Image, CliError> {
     Image::parse(&bytes).map_err(|source| of_file(name, source))
 }
 
+/// The firmware in the file `name`.
+pub(super) fn open_firmware(name: &OsStr) -> Result<Image, CliError> {
+    Image::firmware(read_file(name)?).map_err(|source| of_file(name, source))
+}
+
 /// `image` with the initial RAM disk in the file `name`.
 pub(super) fn add_initrd(image: Image, name: &OsStr) -> Result<Image, CliError> {
     image.with_initrd(read_file(name)?).map_err(|source| of_file(name, source))
 }
 
-fn read_file(name: &OsStr) -> Result<Vec<u8>, CliError> {
+/// The bytes of the file `name`.
+pub(super) fn read_file(name: &OsStr) -> Result<Vec<u8>, CliError> {
     let path = Path::new(name);
     read(path).map_err(|source| CliError::Read { path: path.to_owned(), source })
 }

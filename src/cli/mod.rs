@@ -16,6 +16,7 @@ mod pair;
 mod refusal;
 mod report;
 mod run;
+mod screen;
 mod sites;
 mod units;
 

@@ -1,6 +1,7 @@
 //! `trivisor run`: one guest, its console on standard input and output.
 use super::error::{CliError, interrupted, say};
 use super::guest::GuestArguments;
+use super::screen::{self, Display};
 use super::units;
 use crate::abi;
 use crate::bus::Lock;
@@ -8,11 +9,12 @@ use crate::debugger::view::sites;
 use crate::device::uart16550::Uart16550;
 use crate::engine::{Cause, Engine, Interface};
 use crate::host::console;
-use crate::machine::{Limits, Machine, Stop, Stream};
+use crate::machine::{Capture, ConsoleSink, Limits, Machine, Outlet, Screen, Stop, Stream};
 use crate::sys::signal;
+use crate::sys::terminal::KeyByKey;
 use clap::Args;
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -23,7 +25,9 @@ use std::time::{Duration, Instant};
     trivisor run --mode kvm --memory 256M kernel.elf --append 'budget_us=20000'\n  \
     trivisor run --mode pv --stats crc32\n  \
     trivisor run --stats --without windows crc32\n  \
-    trivisor run --engine direct --interface none pushf_popf    trap-and-emulate, which x86 breaks\n\n\
+    trivisor run --engine direct --interface none pushf_popf    trap-and-emulate, which x86 breaks\n  \
+    trivisor run --bios bios-256k.bin --disk disk.img,ide       boots a disk; the console is the serial port\n  \
+    trivisor run --bios bios-256k.bin --vgabios vgabios-isavga.bin --disk disk.img,ide --screen\n\n\
     Ctrl-C ends the guest.\n\n\
     Exit status: 0 if the guest switched off with status 0 or, with --no-reboot, asked for a reset; 1 if it ended \
     otherwise or could not run; 2 for wrong usage; 130 after Ctrl-C; 143 after SIGTERM.")]
@@ -36,6 +40,10 @@ pub(super) struct RunArguments {
     /// End when the guest asks for a reset, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
+    /// Show the guest's text screen: while it runs, where standard output is a terminal, and at its end. Standard input
+    /// is the guest's keyboard then
+    #[arg(long)]
+    screen: bool,
     /// Print what happened, by cause, to standard error
     #[arg(long)]
     stats: bool,
@@ -51,6 +59,13 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
     let unpatched = spec.pair.engine == Engine::Direct && spec.pair.interface == Interface::None;
     spec.counts_sites = unpatched;
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
+    let to_host = |what| move |source| CliError::Host { what, source };
+    spec.screen = arguments.screen;
+    let image = if arguments.screen { image.with_screen() } else { image };
+    // Where the screen is shown as it changes, the serial console's output has to wait.
+    let live = arguments.screen && io::stdout().is_terminal();
+    let _as_before =
+        if arguments.screen { KeyByKey::stdin().map_err(to_host("cannot read single keys"))? } else { None };
     let input = Input::from_stdin()?;
     let start = Instant::now();
     loop {
@@ -58,19 +73,35 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
             timeout: arguments.timeout.map(|t| t.saturating_sub(start.elapsed())),
             interruptible: true,
         };
-        let console = Stream::stdout(signal::interrupt_flag())
-            .map_err(|source| CliError::Host { what: "cannot print the guest's console", source })?;
-        let outlet = console.outlet();
         let of_guest = |error| CliError::of_guest(arguments.guest.name(), error);
-        let mut machine = Machine::build(&spec, &image, Box::new(console)).map_err(of_guest)?;
-        machine.watch_output(outlet.clone());
-        input.connect(&machine);
+        let serial = Capture::new(if live { SERIAL_KEPT } else { 0 });
+        let (console, outlet): (Box<dyn ConsoleSink>, _) = if live {
+            (Box::new(serial.clone()), None)
+        } else {
+            let stream = Stream::stdout(signal::interrupt_flag())
+                .map_err(to_host("cannot print the guest's console"))?;
+            let outlet = stream.outlet();
+            (Box::new(stream), Some(outlet))
+        };
+        let mut machine = Machine::build(&spec, &image, console).map_err(of_guest)?;
+        if let Some(outlet) = &outlet {
+            machine.watch_output(outlet.clone());
+        }
+        let screen = machine.pc().screen().filter(|_| arguments.screen).cloned();
+        input.connect(&machine, screen.clone());
+        let display = screen.clone().filter(|_| live).map(Display::start).transpose();
+        let display = display.map_err(to_host("cannot show the guest's screen"))?;
         let stop = machine.run(&limits);
+        drop(display);
         let stats = arguments.stats.then(|| stats(&machine, start.elapsed()));
         let disk_failures: Vec<_> = machine.pc().disk_failures().map(str::to_owned).collect();
         let left_alone = if unpatched { machine.sites() } else { None };
         // Prints the console's last words before we say ours.
         drop(machine);
+        if let Some(screen) = &screen {
+            let text = serial.text() + &screen::lines(screen);
+            io::stdout().write_all(text.as_bytes()).map_err(CliError::Output)?;
+        }
         if let Some(stats) = stats {
             // Statistics that nobody can read are no failure of the run.
             let _closed = io::stderr().write_all(stats.as_bytes());
@@ -81,7 +112,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         if let Some(words) = left_alone.as_ref().and_then(sites::left_alone) {
             say(&words);
         }
-        if let Some(failure) = outlet.failure() {
+        if let Some(failure) = outlet.as_ref().and_then(Outlet::failure) {
             return Err(CliError::Output(match failure.raw_os_error() {
                 Some(number) => io::Error::from_raw_os_error(number),
                 None => failure.kind().into(),
@@ -98,24 +129,42 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
     }
 }
 
+/// Bytes of the serial console that are kept while the screen is shown.
+const SERIAL_KEPT: usize = 1 << 20;
+
+/// Where standard input goes.
+#[derive(Default)]
+enum Target {
+    #[default]
+    Nowhere,
+    Serial(Weak<Lock<Uart16550>>),
+    Keyboard(Screen),
+}
+
 /// Standard input, on its way to whichever machine runs at the time.
-struct Input(Arc<Mutex<Weak<Lock<Uart16550>>>>);
+struct Input(Arc<Mutex<Target>>);
 
 impl Input {
     fn from_stdin() -> Result<Self, CliError> {
-        let current: Arc<Mutex<Weak<Lock<Uart16550>>>> = Arc::default();
+        let current: Arc<Mutex<Target>> = Arc::default();
         let receiver = Arc::clone(&current);
         let take = move |bytes: &[u8]| {
-            let uart = receiver.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-            Some(uart.map_or(0, |uart| uart.lock().receive(bytes)))
+            let target = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(match &*target {
+                Target::Nowhere => 0,
+                Target::Serial(uart) => uart.upgrade().map_or(0, |uart| uart.lock().receive(bytes)),
+                Target::Keyboard(screen) => screen::strike(screen, bytes),
+            })
         };
         console::feed(Box::new(io::stdin()), take)
             .map_err(|source| CliError::Host { what: "cannot read the guest's console input", source })?;
         Ok(Self(current))
     }
 
-    fn connect(&self, machine: &Machine) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(machine.pc().uart());
+    fn connect(&self, machine: &Machine, screen: Option<Screen>) {
+        let target =
+            screen.map_or_else(|| Target::Serial(Arc::downgrade(machine.pc().uart())), Target::Keyboard);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 }
 

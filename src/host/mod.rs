@@ -4,3 +4,5 @@
 pub mod console;
 pub mod disk;
 pub mod entropy;
+pub mod keys;
+pub mod screen;

@@ -30,6 +30,10 @@ const OTHER_LOADER: u8 = 0xff;
 mod params {
     /// Bytes of the whole structure.
     pub(super) const SIZE: usize = 4096;
+    /// Of `screen_info`: from the mode to the height of a character.
+    pub(super) const SCREEN: usize = 6;
+    /// A VGA in mode 3: 80 columns, 25 rows, characters of 16 lines.
+    pub(super) const MODE_3: [u8; 12] = [3, 80, 0, 0, 0, 0, 0, 0, 25, 1, 16, 0];
     pub(super) const ACPI_RSDP: usize = 0x70;
     pub(super) const E820_ENTRIES: usize = 0x1e8;
     pub(super) const E820_TABLE: usize = 0x2d0;
@@ -170,12 +174,13 @@ impl LinuxImage {
         ram: &GuestRam,
         command_line: &str,
         initrd: Option<Placed>,
+        screen: bool,
     ) -> Result<CpuState, LoadError> {
         if command_line.len() > self.command_line_most {
             return Err(LoadError::CommandLine(command_line.len(), self.command_line_most));
         }
         let put = |at: Gpa, bytes: &[u8]| ram.write(at, bytes).map_err(|_| LoadError::tables_do_not_fit(ram));
-        put(layout::LINUX_BOOT_PARAMS, &self.boot_params(ram, initrd))?;
+        put(layout::LINUX_BOOT_PARAMS, &self.boot_params(ram, initrd, screen))?;
         // RAM is zero: the final zero is there.
         put(layout::LINUX_COMMAND_LINE, command_line.as_bytes())?;
         let params = layout::LINUX_BOOT_PARAMS.0 as u32;
@@ -193,7 +198,7 @@ impl LinuxImage {
         Ok(state)
     }
 
-    fn boot_params(&self, ram: &GuestRam, initrd: Option<Placed>) -> Vec<u8> {
+    fn boot_params(&self, ram: &GuestRam, initrd: Option<Placed>, screen: bool) -> Vec<u8> {
         let mut block = vec![0; params::SIZE];
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
         put(HEADER, &self.header);
@@ -204,6 +209,9 @@ impl LinuxImage {
             // Both have 32 bits: RAM disks are placed below the devices.
             put(field::RAMDISK_IMAGE, &(initrd.at.0 as u32).to_le_bytes());
             put(field::RAMDISK_SIZE, &(initrd.size as u32).to_le_bytes());
+        }
+        if screen {
+            put(params::SCREEN, &params::MODE_3);
         }
         put(params::ACPI_RSDP, &layout::FIRMWARE_TABLES.0.to_le_bytes());
         let map = memory_map::regions(ram);

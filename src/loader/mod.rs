@@ -2,8 +2,9 @@
 //!
 //! The kinds: a 64-bit ELF with a PVH note, as Linux's `vmlinux` has it (entered in 32-bit protected mode with the start
 //! information of Xen's boot ABI), a multiboot image (entered likewise with multiboot information), a Linux bzImage
-//! (entered by Linux's own boot protocol), and a flat binary (entered at its first byte). An initial RAM disk, which
-//! multiboot calls a module, goes with all but the last. Everything in an image is checked before it is run.
+//! (entered by Linux's own boot protocol), a flat binary (entered at its first byte), and firmware (entered at the reset
+//! vector, as after power-on). An initial RAM disk, which multiboot calls a module, goes with all but the last two.
+//! Everything in an image is checked before it is run.
 mod elf;
 mod linux;
 mod memory_map;
@@ -83,6 +84,12 @@ pub enum LoadError {
     /// A flat image without a byte.
     #[error("the image is empty")]
     Empty,
+    /// Firmware of a size that no firmware has.
+    #[error(
+        "the firmware image has {}; a PC's has a multiple of 64 KiB, 8 MiB at most (SeaBIOS: bios.bin, bios-256k.bin)",
+        amount(*.0)
+    )]
+    FirmwareSize(u64),
 }
 
 /// Why an image from `start` to `end` has no place between `low` and the end of RAM at `high`, and what helps.
@@ -159,18 +166,24 @@ enum Kernel {
     Linux(LinuxImage),
     /// Raw code.
     Flat(Vec<u8>),
+    /// A PC's firmware.
+    Firmware(Vec<u8>),
 }
+
+/// Bytes of firmware that appear below 1 MiB, at most.
+const SHADOW: usize = (layout::IMAGE_START.0 - layout::FIRMWARE_SHADOW.0) as usize;
 
 /// A parsed image, with its initial RAM disk if it has one.
 #[derive(Debug, Clone)]
 pub struct Image {
     kernel: Kernel,
     initrd: Option<Vec<u8>>,
+    screen: bool,
 }
 
 impl From<Kernel> for Image {
     fn from(kernel: Kernel) -> Self {
-        Self { kernel, initrd: None }
+        Self { kernel, initrd: None, screen: false }
     }
 }
 
@@ -194,7 +207,7 @@ impl Image {
     /// # Errors
     /// [`LoadError::NoInitrd`] and [`LoadError::EmptyInitrd`].
     pub fn with_initrd(mut self, bytes: Vec<u8>) -> Result<Self, LoadError> {
-        if matches!(self.kernel, Kernel::Flat(_)) {
+        if matches!(self.kernel, Kernel::Flat(_) | Kernel::Firmware(_)) {
             return Err(LoadError::NoInitrd);
         }
         if bytes.is_empty() {
@@ -202,6 +215,12 @@ impl Image {
         }
         self.initrd = Some(bytes);
         Ok(self)
+    }
+
+    /// The image for a machine whose text screen somebody sees, in mode 3: Linux is told of it.
+    #[must_use]
+    pub fn with_screen(self) -> Self {
+        Self { screen: true, ..self }
     }
 
     /// Whether it is a Linux kernel that is booted by Linux's own protocol, so that its command line is Linux's.
@@ -218,6 +237,25 @@ impl Image {
         if bytes.is_empty() { Err(LoadError::Empty) } else { Ok(Kernel::Flat(bytes).into()) }
     }
 
+    /// Takes a firmware image as it is.
+    ///
+    /// # Errors
+    /// [`LoadError::FirmwareSize`].
+    pub fn firmware(bytes: Vec<u8>) -> Result<Self, LoadError> {
+        let size = bytes.len() as u64;
+        let possible = size > 0 && size.is_multiple_of(64 << 10) && size <= layout::FIRMWARE_MOST;
+        if possible { Ok(Kernel::Firmware(bytes).into()) } else { Err(LoadError::FirmwareSize(size)) }
+    }
+
+    /// The bytes that lie at the end of the first 4 GiB, where the reset vector is: firmware's.
+    #[must_use]
+    pub fn rom(&self) -> Option<&[u8]> {
+        match &self.kernel {
+            Kernel::Firmware(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// The pieces to be loaded, ascending.
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
@@ -226,7 +264,9 @@ impl Image {
         match &self.kernel {
             Kernel::Elf(elf) => elf.segments().to_vec(),
             Kernel::Multiboot(image) => image.segments().to_vec(),
-            Kernel::Linux(_) | Kernel::Flat(_) => self.pieces().into_iter().map(executable).collect(),
+            Kernel::Linux(_) | Kernel::Flat(_) | Kernel::Firmware(_) => {
+                self.pieces().into_iter().map(executable).collect()
+            }
         }
     }
 
@@ -237,6 +277,10 @@ impl Image {
             Kernel::Multiboot(image) => pieces_of(image.segments()),
             Kernel::Linux(linux) => vec![raw(layout::IMAGE_START, linux.kernel())],
             Kernel::Flat(bytes) => vec![raw(layout::FLAT_START, bytes)],
+            Kernel::Firmware(bytes) => {
+                let shadow = &bytes[bytes.len().saturating_sub(SHADOW)..];
+                vec![raw(Gpa(layout::IMAGE_START.0 - shadow.len() as u64), shadow)]
+            }
         }
     }
 
@@ -245,7 +289,7 @@ impl Image {
     pub fn symbols(&self) -> &[Symbol] {
         match &self.kernel {
             Kernel::Elf(elf) => elf.symbols(),
-            Kernel::Multiboot(_) | Kernel::Linux(_) | Kernel::Flat(_) => &[],
+            Kernel::Multiboot(_) | Kernel::Linux(_) | Kernel::Flat(_) | Kernel::Firmware(_) => &[],
         }
     }
 
@@ -260,6 +304,7 @@ impl Image {
         // Some multiboot images live in conventional memory, as no BIOS uses it.
         let lowest = match self.kernel {
             Kernel::Multiboot(_) => layout::MULTIBOOT_INFO.offset(multiboot::SIZE as u64),
+            Kernel::Firmware(_) => layout::FIRMWARE_SHADOW,
             _ => layout::IMAGE_START,
         };
         for &(at, _, size) in &pieces {
@@ -282,10 +327,11 @@ impl Image {
             ram.write(at, bytes).map_err(|_| LoadError::tables_do_not_fit(ram))?;
         }
         let entry = match &self.kernel {
-            Kernel::Linux(linux) => return linux.start(ram, command_line, initrd),
+            Kernel::Linux(linux) => return linux.start(ram, command_line, initrd, self.screen),
             Kernel::Multiboot(image) => return image.start(ram, command_line, initrd),
             Kernel::Elf(elf) => elf.entry(),
             Kernel::Flat(_) => layout::FLAT_START.0 as u32,
+            Kernel::Firmware(_) => return Ok(CpuState::reset()),
         };
         let start_info = pvh::start_info(ram, command_line, initrd)?;
         ram.write(layout::PVH_START_INFO, &start_info).map_err(|_| LoadError::tables_do_not_fit(ram))?;

@@ -119,3 +119,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn firmware_lies_below_1_mib_and_starts_at_the_reset_vector() {
+    let mut bytes = vec![0; 256 << 10];
+    bytes[128 << 10] = 0xaa;
+    bytes[(256 << 10) - 16] = 0xea;
+    let image = Image::firmware(bytes).unwrap();
+    assert_eq!(image.rom().map(<[u8]>::len), Some(256 << 10));
+    let ram = GuestRam::new(1 << 20).unwrap();
+    let state = image.load(&ram, "").unwrap();
+    assert_eq!((state.rip, state.segments[1].base), (0xfff0, 0xffff_0000));
+    let mut byte = [0];
+    ram.read(Gpa(0xe_0000), &mut byte).unwrap();
+    assert_eq!(byte, [0xaa]);
+    ram.read(Gpa(0xf_fff0), &mut byte).unwrap();
+    assert_eq!(byte, [0xea]);
+    let small = GuestRam::new(512 << 10).unwrap();
+    assert!(matches!(image.load(&small, ""), Err(LoadError::DoesNotFit { .. })));
+    for size in [0, 1, 1000, 100 << 10, 16 << 20] {
+        assert_eq!(Image::firmware(vec![0; size]).unwrap_err(), LoadError::FirmwareSize(size as u64));
+    }
+    let small = Image::firmware(vec![1; 64 << 10]).unwrap();
+    assert_eq!(small.segments()[0].gpa, Gpa(0xf_0000));
+}

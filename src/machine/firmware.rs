@@ -2,8 +2,11 @@
 //! (ACPI 6.5, chapter 5).
 //!
 //! All of them lie from [`layout::FIRMWARE_TABLES`] on, the RSDP first, where the loader tells guests to look and where
-//! those look that are not told. They say no more than what [`super::pc`] wires.
-use crate::arch::{Gpa, layout};
+//! those look that are not told. A machine with firmware of its own hands them to it as files, with what it has to do to
+//! place them. They say no more than what [`super::pc`] wires.
+use crate::arch::{Gpa, Port, Width, layout};
+use crate::bus::Bus;
+use crate::device::fw_cfg::{loader, padded_name};
 use crate::device::pci::{PciHost, SLOTS};
 use crate::mem::GuestRam;
 use acpi_tables::aml::{
@@ -24,43 +27,148 @@ const ALIGNMENT: usize = 64;
 
 /// Flags of an interrupt source override (table 5.25): level-triggered, active high.
 const LEVEL_HIGH: u16 = 0b1101;
-/// IAPC_BOOT_ARCH (table 5.10): the machine has ISA devices. No keyboard is attached to its 8042, and there is no VGA.
-const BOOT_ARCHITECTURE: u16 = 1 << 0 | 1 << 2;
+/// IAPC_BOOT_ARCH (table 5.10): the machine has ISA devices.
+const HAS_ISA: u16 = 1 << 0;
+/// It has an 8042 with a keyboard.
+const HAS_8042: u16 = 1 << 1;
+/// It has no VGA.
+const NO_VGA: u16 = 1 << 2;
 /// CMOS index of the century.
 const CENTURY: u8 = 0x32;
 /// What resets the machine at the 8042's command port.
 const RESET: u8 = 0xfe;
 
-/// Writes the tables for `cpus` CPUs into `ram`. RAM too small for them gets none.
-pub(super) fn write(ram: &GuestRam, cpus: u8) {
-    let base = layout::FIRMWARE_TABLES.0;
-    let mut tables = Tables { base, bytes: vec![0; Rsdp::len().next_multiple_of(ALIGNMENT)] };
-    let facs = tables.add(&bytes_of(&FACS::new()));
-    let dsdt = tables.add(dsdt().as_slice());
-    let fadt = tables.add(&fadt(facs, dsdt));
-    let madt = tables.add(madt(cpus).as_slice());
-    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
-    for table in [fadt, madt] {
-        xsdt.add_entry(table);
-    }
-    let xsdt = tables.add(&bytes_of(&xsdt));
-    let rsdp = bytes_of(&Rsdp::new(OEM, xsdt));
-    tables.bytes[..rsdp.len()].copy_from_slice(&rsdp);
-    debug_assert!(
-        base + tables.bytes.len() as u64 <= layout::IMAGE_START.0,
-        "the tables have outgrown their place"
-    );
-    // A guest with less than 1 MiB of RAM does without.
-    let _too_small = ram.write(Gpa(base), &tables.bytes);
+/// What the tables have to say that is not the same for each machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) cpus: u8,
+    /// Somebody sees the screen and types.
+    pub(super) screen: bool,
 }
 
-/// Tables one behind the other.
+/// The PCI lines are level-triggered for the 8259s, too, as firmware would set them.
+pub(super) fn set_levels(bus: &Bus) {
+    let lines =
+        layout::PCI_LINES.into_iter().chain([layout::IRQ_SCI]).fold(0_u32, |all, line| all | 1 << line);
+    for (port, byte) in [(layout::PIC_ELCR.start().0, lines), (layout::PIC_ELCR.end().0, lines >> 8)] {
+        bus.port_write(Port(port), Width::B1, byte & 0xff);
+    }
+}
+
+/// Writes the tables into `ram`. RAM too small for them gets none.
+pub(super) fn write(ram: &GuestRam, shape: Shape) {
+    let at = layout::FIRMWARE_TABLES.0;
+    let room = Rsdp::len().next_multiple_of(ALIGNMENT);
+    let tables = Tables::new(at + room as u64, shape);
+    let mut bytes = rsdp(tables.rsdt, tables.xsdt);
+    bytes.resize(room, 0);
+    bytes.extend(tables.bytes);
+    debug_assert!(at + bytes.len() as u64 <= layout::IMAGE_START.0, "the tables have outgrown their place");
+    // A guest with less than 1 MiB of RAM does without.
+    let _too_small = ram.write(Gpa(at), &bytes);
+}
+
+/// Names of the files for a firmware.
+const FILE_RSDP: &str = "etc/acpi/rsdp";
+const FILE_TABLES: &str = "etc/acpi/tables";
+const FILE_LOADER: &str = "etc/table-loader";
+
+/// The tables as files for a firmware: what is in them points from the beginning of its file, and the last file says
+/// which pointers and checksums are to be mended when the files have been placed.
+pub(super) fn files(shape: Shape) -> [(&'static str, Vec<u8>); 3] {
+    let tables = Tables::new(0, shape);
+    let mut commands = vec![];
+    let mut command = |number: u32, names: &[&str], numbers: &[u8]| {
+        let start = commands.len();
+        commands.extend(number.to_le_bytes());
+        names.iter().for_each(|name| commands.extend(padded_name(name)));
+        commands.extend(numbers);
+        commands.resize(start + loader::SIZE, 0);
+    };
+    for (name, alignment, zone) in
+        [(FILE_RSDP, 16_u32, loader::ZONE_F_SEGMENT), (FILE_TABLES, ALIGNMENT as u32, loader::ZONE_HIGH)]
+    {
+        command(loader::ALLOCATE, &[name], &[&alignment.to_le_bytes()[..], &[zone]].concat());
+    }
+    let mut point = |file: &str, at: u64, size: u8| {
+        command(
+            loader::ADD_POINTER,
+            &[file, FILE_TABLES],
+            &[&(at as u32).to_le_bytes()[..], &[size]].concat(),
+        );
+    };
+    for (at, size) in [(36, 4), (40, 4), (140, 8)] {
+        point(FILE_TABLES, tables.fadt + at, size);
+    }
+    for entry in 0..tables.entries {
+        point(FILE_TABLES, tables.rsdt + HEADER + 4 * entry, 4);
+        point(FILE_TABLES, tables.xsdt + HEADER + 8 * entry, 8);
+    }
+    point(FILE_RSDP, 16, 4);
+    point(FILE_RSDP, 24, 8);
+    let mut sum = |file: &str, at: u64, start: u64, length: u64| {
+        let numbers = [at, start, length].map(|number| (number as u32).to_le_bytes()).concat();
+        command(loader::ADD_CHECKSUM, &[file], &numbers);
+    };
+    let length = |of: u64| u64::from(word(&tables.bytes, of as usize + 4));
+    for table in [tables.fadt, tables.rsdt, tables.xsdt] {
+        sum(FILE_TABLES, table + 9, table, length(table));
+    }
+    sum(FILE_RSDP, 8, 0, 20);
+    sum(FILE_RSDP, 32, 0, Rsdp::len() as u64);
+    let rsdp = rsdp(tables.rsdt, tables.xsdt);
+    [(FILE_RSDP, rsdp), (FILE_TABLES, tables.bytes), (FILE_LOADER, commands)]
+}
+
+/// Bytes of a table's header.
+const HEADER: u64 = 36;
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+/// The Root System Description Pointer (5.2.5.3), to the table for guests of ACPI 1.0 and to the newer one.
+fn rsdp(rsdt: u64, xsdt: u64) -> Vec<u8> {
+    let mut bytes = bytes_of(&Rsdp::new(OEM, xsdt));
+    bytes[16..20].copy_from_slice(&(rsdt as u32).to_le_bytes());
+    for (length, at) in [(20, 8), (bytes.len(), 32)] {
+        bytes[at] = 0;
+        bytes[at] = bytes[..length].iter().fold(0_u8, |sum, &byte| sum.wrapping_sub(byte));
+    }
+    bytes
+}
+
+/// Tables one behind the other, and where some of them lie.
 struct Tables {
     base: u64,
     bytes: Vec<u8>,
+    fadt: u64,
+    rsdt: u64,
+    xsdt: u64,
+    /// Tables that the last two point to.
+    entries: u64,
 }
 
 impl Tables {
+    /// All tables but the RSDP, to lie at `base`.
+    fn new(base: u64, shape: Shape) -> Self {
+        let mut tables = Self { base, bytes: vec![], fadt: 0, rsdt: 0, xsdt: 0, entries: 0 };
+        let facs = tables.add(&bytes_of(&FACS::new()));
+        let dsdt = tables.add(dsdt(shape).as_slice());
+        tables.fadt = tables.add(&fadt(facs, dsdt, shape));
+        let madt = tables.add(madt(shape.cpus).as_slice());
+        let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+        let mut rsdt = Sdt::new(*b"RSDT", HEADER as u32, 1, OEM, OEM_TABLE, OEM_REVISION);
+        for table in [tables.fadt, madt] {
+            xsdt.add_entry(table);
+            rsdt.append_slice(&(table as u32).to_le_bytes());
+            tables.entries += 1;
+        }
+        tables.rsdt = tables.add(rsdt.as_slice());
+        tables.xsdt = tables.add(&bytes_of(&xsdt));
+        tables
+    }
+
     /// Adds a table; returns where it lies.
     fn add(&mut self, table: &[u8]) -> u64 {
         let at = self.bytes.len();
@@ -88,7 +196,7 @@ fn ports(first: u16, bits: u8, access: gas::AccessSize) -> GAS {
 }
 
 /// The Fixed ACPI Description Table (5.2.9). SMI_CMD is 0: the machine is in ACPI mode from the start.
-fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
+fn fadt(facs: u64, dsdt: u64, shape: Shape) -> Vec<u8> {
     use gas::AccessSize as Access;
     let (event, control, timer) =
         (layout::ACPI_PM.start().0, layout::ACPI_PM.start().0 + 4, layout::ACPI_PM.start().0 + 8);
@@ -114,7 +222,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     // No C2 and no C3.
     (fadt.p_lvl2_lat, fadt.p_lvl3_lat) = (0xfff.into(), 0xfff.into());
     fadt.century = CENTURY;
-    fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
+    fadt.iapc_boot_arch = (HAS_ISA | if shape.screen { HAS_8042 } else { NO_VGA }).into();
     fadt.reset_reg = ports(layout::I8042_COMMAND.start().0, 8, Access::ByteAccess);
     fadt.reset_value = RESET;
     bytes_of(&fadt.finalize())
@@ -140,7 +248,10 @@ fn madt(cpus: u8) -> Sdt {
         madt.append_slice(&flags.to_le_bytes());
     };
     replace(layout::IRQ_PIT, layout::IOAPIC_PIN_PIT.into(), 0);
-    for line in layout::PCI_LINES.into_iter().chain([layout::IRQ_SCI]) {
+    let mut lines: Vec<u8> = layout::PCI_LINES.into_iter().chain([layout::IRQ_SCI]).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    for line in lines {
         replace(line, line.into(), LEVEL_HIGH);
     }
     // The local APICs' LINT1 is NMI.
@@ -155,6 +266,17 @@ fn isa(name: &str, id: &str, first: u16, count: u8, line: u8) -> Vec<u8> {
     let (id, resources) =
         (Name::new("_HID".into(), &EISAName::new(id)), Name::new("_CRS".into(), &resources));
     bytes_of(&Device::new(Path::new(name), vec![&id, &resources]))
+}
+
+/// The keyboard controller, with both its ports.
+fn keyboard() -> Vec<u8> {
+    let (data, command) = (layout::I8042_DATA.start().0, layout::I8042_COMMAND.start().0);
+    let (data, command) = (IO::new(data, data, 1, 1), IO::new(command, command, 1, 1));
+    let irq = Interrupt::new(true, true, false, false, layout::IRQ_KEYBOARD.into());
+    let resources = ResourceTemplate::new(vec![&data, &command, &irq]);
+    let (id, resources) =
+        (Name::new("_HID".into(), &EISAName::new("PNP0303")), Name::new("_CRS".into(), &resources));
+    bytes_of(&Device::new(Path::new("KBD_"), vec![&id, &resources]))
 }
 
 /// Bytes of AML that were made before.
@@ -190,13 +312,14 @@ fn pci_root() -> Vec<u8> {
 }
 
 /// The Differentiated System Description Table: soft off, the PCI root, and the ISA devices that are looked for here.
-fn dsdt() -> Sdt {
+fn dsdt(shape: Shape) -> Sdt {
     // The sleep type of `device::acpi_pm`.
     let soft_off = Name::new("_S5_".into(), &Package::new(vec![&ZERO, &ZERO, &ZERO, &ZERO]));
     let pci = Made(pci_root());
     let serial = Made(isa("COM1", "PNP0501", layout::COM1.start().0, 8, layout::IRQ_COM1));
     let clock = Made(isa("RTC_", "PNP0B00", layout::CMOS.start().0, 2, layout::IRQ_RTC));
-    let system = Scope::new("_SB_".into(), vec![&pci, &serial, &clock]);
+    let keyboard = Made(if shape.screen { keyboard() } else { vec![] });
+    let system = Scope::new("_SB_".into(), vec![&pci, &serial, &clock, &keyboard]);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&bytes_of(&soft_off));
     dsdt.append_slice(&bytes_of(&system));
@@ -211,14 +334,16 @@ mod tests {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
     }
 
+    const ONE: Shape = Shape { cpus: 1, screen: false };
+
     fn word(bytes: &[u8], at: usize) -> usize {
-        u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize
+        super::word(bytes, at) as usize
     }
 
     #[test]
     fn tables_are_found_from_the_rsdp_on_and_add_up() {
         let ram = GuestRam::new(1 << 20).unwrap();
-        write(&ram, 2);
+        write(&ram, Shape { cpus: 2, screen: true });
         let read = |at: usize, size: usize| {
             let mut bytes = vec![0; size];
             ram.read(Gpa(at as u64), &mut bytes).unwrap();
@@ -233,6 +358,8 @@ mod tests {
         assert_eq!((&rsdp[..8], sum(&rsdp[..20]), sum(&rsdp)), (&b"RSD PTR "[..], 0, 0));
         let xsdt = table(word(&rsdp, 24));
         assert_eq!((&xsdt[..4], xsdt.len()), (&b"XSDT"[..], 36 + 16));
+        let rsdt = table(word(&rsdp, 16));
+        assert_eq!((word(&rsdt, 36), word(&rsdt, 40)), (word(&xsdt, 36), word(&xsdt, 44)));
         let (fadt, madt) = (table(word(&xsdt, 36)), table(word(&xsdt, 44)));
         assert_eq!((&fadt[..4], &madt[..4]), (&b"FACP"[..], &b"APIC"[..]));
         assert_eq!(&table(word(&fadt, 40))[..4], b"DSDT");
@@ -249,6 +376,48 @@ mod tests {
 
     #[test]
     fn little_ram_gets_no_tables() {
-        write(&GuestRam::new(4096).unwrap(), 1);
+        write(&GuestRam::new(4096).unwrap(), ONE);
+    }
+
+    /// What a firmware does with the files: place them, then mend pointers and sums.
+    #[test]
+    fn files_are_placed_by_their_own_commands() {
+        let [(_, mut rsdp), (_, mut tables), (_, commands)] = files(ONE);
+        let base = 0x7_f000_u32;
+        let name = |bytes: &[u8]| {
+            String::from_utf8_lossy(bytes.split(|&b| b == 0).next().unwrap_or_default()).into_owned()
+        };
+        let mut allocated = vec![];
+        for command in commands.chunks(loader::SIZE) {
+            let (first, numbers) = (name(&command[4..60]), &command[60..]);
+            let file = if first == FILE_RSDP { &mut rsdp } else { &mut tables };
+            match super::word(command, 0) {
+                loader::ALLOCATE => allocated.push(first),
+                loader::ADD_POINTER => {
+                    assert_eq!(name(numbers), FILE_TABLES);
+                    let at = word(&numbers[56..], 0);
+                    let moved = super::word(file, at) + base;
+                    file[at..at + 4].copy_from_slice(&moved.to_le_bytes());
+                }
+                loader::ADD_CHECKSUM => {
+                    let [at, start, length] = [0, 4, 8].map(|i| word(numbers, i));
+                    file[at] = file[at].wrapping_sub(sum(&file[start..start + length]));
+                }
+                other => panic!("command {other}"),
+            }
+        }
+        assert_eq!(allocated, [FILE_RSDP, FILE_TABLES]);
+        assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
+        let table = |at: usize| {
+            let at = at - base as usize;
+            let table = &tables[at..at + word(&tables, at + 4)];
+            assert_eq!(sum(table), 0, "{:?}", name(&table[..4]));
+            table
+        };
+        let xsdt = table(word(&rsdp, 24));
+        let fadt = table(word(xsdt, 36));
+        assert_eq!(&table(word(fadt, 40))[..4], b"DSDT");
+        assert_eq!((word(fadt, 40), &table(word(xsdt, 44))[..4]), (word(fadt, 140), &b"APIC"[..]));
+        assert_eq!(word(table(word(&rsdp, 16)), 36), word(xsdt, 36));
     }
 }

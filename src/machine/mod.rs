@@ -4,10 +4,13 @@
 //! sits where; `backends` makes the engine of a pair; `run` is the loop around a vCPU.
 mod backends;
 mod firmware;
+mod fw_cfg;
+mod ide;
 #[cfg(test)]
 mod lockstep_tests;
 mod pc;
 mod run;
+mod screen;
 #[cfg(test)]
 mod smp_tests;
 mod spec;
@@ -21,8 +24,10 @@ pub use crate::emulator::{EmuEngine, Technique, UnknownTechnique, Without};
 pub use crate::host::console::{Capture, Outlet, Stream};
 use crate::host::disk::DiskError;
 pub use backends::availability;
+use firmware::Shape;
 pub use run::{Limits, Stop};
-pub use spec::MachineSpec;
+pub use screen::Screen;
+pub use spec::{FirmwareSpec, MachineSpec};
 pub use timed::{Counts, TimedCounts};
 
 use crate::arch::{Activity, CpuState, Gva};
@@ -66,6 +71,9 @@ pub enum MachineError {
     /// More devices than the bus has slots.
     #[error("the PCI bus has no slot left: a machine has at most 30 disks and other devices")]
     NoSlot,
+    /// More IDE disks than there are places for.
+    #[error("a machine has places for four IDE disks; attach the others by virtio (without 'ide')")]
+    NoIdePlace,
     /// The host refused a timer or a signal handler.
     #[error("{what}: {source}")]
     Host {
@@ -116,9 +124,11 @@ impl Machine {
         console: Box<dyn ConsoleSink>,
     ) -> Result<Self, MachineError> {
         spec.check_cpus()?;
-        let pc = Pc::assemble(spec, console)?;
-        // An image that lies where the tables are goes without them.
-        firmware::write(pc.platform().ram(), spec.cpus);
+        let pc = Pc::assemble(spec, image.rom(), console)?;
+        // An image that lies where the tables are goes without them; firmware makes its own.
+        if image.rom().is_none() {
+            firmware::write(pc.platform().ram(), Shape { cpus: spec.cpus, screen: spec.screen });
+        }
         let state = image.load(pc.platform().ram(), &spec.command_line)?;
         let platform = Arc::clone(pc.platform());
         let backend = backends::create(spec, &platform)?;

@@ -1,5 +1,6 @@
 //! Which chip sits where: a PC, wired by the map of [`crate::arch::layout`].
-use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec, TimedCounts, virtio};
+use super::firmware::{self, Shape};
+use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec, Screen, TimedCounts, fw_cfg, ide, virtio};
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::layout;
 use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, Lock, MsiSink, PowerSwitch, VcpuId};
@@ -45,11 +46,16 @@ pub struct Pc {
     marks: Arc<Mutex<Marks>>,
     timed: Arc<Mutex<TimedCounts>>,
     disks: Vec<Failures>,
+    screen: Option<Screen>,
 }
 
 impl Pc {
-    /// Builds the chips and claims their places.
-    pub(super) fn assemble(spec: &MachineSpec, console: Box<dyn ConsoleSink>) -> Result<Self, MachineError> {
+    /// Builds the chips and claims their places; `rom` is the machine's firmware, if it has one.
+    pub(super) fn assemble(
+        spec: &MachineSpec,
+        rom: Option<&[u8]>,
+        console: Box<dyn ConsoleSink>,
+    ) -> Result<Self, MachineError> {
         // Makes the devices' locks cheap for the vCPU's thread, if it can be had.
         let _has_barriers = membarrier::prepare();
         let ram = Arc::new(GuestRam::new(spec.memory)?);
@@ -99,7 +105,7 @@ impl Pc {
         bus.claim_ports("uart16550", layout::COM1, uart.clone())?;
         bus.claim_ports("cmos", layout::CMOS, rtc)?;
         bus.claim_ports("i8042", layout::I8042_DATA, i8042.clone())?;
-        bus.claim_ports("i8042", layout::I8042_COMMAND, i8042)?;
+        bus.claim_ports("i8042", layout::I8042_COMMAND, i8042.clone())?;
         let debug_exit = DebugExit::new(Arc::clone(&power));
         bus.claim_ports("isa-debug-exit", layout::DEBUG_EXIT, Arc::new(Lock::new(debug_exit)))?;
         let timed = Arc::new(Mutex::new(TimedCounts::default()));
@@ -118,16 +124,28 @@ impl Pc {
         bus.claim_ports("post", layout::POST, Arc::new(Lock::new(Post::default())))?;
         let lapic = Arc::new(LapicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("lapic", layout::LAPIC, layout::LAPIC_SIZE, lapic)?;
+        let has_screen = spec.screen || rom.is_some();
+        let screen = has_screen.then(|| Screen::insert(&mut bus, i8042, Arc::clone(&ram))).transpose()?;
+        if let Some(rom) = rom {
+            let shape = Shape { cpus: spec.cpus, screen: true };
+            fw_cfg::insert(spec, shape, rom, &mut bus, &ram)?;
+        }
         // Devices are plugged in before the bridge is given its places.
         let mut pci = PciHost::new(Arc::clone(&sink));
         let messages: Arc<dyn MsiSink> = interrupts.clone();
-        let disks = virtio::plug(spec, &mut pci, &ram, &messages)?;
+        let mut disks = ide::plug(spec, &mut pci, &mut bus, &ram, &sink)?;
+        disks.extend(virtio::plug(spec, &mut pci, &ram, &messages)?);
+        if rom.is_some() {
+            pci.show_firmware();
+        }
         let pci = Arc::new(pci);
         bus.claim_ports("pci", layout::PCI_CONFIG, pci.clone())?;
         bus.claim_ports("pci", layout::PCI_PORTS, pci.clone())?;
         bus.claim_mmio("pci", layout::PCI_MEMORY, layout::PCI_MEMORY_SIZE, pci)?;
         let ioapic = Arc::new(IoApicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("ioapic", layout::IOAPIC, layout::LAPIC_SIZE, ioapic)?;
+
+        firmware::set_levels(&bus);
 
         let hypercalls = (spec.pair.interface == Interface::Pv).then(|| {
             let uart = Arc::clone(&uart);
@@ -151,7 +169,7 @@ impl Pc {
             hypercalls,
         }));
         counters.get_or_init(|| Arc::clone(platform.counters(BOOT_CPU)));
-        Ok(Self { platform, interrupts, uart, marks, timed, disks })
+        Ok(Self { platform, interrupts, uart, marks, timed, disks, screen })
     }
 
     /// The platform that the chips form.
@@ -170,6 +188,12 @@ impl Pc {
     #[must_use]
     pub fn uart(&self) -> &Arc<Lock<Uart16550>> {
         &self.uart
+    }
+
+    /// Screen and keyboard, if the machine has a screen.
+    #[must_use]
+    pub fn screen(&self) -> Option<&Screen> {
+        self.screen.as_ref()
     }
 
     /// What went wrong first with each disk, if something did.

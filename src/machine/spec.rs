@@ -4,6 +4,7 @@ use crate::clock::ClockSource;
 use crate::emulator::{EmuEngine, Without};
 use crate::engine::{Engine, Interface, Pair};
 use crate::host::disk::DiskSpec;
+use std::path::PathBuf;
 
 /// What machine is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,8 +31,25 @@ pub struct MachineSpec {
     pub command_line: String,
     /// Its virtio disks, in order.
     pub disks: Vec<DiskSpec>,
+    /// Its IDE disks, in order; at most four.
+    pub ide_disks: Vec<DiskSpec>,
     /// It has a virtio device that gives random bytes of the host.
     pub entropy: bool,
+    /// Somebody sees its text screen and types at its keyboard: the guest is told of both.
+    pub screen: bool,
+    /// What goes with the image, where that is firmware.
+    pub firmware: FirmwareSpec,
+}
+
+/// What firmware is told of what to do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FirmwareSpec {
+    /// The VGA's own firmware. Without it the firmware's words go to the serial port, and its keys come from there.
+    pub vga_bios: Option<Vec<u8>>,
+    /// It offers a menu of what to boot.
+    pub boot_menu: bool,
+    /// Where its log goes: a file that is made anew.
+    pub log: Option<PathBuf>,
 }
 
 impl MachineSpec {
@@ -54,7 +72,10 @@ impl MachineSpec {
             clock: ClockSource::Real,
             command_line: String::new(),
             disks: vec![],
+            ide_disks: vec![],
             entropy: false,
+            screen: false,
+            firmware: FirmwareSpec::default(),
         }
     }
 

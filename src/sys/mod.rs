@@ -13,4 +13,5 @@ pub mod membarrier;
 pub mod memfd;
 pub mod segment_base;
 pub mod signal;
+pub mod terminal;
 pub mod tsc;

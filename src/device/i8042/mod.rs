@@ -1,17 +1,22 @@
-//! An 8042 keyboard controller without a keyboard: it answers its commands, resets the machine and keeps the A20 gate.
+//! An 8042 keyboard controller with a keyboard and without a mouse; it also resets the machine and keeps the A20 gate.
 //!
-//! The gate's state can be read back; memory does not follow it, address line 20 is always on. What is sent to the
-//! keyboard or to a mouse goes nowhere and is not answered. Every access ends in [`I8042::sync`].
+//! The gate's state can be read back; memory does not follow it, address line 20 is always on. What is sent to a mouse
+//! goes nowhere and is not answered. Bytes of the keyboard come to the output buffer one at a time, as scan codes of set
+//! 1 where the command byte asks for that. Every access ends in [`I8042::sync`].
+mod keyboard;
 mod saved;
+mod scan_codes;
 mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use saved::SavedI8042;
+pub use keyboard::KeyStroke;
+pub use saved::{SavedI8042, SavedKeyboard};
 
 use super::BytePorts;
 use crate::arch::Port;
 use crate::bus::{IrqLine, PowerSwitch};
+use keyboard::Keyboard;
 use spec::{CommandByte, OutputPort, Status, command};
 use std::sync::Arc;
 
@@ -40,6 +45,9 @@ struct State {
     /// The command whose data byte is to come.
     awaiting: Option<u8>,
     last_was_command: bool,
+    keyboard: Keyboard,
+    /// In the translation of set 2: the next code is that of a key which comes up.
+    breaking: bool,
 }
 
 impl Default for State {
@@ -52,6 +60,8 @@ impl Default for State {
             output: None,
             awaiting: None,
             last_was_command: true,
+            keyboard: Keyboard::default(),
+            breaking: false,
         }
     }
 }
@@ -65,6 +75,22 @@ impl State {
         let mut byte = self.command_byte();
         byte.set(bit, on);
         self.ram[0] = byte.bits();
+    }
+
+    /// The next byte of the keyboard, as the output buffer is to have it.
+    fn keyboard_byte(&mut self) -> Option<u8> {
+        loop {
+            let byte = self.keyboard.next()?;
+            if !self.command_byte().contains(CommandByte::TRANSLATE) {
+                return Some(byte);
+            }
+            if byte == scan_codes::BREAK {
+                self.breaking = true;
+                continue;
+            }
+            let up = if std::mem::take(&mut self.breaking) { scan_codes::UP } else { 0 };
+            return Some(scan_codes::to_set_1(byte) | up);
+        }
     }
 
     fn status(&self) -> Status {
@@ -89,7 +115,23 @@ impl I8042 {
         self.state.output_port.contains(OutputPort::A20)
     }
 
+    /// Someone strikes keys, one after the other. Whether the keyboard took them: it does not before a guest enabled
+    /// it, nor while it waits for the guest to read.
+    pub fn strike(&mut self, strokes: &[KeyStroke]) -> bool {
+        let taken = self.state.keyboard.strike(strokes);
+        self.sync();
+        taken
+    }
+
     fn sync(&mut self) {
+        let off = self.state.command_byte().contains(CommandByte::KEYBOARD_OFF);
+        if self.state.output.is_none() && !off {
+            // Each byte makes an edge of its own.
+            if std::mem::take(&mut self.driven) {
+                self.irq.set(false);
+            }
+            self.state.output = self.state.keyboard_byte();
+        }
         let level = self.state.output.is_some() && self.state.command_byte().contains(CommandByte::INTERRUPT);
         if level != std::mem::replace(&mut self.driven, level) {
             self.irq.set(level);
@@ -140,8 +182,13 @@ impl I8042 {
                 }
             }
             Some(command::WRITE_OUTPUT_BUFFER) => s.output = Some(value),
-            // To a keyboard or a mouse that is not there.
-            _ => {}
+            // To a mouse that is not there.
+            Some(command::WRITE_AUX) => {}
+            // To the keyboard, whose clock this starts.
+            _ => {
+                s.change(CommandByte::KEYBOARD_OFF, false);
+                s.keyboard.receive(value);
+            }
         }
     }
 }

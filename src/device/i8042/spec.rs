@@ -32,6 +32,8 @@ bitflags! {
         const KEYBOARD_OFF = 1 << 4;
         /// Auxiliary device off.
         const AUX_OFF = 1 << 5;
+        /// Scan codes of set 2 become those of set 1.
+        const TRANSLATE = 1 << 6;
         const _ = !0;
     }
 

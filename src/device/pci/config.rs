@@ -77,6 +77,7 @@ pub struct ConfigSpace {
     link: usize,
     line: Option<IrqLine>,
     asserted: bool,
+    has_pin: bool,
 }
 
 impl ConfigSpace {
@@ -91,6 +92,7 @@ impl ConfigSpace {
             link: at::CAPABILITIES,
             line: None,
             asserted: false,
+            has_pin: true,
         };
         space.put(at::VENDOR, &identity.vendor.to_le_bytes());
         space.put(at::DEVICE, &identity.device.to_le_bytes());
@@ -130,6 +132,21 @@ impl ConfigSpace {
         self
     }
 
+    /// Without an interrupt pin: the function interrupts in another way, or not at all.
+    #[must_use]
+    pub fn without_pin(mut self) -> Self {
+        self.has_pin = false;
+        self
+    }
+
+    /// Adds a register of the device's own behind the header: its bytes, and which of their bits the guest can write.
+    #[must_use]
+    pub fn with_register(mut self, offset: usize, bytes: &[u8], writable: &[u8]) -> Self {
+        self.put(offset, bytes);
+        self.allow(offset, writable);
+        self
+    }
+
     /// Adds a capability: `id`, and what follows the pointer to the next one, with the bits that the guest can write.
     /// Returns its offset.
     ///
@@ -165,6 +182,9 @@ impl ConfigSpace {
 
     /// Connects pin INTA, by the bridge.
     pub(super) fn connect(&mut self, line: IrqLine, number: u8) {
+        if !self.has_pin {
+            return;
+        }
         self.line = Some(line);
         self.put(at::INTERRUPT_PIN, &[1]);
         self.put(at::INTERRUPT_LINE, &[number]);
@@ -207,7 +227,7 @@ impl ConfigSpace {
         }
     }
 
-    fn allow(&mut self, offset: usize, mask: &[u8]) {
+    pub(super) fn allow(&mut self, offset: usize, mask: &[u8]) {
         for (place, byte) in self.writable.iter_mut().skip(offset).zip(mask) {
             *place = *byte;
         }

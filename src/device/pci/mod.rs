@@ -3,7 +3,7 @@
 //! A device implements [`PciDevice`] and is plugged into a slot ([`PciHost::plug`]) while the machine is built; each has
 //! one function. The bridge claims two windows of the machine's bus, for ports and for memory, and leads accesses in
 //! there to the function whose base address registers decode them; what none decodes floats. Pin INTA of a slot is one of
-//! four lines ([`crate::arch::layout::PCI_LINES`]), level-triggered and shared by the slots that have the same.
+//! the lines ([`crate::arch::layout::PCI_LINES`]), level-triggered and shared by the slots that have the same.
 //! Message-signalled interrupts are a device's own capability; it sends them by [`crate::bus::MsiSink`].
 //!
 //! Lock order: a device's lock, then the routes', then the shared lines' and the interrupt complex's. A device is never
@@ -65,29 +65,32 @@ impl std::fmt::Debug for PciHost {
     }
 }
 
-/// The four lines, each asserted while any slot asserts it.
+/// The shared lines, each asserted while any of its slots asserts it.
 struct SharedLines {
     sink: Arc<dyn IrqSink>,
-    /// For each line, the slots that assert it.
-    asserted: Lock<[u32; PCI_LINES.len()]>,
+    /// The slots that assert their line.
+    asserted: Lock<u32>,
 }
 
 /// One slot's end of a shared line; the "line" that it is told of is the slot.
 impl IrqSink for SharedLines {
     fn set_line(&self, slot: u8, level: bool) {
-        let which = usize::from(slot) % PCI_LINES.len();
+        let line = PciHost::line_of(slot.into());
+        let on_line = (0..SLOTS)
+            .filter(|&other| PciHost::line_of(other) == line)
+            .fold(0_u32, |all, other| all | 1 << other);
         let mut asserted = self.asserted.lock();
-        let before = asserted[which];
-        let bit = 1 << (slot & 31);
-        asserted[which] = if level { before | bit } else { before & !bit };
-        if (before == 0) != (asserted[which] == 0) {
+        let (before, bit) = (*asserted, 1 << (slot & 31));
+        *asserted = if level { before | bit } else { before & !bit };
+        if (before & on_line == 0) != (*asserted & on_line == 0) {
             // Under the lock: the line follows in the order of the changes.
-            self.sink.set_line(PCI_LINES[which], level);
+            self.sink.set_line(line, level);
         }
     }
 }
 
-/// The host bridge's own function: Intel's 440FX, whose registers beyond the header are not there.
+/// The host bridge's own function: Intel's 440FX. Of its registers beyond the header those for shadow RAM (PAM0–PAM6,
+/// datasheet 290549, 3.2.18) keep what is written; RAM below 1 MiB can always be read and written.
 struct Bridge(ConfigSpace);
 
 impl PciDevice for Bridge {
@@ -113,15 +116,24 @@ impl PciHost {
             subsystem: 0,
         };
         let mut slots = [const { None }; SLOTS];
-        let bridge: SharedPciDevice = Arc::new(Mutex::new(Bridge(ConfigSpace::new(identity))));
+        let mut config = ConfigSpace::new(identity);
+        config.allow(spec::PAM0, &[0xff; 7]);
+        let bridge: SharedPciDevice = Arc::new(Mutex::new(Bridge(config)));
         slots[0] = Some(bridge);
         Self {
             slots,
-            lines: Arc::new(SharedLines { sink, asserted: Lock::new([0; PCI_LINES.len()]) }),
+            lines: Arc::new(SharedLines { sink, asserted: Lock::new(0) }),
             address: AtomicU32::new(0),
             routes: Lock::new(Vec::new()),
             ports: Window { free: PCI_PORTS.start().0.into(), end: u64::from(PCI_PORTS.end().0) + 1 },
             memory: Window { free: PCI_MEMORY.0, end: PCI_MEMORY.0 + PCI_MEMORY_SIZE },
+        }
+    }
+
+    /// Shows firmware that it runs on the PC that QEMU made known, by the bridge's subsystem.
+    pub fn show_firmware(&mut self) {
+        if let Some(bridge) = &self.slots[0] {
+            lock(bridge).config().put(spec::at::SUBSYSTEM_VENDOR, &[0xf4, 0x1a, 0x00, 0x11]);
         }
     }
 

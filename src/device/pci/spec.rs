@@ -60,3 +60,6 @@ pub(super) const BAR_IO: u32 = 1;
 pub(super) const BAR_64: u32 = 2 << 1;
 /// BAR: prefetchable memory.
 pub(super) const BAR_PREFETCHABLE: u32 = 1 << 3;
+
+/// First of the host bridge's registers for shadow RAM.
+pub(super) const PAM0: usize = 0x59;

@@ -8,7 +8,7 @@ mod raw;
 #[cfg(test)]
 mod tests;
 
-use crate::device::virtio::block::DiskStore;
+use crate::device::disk::DiskStore;
 use overlay::Overlay;
 use raw::RawImage;
 use std::fs::{File, OpenOptions, TryLockError};

@@ -14,7 +14,7 @@
 //! A block's bytes are written before its bit. So a run that was killed leaves an overlay in which each block is either
 //! the image's or has been written; as on a disk, what was not flushed may be lost when the host's power fails.
 use super::{DiskError, Failures, open_file, raw::RawImage};
-use crate::device::virtio::block::DiskStore;
+use crate::device::disk::DiskStore;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;

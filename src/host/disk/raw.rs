@@ -1,6 +1,6 @@
 //! A raw image: the disk's bytes are the file's.
 use super::{DiskError, Failures, SECTOR, open_file, size_of};
-use crate::device::virtio::block::DiskStore;
+use crate::device::disk::DiskStore;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;

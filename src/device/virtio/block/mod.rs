@@ -6,9 +6,10 @@
 //! not know of flushing, each write is flushed.
 mod spec;
 #[cfg(test)]
-pub(super) mod tests;
+pub(in crate::device) mod tests;
 
 use super::{Broken, Buffer, BufferError, CONFIGURATION, Chain, Queue, VirtioDevice};
+use crate::device::disk::DiskStore;
 use crate::mem::GuestRam;
 use spec::{BlockFeatures, HEADER, ID, Outcome, SECTOR, at, request};
 use std::io;
@@ -21,29 +22,6 @@ pub const CHUNK: usize = 64 << 10;
 const QUEUE: u16 = 128;
 /// Buffers of data that a driver may put into one request: all descriptors but those of header and status.
 const SEGMENTS: u32 = QUEUE as u32 - 2;
-
-/// Where a disk's bytes are kept: the host's end. Called on the vCPU's thread, under the device's lock.
-pub trait DiskStore: Send {
-    /// Bytes of the disk. They stay the same, whatever happens to what is behind.
-    fn size(&self) -> u64;
-    /// Whether writes are refused.
-    fn is_read_only(&self) -> bool;
-    /// Reads all of `into` from the byte `at` on.
-    ///
-    /// # Errors
-    /// What the host said; the guest sees an I/O error.
-    fn read(&mut self, at: u64, into: &mut [u8]) -> io::Result<()>;
-    /// Writes all of `from` from the byte `at` on.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    fn write(&mut self, at: u64, from: &[u8]) -> io::Result<()>;
-    /// What was written before survives a failure of the host's power.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    fn flush(&mut self) -> io::Result<()>;
-}
 
 /// A disk.
 pub struct Block {

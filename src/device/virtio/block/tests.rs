@@ -8,7 +8,7 @@ const STATUS: u64 = 0x8800;
 
 /// A disk in memory that can be told to fail. Clones share it.
 #[derive(Clone)]
-pub(in super::super) struct Memory(Arc<Mutex<Kept>>);
+pub(in crate::device) struct Memory(Arc<Mutex<Kept>>);
 
 struct Kept {
     bytes: Vec<u8>,
@@ -18,9 +18,19 @@ struct Kept {
 }
 
 impl Memory {
-    pub(in super::super) fn new(size: usize) -> Self {
+    pub(in crate::device) fn new(size: usize) -> Self {
         let bytes = (0..size).map(|i| (i / 512) as u8).collect();
         Self(Arc::new(Mutex::new(Kept { bytes, read_only: false, failing: false, flushes: 0 })))
+    }
+
+    /// From now on nothing can be done with it, or all can.
+    pub(in crate::device) fn fail(&self, failing: bool) {
+        self.with(|kept| kept.failing = failing);
+    }
+
+    /// How often it was flushed.
+    pub(in crate::device) fn flushes(&self) -> u32 {
+        self.with(|kept| kept.flushes)
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Kept) -> R) -> R {

@@ -1,0 +1,177 @@
+//! Saved state of the IDE function, beside its configuration space and what is on its disks.
+use super::Ide;
+use super::channel::{Channel, Master, State, Work};
+use super::drive::Drive;
+use super::spec::{Control, MOST_MULTIPLE, MasterCommand, MasterStatus, SECTOR, Status};
+use crate::device::BadState;
+use serde::{Deserialize, Serialize};
+
+/// State of both channels.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedIde {
+    /// The first and the second channel.
+    pub channels: [SavedChannel; 2],
+}
+
+/// State of a channel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named as the registers are")]
+pub struct SavedChannel {
+    pub error: u8,
+    pub feature: u8,
+    pub count: [u8; 2],
+    pub address: [[u8; 2]; 3],
+    pub device: u8,
+    pub status: u8,
+    pub control: u8,
+    /// An interrupt waits to be seen.
+    pub interrupt: bool,
+    pub master_command: u8,
+    pub master_status: u8,
+    pub master_table: u32,
+    work: Work,
+    pub drives: [Option<SavedDrive>; 2],
+}
+
+/// What the guest has set of a disk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named as IDENTIFY names them")]
+pub struct SavedDrive {
+    pub multiple: u8,
+    pub heads: u8,
+    pub track: u8,
+    pub mode: u8,
+    pub caches: bool,
+}
+
+impl Ide {
+    /// The state to save.
+    #[must_use]
+    pub fn saved(&self) -> SavedIde {
+        let Self { ram: _, config: _, channels: [first, second] } = self;
+        SavedIde { channels: [first.saved(), second.saved()] }
+    }
+
+    /// Takes on a saved state and drives the lines. The disks are the same as then.
+    ///
+    /// # Errors
+    /// [`BadState`], if the device cannot be in that state; it is unchanged then.
+    pub fn restore(&mut self, saved: &SavedIde) -> Result<(), BadState> {
+        for (channel, saved) in self.channels.iter().zip(&saved.channels) {
+            channel.check(saved).map_err(|what| BadState { device: "ide", what })?;
+        }
+        for (channel, saved) in self.channels.iter_mut().zip(&saved.channels) {
+            channel.restore(saved);
+        }
+        Ok(())
+    }
+}
+
+impl Channel {
+    fn saved(&self) -> SavedChannel {
+        let State { error, feature, count, address, device, status, control, interrupt } = self.state.clone();
+        let Master { command, status: master_status, table } = self.master.clone();
+        SavedChannel {
+            error,
+            feature,
+            count,
+            address,
+            device,
+            status: status.bits(),
+            control: control.bits(),
+            interrupt,
+            master_command: command.bits(),
+            master_status: master_status.bits(),
+            master_table: table,
+            work: self.work.clone(),
+            drives: self.drives.each_ref().map(|drive| drive.as_ref().map(Drive::saved)),
+        }
+    }
+
+    fn check(&self, saved: &SavedChannel) -> Result<(), &'static str> {
+        for (drive, saved) in self.drives.iter().zip(&saved.drives) {
+            match (drive, saved) {
+                (None, None) => {}
+                (Some(_), Some(saved)) if saved.is_possible() => {}
+                (Some(_), Some(_)) => return Err("a disk that no guest can have set up so"),
+                _ => return Err("other disks"),
+            }
+        }
+        match &saved.work {
+            Work::Pio { left, buffer, done, .. } => {
+                let sectors = buffer.len() / SECTOR;
+                let whole =
+                    buffer.len().is_multiple_of(SECTOR) && (1..=MOST_MULTIPLE.into()).contains(&sectors);
+                if !whole || *done >= buffer.len() || *left > 0x1_0000 {
+                    return Err("a block of data that cannot be");
+                }
+            }
+            Work::Dma { sectors, .. } if !(1..=0x1_0000).contains(sectors) => {
+                return Err("DMA of more sectors than a command has");
+            }
+            Work::Dma { .. } | Work::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, saved: &SavedChannel) {
+        let SavedChannel {
+            error,
+            feature,
+            count,
+            address,
+            device,
+            status,
+            control,
+            interrupt,
+            master_command,
+            master_status,
+            master_table,
+            work,
+            drives,
+        } = saved.clone();
+        self.state = State {
+            error,
+            feature,
+            count,
+            address,
+            device,
+            status: Status::from_bits_retain(status),
+            control: Control::from_bits_retain(control),
+            interrupt,
+        };
+        self.master = Master {
+            command: MasterCommand::from_bits_truncate(master_command),
+            status: MasterStatus::from_bits_truncate(master_status),
+            table: master_table & !3,
+        };
+        self.work = work;
+        for (drive, saved) in self.drives.iter_mut().zip(drives) {
+            if let (Some(drive), Some(saved)) = (drive, saved) {
+                drive.restore(&saved);
+            }
+        }
+        self.drive_line();
+    }
+}
+
+impl SavedDrive {
+    fn is_possible(&self) -> bool {
+        let Self { multiple, heads, track, mode: _, caches: _ } = self;
+        *multiple <= MOST_MULTIPLE && (1..=16).contains(heads) && *track > 0
+    }
+}
+
+impl Drive {
+    fn saved(&self) -> SavedDrive {
+        let (heads, track) = self.translation();
+        SavedDrive { multiple: self.multiple, heads, track, mode: self.mode, caches: self.caches }
+    }
+
+    fn restore(&mut self, saved: &SavedDrive) {
+        let SavedDrive { multiple, heads, track, mode, caches } = *saved;
+        // The saved one was checked.
+        let _possible = self.set_translation(heads, track);
+        (self.multiple, self.mode, self.caches) = (multiple, mode, caches);
+    }
+}

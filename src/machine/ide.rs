@@ -1,0 +1,46 @@
+//! The IDE disks of a machine: a controller in a slot of its PCI bus, where one is wanted.
+use super::{MachineError, MachineSpec};
+use crate::arch::layout;
+use crate::bus::{Bus, IrqLine, IrqSink};
+use crate::device::ide::{DISKS, Ide};
+use crate::device::pci::PciHost;
+use crate::host::disk::{self, Failures};
+use crate::mem::GuestRam;
+use std::sync::{Arc, Mutex};
+
+/// Plugs in a controller with the disks that `spec` wants; returns how they fare, in their order.
+pub(super) fn plug(
+    spec: &MachineSpec,
+    pci: &mut PciHost,
+    bus: &mut Bus,
+    ram: &Arc<GuestRam>,
+    lines: &Arc<dyn IrqSink>,
+) -> Result<Vec<Failures>, MachineError> {
+    let wanted = &spec.ide_disks;
+    if wanted.is_empty() {
+        return Ok(vec![]);
+    }
+    if wanted.len() > DISKS {
+        return Err(MachineError::NoIdePlace);
+    }
+    let line = |number| IrqLine::new(Arc::clone(lines), number);
+    let mut ide = Ide::new(Arc::clone(ram), layout::IRQ_IDE.map(line));
+    let mut all = vec![];
+    for (number, wanted) in wanted.iter().enumerate() {
+        let failures = Failures::default();
+        let store = disk::open(wanted, &failures)?;
+        ide.attach(number, store, &format!("trivisor-ide-{number}")).map_err(|_| MachineError::NoIdePlace)?;
+        all.push(failures);
+    }
+    let ide = Arc::new(Mutex::new(ide));
+    for ports in [
+        layout::IDE_PRIMARY,
+        layout::IDE_PRIMARY_CONTROL,
+        layout::IDE_SECONDARY,
+        layout::IDE_SECONDARY_CONTROL,
+    ] {
+        bus.claim_ports("ide", ports, ide.clone())?;
+    }
+    pci.plug(ide).map_err(|_full| MachineError::NoSlot)?;
+    Ok(all)
+}
