@@ -7,7 +7,7 @@ use super::guest::{ImageArguments, host_tsc_khz};
 use super::{choices, run, units};
 use crate::debugger::symbols::Symbols;
 use crate::debugger::view::sites::{self, Order, Report};
-use crate::engine::{Engine, Interface, Pair};
+use crate::engine::{Engine, Interface, Mode, Pair};
 use crate::machine::{Limits, Machine, Stream};
 use crate::sys::signal;
 use clap::builder::PossibleValuesParser;
@@ -36,6 +36,9 @@ use std::time::Duration;
 pub(super) struct SitesArguments {
     #[command(flatten)]
     image: ImageArguments,
+    /// The one mode that patches: for --engine direct --interface patched
+    #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new([Mode::Pv.name()]), conflicts_with_all = ["engine", "interface"])]
+    mode: Option<String>,
     /// Who executes the guest: only this engine patches
     #[arg(long, value_name = "ENGINE", value_parser = PossibleValuesParser::new([Engine::Direct.name()]))]
     engine: Option<String>,

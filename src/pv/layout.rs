@@ -156,11 +156,15 @@ pub(super) mod at {
 
     /// u32: nonzero: requests are not in REQUESTS but in the pipe.
     pub(in crate::pv) const KEYED: u64 = 0x1ec;
+    /// u64: user's area: what its last requests said is to be here when they are done.
+    pub(in crate::pv) const CONFINED: u64 = 0x1f0;
 
     /// u32: user's area (or the kernel's, while it has no user): the kernel's process sleeps on DOOR.
     pub(in crate::pv) const KERNEL_ASLEEP: u64 = 0x200;
     /// u32: set and woken by whoever has something for the kernel's process.
     pub(in crate::pv) const DOOR: u64 = 0x204;
+    /// Bytes of a user's area that the kernel's process maps: the control page and the XSAVE area.
+    pub(in crate::pv) const HAND_OVER: u64 = 0x2000;
     /// XSAVE area, standard format.
     pub(in crate::pv) const XSAVE: u64 = 0x1000;
     /// The stub's own stack, growing down from here.
@@ -173,7 +177,7 @@ pub(super) mod at {
     pub(in crate::pv) const REQUESTS_MOST: usize = 256;
     /// Bytes of so many requests.
     pub(in crate::pv) const REQUESTS_SIZE: u64 = REQUEST_SIZE * REQUESTS_MOST as u64;
-    /// Structures that only the start needs: signal actions, stack, filter.
+    /// Structures that the start needs: signal actions, stack, filter; later a user's frame of constants.
     pub(in crate::pv) const BOOT: u64 = 0x7000;
     /// Signal stack: lowest byte.
     pub(in crate::pv) const SIGNAL_STACK: u64 = 0x8000;

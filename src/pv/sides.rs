@@ -11,6 +11,7 @@ use super::layout::{AREAS, COUNTERS, COUNTERS_SIZE, MOST_USERS, POPF_SLOWLY, TEX
 use super::space::{Kind, Space};
 use super::text::Text;
 use super::trap;
+use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Efer, Rflags, SegmentRegister};
 use crate::emulator::single::far;
@@ -97,6 +98,8 @@ pub(super) struct Sides {
     flat_users: Option<((u64, u16, u64), bool)>,
     /// Of the thunks that the children know.
     generation: u64,
+    /// Whether what the current user's process says about where it goes on has been compared with the thunks.
+    is_next_checked: bool,
 }
 
 /// Whose instructions run at this privilege level.
@@ -123,6 +126,7 @@ impl Sides {
             victim: 0,
             flat_users: None,
             generation: 0,
+            is_next_checked: true,
         })
     }
 
@@ -172,8 +176,14 @@ impl Sides {
     }
 
     /// The user's process of the address space of `cr3`, if there is one, is the current one; it is compared with the
-    /// tables if it was not.
+    /// tables. The former one waits in the stub from now on, even if it is the same: another program may be in it.
     pub(super) fn switch(&mut self, mode: &PagingMode) -> Result<(), EngineError> {
+        if let Some(current) = self.current {
+            self.confine(true)?;
+            let child = &mut self.users[current].side.child;
+            child.renew();
+            self.pairing.dismiss(child);
+        }
         let table = mode.cr3 & TABLE;
         let found = self.users.iter().position(|user| user.table == table);
         self.current = found;
@@ -181,10 +191,28 @@ impl Sides {
             let Side { child, space } = &mut self.users[found].side;
             space.validate(child, mode)?;
             self.users[found].side.check_next();
+            self.is_next_checked = false;
             self.kernel.child.set_user(&self.users[found].side.child);
             self.pairing.set_looks(&self.kernel.child, &self.users[found].side.child);
         }
         Ok(())
+    }
+
+    /// Has the current user's process wait in the stub, with the requests for it executed, if its program may do otherwise.
+    /// Without `always`, only if there are requests.
+    fn confine(&mut self, always: bool) -> Result<(), EngineError> {
+        let Some(current) = self.current else { return Ok(()) };
+        let child = &self.users[current].side.child;
+        if !child.is_at_large() || !always && !child.has_requests() {
+            return Ok(());
+        }
+        self.shut_ways();
+        self.pairing.confine(&mut self.kernel.child, &mut self.users[current].side.child)
+    }
+
+    /// To be called before anybody goes on: what the current user's program has lost it cannot reach any more.
+    pub(super) fn enforce(&mut self) -> Result<(), EngineError> {
+        self.confine(false)
     }
 
     /// Makes sure that there is a user's process for the current address space.
@@ -251,6 +279,22 @@ impl Sides {
         self.all().try_for_each(|side| side.space.drop_text(&mut side.child, offset))
     }
 
+    /// To be called before a release of `who`: the user's process executes what there is for it to do, unless it is confined and
+    /// the kernel goes on; then the ways must stay shut, which is what `false` says.
+    pub(super) fn settle_requests(&mut self, who: Who) -> Result<bool, EngineError> {
+        let Some(current) = self.current else { return Ok(true) };
+        let child = &self.users[current].side.child;
+        if !child.has_requests() {
+            return Ok(true);
+        }
+        if who == Who::Kernel && !child.is_at_large() {
+            return Ok(false);
+        }
+        self.shut_ways();
+        self.pairing.confine(&mut self.kernel.child, &mut self.users[current].side.child)?;
+        Ok(true)
+    }
+
     /// Lets the process of this privilege go on.
     pub(super) fn release(&mut self, who: Who, commands: u32) -> Result<(), EngineError> {
         self.kernel.child.shared().put(at::CROSSED, 0);
@@ -289,6 +333,24 @@ impl Sides {
     pub(super) fn keep_up(&mut self, generation: u64) {
         if std::mem::replace(&mut self.generation, generation) != generation {
             self.users.iter().for_each(|user| user.side.child.shared().set(at::NEXT_GUEST, NOWHERE));
+        }
+    }
+
+    /// Forgets where the current user's program goes on in a thunk if `native` does not find it there: it was written by the
+    /// program that the process was for.
+    pub(super) fn check_next(&mut self, native: impl Fn(u64, u64) -> u64) {
+        if std::mem::replace(&mut self.is_next_checked, true) {
+            return;
+        }
+        let Some(current) = self.current else { return };
+        let Side { child, space } = &self.users[current].side;
+        let (guest, place) = (child.shared().get(at::NEXT_GUEST), child.shared().get(at::NEXT_NATIVE));
+        let known = match space.find(guest) {
+            Some((Kind::Text, offset)) => native(guest, offset & !(PAGE_SIZE - 1)) == place,
+            _ => false,
+        };
+        if !known {
+            child.shared().put(at::NEXT_GUEST, NOWHERE);
         }
     }
 
@@ -338,6 +400,7 @@ impl Sides {
             return self.shut_ways();
         };
         let entries = stub::entries();
+        self.users[current].side.child.may_be_let_go();
         let user = self.users[current].side.child.shared();
         let kernel = self.kernel.child.shared();
         let (mask, star) = (state.msrs.sfmask, state.msrs.star);

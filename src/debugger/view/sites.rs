@@ -123,14 +123,13 @@ pub fn left_alone(sites: &Sites) -> Option<String> {
     let list: Vec<String> = names
         .iter()
         .map(|(name, (places, first))| match places {
-            1 => format!("{name} at {first:#x}"),
-            _ => format!("{name} at {places} places from {first:#x} on"),
+            1 => format!("\n  {name} at {first:#x}"),
+            _ => format!("\n  {name} at {places} places from {first:#x} on"),
         })
         .collect();
     Some(format!(
-        "not patched: where the guest executed these instructions, they did with the host's state, and without a fault, what \
-         they should have done with the guest's: {}",
-        list.join(", ")
+        "not patched: where executed, these acted on the host's state without a fault, not on the guest's:{}",
+        list.concat()
     ))
 }
 

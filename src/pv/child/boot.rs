@@ -44,6 +44,13 @@ pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineErro
     let behind = SHARED + SHARED_SIZE * if child.shared.area() == 0 { AREAS as u64 } else { 1 };
     child.request(libc::SYS_munmap, [layout::LOWEST, MONITOR - layout::LOWEST, 0, 0, 0, 0])?;
     child.request(libc::SYS_munmap, [behind, TOP - behind, 0, 0, 0, 0])?;
+    if child.shared.area() == 0 {
+        // Of its users' areas it needs what a hand-over needs.
+        for area in (1..AREAS as u64).map(|i| SHARED + SHARED_SIZE * i) {
+            let rest = [area + at::HAND_OVER, SHARED_SIZE - at::HAND_OVER, 0, 0, 0, 0];
+            child.request(libc::SYS_munmap, rest)?;
+        }
+    }
     child.try_flush()?.map_err(not_empty)?;
     let zone = [ZONE, ZONE_SIZE, read | execute, fixed, TEXT_FD.into(), zone_offset];
     child.request(libc::SYS_mmap, zone)?;

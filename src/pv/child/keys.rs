@@ -10,10 +10,13 @@
 //! have prepared, executes all of them, and wipes each (region K of the stub). Signals that come meanwhile take the key
 //! out of their frame.
 //!
-//! That the pipe is empty proves that the stub has read it, since nobody else can: what a program writes into the area that it
-//! shares with the engine does not.
+//! A process that has read requests ends up waiting in the stub. That is what makes *confined* a fact: with the requests comes a
+//! number that nobody can guess (the *proof*), which the stub writes into the area at their end. A program that has taken the
+//! stub's place in its process can write what it likes, but not that. While requests are under way the engine waits for
+//! the proof and does nothing else: it reads no registers of the process, and lets no other one run.
 #![expect(unsafe_code, reason = "random bytes, and the state of a pipe")]
 use crate::pv::layout::at;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 
@@ -26,6 +29,10 @@ pub(super) struct Keys {
     pipe: PipeWriter,
     secret: Secret,
     in_use: bool,
+    /// So many requests at a time fit the pipe.
+    most: usize,
+    /// Makes proofs: SipHash with a key of its own, of how many there were.
+    proofs: (RandomState, u64),
 }
 
 impl Keys {
@@ -39,9 +46,9 @@ impl Keys {
             libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, enough);
             libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ)
         };
-        if size < enough {
-            return Err(io::Error::other("too small a pipe (sysctl fs.pipe-user-pages-soft)"));
-        }
+        // A user who has many pipes gets small ones.
+        let size = u64::try_from(size).map_err(|_| io::Error::last_os_error())?;
+        let most = ((size / 2 / at::REQUEST_SIZE) as usize).clamp(1, at::REQUESTS_MOST);
         let mut bytes = [0_u8; 8];
         // SAFETY: the buffer is live. So few bytes come at once, once there are any.
         while unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } != bytes.len() as isize {
@@ -51,7 +58,8 @@ impl Keys {
             }
         }
         let secret = u64::from_ne_bytes(bytes);
-        Ok((Self { pipe, secret: [secret as u32, (secret >> 32) as u32], in_use: false }, reader))
+        let secret = [secret as u32, (secret >> 32) as u32];
+        Ok((Self { pipe, secret, in_use: false, most, proofs: (RandomState::new(), 0) }, reader))
     }
 
     /// For the filter.
@@ -69,8 +77,16 @@ impl Keys {
         self.in_use
     }
 
-    /// Hands over requests: number and six arguments each, none of which uses the halves that the key takes.
-    pub(super) fn send(&mut self, requests: &[[u64; 7]]) -> io::Result<()> {
+    /// So many requests may be sent at a time.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Hands over requests: number and six arguments each, none of which uses the halves that the key takes. Returns the proof
+    /// that they were made.
+    pub(super) fn send(&mut self, requests: &[[u64; 7]]) -> io::Result<u64> {
+        self.proofs.1 += 1;
+        let proof = self.proofs.0.hash_one(self.proofs.1);
         let mut message = Vec::with_capacity(requests.len() * at::REQUEST_SIZE as usize);
         for request in requests {
             let mut request = *request;
@@ -79,21 +95,13 @@ impl Keys {
                 *argument |= u64::from(secret) << 32;
             }
             request.iter().for_each(|word| message.extend_from_slice(&word.to_le_bytes()));
-            message.extend_from_slice(&[0; 8]);
+            message.extend_from_slice(&proof.to_le_bytes());
         }
         match self.pipe.write_all(&message) {
             // The process has ended, which is found when its answer is waited for.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            result => result,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(proof),
+            result => result.map(|()| proof),
         }
-    }
-
-    /// Whether the stub has read all that was sent.
-    pub(super) fn are_read(&self) -> bool {
-        let mut left: libc::c_int = 0;
-        // SAFETY: writes one live integer.
-        let result = unsafe { libc::ioctl(self.pipe.as_raw_fd(), libc::FIONREAD, &raw mut left) };
-        result == 0 && left == 0
     }
 }
 
@@ -105,18 +113,18 @@ mod tests {
     #[test]
     fn as_many_requests_as_there_may_be_fit_and_carry_the_key() {
         let (mut keys, mut reader) = Keys::new().unwrap();
-        assert!(keys.are_read());
-        for i in 0..at::REQUESTS_MOST as u64 {
-            keys.send(&[[11, i, 4096, 0, 0x11, 4, 0]]).unwrap();
-        }
-        assert!(!keys.are_read());
-        let mut bytes = vec![0; at::REQUESTS_SIZE as usize];
+        let most = keys.most();
+        assert!(most > 1);
+        let requests: Vec<_> = (0..most as u64).map(|i| [11, i, 4096, 0, 0x11, 4, 0]).collect();
+        let proof = keys.send(&requests).unwrap();
+        let mut bytes = vec![0; most * at::REQUEST_SIZE as usize];
         reader.read_exact(&mut bytes).unwrap();
-        assert!(keys.are_read());
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
         let [low, high] = keys.secret();
         assert_eq!((word(64 + 8), word(64 + 32)), (1, (u64::from(low) << 32) | 0x11));
-        assert_eq!(word(255 * 64 + 40), (u64::from(high) << 32) | 4);
+        assert_eq!(word((most - 1) * 64 + 40), (u64::from(high) << 32) | 4);
+        assert_eq!(word((most - 1) * 64 + 56), proof);
+        assert_ne!(keys.send(&requests[..1]).unwrap(), proof);
     }
 
     #[test]

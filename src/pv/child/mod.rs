@@ -8,6 +8,7 @@
 //! [`EngineError::GuestCrash`], after which the child is killed. Dropping a [`Child`] kills and reaps it.
 #![expect(unsafe_code, reason = "the auxiliary vector")]
 mod boot;
+mod confine;
 mod filter;
 mod keys;
 mod pair;
@@ -101,6 +102,8 @@ pub(super) struct Child {
     door: Option<Shared>,
     /// A user's process.
     keys: Option<Keys>,
+    /// A user's process: it was let go since it was known to be in the stub. See `keys.rs`.
+    at_large: bool,
 }
 
 impl Child {
@@ -162,6 +165,7 @@ impl Child {
             resume: None,
             door,
             keys,
+            at_large: false,
         };
         child.place.update(child.process.pid());
         child.await_report()?;
@@ -202,9 +206,10 @@ impl Child {
         self.place.update(self.process.pid());
     }
 
-    /// Puts a system call on the list that the stub executes before it goes on.
+    /// Puts a system call on the list of what is executed before it goes on.
     pub(super) fn request(&mut self, number: i64, arguments: [u64; 6]) -> Result<(), EngineError> {
-        if self.sent + self.requests.len() >= at::REQUESTS_MOST {
+        let most = self.keys.as_ref().map_or(at::REQUESTS_MOST, Keys::most);
+        if self.sent + self.requests.len() >= most {
             self.flush()?;
         }
         let [a, b, c, d, e, f] = arguments;
@@ -212,16 +217,24 @@ impl Child {
         Ok(())
     }
 
+    /// Whether the list has entries.
+    pub(super) fn has_requests(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
     /// Has the stub execute the list now.
     pub(super) fn flush(&mut self) -> Result<(), EngineError> {
         if self.requests.is_empty() && self.sent == 0 {
             return Ok(());
         }
-        self.trip(0)
+        if self.is_keyed() { self.confine() } else { self.trip(0) }
     }
 
-    /// Has the stub execute the list and these commands, and waits for its answer. Registers are not touched.
+    /// Has the stub execute these commands, and the list, and waits for its answer. Registers are not touched.
     pub(super) fn trip(&mut self, commands: u32) -> Result<(), EngineError> {
+        if self.is_keyed() && self.has_requests() {
+            self.confine()?;
+        }
         self.round(commands)?;
         self.check_results()
     }
@@ -257,7 +270,13 @@ impl Child {
 
     /// As [`Self::release`], but for waking it if it sleeps.
     pub(super) fn hand_over(&mut self, commands: u32) -> Result<(), EngineError> {
-        self.write_requests()?;
+        if self.is_keyed() {
+            debug_assert!(self.requests.is_empty(), "a user's requests go before it does");
+            self.at_large |= commands & command::REPORT == 0;
+            self.shared.put_word(at::REQUEST_COUNT, self.sent as u32);
+        } else {
+            self.write_requests();
+        }
         self.shared.put_word(at::COMMAND, commands);
         self.shared.put_word(at::KICK, 0);
         if let Some((rip, flags)) = self.resume.take() {
@@ -295,49 +314,20 @@ impl Child {
         }
     }
 
-    /// Whether what the stub was left to execute is executed.
-    fn has_executed(&self) -> bool {
-        self.sent == 0
-            || self.shared.word(at::REQUEST_COUNT).load(Ordering::Relaxed) == 0
-                && self.keys.as_ref().is_none_or(Keys::are_read)
-    }
-
     /// Adds the list of requests to what the stub executes when it goes on next.
-    fn write_requests(&mut self) -> Result<(), EngineError> {
+    fn write_requests(&mut self) {
         // What the last release sent was executed before the child reported, or still waits: all of it.
-        let first = if self.has_executed() { 0 } else { self.sent };
-        match &mut self.keys {
-            Some(keys) if keys.are_in_use() => keys.send(&self.requests).map_err(|source| {
-                EngineError::Host { what: "cannot write to the guest's process", source }
-            })?,
-            _ => {
-                for (i, request) in self.requests.iter().enumerate() {
-                    let base = at::REQUESTS + at::REQUEST_SIZE * (first + i) as u64;
-                    for (j, &value) in request.iter().enumerate() {
-                        self.shared.set(base + 8 * j as u64, value);
-                    }
-                }
+        let executed = self.sent == 0 || self.shared.word(at::REQUEST_COUNT).load(Ordering::Relaxed) == 0;
+        let first = if executed { 0 } else { self.sent };
+        for (i, request) in self.requests.iter().enumerate() {
+            let base = at::REQUESTS + at::REQUEST_SIZE * (first + i) as u64;
+            for (j, &value) in request.iter().enumerate() {
+                self.shared.set(base + 8 * j as u64, value);
             }
         }
         self.sent = first + self.requests.len();
         self.requests.clear();
         self.shared.put_word(at::REQUEST_COUNT, self.sent as u32);
-        Ok(())
-    }
-
-    /// Leaves the list of requests for a child that waits and goes on when another lets it. What it was left before, and
-    /// has executed, is looked at.
-    pub(super) fn post(&mut self) -> Result<(), EngineError> {
-        if self.requests.is_empty() {
-            return Ok(());
-        }
-        if self.has_executed() {
-            self.check_results()?;
-        }
-        if self.sent + self.requests.len() > at::REQUESTS_MOST {
-            return self.flush();
-        }
-        self.write_requests()
     }
 
     #[inline]
@@ -413,11 +403,6 @@ impl Child {
     }
 
     fn check_results(&mut self) -> Result<(), EngineError> {
-        if self.sent > 0 && !self.keys.as_ref().is_none_or(Keys::are_read) {
-            return Err(crash(
-                "a program took the place of the monitor in its process: it does not do what it is told",
-            ));
-        }
         self.results().map_err(refused)
     }
 

@@ -19,7 +19,7 @@
 //! over its CPU and both look again. See `docs/decisions/pv-handover.md`.
 use super::{Awake, Child, LIFE_CHECK, PATIENCE, Waiting, crash};
 use crate::engine::{EngineError, KickCell};
-use crate::pv::layout::{at, turn};
+use crate::pv::layout::{at, command, turn};
 use crate::sys::{futex, tsc};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -78,14 +78,13 @@ impl Pairing {
         who: Who,
         commands: u32,
     ) -> Result<(), EngineError> {
-        kernel.settle_posted()?;
+        kernel.check_results()?;
         let Some(user) = user else {
             kernel.release(commands)?;
             return Ok(());
         };
         match (self.holder, who) {
             (Who::Kernel, Who::Kernel) => {
-                user.post()?;
                 user.park();
                 // A report that the engine has had is none any more.
                 let word = user.shared.word(at::TURN);
@@ -93,7 +92,6 @@ impl Pairing {
                 kernel.release(commands)?;
             }
             (Who::User, Who::Kernel) => {
-                user.post()?;
                 user.park();
                 kernel.hand_over(commands)?;
                 let word = user.shared.word(at::TURN);
@@ -107,7 +105,6 @@ impl Pairing {
             (_, Who::User) => {
                 kernel.flush()?;
                 kernel.park();
-                user.settle_posted()?;
                 user.hand_over(commands)?;
                 kernel.shared.put_word(at::KICK, 0);
                 let was_asleep = kernel.is_asleep();
@@ -122,6 +119,27 @@ impl Pairing {
             }
         }
         Ok(())
+    }
+
+    /// Has the user's process execute its requests, and wait; the engine has the vCPU, and the ways are shut.
+    pub(in crate::pv) fn confine(&mut self, kernel: &mut Child, user: &mut Child) -> Result<(), EngineError> {
+        if self.holder == Who::User {
+            return user.confine();
+        }
+        // On the kernel's CPU, if there is no other: so that has to stand down.
+        let proof = user.announce()?;
+        self.release(kernel, Some(user), Who::User, command::REPORT)?;
+        self.await_report(kernel, Some(user))?;
+        user.check(proof)
+    }
+
+    /// The user's process, which is confined, is no longer the one that the kernel's hands over to.
+    pub(in crate::pv) fn dismiss(&mut self, user: &Child) {
+        if self.holder == Who::User {
+            self.holder = Who::Kernel;
+            let word = user.shared.word(at::TURN);
+            let _ = word.compare_exchange(turn::ENGINE, turn::STAND_DOWN, Ordering::SeqCst, Ordering::SeqCst);
+        }
     }
 
     /// Waits until one of the two reports or `kick` is raised. [`Self::holder`] is then the one that has.
@@ -276,19 +294,11 @@ impl Pairing {
 impl Child {
     /// A child that waits in a signal handler is to leave that before it goes on; its registers are then where a
     /// hypercall has them.
-    fn park(&mut self) {
+    pub(super) fn park(&mut self) {
         if matches!(self.waiting, Waiting::Signal { .. }) {
             self.shared.put_word(at::PARK, 1);
             self.waiting = Waiting::Hypercall;
         }
-    }
-
-    /// What it was left to execute and has executed by now is looked at.
-    fn settle_posted(&mut self) -> Result<(), EngineError> {
-        if self.has_executed() {
-            self.check_results()?;
-        }
-        Ok(())
     }
 
     /// The kernel's process: hands over to this user's process from now on.

@@ -56,6 +56,15 @@ global_asm!(
     ZONE_SIZE = const layout::ZONE_SIZE,
     FRAME_R8 = const frame::GPR[8],
     FRAME_R10 = const frame::GPR[10],
+    FRAME_RBX = const frame::GPR[3],
+    FRAME_CS = const frame::CS,
+    FRAME_SIZE = const frame::SIZE,
+    // UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS.
+    FRAME_HAS_SS = const 6,
+    // CS and SS of a 64-bit program.
+    FRAME_SEGMENTS = const 0x002b_0000_0000_0033_u64,
+    BOOT = const at::BOOT,
+    CONFINED = const at::CONFINED,
     FRAME_R14 = const frame::GPR[14],
     FRAME_RIP = const frame::RIP,
     FRAME_RFLAGS = const frame::RFLAGS,

@@ -1,4 +1,5 @@
 //! Guests with programs at ring 3: system calls, returns, faults, and what is out of their reach.
+mod confined;
 mod keys;
 
 use super::*;

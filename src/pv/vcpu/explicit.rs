@@ -46,6 +46,7 @@ impl PvVcpu {
                 batch::map(space, child, &self.ram, &mode, range)?;
             }
         }
+        self.sides.enforce()?;
         Ok(true)
     }
 }

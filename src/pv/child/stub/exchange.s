@@ -101,7 +101,8 @@ pv_stub_sleep:
         cmp dword ptr [rip + pv_stub_begin + {D} + {KEYED}], 0
         je pv_stub_request
 // ----- region K, to its end: a user's requests, with keys in them, see `keys.rs`. Whoever jumps here with registers of his own
-// finds no key; from the read on nothing depends on them, and nothing is left when it ends. R14: whether keys are there.
+// finds no key; from the read on nothing depends on them, nothing is left when it ends, and it ends in the stub. R14: whether
+// keys are there. RBX: the proof.
 pv_stub_keyed:
         mov eax, {SYS_READ}
         mov edi, {KEYS_FD}
@@ -117,6 +118,7 @@ pv_stub_read:
         jle 28f
         mov r14d, 1
         lea r12, [rip + pv_stub_begin + {D} + {REQUESTS}]
+        mov rbx, [r12 + rax - 8]
 pv_stub_request:
         mov rax, [r12]
         mov rdi, [r12 + 8]
@@ -130,21 +132,27 @@ pv_stub_requested:
         mov [r12 + 56], rax
         test r14d, r14d
         jz 27f
-        mov qword ptr [r12 + 32], 0
-        mov qword ptr [r12 + 40], 0
         xor r8d, r8d
         xor r10d, r10d
         cmp rax, -4095
-        jb 27f
+        jb 26f
         // Rights that could not be taken away: the process ends, see the signal handler.
         ud2
         // No whole requests: a kick came while there were none, or the host is in trouble.
 34:     cmp eax, -{EINTR}
         je 28f
         ud2
+        // Nothing of it stays where the program can read it.
+26:     cld
+        mov rdi, r12
+        mov ecx, {REQUEST_SIZE} / 8
+        xor eax, eax
+        rep stosq
 27:     add r12, {REQUEST_SIZE}
         dec r13d
         jnz pv_stub_request
+        test r14d, r14d
+        jnz pv_stub_confined
 pv_stub_keyed_end:
 28:     mov dword ptr [rip + pv_stub_begin + {D} + {REQUEST_COUNT}], 0
 8:      mov ecx, [rip + pv_stub_begin + {D} + {COMMAND}]
@@ -170,3 +178,48 @@ pv_stub_keyed_end:
         mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_DONE}
         jmp pv_stub_exchange
 9:      ret
+        // Behind a user's requests. What a program can have set up for signals to come is as it was at the start: the way on
+        // is a return from a signal, by a frame of constants. Vector registers stay.
+pv_stub_confined:
+        cld
+        xor eax, eax
+        lea rdi, [rip + pv_stub_begin + {D} + {XSAVE} + 512]
+        mov ecx, 8
+        rep stosq
+        mov eax, 7
+        xor edx, edx
+        xsave64 [rip + pv_stub_begin + {D} + {XSAVE}]
+        lea rsp, [rip + pv_stub_begin + {D} + {BOOT}]
+        xor eax, eax
+        mov rdi, rsp
+        mov ecx, {FRAME_SIZE} / 8
+        rep stosq
+        mov qword ptr [rsp], {FRAME_HAS_SS}
+        lea rax, [rip + pv_stub_begin + {D} + {SIGNAL_STACK}]
+        mov [rsp + 16], rax
+        mov qword ptr [rsp + 32], {SIGNAL_STACK_SIZE}
+        mov [rsp + {FRAME_RBX}], rbx
+        lea rax, [rip + pv_stub_confined_end]
+        mov [rsp + {FRAME_RIP}], rax
+        mov qword ptr [rsp + {FRAME_RFLAGS}], 0x202
+        // RSP is 0: the one place that is on no signal stack, wherever the program has put that.
+        mov rax, {FRAME_SEGMENTS}
+        mov [rsp + {FRAME_CS}], rax
+        push 0x202
+        popfq
+        mov eax, {SYS_RT_SIGRETURN}
+        syscall
+        ud2
+pv_stub_confined_end:
+        lea rsp, [rip + pv_stub_begin + {D} + {STACK_TOP}]
+        xor ebp, ebp
+        mov eax, 7
+        xor edx, edx
+        xrstor64 [rip + pv_stub_begin + {D} + {XSAVE}]
+        mov qword ptr [rip + pv_stub_begin + {D} + {USER_AREA}], 0
+        mov dword ptr [rip + pv_stub_begin + {D} + {REQUEST_COUNT}], 0
+        mov dword ptr [rip + pv_stub_begin + {D} + {COMMAND}], 0
+        mov [rip + pv_stub_begin + {D} + {CONFINED}], rbx
+        mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_DONE}
+        call pv_stub_exchange
+        jmp pv_stub_go
