@@ -254,6 +254,17 @@ impl CpuidTable {
         }
     }
 
+    /// Offers PCIDs and INVPCID, for engines that have them of their own.
+    pub fn offer_process_contexts(&mut self) {
+        for entry in &mut self.entries {
+            match entry.leaf {
+                1 => entry.result.ecx |= 1 << 17,
+                7 => entry.result.ebx |= 1 << 10,
+                _ => {}
+            }
+        }
+    }
+
     /// Offers hypercalls: the leaf [`abi::CPUID_CALLS`] answers `result`, and is the highest of its kind.
     pub fn offer_hypercalls(&mut self, result: CpuidResult) {
         let Some(at) = self.entries.iter().position(|e| e.leaf == abi::CPUID_HYPERVISOR) else { return };

@@ -179,7 +179,11 @@ impl FakeMachine {
             clock: Arc::new(Clock::new(source)),
             timers: vec![Arc::clone(&timers)],
             power,
-            cpuid: CpuidTable::from_host(host_cpuid::query),
+            cpuid: {
+                let mut cpuid = CpuidTable::from_host(host_cpuid::query);
+                cpuid.offer_process_contexts();
+                cpuid
+            },
             kicks: vec![kick],
             hypercalls: offers.then(|| Hypercalls::new(sink)),
         });

@@ -155,6 +155,7 @@ impl Pc {
         cpuid.tell_frequencies(clock.tsc_hz(), layout::LAPIC_HZ as u32);
         if spec.pair.engine == Engine::Emu {
             cpuid.offer_speculation_controls();
+            cpuid.offer_process_contexts();
         }
         let controller: Arc<dyn InterruptController> = interrupts.clone();
         let platform = Arc::new(Platform::new(PlatformParts {

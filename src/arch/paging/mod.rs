@@ -81,6 +81,14 @@ impl PagingMode {
     }
 }
 
+impl PagingMode {
+    /// The PCID that CR3 names; 0 unless CR4.PCIDE is set (SDM 4.10.1).
+    #[must_use]
+    pub fn pcid(&self) -> u16 {
+        if self.cr4.contains(Cr4::PCIDE) { (self.cr3 & 0xfff) as u16 } else { 0 }
+    }
+}
+
 /// A successful translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {

@@ -71,6 +71,10 @@ pub(crate) struct Context {
     pub bank: u64,
     /// The bits of `tag` for vector instructions as they are with CR0.TS clear.
     pub unswitched: u64,
+    /// The bits of `tag` that change between supervisor and user.
+    pub levels: u64,
+    /// Addresses of the soft TLB's banks of the supervisor and of the user.
+    pub tlbs: [u64; 2],
     /// Guest instructions that translated code has completed since they were brought to the ledger, where it counts them.
     pub executed: u64,
 }
@@ -99,6 +103,8 @@ impl Context {
     pub(crate) const CPUID: i32 = offset_of!(Self, cpuid) as i32;
     pub(crate) const BANK: i32 = offset_of!(Self, bank) as i32;
     pub(crate) const UNSWITCHED: i32 = offset_of!(Self, unswitched) as i32;
+    pub(crate) const LEVELS: i32 = offset_of!(Self, levels) as i32;
+    pub(crate) const TLBS: i32 = offset_of!(Self, tlbs) as i32;
     pub(crate) const PENDING: i32 = offset_of!(Self, pending) as i32;
     pub(crate) const MSR_PLACES: i32 = offset_of!(Self, msr_places) as i32;
     pub(crate) const EXECUTED: i32 = offset_of!(Self, executed) as i32;
@@ -143,6 +149,8 @@ impl Frame {
                 cpuid: 0,
                 bank: 0,
                 unswitched: 0,
+                levels: 0,
+                tlbs: [0; 2],
                 pending: 0,
                 msr_places: 0,
                 session: 0,

@@ -25,11 +25,20 @@ use stubs::{Callees, Stubs};
 /// Bytes of code memory that a translator has.
 pub(crate) const CAPACITY: usize = 64 << 20;
 /// Entries of the jump cache; a power of two.
-pub(crate) const JUMPS: usize = 1024;
+pub(crate) const JUMPS: usize = 4096;
 /// Sites and links that a small guest has at most. Untouched room costs nothing; to grow costs a copy of all.
 const ROOM: usize = 1 << 14;
 /// Bytes of one entry, as a shift.
 pub(crate) const JUMP_SHIFT: u8 = 5;
+
+/// The marks of jumps that hold now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Marks {
+    /// For code in global pages of the supervisor; as `local` where there is no such code.
+    pub global: u64,
+    /// For all code of the current address space.
+    pub local: u64,
+}
 
 /// The low half of no mark of jumps.
 pub(crate) const NO_MARK: u32 = u32::MAX;
@@ -309,11 +318,17 @@ impl CodeStore {
         }
     }
 
-    /// Where an address leads, if it is remembered.
+    /// Where an address leads, and under which mark, if that is remembered under one of these.
     #[inline]
-    pub(crate) fn jump(&self, rip: u64, tag: u64) -> Option<usize> {
+    pub(crate) fn jump(&self, rip: u64, marks: Marks) -> Option<(usize, u64)> {
         let jump = &self.jumps[jump_index(rip)];
-        (jump.rip == rip && jump.tag == tag).then_some(jump.target)
+        let holds = jump.rip == rip && (jump.tag == marks.global || jump.tag == marks.local);
+        holds.then_some((jump.target, jump.tag))
+    }
+
+    /// Whether a link leads to another page: it holds under a mark.
+    pub(crate) fn is_far(&self, link: u32) -> bool {
+        self.links.get(link as usize).is_some_and(|link| link.mark.is_some())
     }
 
     /// Remembers where an address leads.
@@ -336,10 +351,10 @@ impl CodeStore {
                 self.patch(displacement, self.memory.address(stub));
             }
         }
-        for jump in self.jumps.iter_mut() {
-            if jump.target == block.entries.saved {
-                *jump = NO_JUMP;
-            }
+        // The low bits of the key are those of the address.
+        let jump = &mut self.jumps[jump_index(block.key)];
+        if jump.target == block.entries.saved {
+            *jump = NO_JUMP;
         }
     }
 

@@ -84,8 +84,8 @@ fn jump_slot(key: u64) -> usize {
 impl CodeCache {
     /// The generation in which links made now hold, given the TLB's.
     #[inline(always)]
-    pub(crate) fn generation(&self, tlb: u32) -> u64 {
-        u64::from(self.drops) << 32 | u64::from(tlb)
+    pub(crate) fn generation(&self, tlb: u64) -> u64 {
+        u64::from(self.drops) << 32 | tlb & 0xffff_ffff
     }
 
     /// How the code that `state` executes is decoded.

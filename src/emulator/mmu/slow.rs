@@ -14,6 +14,8 @@ pub(crate) struct Place {
     pub gpa: Gpa,
     /// Its host address, if it is RAM; the rest of the page follows it.
     pub host: Option<*mut u8>,
+    /// The translation does not depend on the address space.
+    pub global: bool,
 }
 
 impl Mmu<'_> {
@@ -41,7 +43,7 @@ impl Mmu<'_> {
         if access != Access::Execute
             && let Some(gpa) = self.tlb.device(bank, at, access == Access::Write)
         {
-            return Ok(Place { gpa: Gpa(gpa), host: None });
+            return Ok(Place { gpa: Gpa(gpa), host: None, global: false });
         }
         let (mode, privilege) = self.rights(bank);
         self.platform.counters(self.vcpu).count(Cause::SoftMmuFill);
@@ -50,16 +52,17 @@ impl Mmu<'_> {
             Err(e) => return Err(self.raise(e)),
         };
         let page = found.gpa.page();
+        let global = found.global && self.mode.cr4.contains(Cr4::PGE);
         let Some(host) = self.ram.host(page, PAGE_SIZE) else {
             if access != Access::Execute {
                 let write = access == Access::Write || found.writable && found.dirty;
                 self.tlb.note_large(at, found.page_size);
                 self.tlb.fill_device(bank, at & !(PAGE_SIZE - 1), page.0, write);
             }
-            return Ok(Place { gpa: found.gpa, host: None });
+            return Ok(Place { gpa: found.gpa, host: None, global: false });
         };
         if access == Access::Execute {
-            self.tlb.fill_code(bank, at & !(PAGE_SIZE - 1), page.0, found.page_size);
+            self.tlb.fill_code(bank, at & !(PAGE_SIZE - 1), page.0, global, found.page_size);
         } else if !self.watches.watch_page(at) {
             let code =
                 self.ram.offset(page, PAGE_SIZE).is_some_and(|offset| self.ram.code().has_code(offset));
@@ -71,12 +74,13 @@ impl Mmu<'_> {
                     host: host as usize,
                     write: access == Access::Write || found.writable && found.dirty,
                     code,
-                    global: found.global && self.mode.cr4.contains(Cr4::PGE),
+                    global,
                     size: found.page_size,
                 },
             );
         }
-        Ok(Place { gpa: found.gpa, host: Some(host.wrapping_add(found.gpa.page_offset() as usize)) })
+        let host = host.wrapping_add(found.gpa.page_offset() as usize);
+        Ok(Place { gpa: found.gpa, host: Some(host), global })
     }
 
     /// Guest-physical address of the instruction byte at `at`; `None` in the place of a host address if it is not RAM.
@@ -87,9 +91,9 @@ impl Mmu<'_> {
             Bank::SupervisorAc => Bank::Supervisor,
             bank => bank,
         };
-        if let Some(gpa) = self.tlb.fetch(bank, at) {
+        if let Some((gpa, global)) = self.tlb.fetch(bank, at) {
             let gpa = Gpa(gpa);
-            return Ok(Place { gpa, host: self.ram.host(gpa, 1) });
+            return Ok(Place { gpa, host: self.ram.host(gpa, 1), global });
         }
         self.place(bank, at, Access::Execute)
     }

@@ -4,8 +4,14 @@
 //! a tag that matches the page of an access's last byte proves that the access is allowed and does not leave the page.
 //! Only RAM is entered. A write tag with [`CODE`] set never matches: stores to pages that hold decoded code take the
 //! slow path. Instruction pages have a small table of their own that gives guest-physical addresses.
+//!
+//! Address spaces ([`Space`]) are told apart by PCID (SDM 4.10.1): each has banks of its own for user pages, and a stamp for
+//! what was made of its code. The supervisor's bank is shared: what is not global in it is forgotten with every write of CR3.
+mod space;
+
 use super::window::CleanStretches;
 use crate::arch::address::PAGE_SIZE;
+use space::{SPACES, Space};
 
 /// Entries in a bank; a power of two.
 pub(crate) const ENTRIES: usize = 1024;
@@ -19,7 +25,11 @@ pub(crate) const ENTRY_WRITE: i32 = std::mem::offset_of!(Entry, write) as i32;
 pub(crate) const ENTRY_ADDEND: i32 = std::mem::offset_of!(Entry, addend) as i32;
 const _: () = assert!(size_of::<Entry>() == 1 << ENTRY_SHIFT);
 /// Entries of the instruction table in a bank.
-const CODE_ENTRIES: usize = 256;
+const CODE_ENTRIES: usize = 1024;
+/// Banks: of the supervisor, one that stays empty, and two for each address space.
+const BANKS: usize = 2 + 2 * SPACES;
+const _: () = assert!(BANKS.is_power_of_two());
+const ALL: usize = BANKS * ENTRIES;
 /// A tag that matches nothing: not page-aligned.
 const NONE: u64 = u64::MAX;
 /// In a write tag: the page is writable but holds code.
@@ -57,11 +67,12 @@ const EMPTY: Entry = Entry { read: NONE, write: NONE, addend: 0, gpa: NONE };
 struct CodeEntry {
     tag: u64,
     gpa: u64,
-    /// The generation in which it was entered; it holds in no other.
-    generation: u32,
+    /// The stamp of its space, or of global code, when it was entered; it holds under no other.
+    stamp: u64,
+    global: bool,
 }
 
-const NO_CODE: CodeEntry = CodeEntry { tag: NONE, gpa: NONE, generation: 0 };
+const NO_CODE: CodeEntry = CodeEntry { tag: NONE, gpa: NONE, stamp: 0, global: false };
 
 /// A page of device memory: where it lies, and what it may be used for.
 #[derive(Clone, Copy)]
@@ -69,11 +80,11 @@ struct DeviceEntry {
     tag: u64,
     gpa: u64,
     write: bool,
-    /// The generation in which it was entered; it holds in no other.
-    generation: u32,
+    /// The generations in which it was entered; it holds in no other.
+    generation: (u32, u64),
 }
 
-const NO_DEVICE: DeviceEntry = DeviceEntry { tag: NONE, gpa: NONE, write: false, generation: 0 };
+const NO_DEVICE: DeviceEntry = DeviceEntry { tag: NONE, gpa: NONE, write: false, generation: (0, 0) };
 
 /// What is entered for one page.
 #[derive(Clone, Copy, Debug)]
@@ -99,53 +110,76 @@ const MOST_FORGOTTEN: usize = 8;
 
 /// The translations that one vCPU remembers.
 pub(crate) struct Tlb {
-    entries: Box<[Entry; 4 * ENTRIES]>,
+    entries: Box<[Entry; ALL]>,
+    /// Where the entries of each [`Bank`] begin now.
+    bases: [u32; 4],
     code: Box<[CodeEntry; 4 * CODE_ENTRIES]>,
     /// The page of device memory that was used last, for each bank.
     device: [DeviceEntry; 4],
-    /// Indices of entries that may be in use and are not global; every index once at most since the last flush.
+    spaces: [Space; SPACES],
+    /// The space that CR3 names.
+    current: usize,
+    /// Counts uses of spaces.
+    uses: u64,
+    /// Indices of entries of the supervisor's bank that may be in use and are not global.
     local: Vec<u16>,
     /// As `local`, for global ones.
     global: Vec<u16>,
     /// The span of addresses for which an entry of a large page was made: INVLPG there flushes everything.
     large: (u64, u64),
-    /// Changes whenever translations are forgotten, but for single pages: those are listed in `forgotten`.
+    /// Changes whenever everything is forgotten.
     pub generation: u32,
+    /// Changes whenever translations of the current space that are not global are forgotten, but for single pages: those
+    /// are listed in `forgotten`.
+    pub local_generation: u64,
     /// Pages that were forgotten one by one since their reader last emptied the list.
     pub forgotten: Vec<u64>,
     /// Stretches without decoded code, for windows.
     pub clean: CleanStretches,
-    /// Changes whenever translations of instruction pages are forgotten: links between blocks hold only for one such
-    /// generation.
-    pub code_generation: u32,
-    /// An instruction page of this generation was forgotten in favour of another.
-    code_evicted: bool,
+    /// The last stamp that was given.
+    stamps: u64,
+    /// How often stamps of code began anew in the bits that links compare.
+    pub eras: u64,
+    /// Of code in global pages. It changes when such are forgotten, and all spaces' with it.
+    global_code: u64,
+    /// Pages between which global instruction pages lie whose entries were taken by others.
+    evicted: (u64, u64),
     /// Changes whenever a page turns out to hold code.
     pub protections: u32,
 }
 
+/// A span of no pages.
+const NOWHERE: (u64, u64) = (u64::MAX, 0);
+
 impl Default for Tlb {
     fn default() -> Self {
-        Self {
-            entries: Box::new([EMPTY; 4 * ENTRIES]),
+        // Made on the heap: it is too large for stacks of threads.
+        let entries: Box<[Entry]> = vec![EMPTY; ALL].into();
+        let Ok(entries) = entries.try_into() else { unreachable!("as many as were made") };
+        let mut tlb = Self {
+            entries,
+            bases: [0; 4],
             code: Box::new([NO_CODE; 4 * CODE_ENTRIES]),
             device: [NO_DEVICE; 4],
+            spaces: std::array::from_fn(|number| Space::new(number as u64 + 2)),
+            current: 0,
+            uses: 0,
             local: Vec::new(),
             global: Vec::new(),
-            large: (u64::MAX, 0),
+            large: NOWHERE,
             generation: 1,
+            local_generation: 1,
             forgotten: Vec::with_capacity(MOST_FORGOTTEN),
             clean: CleanStretches::default(),
-            code_generation: 1,
-            code_evicted: false,
+            stamps: SPACES as u64 + 2,
+            eras: 0,
+            global_code: 1,
+            evicted: NOWHERE,
             protections: 0,
-        }
+        };
+        tlb.enter_space(0, 0);
+        tlb
     }
-}
-
-#[inline(always)]
-fn index(bank: Bank, at: u64) -> usize {
-    (bank as usize * ENTRIES + ((at >> 12) as usize & (ENTRIES - 1))) & (4 * ENTRIES - 1)
 }
 
 fn code_index(bank: Bank, at: u64) -> usize {
@@ -153,18 +187,20 @@ fn code_index(bank: Bank, at: u64) -> usize {
 }
 
 impl Tlb {
-    /// Bytes from one bank's entries to the next one's, for translated code.
-    pub(crate) const BANK_SIZE: i32 = (ENTRIES << ENTRY_SHIFT) as i32;
+    #[inline(always)]
+    fn index(&self, bank: Bank, at: u64) -> usize {
+        (self.bases[bank as usize] as usize + ((at >> 12) as usize & (ENTRIES - 1))) & (ALL - 1)
+    }
 
     /// Address of a bank's entries, for translated code.
     pub(crate) fn bank_address(&self, bank: Bank) -> u64 {
-        self.entries.as_ptr() as u64 + ((bank as u64 * ENTRIES as u64) << ENTRY_SHIFT)
+        self.entries.as_ptr() as u64 + (u64::from(self.bases[bank as usize]) << ENTRY_SHIFT)
     }
 
     /// Host address for reading `length` bytes at `at`, if it is known and they lie in one page.
     #[inline(always)]
     pub(crate) fn read(&self, bank: Bank, at: u64, length: usize) -> Option<usize> {
-        let entry = &self.entries[index(bank, at)];
+        let entry = &self.entries[self.index(bank, at)];
         // If the access leaves the page, its last byte lies in the next page, whose tag cannot be in this slot.
         let last = at.wrapping_add(length as u64 - 1);
         (last & PAGE_MASK == entry.read).then(|| entry.addend.wrapping_add(at as usize))
@@ -173,14 +209,14 @@ impl Tlb {
     /// As [`Self::read`], for writing (which includes reading).
     #[inline(always)]
     pub(crate) fn write(&self, bank: Bank, at: u64, length: usize) -> Option<usize> {
-        let entry = &self.entries[index(bank, at)];
+        let entry = &self.entries[self.index(bank, at)];
         let last = at.wrapping_add(length as u64 - 1);
         (last & PAGE_MASK == entry.write).then(|| entry.addend.wrapping_add(at as usize))
     }
 
     /// Host and guest-physical address of a page that is writable but holds code, if that is known.
     pub(crate) fn code_write(&self, bank: Bank, at: u64) -> Option<(usize, u64)> {
-        let entry = &self.entries[index(bank, at)];
+        let entry = &self.entries[self.index(bank, at)];
         (at & PAGE_MASK | CODE == entry.write)
             .then(|| (entry.addend.wrapping_add(at as usize), (entry.gpa & PAGE_MASK) | at & !PAGE_MASK))
     }
@@ -190,7 +226,7 @@ impl Tlb {
         if bank == Bank::UserAligned {
             return;
         }
-        let at = index(bank, fill.page);
+        let at = self.index(bank, fill.page);
         let entry = &mut self.entries[at];
         *entry = Entry {
             read: fill.page,
@@ -203,8 +239,12 @@ impl Tlb {
             gpa: fill.gpa | u64::from(fill.global),
         };
         self.note_large(fill.page, fill.size);
-        let list = if fill.global { &mut self.global } else { &mut self.local };
-        if list.len() < 4 * ENTRIES {
+        let list = match bank {
+            Bank::Supervisor if fill.global => &mut self.global,
+            Bank::Supervisor => &mut self.local,
+            _ => &mut self.spaces[self.current].filled,
+        };
+        if list.len() < ENTRIES {
             list.push(at as u16);
         }
     }
@@ -218,43 +258,62 @@ impl Tlb {
         }
     }
 
-    /// Guest-physical address of code at `at`, if that page was entered.
+    /// Guest-physical address of code at `at`, if that page was entered, and whether that translation is global.
     #[inline]
-    pub(crate) fn fetch(&self, bank: Bank, at: u64) -> Option<u64> {
+    pub(crate) fn fetch(&self, bank: Bank, at: u64) -> Option<(u64, bool)> {
         let entry = &self.code[code_index(bank, at)];
-        (entry.tag == at & PAGE_MASK && entry.generation == self.code_generation)
-            .then_some(entry.gpa | at & !PAGE_MASK)
+        (entry.tag == at & PAGE_MASK && self.holds(entry))
+            .then_some((entry.gpa | at & !PAGE_MASK, entry.global))
     }
 
-    /// Enters an instruction page.
-    pub(crate) fn fill_code(&mut self, bank: Bank, page: u64, gpa: u64, size: u64) {
-        let generation = self.code_generation;
-        let entry = &mut self.code[code_index(bank, page)];
-        self.code_evicted |= entry.generation == generation && entry.tag != page;
-        *entry = CodeEntry { tag: page, gpa, generation };
+    #[inline]
+    fn holds(&self, entry: &CodeEntry) -> bool {
+        entry.stamp == if entry.global { self.global_code } else { self.local_code() }
+    }
+
+    /// Enters an instruction page, of a leaf of `size` bytes.
+    pub(crate) fn fill_code(&mut self, bank: Bank, page: u64, gpa: u64, global: bool, size: u64) {
+        let stamp = if global { self.global_code } else { self.local_code() };
+        let place = code_index(bank, page);
+        let before = std::mem::replace(&mut self.code[place], CodeEntry { tag: page, gpa, stamp, global });
+        if before.tag != page {
+            let evicted = match before.global {
+                true if before.stamp == self.global_code => Some(&mut self.evicted),
+                true => None,
+                // That of another space may come back.
+                false => self.spaces.iter_mut().find(|s| s.code == before.stamp).map(|s| &mut s.evicted),
+            };
+            if let Some(span) = evicted {
+                *span = (span.0.min(before.tag), span.1.max(before.tag));
+            }
+        }
         self.note_large(page, size);
     }
 
     /// Guest-physical address of device memory at `at`, if that page was entered for this use.
     pub(crate) fn device(&self, bank: Bank, at: u64, write: bool) -> Option<u64> {
         let entry = &self.device[bank as usize];
-        let holds = entry.tag == at & PAGE_MASK && entry.generation == self.generation;
+        let holds =
+            entry.tag == at & PAGE_MASK && entry.generation == (self.generation, self.local_generation);
         (holds && (entry.write || !write)).then_some(entry.gpa | at & !PAGE_MASK)
     }
 
     /// Enters a page of device memory.
     pub(crate) fn fill_device(&mut self, bank: Bank, page: u64, gpa: u64, write: bool) {
-        self.device[bank as usize] = DeviceEntry { tag: page, gpa, write, generation: self.generation };
+        let generation = (self.generation, self.local_generation);
+        self.device[bank as usize] = DeviceEntry { tag: page, gpa, write, generation };
     }
 
     /// From now on stores to the guest-physical page `gpa` take the slow path.
     pub(crate) fn protect(&mut self, gpa: u64) {
         self.protections = self.protections.wrapping_add(1);
         if self.protections == 0 {
-            // As in `forget_code`.
+            // What was found 2³² changes ago must not come back to life.
             self.clean = CleanStretches::default();
         }
-        for entry in self.entries.iter_mut() {
+        // Spaces are used from the first on.
+        let used = self.spaces.iter().rposition(Space::is_used).map_or(0, |last| last + 1);
+        for entry in self.entries[..(2 + 2 * used) * ENTRIES].iter_mut() {
             if entry.gpa & PAGE_MASK == gpa && entry.write != NONE {
                 entry.write |= CODE;
             }
@@ -263,7 +322,8 @@ impl Tlb {
 
     /// Stores through `at` need no slow path any more.
     pub(crate) fn unprotect(&mut self, bank: Bank, at: u64) {
-        let entry = &mut self.entries[index(bank, at)];
+        let place = self.index(bank, at);
+        let entry = &mut self.entries[place];
         if entry.write == at & PAGE_MASK | CODE {
             entry.write = at & PAGE_MASK;
         }
@@ -273,203 +333,63 @@ impl Tlb {
         self.forgotten.clear();
         self.generation = self.generation.wrapping_add(1);
         if self.generation == 0 {
-            // As in `forget_code`.
+            // Entries of 2³² generations ago must not come back to life.
             self.device = [NO_DEVICE; 4];
             self.generation = 1;
         }
-    }
-
-    fn forget_code(&mut self) {
-        self.code_evicted = false;
-        self.code_generation = self.code_generation.wrapping_add(1);
-        if self.code_generation == 0 {
-            // Entries of 2³² generations ago must not come back to life.
-            self.code.fill(NO_CODE);
-            self.code_generation = 1;
-        }
-    }
-
-    /// Whether code of the page of `at` may have been fetched in this generation.
-    fn may_have_fetched(&self, at: u64) -> bool {
-        let fetched = |bank| {
-            let entry = &self.code[code_index(bank, at)];
-            entry.tag == at & PAGE_MASK && entry.generation == self.code_generation
-        };
-        self.code_evicted || fetched(Bank::Supervisor) || fetched(Bank::User)
-    }
-
-    /// Forgets everything but global translations.
-    pub(crate) fn flush_local(&mut self) {
-        let all = self.local.len() == 4 * ENTRIES;
-        for at in self.local.drain(..) {
-            let entry = &mut self.entries[usize::from(at)];
-            if entry.gpa & 1 == 0 {
-                *entry = EMPTY;
-            }
-        }
-        if all {
-            for entry in self.entries.iter_mut().filter(|e| e.gpa & 1 == 0) {
-                *entry = EMPTY;
-            }
-        }
-        self.begin_generation();
-        self.forget_code();
+        self.local_generation += 1;
     }
 
     /// Forgets everything.
     pub(crate) fn flush_all(&mut self) {
-        if self.local.len() + self.global.len() > 2 * ENTRIES {
-            self.entries.fill(EMPTY);
+        for number in 0..SPACES {
+            if self.spaces[number].is_used() {
+                self.forget_space(number);
+            }
+            if number != self.current {
+                self.spaces[number].abandon();
+            }
+        }
+        if self.local.len() + self.global.len() > ENTRIES / 2 {
+            self.entries[..ENTRIES].fill(EMPTY);
             self.local.clear();
             self.global.clear();
         }
         for at in self.local.drain(..).chain(self.global.drain(..)) {
             self.entries[usize::from(at)] = EMPTY;
         }
-        self.large = (u64::MAX, 0);
+        self.large = NOWHERE;
         self.begin_generation();
-        self.forget_code();
+        self.forget_global_code();
     }
 
-    /// Forgets the page of `at`, as INVLPG does.
+    /// Forgets the page of `at`, as INVLPG does: in the current space, and in all where it is global.
     pub(crate) fn flush_page(&mut self, at: u64) {
         if (self.large.0..=self.large.1).contains(&at) {
             self.flush_all();
             return;
         }
-        for bank in [Bank::Supervisor, Bank::User, Bank::SupervisorAc, Bank::UserAligned] {
-            let entry = &mut self.entries[index(bank, at)];
-            if entry.read == at & PAGE_MASK {
+        let page = at & PAGE_MASK;
+        for bank in [Bank::Supervisor, Bank::User, Bank::SupervisorAc] {
+            let place = self.index(bank, at);
+            let entry = &mut self.entries[place];
+            if entry.read == page {
                 *entry = EMPTY;
             }
             let device = &mut self.device[bank as usize];
-            if device.tag == at & PAGE_MASK {
+            if device.tag == page {
                 *device = NO_DEVICE;
             }
         }
+        self.forget_page_elsewhere(page);
         if self.forgotten.len() < MOST_FORGOTTEN {
-            self.forgotten.push(at & PAGE_MASK);
+            self.forgotten.push(page);
         } else {
             self.begin_generation();
         }
-        if self.may_have_fetched(at) {
-            self.forget_code();
-        }
+        self.forget_code_page(page);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn page(page: u64, gpa: u64) -> Fill {
-        Fill {
-            page,
-            gpa,
-            host: 0x7000_0000_0000 + gpa as usize,
-            write: true,
-            code: false,
-            global: false,
-            size: PAGE_SIZE,
-        }
-    }
-
-    #[test]
-    fn a_hit_needs_the_bank_the_right_and_one_page() {
-        let mut tlb = Tlb::default();
-        tlb.fill(Bank::User, &Fill { write: false, ..page(0x5000, 0x9000) });
-        assert_eq!(tlb.read(Bank::User, 0x5ff8, 8), Some(0x7000_0000_9ff8));
-        assert_eq!(tlb.read(Bank::User, 0x5ff9, 8), None, "leaves the page");
-        assert_eq!(tlb.read(Bank::Supervisor, 0x5000, 1), None);
-        assert_eq!(tlb.write(Bank::User, 0x5000, 1), None);
-        assert_eq!(tlb.read(Bank::User, 0x5000 + 1024 * PAGE_SIZE, 1), None);
-        assert_eq!(tlb.read(Bank::User, u64::MAX, 8), None);
-        tlb.fill(Bank::UserAligned, &page(0x5000, 0x9000));
-        assert_eq!(tlb.read(Bank::UserAligned, 0x5000, 1), None);
-    }
-
-    #[test]
-    fn pages_with_code_are_written_the_slow_way() {
-        let mut tlb = Tlb::default();
-        tlb.fill(Bank::Supervisor, &page(0x5000, 0x9000));
-        tlb.fill(Bank::User, &page(0x6000, 0x9000));
-        tlb.protect(0x9000);
-        assert_eq!(tlb.write(Bank::Supervisor, 0x5010, 4), None);
-        assert_eq!(tlb.write(Bank::User, 0x6010, 4), None, "by any alias");
-        assert_eq!(tlb.code_write(Bank::User, 0x6010), Some((0x7000_0000_9010, 0x9010)));
-        tlb.unprotect(Bank::User, 0x6010);
-        assert!(tlb.write(Bank::User, 0x6010, 4).is_some());
-    }
-
-    #[test]
-    fn device_pages_are_known_for_their_use_until_they_are_forgotten() {
-        let mut tlb = Tlb::default();
-        tlb.fill_device(Bank::Supervisor, 0x5000, 0xfee0_0000, false);
-        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), Some(0xfee0_0030));
-        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, true), None);
-        assert_eq!(tlb.device(Bank::User, 0x5030, false), None);
-        tlb.flush_page(0x7000);
-        assert!(tlb.device(Bank::Supervisor, 0x5030, false).is_some());
-        tlb.flush_page(0x5fff);
-        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), None);
-        tlb.fill_device(Bank::Supervisor, 0x5000, 0xfee0_0000, false);
-        tlb.flush_local();
-        assert_eq!(tlb.device(Bank::Supervisor, 0x5030, false), None);
-    }
-
-    #[test]
-    fn single_pages_are_listed_until_there_are_too_many() {
-        let mut tlb = Tlb::default();
-        let generation = tlb.generation;
-        for page in 0..MOST_FORGOTTEN as u64 {
-            tlb.flush_page(page * PAGE_SIZE + 5);
-        }
-        assert_eq!((tlb.generation, tlb.forgotten.len()), (generation, MOST_FORGOTTEN));
-        assert_eq!(tlb.forgotten[1], PAGE_SIZE);
-        tlb.flush_page(0x9_9000);
-        assert_ne!(tlb.generation, generation);
-        assert!(tlb.forgotten.is_empty());
-    }
-
-    #[test]
-    fn flushing_a_page_forgets_code_only_where_code_was_fetched() {
-        let mut tlb = Tlb::default();
-        tlb.fill_code(Bank::User, 0x5000, 0x9000, PAGE_SIZE);
-        let (data, code) = (tlb.generation, tlb.code_generation);
-        tlb.flush_page(0x6000);
-        assert_eq!(tlb.code_generation, code);
-        assert_eq!((tlb.generation, &tlb.forgotten[..]), (data, &[0x6000][..]));
-        assert_eq!(tlb.fetch(Bank::User, 0x5010), Some(0x9010));
-        tlb.flush_page(0x5fff);
-        assert_ne!(tlb.code_generation, code);
-        assert_eq!(tlb.fetch(Bank::User, 0x5010), None);
-        // A page that another one has taken the place of is not forgotten as one that was fetched.
-        tlb.fill_code(Bank::User, 0x5000, 0x9000, PAGE_SIZE);
-        tlb.fill_code(Bank::User, 0x5000 + CODE_ENTRIES as u64 * PAGE_SIZE, 0xa000, PAGE_SIZE);
-        let code = tlb.code_generation;
-        tlb.flush_page(0x5000);
-        assert_ne!(tlb.code_generation, code);
-    }
-
-    #[test]
-    fn flushes_keep_what_they_should() {
-        let mut tlb = Tlb::default();
-        tlb.fill(Bank::User, &page(0x5000, 0x9000));
-        tlb.fill(Bank::User, &Fill { global: true, ..page(0x6000, 0xa000) });
-        let generation = tlb.generation;
-        tlb.flush_local();
-        assert_ne!(tlb.generation, generation);
-        assert_eq!(tlb.read(Bank::User, 0x5000, 1), None);
-        assert!(tlb.read(Bank::User, 0x6000, 1).is_some());
-        tlb.fill(Bank::User, &page(0x5000, 0x9000));
-        tlb.flush_page(0x6fff);
-        assert_eq!(tlb.read(Bank::User, 0x6000, 1), None);
-        assert!(tlb.read(Bank::User, 0x5000, 1).is_some());
-        tlb.fill(Bank::User, &Fill { size: 2 << 20, ..page(0x20_5000, 0x9000) });
-        tlb.flush_page(0x3f_f000);
-        assert_eq!(tlb.read(Bank::User, 0x20_5000, 1), None, "the same large page");
-        tlb.fill(Bank::User, &page(0x5000, 0x9000));
-        tlb.flush_all();
-        assert_eq!(tlb.read(Bank::User, 0x5000, 1), None);
-    }
-}
+mod tests;

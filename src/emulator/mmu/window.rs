@@ -35,6 +35,15 @@ pub(crate) struct Window {
     pub addend: u64,
 }
 
+/// What a window holds for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Depends {
+    /// For the current address space only.
+    pub on_space: bool,
+    /// For the supervisor with RFLAGS.AC set only.
+    pub on_ac: bool,
+}
+
 impl Window {
     /// A window of `length` bytes, at least [`SLACK`].
     fn new(start: u64, length: u64, addend: u64) -> Self {
@@ -94,8 +103,8 @@ impl CleanStretches {
 }
 
 impl Mmu<'_> {
-    /// The window around `at`. `None` if it may not be accessed so, was not yet, or is not RAM.
-    pub(crate) fn window(&mut self, at: u64, write: bool) -> Option<Window> {
+    /// The window around `at`, and what it depends on. `None` if it may not be accessed so, was not yet, or is not RAM.
+    pub(crate) fn window(&mut self, at: u64, write: bool) -> Option<(Window, Depends)> {
         // Walks do not look at the bits that make an address canonical.
         if self.bank == Bank::UserAligned || !Gva(at).is_canonical() {
             return None;
@@ -129,7 +138,8 @@ impl Mmu<'_> {
         self.tlb.note_large(at, leaf.page_size);
         let start = start + (low - first);
         let host = slot.host as u64 + (low - slot.gpa.0);
-        Some(Window::new(start, length, host.wrapping_sub(start)))
+        let depends = Depends { on_space: !leaf.global, on_ac: leaf.user && self.bank == Bank::SupervisorAc };
+        Some((Window::new(start, length, host.wrapping_sub(start)), depends))
     }
 }
 

@@ -47,7 +47,7 @@ fn set_cr0(cx: &mut Cx, value: u64) -> Result<(), Fault> {
             return Err(cx.raise(Exception::GP0));
         }
     }
-    if disables && cx.state.is_64bit_code() {
+    if disables && (cx.state.is_64bit_code() || cx.state.cr4.contains(Cr4::PCIDE)) {
         return Err(cx.raise(Exception::GP0));
     }
     let mut efer = cx.state.efer;
@@ -69,19 +69,33 @@ fn set_cr0(cx: &mut Cx, value: u64) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Bit 63 of what is written to CR3 with PCIDs: translations of the space are kept.
+const KEEP: u64 = 1 << 63;
+
 fn set_cr3(cx: &mut Cx, value: u64) -> Result<(), Fault> {
     // Outside 64-bit code the value has 32 bits; the low bits that mean nothing are ignored (SDM 4.3 to 4.5).
+    let keep = cx.state.cr4.contains(Cr4::PCIDE) && value & KEEP != 0;
+    let value = if keep { value & !KEEP } else { value };
     check_paging(cx, |mode| mode.cr3 = value)?;
     cx.state.cr3 = value;
-    cx.mmu.tlb.flush_local();
+    let pcid = PagingMode { cr3: value, ..cx.mmu.mode }.pcid();
+    cx.mmu.tlb.load_space(pcid, keep);
     Ok(())
+}
+
+/// Whether CPUID offers PCIDs.
+fn has_pcids(cx: &Cx) -> bool {
+    cx.platform.cpuid_table().query(1, 0, Cr4::empty()).ecx >> 17 & 1 != 0
 }
 
 fn set_cr4(cx: &mut Cx, value: u64) -> Result<(), Fault> {
     let old = cx.state.cr4;
     let new = Cr4::from_bits_retain(value);
     let drops_pae = old.contains(Cr4::PAE) && !new.contains(Cr4::PAE) && cx.state.is_long_mode();
-    if !Cr4::SUPPORTED.contains(new) || drops_pae {
+    let supported = if has_pcids(cx) { Cr4::SUPPORTED | Cr4::PCIDE } else { Cr4::SUPPORTED };
+    let sets_pcide = new.contains(Cr4::PCIDE) && !old.contains(Cr4::PCIDE);
+    let bad_pcide = sets_pcide && (!cx.state.is_long_mode() || cx.state.cr3 & 0xfff != 0);
+    if !supported.contains(new) || drops_pae || bad_pcide {
         return Err(cx.raise(Exception::GP0));
     }
     let reloads = Cr4::PAE | Cr4::PSE | Cr4::PGE | Cr4::SMEP;
@@ -89,9 +103,13 @@ fn set_cr4(cx: &mut Cx, value: u64) -> Result<(), Fault> {
         check_paging(cx, |mode| mode.cr4 = new)?;
     }
     cx.state.cr4 = new;
-    let watched = reloads | Cr4::SMAP;
+    let watched = reloads | Cr4::SMAP | Cr4::PCIDE;
     if (old ^ new).intersects(watched) {
         cx.mmu.tlb.flush_all();
+        let mode = PagingMode { cr4: new, ..cx.mmu.mode };
+        if mode.pcid() != cx.mmu.tlb.pcid() {
+            cx.mmu.tlb.load_space(mode.pcid(), false);
+        }
     }
     Ok(())
 }
@@ -297,16 +315,26 @@ fn segment_base(cx: &mut Cx, op: &Op) -> Step {
     Ok(Flow::Next)
 }
 
-/// INVPCID, without PCIDs: the types that exist flush everything.
+/// INVPCID (SDM vol. 2A).
 fn invpcid(cx: &mut Cx, op: &Op) -> Step {
     cx.need_ring0()?;
-    let kind = cx.reg::<u64>(op.dst);
+    let kind = cx.reg::<u64>(op.dst) & mode_mask(cx);
     let at = cx.address(op, 16, false)?;
-    let pcid = cx.mmu.read::<u64>(at, op.has(Op::STACK_SEGMENT))?;
-    if kind > 3 || pcid >> 12 != 0 || pcid != 0 && !cx.state.cr4.contains(Cr4::PCIDE) {
+    let mut descriptor = [0; 16];
+    cx.mmu.read_into(at, &mut descriptor, op.has(Op::STACK_SEGMENT))?;
+    let half = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| descriptor[from + i]));
+    let (pcid, linear) = (half(0), half(8));
+    let names_other = kind < 2 && pcid != 0 && !cx.state.cr4.contains(Cr4::PCIDE);
+    let not_canonical = kind == 0 && !crate::arch::Gva(linear).is_canonical();
+    if kind > 3 || pcid >> 12 != 0 || names_other || not_canonical {
         return Err(cx.raise(Exception::GP0));
     }
-    cx.mmu.tlb.flush_all();
+    match kind {
+        0 => cx.mmu.tlb.flush_page_of(pcid as u16, linear),
+        1 => cx.mmu.tlb.flush_space(pcid as u16),
+        2 => cx.mmu.tlb.flush_all(),
+        _ => cx.mmu.tlb.flush_spaces(),
+    }
     renew(cx, op)
 }
 

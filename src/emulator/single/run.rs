@@ -119,8 +119,9 @@ impl Single {
         let paging = PagingMode { physical_bits: features.physical_bits(), ..PagingMode::of(state) };
         // Someone else changed the paging registers since the last run.
         let ac = |mode: PagingMode| PagingMode { ac: false, ..mode };
-        if self.paging.is_some_and(|before| ac(before) != ac(paging)) {
+        if self.paging.is_none_or(|before| ac(before) != ac(paging)) {
             self.tlb.flush_all();
+            self.tlb.load_space(paging.pcid(), false);
         }
         let watch = || self.ram.watch_code(platform.kick(self.vcpu));
         // Code that others write must be noticed by a loop that never comes out.
@@ -348,7 +349,7 @@ fn run_blocks(
                 let left = budget(cx);
                 limit = usize::try_from(left).unwrap_or(usize::MAX);
             }
-            let generation = cache.generation(cx.mmu.tlb.code_generation);
+            let generation = cache.generation(cx.mmu.tlb.local_code());
             let key = mode.key(rip);
             let known =
                 previous.and_then(|p| cache.get(p)).and_then(|block| block.successor(key, generation));
@@ -435,7 +436,7 @@ fn locate(
         return front::find(cache, &mut cx.mmu, features, mode.single(), rip);
     }
     let key = mode.key(rip);
-    let generation = cache.generation(cx.mmu.tlb.code_generation);
+    let generation = cache.generation(cx.mmu.tlb.local_code());
     let number = match cache.jump(key, generation) {
         Some(number) => number,
         None => match front::find(cache, &mut cx.mmu, features, mode, rip)? {
@@ -444,7 +445,7 @@ fn locate(
         },
     };
     // Decoding may have dropped blocks, and with them the generation.
-    let link = Link { key, generation: cache.generation(cx.mmu.tlb.code_generation), block: number };
+    let link = Link { key, generation: cache.generation(cx.mmu.tlb.local_code()), block: number };
     cache.note_jump(link);
     if let Some(block) = previous.and_then(|p| cache.get(p)) {
         block.link(link);

@@ -218,7 +218,7 @@ fn take_over(cx: &mut Cx, tss: Segment, layout: &Layout, image: &[u8], reason: R
     cx.state.ldtr = Segment { selector: ldt, ..Segment::default() };
     if layout.wide && cx.state.cr0.contains(Cr0::PG) {
         cx.state.cr3 = Layout::get(image, 0x1c, 4);
-        cx.mmu.tlb.flush_local();
+        cx.mmu.tlb.load_space(0, false);
     }
     cx.refresh();
 }

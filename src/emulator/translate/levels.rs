@@ -15,7 +15,7 @@ use crate::emulator::code::registers::{GUEST_R11, GUEST_RCX};
 use crate::emulator::code::stubs::field;
 use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX, RSP};
 use crate::emulator::front::block::CodeMode;
-use crate::emulator::mmu::{Bank, Tlb};
+use crate::emulator::mmu::Bank;
 use crate::emulator::single::far;
 use iced_x86::{Code, Instruction, Mnemonic, Register};
 use std::mem::offset_of;
@@ -28,7 +28,7 @@ const SFMASK: i32 = (offset_of!(CpuState, msrs) + offset_of!(Msrs, sfmask)) as i
 const TS: i32 = Cr0::TS.bits() as i32;
 
 /// The mark of supervisor code and that of user code differ in these bits.
-fn mark_of_levels() -> i32 {
+pub(in crate::emulator::translate) fn mark_of_levels() -> u64 {
     let limits = |user| Limits {
         code: CodeMode::new(64, user),
         vectors: Vectors::None,
@@ -36,7 +36,7 @@ fn mark_of_levels() -> i32 {
         windows: true,
         thread: false,
     };
-    (limits(true).number() ^ limits(false).number()) as i32
+    limits(true).number() ^ limits(false).number()
 }
 
 impl Builder<'_> {
@@ -130,15 +130,11 @@ impl Builder<'_> {
             self.asm.raw(&attributes.to_le_bytes());
         }
         self.asm.load(RAX, field(Context::TAG));
-        // xor rax, imm32
-        self.asm.op(true, 0x81, 6, RAX);
-        self.asm.raw(&mark_of_levels().to_le_bytes());
+        // xor rax, [levels]
+        self.asm.op(true, 0x33, RAX.0, field(Context::LEVELS));
         self.asm.store(field(Context::TAG), RAX);
-        let (bank, from) =
-            if to_user { (Bank::User, Bank::Supervisor) } else { (Bank::Supervisor, Bank::User) };
-        let distance = Tlb::BANK_SIZE * (bank as i32 - from as i32);
-        self.asm.load(RAX, field(Context::TLB));
-        self.asm.alu_imm(true, Alu::Add, RAX, distance);
+        let bank = if to_user { Bank::User } else { Bank::Supervisor };
+        self.asm.load(RAX, field(Context::TLBS + 8 * i32::from(to_user)));
         self.asm.store(field(Context::TLB), RAX);
         self.asm.load(RCX, field(Context::BANK));
         self.asm.store_imm(Mem::at(RCX, 0), bank as i32);

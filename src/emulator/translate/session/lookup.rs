@@ -1,14 +1,16 @@
 //! Where translated code goes on: from the block at RIP to the address of its code.
 //!
-//! The jump cache is asked first, which knows blocks by guest-virtual address under the mark of [`Session::tag`]; then
+//! The jump cache is asked first, which knows blocks by guest-virtual address under the marks of [`Session::marks`]; then
 //! the store, which knows them by place in RAM; then the block is made.
 #![expect(unsafe_code, reason = "writes the context that translated code works on")]
 use super::{End, Go, Session, needs_care};
-use crate::arch::Rflags;
-use crate::emulator::code::Link;
+use crate::arch::{Cr4, Rflags};
+use crate::emulator::code::{Link, Marks};
+use crate::emulator::mmu::Bank;
 use crate::emulator::mmu::Fault;
 use crate::emulator::mmu::slow::Place;
 use crate::emulator::single::Ended;
+use crate::emulator::translate::levels::mark_of_levels;
 use crate::emulator::translate::{Limits, translate};
 use crate::engine::Cause;
 use crate::mem::CodeChanges;
@@ -16,29 +18,6 @@ use crate::sys::tsc;
 
 /// Exceptions in a row that the fetch of code may raise before the surroundings are looked at.
 const MOST_FAULTS: usize = 16;
-
-/// Counts generations of translations without end.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Epoch {
-    number: u64,
-    generation: u32,
-}
-
-impl Epoch {
-    /// Low bits of the number, which links compare with their own.
-    const COMPARED: u64 = 0xff_ffff;
-
-    /// Takes over a generation; says whether the low bits of the number begin anew. They are never all ones.
-    fn advance(&mut self, generation: u32) -> bool {
-        if self.generation == generation {
-            return false;
-        }
-        *self = Self { number: self.number + 1, generation };
-        let anew = self.number & Self::COMPARED == Self::COMPARED;
-        self.number += u64::from(anew);
-        anew
-    }
-}
 
 impl Session<'_, '_> {
     /// Whether translated code was written, and that was not seen to yet.
@@ -64,14 +43,22 @@ impl Session<'_, '_> {
         }
     }
 
-    /// The mark of jumps that hold now.
+    /// The marks of jumps that hold now. Code in global pages of ring 0 has one that outlives writes of CR3; jumps that are
+    /// remembered under it lead to such code.
     #[inline]
-    fn tag(&mut self, limits: Limits) -> u64 {
-        let generation = self.cx.mmu.tlb.code_generation;
-        if self.epoch.advance(generation) {
+    fn marks(&mut self, limits: Limits) -> Marks {
+        let tlb = &self.cx.mmu.tlb;
+        if *self.era != tlb.eras {
+            *self.era = tlb.eras;
             self.store.forget_marks();
         }
-        self.epoch.number << 8 | limits.number()
+        let (number, tlb) = (limits.number(), &self.cx.mmu.tlb);
+        let local = tlb.local_code() << 8 | number;
+        let global = match limits.ring0 && self.cx.state.cr4.contains(Cr4::PGE) {
+            true => tlb.global_code() << 8 | number,
+            false => local,
+        };
+        Marks { global, local }
     }
 
     /// Where the block at RIP can be entered with saved flags. Makes it if need be, and takes over what translated code
@@ -96,8 +83,8 @@ impl Session<'_, '_> {
         self.cx.mmu.stop = false;
         // RF only holds off instruction breakpoints, of which there are none in translated code.
         self.cx.state.rflags.remove(Rflags::RF);
-        let tag = self.tag(Limits::of(self.cx.state, self.windows));
-        let Some(target) = self.store.jump(self.cx.state.rip, tag) else {
+        let marks = self.marks(Limits::of(self.cx.state, self.windows));
+        let Some((target, tag)) = self.store.jump(self.cx.state.rip, marks) else {
             self.counters.count(Cause::JumpMiss);
             return None;
         };
@@ -129,7 +116,7 @@ impl Session<'_, '_> {
             let limits = Limits::of(self.cx.state, windows);
             let rip = self.cx.state.rip;
             // Jumps are looked up by code of the usual kind, and lead to such code.
-            let tag = self.tag(Limits { windows: self.windows, ..limits });
+            let marks = self.marks(Limits { windows: self.windows, ..limits });
             let place = match self.cx.mmu.fetch_place(rip) {
                 Ok(place) => place,
                 Err(Fault) => {
@@ -140,6 +127,7 @@ impl Session<'_, '_> {
             if place.host.is_none() {
                 return Err(End::Careful);
             }
+            let tag = if place.global { marks.global } else { marks.local };
             let known = self.store.find(place.gpa.0, limits.key(rip));
             let block = known.or_else(|| self.make(limits, rip, place));
             let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
@@ -171,11 +159,18 @@ impl Session<'_, '_> {
     fn take_over(&mut self, tag: u64) {
         self.drop_windows();
         let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
+        let banks = [Bank::Supervisor, Bank::User].map(|bank| self.cx.mmu.tlb.bank_address(bank));
         let unswitched = Limits::vectors_unless_switched(self.cx.state);
+        let mut levels = mark_of_levels();
+        if self.cx.state.cr4.contains(Cr4::PGE) {
+            levels ^= (self.cx.mmu.tlb.global_code() ^ self.cx.mmu.tlb.local_code()) << 8;
+        }
         // SAFETY: as in `write_context`.
         let before = unsafe {
             (*self.context).tlb = tlb;
             (*self.context).unswitched = unswitched;
+            (*self.context).levels = levels;
+            (*self.context).tlbs = banks;
             std::mem::replace(&mut (*self.context).tag, tag)
         };
         // Translated code that changes the mark empties the stack itself.
@@ -188,11 +183,13 @@ impl Session<'_, '_> {
     /// Follows a link to the block at RIP.
     pub(super) fn through(&mut self, link: u32, windows: bool) -> Go {
         let flushes = self.store.flushes;
+        // SAFETY: as in `write_context`.
+        let running = unsafe { (*self.context).tag };
         match self.next(windows) {
             Ok(target) => {
                 // Making the block may have emptied the store: the number would be another link's.
                 if self.store.flushes == flushes {
-                    self.follow(link, target, windows);
+                    self.follow(link, target, windows, running);
                 }
                 Go::To(target)
             }
@@ -200,8 +197,9 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Lets a link go straight to the block whose entry with saved flags is `target`.
-    fn follow(&mut self, link: u32, target: usize, windows: bool) {
+    /// Lets a link go straight to the block whose entry with saved flags is `target`. It is that of a block that ran under
+    /// the mark `running`.
+    fn follow(&mut self, link: u32, target: usize, windows: bool, running: u64) {
         // An exception may have led elsewhere.
         let rip = self.cx.state.rip;
         // The way to the twin is part of an access, not of chaining.
@@ -214,24 +212,14 @@ impl Session<'_, '_> {
         if let Some(block) = self.store.find(place.gpa.0, limits.key(rip))
             && self.store.entries(block).is_some_and(|entries| entries.saved == target)
         {
-            let mark = self.tag(Limits { windows: self.windows, ..limits });
-            let connected = self.store.connect(link, block, mark);
+            let marks = self.marks(Limits { windows: self.windows, ..limits });
+            // A mark that outlives the address space must not lead to code that does not.
+            let holds = running == marks.local || running == marks.global && place.global;
+            if !holds && self.store.is_far(link) {
+                return;
+            }
+            let connected = self.store.connect(link, block, running);
             self.counters.add(Cause::Link, connected.into());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn marks_whose_low_half_comes_again_are_announced() {
-        let mut epoch = Epoch { number: Epoch::COMPARED - 2, generation: 1 };
-        assert!(!epoch.advance(1) && !epoch.advance(2));
-        assert_eq!(epoch.number, Epoch::COMPARED - 1);
-        assert!(epoch.advance(1));
-        assert_eq!(epoch.number, Epoch::COMPARED + 1);
-        assert!(!epoch.advance(2));
     }
 }

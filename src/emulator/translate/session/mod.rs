@@ -24,7 +24,6 @@ use crate::emulator::technique::{Technique, Without};
 use crate::engine::{Cause, Counters, EngineError, KickCell, Platform, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::segment_base;
-use lookup::Epoch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use window::Known;
@@ -42,7 +41,8 @@ pub(crate) struct Translator {
     workshop: Workshop,
     frame: Box<Frame>,
     cursor: u64,
-    epoch: Epoch,
+    /// [`crate::emulator::mmu::Tlb::eras`] as of which links' marks hold.
+    era: u64,
     /// Bytes of code memory.
     capacity: usize,
     /// Blocks that each run may enter, if that is limited; blocks are not linked then.
@@ -72,7 +72,7 @@ impl Translator {
             workshop: Workshop::default(),
             frame: Frame::new(),
             cursor,
-            epoch: Epoch::default(),
+            era: 0,
             capacity,
             #[cfg(test)]
             budget: None,
@@ -139,7 +139,7 @@ impl Translator {
             self.workshop.tsc_by_single = self.budget.is_some();
         }
         let (workshop, frame) = (&mut self.workshop, &mut self.frame);
-        let (cursor, epoch, known) = (&mut self.cursor, &mut self.epoch, &mut self.known);
+        let (cursor, era, known) = (&mut self.cursor, &mut self.era, &mut self.known);
         let returns = &mut self.returns;
         let vcpu = self.vcpu;
         let (kick, pending) = (platform.kick(vcpu), platform.interrupt_flag(vcpu));
@@ -165,7 +165,7 @@ impl Translator {
                 windows: !without.has(Technique::Windows),
                 chains: !without.has(Technique::Chaining),
                 cursor,
-                epoch,
+                era,
                 known,
                 returns,
                 end: None,
@@ -217,7 +217,7 @@ struct Session<'s, 'a> {
     /// Ends of blocks are linked.
     chains: bool,
     cursor: &'s mut u64,
-    epoch: &'s mut Epoch,
+    era: &'s mut u64,
     known: &'s mut Known,
     returns: &'s mut u64,
     end: Option<End>,

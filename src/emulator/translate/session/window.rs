@@ -17,12 +17,17 @@ pub(super) struct Known {
     under: Conditions,
     /// A bit for each window, in the order of the context: all that may be open.
     open: u32,
+    /// Those of them that hold in the current address space only.
+    local: u32,
+    /// Those of them that hold for the supervisor with RFLAGS.AC set only.
+    of_ac: u32,
 }
 
 /// What windows were found under.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Conditions {
     generation: u32,
+    local_generation: u64,
     protections: u32,
     /// For the supervisor and for the user.
     banks: [Option<Bank>; 2],
@@ -68,8 +73,12 @@ impl Session<'_, '_> {
         tlb.forgotten.clear();
         let set = usize::from(matches!(bank, Bank::User | Bank::UserAligned));
         let before = self.known.under;
-        let mut now =
-            Conditions { generation: tlb.generation, protections: tlb.protections, banks: before.banks };
+        let mut now = Conditions {
+            generation: tlb.generation,
+            local_generation: tlb.local_generation,
+            protections: tlb.protections,
+            banks: before.banks,
+        };
         now.banks[set] = Some(bank);
         // Translated code changes to the other privilege by itself, with RFLAGS.AC clear.
         let other = [Bank::Supervisor, Bank::User][1 - set];
@@ -81,10 +90,15 @@ impl Session<'_, '_> {
         if before.generation != now.generation {
             return self.drop_open(u32::MAX, |_| true);
         }
-        for set in 0..2 {
-            if before.banks[set] != now.banks[set] {
-                self.drop_open(bits(set, 0..=1), |_| true);
-            }
+        if before.local_generation != now.local_generation {
+            self.drop_open(self.known.local, |_| true);
+        }
+        // With RFLAGS.AC the supervisor may do more, not less.
+        if before.banks[0] == Some(Bank::SupervisorAc) && now.banks[0] != before.banks[0] {
+            self.drop_open(self.known.of_ac, |_| true);
+        }
+        if before.banks[1] != now.banks[1] {
+            self.drop_open(bits(1, 0..=1), |_| true);
         }
         if before.protections != now.protections {
             self.drop_open(bits(0, 1..=1) | bits(1, 1..=1), |_| true);
@@ -102,17 +116,24 @@ impl Session<'_, '_> {
         let context = unsafe { &mut *self.context };
         let (misses, counted, windows) =
             (&mut context.misses, &mut context.misses_counted, &mut context.windows);
-        let Some(found) = found else {
+        let Some((found, depends)) = found else {
             (*misses, *counted) = (MISSES_AFTER_FAILURE, MISSES_AFTER_FAILURE);
             return false;
         };
         let window = &mut windows[set][usize::from(miss.write)][miss.class];
-        self.known.open |= 1 << (first(set, miss.write.into()) + miss.class);
+        let bit = 1 << (first(set, miss.write.into()) + miss.class);
+        self.known.open |= bit;
         // Two accesses that want one window could go on taking it from each other, and one that still misses could go
         // on for ever; a window that was not there yet is taken from nobody, and once.
         let before = *window;
         let empty = before.is_empty();
         window.replace(found);
+        let known = &mut self.known;
+        if *window == found {
+            (known.local, known.of_ac) = (known.local & !bit, known.of_ac & !bit);
+        }
+        known.local |= if depends.on_space { bit } else { 0 };
+        known.of_ac |= if depends.on_ac { bit } else { 0 };
         *misses = match () {
             () if empty => 0,
             // It was in its place, and the access reaches beyond its end.

@@ -3,6 +3,7 @@
 mod ablation;
 mod awkward;
 mod carriers;
+mod contexts;
 mod exceptions;
 mod interrupts;
 mod levels;

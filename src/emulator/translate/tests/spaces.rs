@@ -11,7 +11,7 @@ const FUNCTIONS: [(u64, i32); 3] = [(DATA, 1), (DATA + 0x1000, 20), (DATA + 0x20
 
 /// In each page: a function at the start, that goes on by a link and a branch in the page and calls another page, and
 /// one at 0x800 that is only jumped to.
-fn put_functions(b: &mut Bench) {
+pub(super) fn put_functions(b: &mut Bench) {
     for (at, value) in FUNCTIONS {
         b.assemble(at, |a| {
             let (mut one, mut two) = (a.create_label(), a.create_label());
@@ -70,7 +70,7 @@ fn a_page_that_invlpg_lets_go_of_is_left_by_calls_jumps_and_links() {
 }
 
 /// Further page tables with [`WINDOW`]'s first page at `page`.
-fn second_space(b: &Bench, tables: u64, page: u64) {
+pub(super) fn second_space(b: &Bench, tables: u64, page: u64) {
     let first = crate::engine::fake::FakeMachine::TABLES.0;
     b.poke(tables, (tables + 0x1000) | 7);
     for i in 0..4 {
@@ -81,7 +81,7 @@ fn second_space(b: &Bench, tables: u64, page: u64) {
     b.poke(tables + 0x3000, page | 7);
 }
 
-const TABLES2: u64 = 0x3_0000;
+pub(super) const TABLES2: u64 = 0x3_0000;
 
 #[test]
 fn a_new_cr3_brings_the_other_spaces_code_and_back() {
