@@ -12,6 +12,7 @@ mod error;
 mod guest;
 mod image;
 mod list;
+mod net;
 mod pair;
 mod refusal;
 mod report;

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
     trivisor run --mode pv --stats crc32\n  \
     trivisor run --stats --without windows crc32\n  \
     trivisor run --engine direct --interface none pushf_popf    trap-and-emulate, which x86 breaks\n  \
+    trivisor run --kernel vmlinuz --initrd initrd.gz --net unix=link,pcap=a.pcap\n  \
     trivisor run --bios bios-256k.bin --disk disk.img,ide       boots a disk; the console is the serial port\n  \
     trivisor run --bios bios-256k.bin --vgabios vgabios-isavga.bin --disk disk.img,ide --screen\n\n\
     Ctrl-C ends the guest.\n\n\

@@ -23,6 +23,7 @@ pub use crate::device::uart16550::ConsoleSink;
 pub use crate::emulator::{EmuEngine, Technique, UnknownTechnique, Without};
 pub use crate::host::console::{Capture, Outlet, Stream};
 use crate::host::disk::DiskError;
+use crate::host::net::NetError;
 pub use backends::availability;
 use firmware::Shape;
 pub use run::{Limits, Stop};
@@ -68,6 +69,9 @@ pub enum MachineError {
         /// Why not.
         reason: &'static str,
     },
+    /// A network cannot be had.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// More devices than the bus has slots.
     #[error("the PCI bus has no slot left: a machine has at most 30 disks and other devices")]
     NoSlot,

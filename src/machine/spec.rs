@@ -4,6 +4,7 @@ use crate::clock::ClockSource;
 use crate::emulator::{EmuEngine, Without};
 use crate::engine::{Engine, Interface, Pair};
 use crate::host::disk::DiskSpec;
+use crate::host::net::NetSpec;
 use std::path::PathBuf;
 
 /// What machine is wanted.
@@ -35,6 +36,8 @@ pub struct MachineSpec {
     pub ide_disks: Vec<DiskSpec>,
     /// It has a virtio device that gives random bytes of the host.
     pub entropy: bool,
+    /// It has a virtio network card, on this network.
+    pub network: Option<NetSpec>,
     /// Somebody sees its text screen and types at its keyboard: the guest is told of both.
     pub screen: bool,
     /// What goes with the image, where that is firmware.
@@ -74,6 +77,7 @@ impl MachineSpec {
             disks: vec![],
             ide_disks: vec![],
             entropy: false,
+            network: None,
             screen: false,
             firmware: FirmwareSpec::default(),
         }

@@ -5,11 +5,13 @@ use crate::bus::MsiSink;
 use crate::device::pci::{PciDevice, PciHost};
 use crate::device::virtio::block::Block;
 use crate::device::virtio::entropy::Entropy;
+use crate::device::virtio::net::{self, Net};
 use crate::device::virtio::{VirtioDevice, VirtioPci};
 use crate::host::disk::{self, Failures};
 use crate::host::entropy::HostEntropy;
+use crate::host::net::Network;
 use crate::mem::GuestRam;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Plugs in what `spec` wants; returns how the disks fare, in their order.
 pub(super) fn plug(
@@ -31,7 +33,31 @@ pub(super) fn plug(
             .map_err(|source| MachineError::Host { what: "cannot get random bytes", source })?;
         insert(pci, on_pci(Entropy::new(Box::new(source)), ram, messages))?;
     }
+    if let Some(wanted) = &spec.network {
+        let (network, incoming) = Network::open(wanted)?;
+        let card = VirtioPci::new(Net::new(mac(), Box::new(network)), Arc::clone(ram), Arc::clone(messages));
+        let card = Arc::new(Mutex::new(card));
+        insert(pci, card.clone())?;
+        if let Some(incoming) = incoming {
+            let card = Arc::downgrade(&card);
+            let take = move |frame: &[u8]| {
+                let Some(card) = card.upgrade() else { return false };
+                let mut card = card.lock().unwrap_or_else(PoisonError::into_inner);
+                let _lost_if_full = card.act(net::RECEIVE, |net| net.receive(frame));
+                true
+            };
+            incoming
+                .start(take)
+                .map_err(|source| MachineError::Host { what: "cannot read the network", source })?;
+        }
+    }
     Ok(all)
+}
+
+/// An address of a local kind that two machines of one host do not share.
+fn mac() -> [u8; 6] {
+    let [a, b, c, _] = std::process::id().to_le_bytes();
+    [0x52, 0x54, 0, c, b, a]
 }
 
 fn on_pci<D: VirtioDevice + 'static>(

@@ -46,6 +46,8 @@ fn wrong_arguments_are_told_in_one_sentence() {
         (&["run", "hello", "--disk", ""], &["--disk", "FILE[,ide][,ro][,overlay=FILE]"]),
         (&["run", "hello", "--bios", "bios.bin"], &["--bios", "[IMAGE]"]),
         (&["run", "hello", "--vgabios", "vgabios.bin"], &["--bios"]),
+        (&["run", "hello", "--net", "user"], &["--net", "unix=PATH"]),
+        (&["run", "hello", "--net", "pcap="], &["--net", "no file is named"]),
         (&["run", "hello", "--rng", "--deterministic"], &["--rng", "--deterministic"]),
         (&["sites", "hello", "--json", "--csv", "-"], &["--json", "--csv"]),
         (&["sites", "hello", "--mode", "kvm"], &["'--mode'"]),

@@ -12,6 +12,7 @@ pub mod console;
 pub mod entropy;
 mod mmio;
 mod msix;
+pub mod net;
 mod pci;
 mod queue;
 mod saved;

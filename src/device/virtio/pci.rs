@@ -72,6 +72,7 @@ impl<D: VirtioDevice> std::fmt::Debug for VirtioPci<D> {
 /// Base class, subclass and interface of a kind of device.
 fn class(device: u32) -> u32 {
     match device {
+        device_id::NET => 0x02_0000,
         device_id::BLOCK => 0x01_8000,
         device_id::CONSOLE => 0x07_8000,
         _ => 0xff_0000,
@@ -121,8 +122,11 @@ impl<D: VirtioDevice> VirtioPci<D> {
         &self.transport
     }
 
-    /// Does something with the device from the host's side and has it serve the queue `index`.
+    /// Does something with the device from the host's side and has it serve the queue `index`, if it may reach RAM.
     pub fn act<R>(&mut self, index: u16, act: impl FnOnce(&mut D) -> R) -> R {
+        if !self.config.command().contains(Command::MASTER) {
+            return act(self.transport.device_mut());
+        }
         let result = self.transport.act(index, act);
         self.sync();
         result

@@ -67,6 +67,8 @@ pub(super) const NO_INTERRUPT: u16 = 1;
 
 /// Kinds of devices (5).
 pub mod device_id {
+    /// Network card (5.1).
+    pub const NET: u32 = 1;
     /// Block device (5.2).
     pub const BLOCK: u32 = 2;
     /// Console (5.3).
