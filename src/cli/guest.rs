@@ -1,10 +1,11 @@
 //! Which guest, on what machine: the arguments that all commands with one guest share.
 use super::error::CliError;
 use super::pair::PairArguments;
-use super::{choices, disk, image, units};
+use super::{choices, disk, image, net, units};
 use crate::abi;
 use crate::clock::ClockSource;
 use crate::engine::{Engine, Pair};
+use crate::host::net::NetSpec;
 use crate::loader::Image;
 use crate::machine::{EmuEngine, FirmwareSpec, MachineSpec, Without};
 use crate::sys::tsc;
@@ -74,6 +75,12 @@ impl ImageArguments {
         }
         let mut spec = MachineSpec::new(pair);
         spec.memory = self.memory;
+        // Clap does not say so where an image conflicts with the option that is missing.
+        if self.bios.is_none() && (self.vgabios.is_some() || self.boot_menu || self.firmware_log.is_some()) {
+            return Err(CliError::Usage(
+                "--vgabios, --boot-menu and --firmware-log go with firmware; name it with --bios".to_owned(),
+            ));
+        }
         spec.firmware = FirmwareSpec {
             vga_bios: self.vgabios.as_deref().map(image::read_file).transpose()?,
             boot_menu: self.boot_menu,
@@ -114,6 +121,10 @@ pub(super) struct GuestArguments {
     /// A virtio device that gives the guest random bytes of the host
     #[arg(long, conflicts_with = "deterministic")]
     rng: bool,
+    /// A virtio network card, linked to another machine by a socket (which the first makes, and the second connects to),
+    /// with what passes in a capture file
+    #[arg(long, value_name = "unix=PATH,pcap=FILE", conflicts_with = "deterministic", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| net::parse(&value)))]
+    net: Option<NetSpec>,
     /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
     #[arg(long)]
     deterministic: bool,
@@ -149,6 +160,7 @@ impl GuestArguments {
         let specs = |disks: Vec<disk::Disk>| disks.into_iter().map(|disk| disk.spec).collect();
         (spec.ide_disks, spec.disks) = (specs(ide), specs(virtio));
         spec.entropy = self.rng;
+        spec.network.clone_from(&self.net);
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         }

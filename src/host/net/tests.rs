@@ -32,18 +32,19 @@ fn pass(from: &mut Network, to: &Receiver<Vec<u8>>, frame: &[u8]) {
 fn frames_pass_both_ways_and_are_captured() {
     let folder = tempfile::tempdir().unwrap();
     let capture = folder.path().join("a.pcap");
-    let link = Some(folder.path().join("link"));
+    let socket = folder.path().join("link");
+    let link = Some(socket.clone());
     let (mut one, at_one) = machine(&NetSpec { link: link.clone(), capture: Some(capture.clone()) });
     let (mut other, at_other) = machine(&NetSpec { link: link.clone(), capture: None });
     pass(&mut one, &at_other, &[1; 60]);
     pass(&mut other, &at_one, &[2; 1518]);
     drop(other);
     // Another may come in its place.
-    let (mut third, at_third) = machine(&NetSpec { link: link.clone(), capture: None });
+    let (mut third, at_third) = machine(&NetSpec { link, capture: None });
     pass(&mut third, &at_one, &[3; 100]);
     pass(&mut one, &at_third, &[4; 14]);
     drop(one);
-    assert!(!link.unwrap().exists());
+    assert!(!socket.exists());
     let file = fs::read(capture).unwrap();
     assert_eq!(file[..8], [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0]);
     assert_eq!(file[20..24], [1, 0, 0, 0]);
