@@ -31,7 +31,7 @@ fn seabios() -> Option<PathBuf> {
 const FAR: u64 = (48 << 20) / 512;
 
 /// What the boot sector has the BIOS do.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Job {
     /// Read the second sector and print what it says.
     Read,
@@ -42,8 +42,8 @@ enum Job {
 /// Two sectors, and one empty one.
 fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     let mut a = CodeAssembler::new(16)?;
-    let (mut print, mut next, mut end, mut text, mut halt) =
-        (a.create_label(), a.create_label(), a.create_label(), a.create_label(), a.create_label());
+    let (mut print, mut end, mut text, mut halt) =
+        (a.create_label(), a.create_label(), a.create_label(), a.create_label());
     let (mut packet, mut bad, mut good, mut off) =
         (a.create_label(), a.create_label(), a.create_label(), a.create_label());
     a.xor(ax, ax)?;
@@ -83,7 +83,6 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     a.hlt()?;
     a.jmp(halt)?;
     a.set_label(&mut print)?;
-    a.set_label(&mut next)?;
     a.lodsb()?;
     a.test(al, al)?;
     a.je(end)?;
@@ -94,7 +93,7 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     a.pop(ax)?;
     a.mov(dx, 0x3f8)?;
     a.out(dx, al)?;
-    a.jmp(next)?;
+    a.jmp(print)?;
     a.set_label(&mut end)?;
     a.ret()?;
     a.set_label(&mut text)?;
@@ -107,10 +106,6 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     // Disk address packet: its size, sectors, memory, first sector.
     a.db(&[16, 0, 1, 0, 0x00, 0x80, 0, 0])?;
     a.db(&FAR.to_le_bytes())?;
-    if job == Job::Read {
-        a.set_label(&mut off)?;
-        a.nop()?;
-    }
     let mut image = a.assemble(0x7c00)?;
     assert!(image.len() <= 510);
     image.resize(510, 0);

@@ -50,7 +50,7 @@ fn wrong_arguments_are_told_in_one_sentence() {
         (&["run", "hello", "--net", "pcap="], &["--net", "no file is named"]),
         (&["run", "hello", "--rng", "--deterministic"], &["--rng", "--deterministic"]),
         (&["sites", "hello", "--json", "--csv", "-"], &["--json", "--csv"]),
-        (&["sites", "hello", "--mode", "kvm"], &["'--mode'"]),
+        (&["sites", "hello", "--mode", "kvm"], &["--mode", "pv"]),
         (&["run", "hello", "--engine", "translator,single"], &["--engine", "only 'bench' takes several"]),
         (&["run", "hello", "--without", "each"], &["--without", "'each'", "'bench'", "'all'"]),
         (&["debug", "hello", "--without", "each"], &["--without", "'each'", "'bench'"]),

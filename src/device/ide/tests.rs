@@ -379,6 +379,7 @@ proptest! {
     fn any_guest_leaves_a_disk_that_goes_on(acts in prop::collection::vec(act(), 0..150)) {
         let (mut bench, mut other) = (Bench::new(), Bench::new());
         (0..8192).for_each(|i| bench.region(i, DATA, 512));
+        [4, 12].iter().for_each(|&at| bench.ide.bar_write(4, at, Width::B4, PRD.into()));
         for act in &acts {
             bench.apply(act);
             let bytes = postcard::to_allocvec(&bench.ide.saved()).unwrap();
