@@ -121,6 +121,9 @@ pub(super) struct GuestArguments {
     /// A virtio device that gives the guest random bytes of the host
     #[arg(long, conflicts_with = "deterministic")]
     rng: bool,
+    /// The device that is the guest's console: its first serial port, or a virtio console (Linux: console=hvc0)
+    #[arg(long, value_name = "DEVICE", default_value = "serial", value_parser = ["serial", "virtio"])]
+    console: String,
     /// A virtio network card, linked to another machine by a socket (which the first makes, and the second connects to),
     /// with what passes in a capture file
     #[arg(long, value_name = "unix=PATH,pcap=FILE", conflicts_with = "deterministic", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| net::parse(&value)))]
@@ -161,6 +164,7 @@ impl GuestArguments {
         (spec.ide_disks, spec.disks) = (specs(ide), specs(virtio));
         spec.entropy = self.rng;
         spec.network.clone_from(&self.net);
+        spec.virtio_console = self.console == "virtio";
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         }

@@ -4,19 +4,17 @@ use super::guest::GuestArguments;
 use super::screen::{self, Display};
 use super::units;
 use crate::abi;
-use crate::bus::Lock;
 use crate::debugger::view::sites;
-use crate::device::uart16550::Uart16550;
 use crate::engine::{Cause, Engine, Interface};
 use crate::host::console;
-use crate::machine::{Capture, ConsoleSink, Limits, Machine, Outlet, Screen, Stop, Stream};
+use crate::machine::{Capture, ConsoleInput, ConsoleSink, Limits, Machine, Outlet, Screen, Stop, Stream};
 use crate::sys::signal;
 use crate::sys::terminal::KeyByKey;
 use clap::Args;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Args)]
@@ -138,7 +136,7 @@ const SERIAL_KEPT: usize = 1 << 20;
 enum Target {
     #[default]
     Nowhere,
-    Serial(Weak<Lock<Uart16550>>),
+    Console(ConsoleInput),
     Keyboard(Screen),
 }
 
@@ -153,7 +151,7 @@ impl Input {
             let target = receiver.lock().unwrap_or_else(PoisonError::into_inner);
             Some(match &*target {
                 Target::Nowhere => 0,
-                Target::Serial(uart) => uart.upgrade().map_or(0, |uart| uart.lock().receive(bytes)),
+                Target::Console(input) => input.receive(bytes),
                 Target::Keyboard(screen) => screen::strike(screen, bytes),
             })
         };
@@ -163,8 +161,10 @@ impl Input {
     }
 
     fn connect(&self, machine: &Machine, screen: Option<Screen>) {
-        let target =
-            screen.map_or_else(|| Target::Serial(Arc::downgrade(machine.pc().uart())), Target::Keyboard);
+        let target = match screen {
+            Some(screen) => Target::Keyboard(screen),
+            None => Target::Console(machine.pc().console_input().clone()),
+        };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 }

@@ -3,7 +3,10 @@
 //! The only room that names both devices and backends. [`spec`] is what is wanted, as plain data; `pc` says which chip
 //! sits where; `backends` makes the engine of a pair; `run` is the loop around a vCPU.
 mod backends;
+mod console_input;
 mod firmware;
+#[cfg(test)]
+mod fuzz_tests;
 mod fw_cfg;
 mod ide;
 #[cfg(test)]
@@ -25,6 +28,7 @@ pub use crate::host::console::{Capture, Outlet, Stream};
 use crate::host::disk::DiskError;
 use crate::host::net::NetError;
 pub use backends::availability;
+pub use console_input::ConsoleInput;
 use firmware::Shape;
 pub use run::{Limits, Stop};
 pub use screen::Screen;

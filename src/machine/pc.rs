@@ -1,6 +1,8 @@
 //! Which chip sits where: a PC, wired by the map of [`crate::arch::layout`].
 use super::firmware::{self, Shape};
-use super::{BOOT_CPU, ConsoleSink, MachineError, MachineSpec, Screen, TimedCounts, fw_cfg, ide, virtio};
+use super::{
+    BOOT_CPU, ConsoleInput, ConsoleSink, MachineError, MachineSpec, Screen, TimedCounts, fw_cfg, ide, virtio,
+};
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::layout;
 use crate::bus::{Bus, InterruptController, IrqLine, IrqSink, Lock, MsiSink, PowerSwitch, VcpuId};
@@ -16,6 +18,7 @@ use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
 use crate::device::uart16550::Uart16550;
 use crate::engine::{Counters, Engine, Hypercalls, Interface, KickCell, Platform, PlatformParts};
+use crate::host::console::Capture;
 use crate::host::disk::Failures;
 use crate::mem::GuestRam;
 use crate::sys::{host_cpuid, membarrier};
@@ -47,6 +50,7 @@ pub struct Pc {
     timed: Arc<Mutex<TimedCounts>>,
     disks: Vec<Failures>,
     screen: Option<Screen>,
+    input: ConsoleInput,
 }
 
 impl Pc {
@@ -71,6 +75,9 @@ impl Pc {
         let sink: Arc<dyn IrqSink> = interrupts.clone();
         let line = |number| IrqLine::new(Arc::clone(&sink), number);
 
+        // The other console's output goes where this one's would.
+        let (console, virtio_console): (Box<dyn ConsoleSink>, _) =
+            if spec.virtio_console { (Box::new(Capture::new(0)), Some(console)) } else { (console, None) };
         let uart = Uart16550::new(*layout::COM1.start(), line(layout::IRQ_COM1), console);
         let uart = Arc::new(Lock::new(uart));
         let marks = Arc::new(Mutex::new(Marks::default()));
@@ -135,6 +142,13 @@ impl Pc {
         let messages: Arc<dyn MsiSink> = interrupts.clone();
         let mut disks = ide::plug(spec, &mut pci, &mut bus, &ram, &sink)?;
         disks.extend(virtio::plug(spec, &mut pci, &ram, &messages)?);
+        let input = match virtio_console {
+            Some(sink) => {
+                let device = virtio::plug_console(&mut pci, &ram, &messages, sink)?;
+                ConsoleInput::Virtio(Arc::downgrade(&device))
+            }
+            None => ConsoleInput::Serial(Arc::downgrade(&uart)),
+        };
         if rom.is_some() {
             pci.show_firmware();
         }
@@ -170,7 +184,7 @@ impl Pc {
             hypercalls,
         }));
         counters.get_or_init(|| Arc::clone(platform.counters(BOOT_CPU)));
-        Ok(Self { platform, interrupts, uart, marks, timed, disks, screen })
+        Ok(Self { platform, interrupts, uart, marks, timed, disks, screen, input })
     }
 
     /// The platform that the chips form.
@@ -185,7 +199,13 @@ impl Pc {
         &self.interrupts
     }
 
-    /// The console's UART, for input and for looking at it.
+    /// Where what is typed for the console goes.
+    #[must_use]
+    pub fn console_input(&self) -> &ConsoleInput {
+        &self.input
+    }
+
+    /// The serial port, for looking at it.
     #[must_use]
     pub fn uart(&self) -> &Arc<Lock<Uart16550>> {
         &self.uart

@@ -36,6 +36,8 @@ pub struct MachineSpec {
     pub ide_disks: Vec<DiskSpec>,
     /// It has a virtio device that gives random bytes of the host.
     pub entropy: bool,
+    /// The console is a virtio device, and the serial port leads nowhere.
+    pub virtio_console: bool,
     /// It has a virtio network card, on this network.
     pub network: Option<NetSpec>,
     /// Somebody sees its text screen and types at its keyboard: the guest is told of both.
@@ -77,6 +79,7 @@ impl MachineSpec {
             disks: vec![],
             ide_disks: vec![],
             entropy: false,
+            virtio_console: false,
             network: None,
             screen: false,
             firmware: FirmwareSpec::default(),

@@ -1,9 +1,10 @@
 //! The virtio devices of a machine, in the slots of its PCI bus: disks in the order in which they are wanted, then the
 //! rest.
-use super::{MachineError, MachineSpec};
+use super::{ConsoleSink, MachineError, MachineSpec};
 use crate::bus::MsiSink;
 use crate::device::pci::{PciDevice, PciHost};
 use crate::device::virtio::block::Block;
+use crate::device::virtio::console::Console;
 use crate::device::virtio::entropy::Entropy;
 use crate::device::virtio::net::{self, Net};
 use crate::device::virtio::{VirtioDevice, VirtioPci};
@@ -12,6 +13,19 @@ use crate::host::entropy::HostEntropy;
 use crate::host::net::Network;
 use crate::mem::GuestRam;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Plugs in a console that prints to `sink`.
+pub(super) fn plug_console(
+    pci: &mut PciHost,
+    ram: &Arc<GuestRam>,
+    messages: &Arc<dyn MsiSink>,
+    sink: Box<dyn ConsoleSink>,
+) -> Result<Arc<Mutex<VirtioPci<Console>>>, MachineError> {
+    let device = VirtioPci::new(Console::new(sink), Arc::clone(ram), Arc::clone(messages));
+    let device = Arc::new(Mutex::new(device));
+    insert(pci, device.clone())?;
+    Ok(device)
+}
 
 /// Plugs in what `spec` wants; returns how the disks fare, in their order.
 pub(super) fn plug(

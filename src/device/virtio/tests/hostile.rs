@@ -2,6 +2,7 @@
 use super::*;
 use crate::device::virtio::block::Block;
 use crate::device::virtio::block::tests::Memory;
+use crate::device::virtio::net::{self, FrameSink, Net};
 use proptest::prelude::*;
 
 /// An address of some interest: in the rings, in the buffers, at the end of RAM, anywhere.
@@ -100,6 +101,23 @@ proptest! {
         driver.notify(0);
         prop_assert_eq!(driver.used(0), [(0, 513)]);
         prop_assert_eq!(driver.bytes(0x9200, 1), [0]);
+    }
+
+    #[test]
+    fn any_driver_leaves_a_network_card_that_goes_on(acts in prop::collection::vec(act(), 0..120)) {
+        struct Nowhere;
+        impl FrameSink for Nowhere {
+            fn send(&mut self, _: &[u8]) {}
+        }
+        let mut driver = Driver::started(Net::new([2; 6], Box::new(Nowhere)));
+        for act in &acts {
+            driver.face.act(net::RECEIVE, |net| net.receive(&[1; 60]));
+            driver.apply(act);
+        }
+        driver.start_over();
+        driver.offer(net::RECEIVE, &[(0x8000, 100, WRITE)]);
+        driver.face.act(net::RECEIVE, |net| net.receive(&[1; 60]));
+        prop_assert_eq!(driver.used(net::RECEIVE), [(0, 72)]);
     }
 
     /// Whatever the request: if its last byte can be written, it tells the outcome.
