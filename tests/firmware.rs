@@ -15,6 +15,12 @@ use trivisor::machine::{Capture, Limits, Machine, MachineSpec, Stop};
 const SEABIOS: &str = "/usr/share/seabios";
 const FIRST: &[u8] = b"from the boot sector\r\n\0";
 const SECOND: &[u8] = b"from the second sector\r\n\0";
+/// Where things are in memory once the BIOS has loaded the boot sector.
+const LOADED_AT: u32 = 0x7c00;
+const TEXT_AT: u32 = 0x7d00;
+const GOOD_AT: u32 = 0x7d40;
+const BAD_AT: u32 = 0x7d60;
+const PACKET_AT: u32 = 0x7d80;
 const SECOND_AT: u32 = 0x7e00;
 
 /// The firmware's files, if the host has them.
@@ -28,7 +34,7 @@ fn seabios() -> Option<PathBuf> {
 }
 
 /// A sector far behind on the disk that the second kind of boot sector writes.
-const FAR: u64 = (48 << 20) / 512;
+const FAR: u64 = (480 << 20) / 512;
 
 /// What the boot sector has the BIOS do.
 #[derive(Clone, Copy)]
@@ -39,12 +45,10 @@ enum Job {
     Write,
 }
 
-/// Two sectors, and one empty one.
+/// Two sectors, and so many more that are empty.
 fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     let mut a = CodeAssembler::new(16)?;
-    let (mut print, mut end, mut text, mut halt) =
-        (a.create_label(), a.create_label(), a.create_label(), a.create_label());
-    let (mut packet, mut bad, mut good, mut off) =
+    let (mut print, mut end, mut off, mut halt) =
         (a.create_label(), a.create_label(), a.create_label(), a.create_label());
     a.xor(ax, ax)?;
     a.mov(ds, ax)?;
@@ -53,7 +57,7 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     a.mov(sp, 0x7c00)?;
     // The BIOS says in DL which disk this is.
     a.push(dx)?;
-    a.lea(si, ptr(text))?;
+    a.mov(si, TEXT_AT)?;
     a.call(print)?;
     a.pop(dx)?;
     match job {
@@ -68,11 +72,11 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
         }
         Job::Write => {
             a.mov(ax, 0x4300)?;
-            a.lea(si, ptr(packet))?;
+            a.mov(si, PACKET_AT)?;
             a.int(0x13)?;
-            a.lea(si, ptr(good))?;
+            a.mov(si, GOOD_AT)?;
             a.jae(off)?;
-            a.lea(si, ptr(bad))?;
+            a.mov(si, BAD_AT)?;
             a.set_label(&mut off)?;
         }
     }
@@ -96,22 +100,27 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     a.jmp(print)?;
     a.set_label(&mut end)?;
     a.ret()?;
-    a.set_label(&mut text)?;
-    a.db(FIRST)?;
-    a.set_label(&mut good)?;
-    a.db(b"written\r\n\0")?;
-    a.set_label(&mut bad)?;
-    a.db(b"not written\r\n\0")?;
-    a.set_label(&mut packet)?;
+    let code = a.assemble(LOADED_AT.into())?;
     // Disk address packet: its size, sectors, memory, first sector.
-    a.db(&[16, 0, 1, 0, 0x00, 0x80, 0, 0])?;
-    a.db(&FAR.to_le_bytes())?;
-    let mut image = a.assemble(0x7c00)?;
-    assert!(image.len() <= 510);
+    let packet = [&[16, 0, 1, 0, 0x00, 0x80, 0, 0], &FAR.to_le_bytes()[..]].concat();
+    let mut image = vec![];
+    for (at, bytes) in [
+        (LOADED_AT, &code[..]),
+        (TEXT_AT, FIRST),
+        (GOOD_AT, b"written\r\n\0"),
+        (BAD_AT, b"not written\r\n\0"),
+        (PACKET_AT, &packet),
+    ] {
+        let at = (at - LOADED_AT) as usize;
+        assert!(image.len() <= at, "no room in the boot sector");
+        image.resize(at, 0);
+        image.extend(bytes);
+    }
     image.resize(510, 0);
     image.extend([0x55, 0xaa]);
     image.extend(SECOND);
-    image.resize(1536, 0);
+    // A cylinder, at least, that the BIOS can count.
+    image.resize(1 << 20, 0);
     Ok(image)
 }
 
@@ -169,7 +178,7 @@ fn seabios_boots_a_virtio_disk_and_prints_on_the_serial_port() {
     assert!(serial.contains("ffrroomm"), "{serial}");
 }
 
-/// The overlay's file may grow to 20 MiB, or 40 where the shell counts in other units; the host ends it there as a full
+/// The overlay's file may grow to 200 MiB, or 400 where the shell counts in other units; the host ends it there as a full
 /// disk would.
 #[test]
 fn an_overlay_that_cannot_grow_is_an_error_that_the_guest_sees() {
@@ -178,9 +187,9 @@ fn an_overlay_that_cannot_grow_is_an_error_that_the_guest_sees() {
     let file = |name: &str| place.path().join(name).display().to_string();
     let (image, overlay) = (file("disk.img"), file("disk.cow"));
     std::fs::write(&image, disk(Job::Write).unwrap()).unwrap();
-    std::fs::OpenOptions::new().write(true).open(&image).unwrap().set_len(64 << 20).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&image).unwrap().set_len(512 << 20).unwrap();
     for kind in ["", ",ide"] {
-        for (limit, outcome) in [("ulimit -f 40960", "not written"), ("true", "\nwritten")] {
+        for (limit, outcome) in [("ulimit -f 409600", "not written"), ("true", "\nwritten")] {
             let _none_at_first = std::fs::remove_file(&overlay);
             let script = format!("{limit}; trap '' XFSZ; exec \"$@\"");
             let output = Command::new("sh")
