@@ -57,6 +57,8 @@ const LEAF1_ECX: u32 = 1 << 0 // SSE3
     | 1 << 28 // AVX
     | 1 << 29 // F16C
     | 1 << 30; // RDRAND
+const LEAF1_ECX_APIC_MSRS: u32 = 1 << 21 // x2APIC
+    | 1 << 24; // TSC deadline
 const LEAF1_ECX_OSXSAVE: u32 = 1 << 27;
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF1_EDX: u32 = 1 << 0 // FPU
@@ -222,6 +224,7 @@ impl CpuidTable {
                 _ => {}
             }
         }
+        table.entries.retain(|e| e.leaf != 0xb);
         let at = table.entries.partition_point(|e| e.leaf < 0xb);
         // Levels: threads of a core, cores of a package.
         let level = |subleaf, kind: u32, bits, count| CpuidEntry {
@@ -262,6 +265,14 @@ impl CpuidTable {
                 7 => entry.result.ebx |= 1 << 10,
                 _ => {}
             }
+        }
+    }
+
+    /// Offers x2APIC mode and the local APIC's deadline timer. For engines that bring their MSRs to the platform, whatever
+    /// the host.
+    pub fn offer_apic_msrs(&mut self) {
+        if let Some(one) = self.entries.iter_mut().find(|e| e.leaf == 1) {
+            one.result.ecx |= LEAF1_ECX_APIC_MSRS;
         }
     }
 
@@ -365,6 +376,8 @@ mod tests {
         assert_eq!(query(1, 8, 0x8000_0008, 0).ecx, 7 | 3 << 12);
         let alone = query(0, 1, 1, 0);
         assert_eq!((alone.ebx >> 16, alone.edx >> 28 & 1), (1, 0));
+        let again = table.of_cpu(0, 4).of_cpu(2, 4);
+        assert_eq!(again, table.of_cpu(2, 4));
         assert!(table.of_cpu(7, 8).entries().is_sorted_by_key(|e| (e.leaf, e.subleaf)));
     }
 

@@ -27,6 +27,10 @@ pub const SYSENTER_ESP: u32 = 0x175;
 pub const SYSENTER_EIP: u32 = 0x176;
 /// IA32_MISC_ENABLE.
 pub const MISC_ENABLE: u32 = 0x1a0;
+/// IA32_TSC_DEADLINE: the local APIC's.
+pub const TSC_DEADLINE: u32 = 0x6e0;
+/// The first MSR of the local APIC in x2APIC mode.
+pub const X2APIC: u32 = 0x800;
 /// IA32_PAT.
 pub const PAT: u32 = 0x277;
 /// IA32_EFER.

@@ -170,6 +170,7 @@ impl Pc {
         if spec.pair.engine == Engine::Emu {
             cpuid.offer_speculation_controls();
             cpuid.offer_process_contexts();
+            cpuid.offer_apic_msrs();
         }
         let controller: Arc<dyn InterruptController> = interrupts.clone();
         let platform = Arc::new(Platform::new(PlatformParts {

@@ -19,7 +19,6 @@ use super::ioapic::{IoApic, SavedIoApic};
 use super::lapic::{self, DeliveryMode, Effect, Lapic, Message, SavedLapic, Shorthand};
 use super::pic8259::{PicPair, SavedPicPair};
 use crate::arch::layout::{IOAPIC_PIN_PIT, IRQ_CASCADE, IRQ_PIT};
-use crate::arch::msr;
 use crate::bus::{CpuSignal, InterruptController, IrqSink, Lock, Locked, MsiSink, VcpuId};
 use crate::clock::{Clock, Nanos, TimerClient, TimerQueue};
 use serde::{Deserialize, Serialize};
@@ -272,7 +271,13 @@ impl Chips {
         let Some(lapic) = self.lapics.get_mut(usize::from(vcpu.0)) else {
             return;
         };
-        match lapic.write(at, value) {
+        let effect = lapic.write(at, value);
+        self.follow(vcpu, effect);
+    }
+
+    /// Does what a write to a local APIC asks for.
+    fn follow(&mut self, vcpu: VcpuId, effect: Effect) {
+        match effect {
             Effect::None => {}
             Effect::Eoi(vector) => self.ioapic.end_of_interrupt(vector),
             Effect::Send(message, to) => self.send(vcpu, message, to),
@@ -358,15 +363,14 @@ impl InterruptController for InterruptComplex {
     }
 
     fn read_msr(&self, vcpu: VcpuId, index: u32) -> Option<u64> {
-        (index == msr::APIC_BASE)
-            .then(|| self.lock().lapics.get(usize::from(vcpu.0)).map(Lapic::base))
-            .flatten()
+        self.with_lapic(vcpu, |lapic| lapic.read_msr(index)).flatten()
     }
 
     fn write_msr(&self, vcpu: VcpuId, index: u32, value: u64) -> Option<()> {
-        (index == msr::APIC_BASE)
-            .then(|| self.with_lapic(vcpu, |lapic| lapic.set_base(value)))
-            .flatten()
-            .flatten()
+        self.with(|chips| {
+            let effect = chips.lapics.get_mut(usize::from(vcpu.0))?.write_msr(index, value)?;
+            chips.follow(vcpu, effect);
+            Some(())
+        })
     }
 }

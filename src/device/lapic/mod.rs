@@ -1,4 +1,4 @@
-//! A local APIC in xAPIC form (Intel SDM vol. 3A, chapter 11).
+//! A local APIC in xAPIC and x2APIC form (Intel SDM vol. 3A, chapter 11).
 //!
 //! The interrupt complex owns one for each vCPU and holds its lock during each call. What concerns others — an IPI, the
 //! end of a level-triggered interrupt — is returned as an [`Effect`], so that the complex decides.
@@ -15,6 +15,7 @@ mod spec;
 mod tests;
 mod timer;
 mod vectors;
+mod x2apic;
 
 pub use saved::SavedLapic;
 pub use spec::{DeliveryMode, Shorthand};
@@ -69,6 +70,8 @@ pub enum Effect {
 pub struct Lapic {
     // Configuration.
     is_boot: bool,
+    /// The APIC ID after reset, which x2APIC mode keeps.
+    initial_id: u8,
     // Runtime glue.
     clock: Arc<Clock>,
     timer: Timer,
@@ -99,6 +102,8 @@ pub struct State {
     lvt: [Lvt; LVT_COUNT],
     lint0: bool,
     counter: Counter,
+    /// IA32_TSC_DEADLINE: when the timer runs out, in ticks of the TSC; 0 for never.
+    deadline: u64,
     /// The CPU takes a start-up message: after INIT, and none came since. Never the boot processor.
     waits: bool,
 }
@@ -127,6 +132,7 @@ impl State {
             lvt,
             lint0: false,
             counter: Counter::default(),
+            deadline: 0,
             waits: !is_boot,
         }
     }
@@ -137,7 +143,7 @@ impl Lapic {
     #[must_use]
     pub fn new(id: u8, clock: Arc<Clock>, timer: Timer) -> Self {
         let is_boot = id == 0;
-        Self { is_boot, clock, timer, armed: None, state: State::after_reset(id, is_boot) }
+        Self { is_boot, initial_id: id, clock, timer, armed: None, state: State::after_reset(id, is_boot) }
     }
 
     fn is_enabled(&self) -> bool {
@@ -218,6 +224,10 @@ impl Lapic {
         if !logical {
             return destination == Message::EVERYONE || destination == u32::from(s.id);
         }
+        if self.is_x2apic() {
+            let own = self.logical_x2apic_id();
+            return destination >> 16 == own >> 16 && destination & own & 0xffff != 0;
+        }
         let Ok(destination) = u8::try_from(destination) else { return false };
         match s.model {
             0xf => destination & s.ldr != 0,
@@ -271,7 +281,34 @@ impl Lapic {
     }
 
     fn is_periodic(&self) -> bool {
-        self.state.lvt[TIMER].contains(Lvt::PERIODIC)
+        self.state.lvt[TIMER].contains(Lvt::PERIODIC) && !self.waits_for_deadline()
+    }
+
+    fn waits_for_deadline(&self) -> bool {
+        self.state.lvt[TIMER].contains(Lvt::DEADLINE)
+    }
+
+    /// IA32_TSC_DEADLINE; 0 once it has passed.
+    fn deadline(&mut self) -> u64 {
+        self.run_timer();
+        self.sync();
+        self.state.deadline
+    }
+
+    /// Sets IA32_TSC_DEADLINE; without effect in the other modes of the timer (11.5.4.1).
+    fn set_deadline(&mut self, ticks: u64) {
+        if !self.waits_for_deadline() {
+            return;
+        }
+        let nanos = |ticks: u64| {
+            let hz = u128::from(self.clock.tsc_hz().max(1));
+            u64::try_from((u128::from(ticks) * 1_000_000_000).div_ceil(hz)).unwrap_or(u64::MAX)
+        };
+        let left = nanos(ticks.saturating_sub(self.clock.tsc()));
+        self.state.deadline = ticks;
+        self.state.counter.expiry = (ticks != 0).then(|| self.clock.now().after(left));
+        self.run_timer();
+        self.sync();
     }
 
     /// Brings the timer up to date: delivers its interrupt if it ran out.
@@ -285,6 +322,7 @@ impl Lapic {
     fn run_timer(&mut self) {
         let periodic = self.is_periodic();
         if self.state.counter.expiry.is_some() && self.state.counter.expired(periodic, self.clock.now()) {
+            self.state.deadline = 0;
             self.deliver_local(TIMER);
         }
     }
@@ -308,7 +346,7 @@ impl Lapic {
 
     /// Reads the 32-bit register at `at` (a multiple of 16 below 0x1000).
     pub fn read(&mut self, at: u64) -> u32 {
-        let s = &mut self.state;
+        let s = &self.state;
         match at {
             offset::ID => u32::from(s.id) << 24,
             offset::VERSION => spec::VERSION,
@@ -327,6 +365,7 @@ impl Lapic {
             offset::ICR_HIGH => s.icr[1],
             offset::LVT_TIMER..=offset::LVT_ERROR => s.lvt[(at - offset::LVT_TIMER) as usize / 16].bits(),
             offset::INITIAL_COUNT => s.counter.initial,
+            offset::CURRENT_COUNT if self.waits_for_deadline() => 0,
             offset::CURRENT_COUNT => {
                 self.run_timer();
                 self.sync();
@@ -359,6 +398,7 @@ impl Lapic {
             offset::LVT_TIMER..=offset::LVT_ERROR => {
                 self.write_lvt((at - offset::LVT_TIMER) as usize / 16, value);
             }
+            offset::INITIAL_COUNT if self.waits_for_deadline() => {}
             offset::INITIAL_COUNT => {
                 self.run_timer();
                 let now = self.clock.now();
@@ -402,6 +442,10 @@ impl Lapic {
         if !entry.contains(Lvt::LEVEL) {
             entry -= Lvt::REMOTE_IRR;
         }
+        if index == TIMER && (entry ^ self.state.lvt[index]).contains(Lvt::DEADLINE) {
+            // What was set in the other mode is void.
+            (self.state.deadline, self.state.counter.expiry) = (0, None);
+        }
         self.state.lvt[index] = entry;
         if index == TIMER {
             self.sync();
@@ -428,7 +472,11 @@ impl Lapic {
         let [low, high] = self.state.icr;
         let logical = low & 1 << 11 != 0;
         let message = Message {
-            destination: Message::narrow_destination((high >> 24) as u8, logical),
+            destination: if self.is_x2apic() {
+                high
+            } else {
+                Message::narrow_destination((high >> 24) as u8, logical)
+            },
             logical,
             mode: DeliveryMode::from_bits(low >> 8),
             vector: low as u8,
@@ -436,22 +484,29 @@ impl Lapic {
             level: false,
         };
         match message.mode {
-            DeliveryMode::Fixed | DeliveryMode::LowestPriority if message.vector < FIRST_VECTOR => {
-                self.error(Esr::SEND_ILLEGAL_VECTOR);
-                Effect::None
-            }
             // The de-assertion of INIT only mattered to buses of old (11.6.1, "Level").
             DeliveryMode::Init if low & (spec::ICR_ASSERT | spec::ICR_LEVEL) == spec::ICR_LEVEL => {
                 Effect::None
             }
-            _ => Effect::Send(message, Shorthand::from_icr(low)),
+            _ => self.checked(message, Shorthand::from_icr(low)),
         }
     }
 
-    /// Whether the register page answers: not while IA32_APIC_BASE disables the APIC.
+    /// Sends a message, unless it has a vector that none can have.
+    fn checked(&mut self, message: Message, to: Shorthand) -> Effect {
+        if matches!(message.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority)
+            && message.vector < FIRST_VECTOR
+        {
+            self.error(Esr::SEND_ILLEGAL_VECTOR);
+            return Effect::None;
+        }
+        Effect::Send(message, to)
+    }
+
+    /// Whether the register page answers: not while IA32_APIC_BASE disables the APIC, nor in x2APIC mode.
     #[must_use]
     pub fn has_page(&self) -> bool {
-        self.is_enabled()
+        self.is_enabled() && !self.is_x2apic()
     }
 
     /// CR8.
@@ -478,6 +533,17 @@ impl Lapic {
             return None;
         }
         let new = ApicBase::from_bits_retain(value);
+        // From x2APIC mode the only way is to be disabled, and to it from being enabled (11.12.5).
+        let (both, extended) = (ApicBase::ENABLE | ApicBase::EXTD, new.contains(ApicBase::EXTD));
+        if extended && !(new.contains(both) && self.is_enabled())
+            || !extended && self.is_x2apic() && new.contains(ApicBase::ENABLE)
+        {
+            return None;
+        }
+        if extended && !self.is_x2apic() {
+            self.state.id = self.initial_id;
+            self.state.icr[1] = 0;
+        }
         if new.contains(ApicBase::ENABLE) && !self.is_enabled() {
             let State { id, lint0, waits, .. } = self.state;
             self.state = State { lint0, waits, ..State::after_reset(id, self.is_boot) };

@@ -34,6 +34,8 @@ pub struct SavedLapic {
     pub divide: u32,
     /// Guest time at which the timer's count reaches zero, in nanoseconds.
     pub expiry: Option<u64>,
+    /// IA32_TSC_DEADLINE.
+    pub deadline: u64,
     /// The CPU takes a start-up message.
     pub waits: bool,
 }
@@ -42,7 +44,7 @@ impl Lapic {
     /// The state to save.
     #[must_use]
     pub fn saved(&self) -> SavedLapic {
-        let Self { is_boot: _, clock: _, timer: _, armed: _, state } = self;
+        let Self { is_boot: _, initial_id: _, clock: _, timer: _, armed: _, state } = self;
         let State {
             base,
             id,
@@ -59,6 +61,7 @@ impl Lapic {
             lvt,
             lint0,
             counter,
+            deadline,
             waits,
         } = state.clone();
         let Counter { initial, divide, expiry } = counter;
@@ -80,6 +83,7 @@ impl Lapic {
             initial_count: initial,
             divide,
             expiry: expiry.map(|at| at.0),
+            deadline,
             waits,
         }
     }
@@ -124,17 +128,20 @@ impl State {
             initial_count,
             divide,
             expiry,
+            deadline,
             waits,
         } = saved.clone();
         let lvt_possible = |(i, (entry, writable)): (usize, (&u32, u32))| {
             let read_only = if i == LINT0 { Lvt::REMOTE_IRR.bits() } else { 0 };
             entry & !(writable | read_only) == 0
         };
+        let x2apic = base & ApicBase::EXTD.bits() != 0;
         let possible = base & !APIC_BASE_WRITABLE == 0
             && model <= 0xf
             && svr <= 0x1ff
             && icr[0] & !ICR_LOW_WRITABLE == 0
-            && icr[1] & 0x00ff_ffff == 0
+            && (x2apic || icr[1] & 0x00ff_ffff == 0)
+            && (!x2apic || base & ApicBase::ENABLE.bits() != 0)
             && divide & !0xb == 0
             && lvt.iter().zip(LVT_WRITABLE).enumerate().all(lvt_possible);
         if !possible {
@@ -156,6 +163,7 @@ impl State {
             lvt: lvt.map(Lvt::from_bits_retain),
             lint0,
             counter: Counter { initial: initial_count, divide, expiry: expiry.map(Nanos) },
+            deadline,
             waits,
         })
     }

@@ -53,13 +53,15 @@ bitflags! {
         const MASKED = 1 << 16;
         /// Timer mode: periodic.
         const PERIODIC = 1 << 17;
+        /// Timer mode: the deadline that an MSR holds. With the bit of [`Self::PERIODIC`], reserved.
+        const DEADLINE = 1 << 18;
         const _ = !0;
     }
 }
 
 /// Writable bits of each entry of the local vector table.
 pub(super) const LVT_WRITABLE: [u32; LVT_COUNT] =
-    [0x3_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
+    [0x7_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
 
 impl Lvt {
     pub(super) fn vector(self) -> u8 {
@@ -135,7 +137,7 @@ bitflags! {
     pub(super) struct ApicBase: u64 {
         /// This is the boot processor.
         const BSP = 1 << 8;
-        /// x2APIC mode: not offered.
+        /// x2APIC mode.
         const EXTD = 1 << 10;
         /// Global enable.
         const ENABLE = 1 << 11;
@@ -143,8 +145,8 @@ bitflags! {
     }
 }
 
-/// Bits of IA32_APIC_BASE that may be written: base (52-bit addresses), enable, BSP.
-pub(super) const APIC_BASE_WRITABLE: u64 = 0x000f_ffff_ffff_f900;
+/// Bits of IA32_APIC_BASE that may be written: base (52-bit addresses), enable, x2APIC, BSP.
+pub(super) const APIC_BASE_WRITABLE: u64 = 0x000f_ffff_ffff_fd00;
 /// Writable bits of the interrupt command register's low half.
 pub(super) const ICR_LOW_WRITABLE: u32 = 0x000c_cfff;
 /// In that half: assert, not de-assert.

@@ -72,7 +72,8 @@ fn impossible_states_are_refused() {
         |s: &mut super::SavedLapic| s.model = 0x10,
         |s: &mut super::SavedLapic| s.divide = 4,
         |s: &mut super::SavedLapic| s.lvt[0] = 1 << 14,
-        |s: &mut super::SavedLapic| s.base |= 1 << 10,
+        |s: &mut super::SavedLapic| s.base = 1 << 10,
+        |s: &mut super::SavedLapic| s.icr[1] = 1,
     ] {
         let mut bad = good.clone();
         spoil(&mut bad);

@@ -46,6 +46,11 @@ fn read(cx: &Cx, index: u32) -> Option<u64> {
         msr::GS_BASE => cx.state.segment(SegmentRegister::Gs).base,
         msr::KERNEL_GS_BASE => m.kernel_gs_base,
         msr::TSC_AUX => m.tsc_aux,
+        // The chip knows nothing of what this CPU's counter is ahead.
+        msr::TSC_DEADLINE => match cx.platform.msr_read(cx.mmu.vcpu, index)? {
+            0 => 0,
+            ticks => ticks.wrapping_add(m.tsc_adjust),
+        },
         _ => return msr::constant(index).or_else(|| cx.platform.msr_read(cx.mmu.vcpu, index)),
     })
 }
@@ -87,6 +92,10 @@ fn write(cx: &mut Cx, index: u32, value: u64) -> Option<()> {
         msr::GS_BASE => cx.state.segment_mut(SegmentRegister::Gs).base = canonical()?,
         msr::KERNEL_GS_BASE => cx.state.msrs.kernel_gs_base = canonical()?,
         msr::TSC_AUX => cx.state.msrs.tsc_aux = word()?,
+        msr::TSC_DEADLINE => {
+            let ticks = if value == 0 { 0 } else { value.saturating_sub(cx.state.msrs.tsc_adjust).max(1) };
+            return cx.platform.msr_write(cx.mmu.vcpu, index, ticks);
+        }
         _ if msr::ignores_writes(index) => {}
         _ => return cx.platform.msr_write(cx.mmu.vcpu, index, value),
     }
