@@ -256,8 +256,9 @@ impl Platform {
         Some(vector)
     }
 
-    /// Takes the NMI that waits, if one does; counts and traces it.
-    pub(super) fn take_nmi(&self, vcpu: VcpuId) -> bool {
+    /// Takes the NMI that waits, if one does; counts and traces it. Whoever takes it enters its handler, or sees to it that
+    /// the CPU does.
+    pub fn take_nmi(&self, vcpu: VcpuId) -> bool {
         let taken = self.parts.interrupts.take_nmi(vcpu);
         if taken {
             self.counters(vcpu).count(Cause::Interrupt);

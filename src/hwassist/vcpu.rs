@@ -77,7 +77,7 @@ pub(super) enum Next {
 impl KvmVcpu {
     pub(super) fn new(id: VcpuId, shared: Arc<Shared>) -> Result<Self, EngineError> {
         let fd = shared.vm.create_vcpu(id.0.into()).map_err(host("cannot create a vCPU with KVM"))?;
-        cpuid::set(&fd, &shared.cpuid)?;
+        cpuid::set(&fd, &shared.cpuid.of_cpu(id.0, shared.cpus))?;
         let apic_base = fd.get_sregs().map_err(host("cannot read the registers of a vCPU"))?.apic_base;
         let tsc = TscOffset::probe(&fd)?;
         Ok(Self {
@@ -245,6 +245,14 @@ impl KvmVcpu {
             }
             if self.activity == Activity::Shutdown {
                 return Ok(Exit::TripleFault);
+            }
+            if self.activity == Activity::WaitsForStartUp {
+                return Ok(Exit::Halted);
+            }
+            if platform.take_nmi(self.id) {
+                // KVM holds it back while another one is handled.
+                self.fd.nmi().map_err(host("KVM refuses an NMI"))?;
+                self.activity = Activity::Running;
             }
             let pending = platform.interrupt_pending(self.id);
             if pending && self.window_open {

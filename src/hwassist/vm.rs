@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) vm: VmFd,
     pub(super) ram: Arc<GuestRam>,
     pub(super) cpuid: CpuidTable,
+    /// How many vCPUs there are to be, for what CPUID says of it.
+    pub(super) cpus: u8,
     /// What KVM was told of RAM.
     regions: Mutex<Vec<kvm_userspace_memory_region>>,
     /// Whether accesses to MSRs that KVM does not hold come to us.
@@ -137,6 +139,9 @@ impl KvmBackend {
     /// [`EngineError::Unavailable`] with what to do about it; [`EngineError::Host`] if KVM refuses a step.
     pub fn new(platform: &Platform) -> Result<Self, EngineError> {
         let mut backend = Self::with_parts(Path::new(DEVICE), platform.ram(), platform.cpuid_table())?;
+        if let Some(shared) = Arc::get_mut(&mut backend.shared) {
+            shared.cpus = platform.vcpus().count() as u8;
+        }
         if let Some(calls) = platform.hypercalls() {
             if !backend.shared.has_msr_exits {
                 return Err(unavailable(
@@ -179,7 +184,7 @@ impl KvmBackend {
         let has_msr_exits = msr::filter(&vm)?;
         let (ram, cpuid) = (Arc::clone(ram), cpuid.clone());
         Ok(Self {
-            shared: Arc::new(Shared { vm, ram, cpuid, regions: Mutex::default(), has_msr_exits }),
+            shared: Arc::new(Shared { vm, ram, cpuid, cpus: 1, regions: Mutex::default(), has_msr_exits }),
             caps: Caps { engine: Engine::Kvm.name(), label: String::from("KVM") },
             slots: AtomicU32::new(0),
         })

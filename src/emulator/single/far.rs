@@ -310,6 +310,13 @@ fn far_return(cx: &mut Cx, op: &Op) -> Step {
     Ok(Flow::Renew)
 }
 
+/// IRET ends the blocking of NMIs; one that came meanwhile is looked for.
+fn let_nmis_in(cx: &mut Cx) {
+    if std::mem::take(&mut cx.state.nmi_blocked) {
+        cx.platform.kick(cx.mmu.vcpu).poke();
+    }
+}
+
 /// IRET of ring 0 to virtual-8086 mode: stack pointer and data segments are in the frame too (SDM 21.2.2).
 fn to_virtual_8086(cx: &mut Cx, rip: u64, code: u16, image: u64) -> Step {
     let mut words = [0; 6];
@@ -333,7 +340,7 @@ fn to_virtual_8086(cx: &mut Cx, rip: u64, code: u16, image: u64) -> Step {
     cx.regs[RSP] = words[0];
     cx.state.rip = rip;
     cx.set_rflags(Rflags::from_bits_truncate(image) | Rflags::FIXED);
-    cx.state.nmi_blocked = false;
+    let_nmis_in(cx);
     cx.refresh();
     Ok(Flow::Renew)
 }
@@ -356,7 +363,7 @@ fn iret(cx: &mut Cx, op: &Op) -> Step {
         }
         let link = task::link(cx)?;
         task::switch(cx, link, task::Reason::Return, instruction.next_ip())?;
-        cx.state.nmi_blocked = false;
+        let_nmis_in(cx);
         return Ok(Flow::Renew);
     }
     let long = cx.state.is_64bit_code();
@@ -397,7 +404,7 @@ fn iret(cx: &mut Cx, op: &Op) -> Step {
     }
     let kept = cx.rflags() - writable;
     cx.set_rflags(kept | Rflags::from_bits_retain(image) & writable | Rflags::FIXED);
-    cx.state.nmi_blocked = false;
+    let_nmis_in(cx);
     cx.refresh();
     Ok(Flow::Renew)
 }
