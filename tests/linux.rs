@@ -76,12 +76,18 @@ fn text(bytes: &[u8]) -> String {
 
 /// Boots with an `/init` of these lines; what the guest printed. It must have ended well.
 fn boot(kernel: &Path, busybox: &Path, lines: &str, engine: &str) -> String {
+    boot_with(kernel, busybox, lines, &["--engine", engine], "")
+}
+
+/// As [`boot`], with these arguments, and these words beside the kernel's usual ones.
+fn boot_with(kernel: &Path, busybox: &Path, lines: &str, arguments: &[&str], words: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let initrd = folder.path().join("initrd");
     std::fs::write(&initrd, Cpio::with_init(&std::fs::read(busybox).unwrap(), lines)).unwrap();
     let (kernel, initrd) = (kernel.to_str().unwrap(), initrd.to_str().unwrap());
-    let append = "console=ttyS0 quiet";
-    let output = run(&["--engine", engine, "--kernel", kernel, "--initrd", initrd, "--append", append]);
+    let append = format!("console=ttyS0 quiet {words}");
+    let image = ["--kernel", kernel, "--initrd", initrd, "--append", &append];
+    let output = run(&[arguments, &image].concat());
     let printed = text(&output.stdout);
     assert!(output.status.success(), "{}\n{}", text(&output.stderr), printed);
     printed
@@ -108,6 +114,41 @@ fn a_stock_kernel_reaches_user_space_and_switches_off() {
     // Interrupts go by the I/O APIC, as the tables say.
     assert!(printed.contains("IO-APIC") && printed.contains("ttyS0"), "{printed}");
     assert!(printed.contains("last line"), "{printed}");
+}
+
+/// What init prints of the CPUs: how many there are, and the ticks that each spent on programs.
+fn cpus(printed: &str) -> (usize, Vec<u32>) {
+    let count = printed.lines().filter(|line| line.starts_with("processor")).count();
+    let stat = |line: &str| {
+        let mut words = line.split_whitespace();
+        let name = words.next()?;
+        let is_cpu =
+            name.len() > 3 && name.starts_with("cpu") && name[3..].bytes().all(|b| b.is_ascii_digit());
+        is_cpu.then(|| words.next()?.parse().ok()).flatten()
+    };
+    (count, printed.lines().filter_map(stat).collect())
+}
+
+#[test]
+fn a_stock_kernel_runs_programs_on_all_its_cpus() {
+    let Some((kernel, busybox)) = debian() else { return };
+    let lines = "busybox mount -t proc proc /proc\n\
+        busybox grep ^processor /proc/cpuinfo\n\
+        busy() { i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo through; }\n\
+        busy & busy & busy & busy & wait\n\
+        busybox dd if=/dev/zero bs=64k count=64 2>/dev/null | busybox gzip | busybox gunzip | busybox md5sum\n\
+        busybox cat /proc/interrupts\n\
+        busybox grep ^cpu /proc/stat\n\
+        busybox poweroff -f\n";
+    for number in ["2", "3"] {
+        let printed = boot_with(&kernel, &busybox, lines, &["--cpus", number], "");
+        let (count, busy) = cpus(&printed);
+        assert_eq!((count, busy.len()), (number.parse().unwrap(), count), "{printed}");
+        assert!(busy.iter().all(|ticks| *ticks > 0), "{printed}");
+        assert_eq!(printed.matches("through").count(), 4, "{printed}");
+        assert!(printed.contains("b5cfa9d6c8febd618f91ac2843d50a1c"), "{printed}");
+        assert!(printed.contains("IO-APIC") && printed.contains("ttyS0"), "{printed}");
+    }
 }
 
 #[test]

@@ -34,8 +34,10 @@ pub const FIRMWARE_SHADOW: Gpa = Gpa(0xe_0000);
 pub const FIRMWARE_END: Gpa = Gpa(0x1_0000_0000);
 /// Bytes of a firmware image at most: below it the local APIC has its place.
 pub const FIRMWARE_MOST: u64 = 8 << 20;
-/// Where the ACPI tables begin, with the RSDP; the MP table follows. Up to 1 MiB.
+/// Where the ACPI tables begin, with the RSDP. Up to [`MP_POINTER`].
 pub const FIRMWARE_TABLES: Gpa = Gpa(0xe_0000);
+/// Where the MP floating pointer is, and its table after it: in the range that guests search. Up to 1 MiB.
+pub const MP_POINTER: Gpa = Gpa(0xf_0000);
 /// First byte that images may be loaded to.
 pub const IMAGE_START: Gpa = Gpa(0x10_0000);
 /// Where flat binaries are loaded and entered.

@@ -63,7 +63,7 @@ pub(super) fn write(ram: &GuestRam, shape: Shape) {
     let mut bytes = rsdp(tables.rsdt, tables.xsdt);
     bytes.resize(room, 0);
     bytes.extend(tables.bytes);
-    debug_assert!(at + bytes.len() as u64 <= layout::IMAGE_START.0, "the tables have outgrown their place");
+    debug_assert!(at + bytes.len() as u64 <= layout::MP_POINTER.0, "the tables have outgrown their place");
     // A guest with less than 1 MiB of RAM does without.
     let _too_small = ram.write(Gpa(at), &bytes);
 }

@@ -11,6 +11,7 @@ mod fw_cfg;
 mod ide;
 #[cfg(test)]
 mod lockstep_tests;
+mod mp_table;
 mod pc;
 mod run;
 mod screen;
@@ -136,6 +137,7 @@ impl Machine {
         // An image that lies where the tables are goes without them; firmware makes its own.
         if image.rom().is_none() {
             firmware::write(pc.platform().ram(), Shape { cpus: spec.cpus, screen: spec.screen });
+            mp_table::write(pc.platform().ram(), spec.cpus);
         }
         let state = image.load(pc.platform().ram(), &spec.command_line)?;
         let platform = Arc::clone(pc.platform());
