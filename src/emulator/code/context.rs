@@ -75,6 +75,8 @@ pub(crate) struct Context {
     pub levels: u64,
     /// Addresses of the soft TLB's banks of the supervisor and of the user.
     pub tlbs: [u64; 2],
+    /// Where registers are while a window is moved, see [`super::stubs::Stubs::refill`].
+    pub scratch: [u64; 2],
     /// Guest instructions that translated code has completed since they were brought to the ledger, where it counts them.
     pub executed: u64,
 }
@@ -105,6 +107,7 @@ impl Context {
     pub(crate) const UNSWITCHED: i32 = offset_of!(Self, unswitched) as i32;
     pub(crate) const LEVELS: i32 = offset_of!(Self, levels) as i32;
     pub(crate) const TLBS: i32 = offset_of!(Self, tlbs) as i32;
+    pub(crate) const SCRATCH: i32 = offset_of!(Self, scratch) as i32;
     pub(crate) const PENDING: i32 = offset_of!(Self, pending) as i32;
     pub(crate) const MSR_PLACES: i32 = offset_of!(Self, msr_places) as i32;
     pub(crate) const EXECUTED: i32 = offset_of!(Self, executed) as i32;
@@ -151,6 +154,7 @@ impl Frame {
                 unswitched: 0,
                 levels: 0,
                 tlbs: [0; 2],
+                scratch: [0; 2],
                 pending: 0,
                 msr_places: 0,
                 session: 0,

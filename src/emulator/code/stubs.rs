@@ -6,7 +6,12 @@
 use super::context::Context;
 use super::registers::{GUEST_RAX, pinned};
 use crate::arch::XsaveArea;
+use crate::arch::address::PAGE_SIZE;
 use crate::emulator::emit::{Alu, Assembler, Condition, Gs, Mem, RAX, RCX, RDI, RDX, RSI, RSP, Reg, Rm};
+use crate::emulator::mmu::tlb::{ENTRIES, ENTRY_ADDEND, ENTRY_READ, ENTRY_SHIFT, ENTRY_WRITE};
+use crate::emulator::mmu::window::{SPANS, Window};
+
+use std::mem::offset_of;
 
 /// Answers a call for help: context and number in, address to go on at out.
 pub(crate) type Answer = extern "sysv64" fn(*mut Context, u32) -> usize;
@@ -45,6 +50,11 @@ pub(crate) struct Stubs {
     pub no_return: usize,
     /// To be called: puts the guest's vector registers into the host's.
     pub load_vectors: usize,
+    /// To be called, for reading and for writing, and for each of [`SPANS`]: moves a window that is one page of the soft TLB
+    /// to the page of the address in RCX, if the TLB knows that page, the span ends in it, and no miss is to be told of
+    /// yet. The window's offset is in EAX, the host's RAX in the first of [`Context::scratch`]. ZF says that it was moved,
+    /// and RAX is what it was. Changes RCX and flags.
+    pub refill: [[usize; SPANS.len()]; 2],
 }
 
 /// A field of the context.
@@ -135,6 +145,45 @@ fn call_host(asm: &mut Assembler, function: usize) {
     asm.load(RSP, field(Context::RETURNS));
 }
 
+/// Writes one of [`Stubs::refill`].
+fn refill(asm: &mut Assembler, write: bool, span: u64) {
+    let part = |offset: usize| Mem::at(RAX, offset as i32);
+    let page = PAGE_SIZE as i32;
+    asm.store(field(Context::SCRATCH + 8), RDX);
+    asm.alu(Alu::Add, RAX, field(Context::ITSELF));
+    asm.alu_imm(true, Alu::Cmp, part(offset_of!(Window, length)), page);
+    let other = asm.jump_if(Condition::NOT_EQUAL);
+    asm.alu_imm(false, Alu::Sub, field(Context::MISSES), 1);
+    let told = asm.jump_if(Condition::SIGN);
+    asm.mov32(RDX, RCX);
+    asm.alu_imm(false, Alu::And, RDX, page - 1);
+    asm.alu_imm(false, Alu::Cmp, RDX, page - span as i32);
+    let beyond = asm.jump_if(Condition::ABOVE);
+    asm.mov(RDX, RCX);
+    asm.shift(true, true, RDX, 12 - ENTRY_SHIFT);
+    asm.alu_imm(false, Alu::And, RDX, ((ENTRIES - 1) << ENTRY_SHIFT) as i32);
+    asm.alu(Alu::Add, RDX, field(Context::TLB));
+    asm.alu_imm(true, Alu::And, RCX, -page);
+    asm.alu(Alu::Cmp, RCX, Mem::at(RDX, if write { ENTRY_WRITE } else { ENTRY_READ }));
+    let unknown = asm.jump_if(Condition::NOT_EQUAL);
+    // Its limits are those of any page.
+    asm.store(part(offset_of!(Window, start)), RCX);
+    asm.load(RDX, Mem::at(RDX, ENTRY_ADDEND));
+    asm.store(part(offset_of!(Window, addend)), RDX);
+    asm.load(RDX, field(Context::SCRATCH + 8));
+    asm.load(RAX, field(Context::SCRATCH));
+    asm.alu(Alu::Cmp, RCX, RCX);
+    asm.ret();
+    for from in [other, told, beyond, unknown] {
+        asm.bind(from);
+    }
+    asm.load(RDX, field(Context::SCRATCH + 8));
+    // Not zero: ZF is clear.
+    asm.mov_imm(RCX, 1);
+    asm.alu_imm(false, Alu::Cmp, RCX, 0);
+    asm.ret();
+}
+
 impl Stubs {
     /// Writes the stubs; `base` is the address of the buffer's start. `avx` says that the guest has YMM registers.
     pub(crate) fn emit(asm: &mut Assembler, base: usize, avx: bool, callees: Callees) -> Self {
@@ -214,6 +263,13 @@ impl Stubs {
             asm.load(reg, field(Context::register(guest)));
         }
         asm.jump_rm(RAX);
+
+        for (write, addresses) in stubs.refill.iter_mut().enumerate() {
+            for (address, span) in addresses.iter_mut().zip(SPANS) {
+                *address = base + asm.position();
+                refill(asm, write != 0, span);
+            }
+        }
 
         stubs.load_vectors = base + asm.position();
         load_vectors(asm, avx);

@@ -1,6 +1,7 @@
 //! What lies off the hot path of a block, behind it: calls for help, and ways that are rarely taken.
 use super::builder::{Builder, Flags};
 use super::number;
+use super::windows::Refill;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, restore_flags};
 use crate::emulator::emit::{Forward, RAX, RCX, RSP};
@@ -27,6 +28,8 @@ pub(super) enum Cold {
     Vectors { resume: usize },
     /// An access that missed its window: a while on through the soft TLB.
     Missed { link: u32 },
+    /// As `Missed`, but its window may be moved at once.
+    Refill(Refill),
 }
 
 impl Builder<'_> {
@@ -75,6 +78,7 @@ impl Builder<'_> {
                 }
                 Cold::Stale { link, rip, direct, back } => self.stale(link, rip, direct, back),
                 Cold::Missed { link } => self.missed(link),
+                Cold::Refill(refill) => self.refill(&refill),
                 Cold::Astray { site } => {
                     self.asm.load(RSP, field(Context::RETURNS_BASE));
                     self.look_up(site);

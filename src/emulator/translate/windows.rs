@@ -16,6 +16,32 @@ fn miss_of(group: &Group) -> Miss {
     Miss { address: group.address, class: class(&group.address), write: group.write }
 }
 
+/// The ways on which a comparison with a window leaves.
+struct Compared {
+    /// What is checked does not lie in it.
+    outside: Ways,
+    /// It is not aligned as it must be.
+    unfit: Ways,
+}
+
+/// What becomes of a group that missed its window, see [`Builder::refill`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refill {
+    link: u32,
+    group: Group,
+    resume: usize,
+}
+
+/// What a group is checked against: the window's offset in the context, which of [`SPANS`], and the address that is
+/// compared. Of the stack the end is checked; what lies before it may be as much as the span.
+fn checked_against(user: bool, group: &Group) -> (i32, usize, Address) {
+    let class = class(&group.address);
+    let window = Context::window(user, group.write, class);
+    let kind = SPANS.iter().position(|&span| group.span <= span as i64).unwrap_or(SPANS.len() - 1);
+    let ahead = if class == STACK { group.span - SPANS[kind] as i64 } else { 0 };
+    (window, kind, Address { disp: group.address.disp.wrapping_add(ahead), ..group.address })
+}
+
 /// Of the start of a loop: what a CPU fetches decoded instructions by.
 const LOOP_ALIGNMENT: usize = 32;
 
@@ -30,7 +56,7 @@ impl Builder<'_> {
         let plan = self.plan;
         if let Way::Windows { user } = self.way {
             for (i, group) in plan.groups.iter().enumerate().filter(|(_, group)| group.at_start) {
-                self.check_window(user, group, self.rip);
+                self.check_window(user, group, self.rip, true);
                 self.checked[i] = true;
             }
         }
@@ -62,7 +88,8 @@ impl Builder<'_> {
         let kicked = self.is_kicked();
         let mut missed = Vec::new();
         for group in plan.groups.iter().filter(|group| group.at_start && group.moves) {
-            let ways = self.compare_with_window(user, group);
+            let Compared { outside, unfit } = self.compare_with_window(user, group);
+            let ways: Ways = outside.into_iter().chain(unfit).collect();
             missed.push((ways, self.miss_link(miss_of(group), self.rip)));
         }
         self.asm.jump_back(self.body);
@@ -88,13 +115,43 @@ impl Builder<'_> {
 
     /// Checks an address against its window, and with it the bytes behind. If it misses, the instruction at `rip` and
     /// what follows run through the soft TLB.
-    fn check_window(&mut self, user: bool, group: &Group, rip: u64) {
+    fn check_window(&mut self, user: bool, group: &Group, rip: u64, planned: bool) {
         // This way out gives nothing back.
         self.regret_lent |= !self.lent.is_empty();
         self.save_flags();
-        let missed = self.compare_with_window(user, group);
+        let Compared { outside, unfit } = self.compare_with_window(user, group);
         let link = self.miss_link(miss_of(group), rip);
-        self.cold.push((missed, Cold::Missed { link }));
+        // Other groups that were checked against the same window must find it as it was.
+        let same =
+            |other: &&Group| other.write == group.write && class(&other.address) == class(&group.address);
+        let alone = self.plan.groups.iter().filter(same).count() == 1;
+        if user && planned && alone && group.span <= SLACK as i64 {
+            let refill = Refill { link, group: *group, resume: self.asm.position() };
+            self.cold.push((outside, Cold::Refill(refill)));
+            if !unfit.is_empty() {
+                let link = self.miss_link(miss_of(group), rip);
+                self.cold.push((unfit, Cold::Missed { link }));
+            }
+        } else {
+            let missed = outside.into_iter().chain(unfit).collect();
+            self.cold.push((missed, Cold::Missed { link }));
+        }
+    }
+
+    /// An access missed its window, which no other group of the block was checked against: if it is one page of the soft
+    /// TLB, it moves to the page of the access.
+    pub(super) fn refill(&mut self, refill: &Refill) {
+        let Refill { link, group, resume } = refill;
+        let (window, kind, address) = checked_against(true, group);
+        self.asm.store(field(Context::SCRATCH), RAX);
+        self.put_address(&address);
+        self.asm.mov_imm(RAX, window as u64);
+        let stub = self.stubs.refill[usize::from(group.write)][kind];
+        self.asm.call(stub);
+        let failed = self.asm.jump_if(Condition::NOT_EQUAL);
+        self.asm.jump_back(*resume);
+        self.asm.bind(failed);
+        self.missed(*link);
     }
 
     /// A link to the instruction at `rip`, to be taken when an access missed its window.
@@ -119,23 +176,15 @@ impl Builder<'_> {
     }
 
     /// Compares a group with its window: the ways on which it misses. Changes RCX, RAX and flags.
-    fn compare_with_window(&mut self, user: bool, group: &Group) -> Ways {
-        let Group { address, write, mut aligned, .. } = *group;
-        let class = class(&address);
-        let window = Context::window(user, write, class);
-        let part = |offset: usize| field(window + offset as i32);
-        let kind = SPANS.iter().position(|&span| group.span <= span as i64).unwrap_or(SPANS.len() - 1);
-        let limit = part(offset_of!(Window, limits) + 8 * kind);
-        if class == STACK {
-            // The end is checked; what lies before it may be as much as the span.
-            let ahead = group.span - SPANS[kind] as i64;
-            aligned = aligned.map(|(distance, alignment)| (distance - ahead, alignment));
-            self.put_address(&Address { disp: address.disp.wrapping_add(ahead), ..address });
-        } else {
-            self.put_address(&address);
-        }
-        let mut missed = Ways::new();
-        if let Some((distance, alignment)) = aligned {
+    fn compare_with_window(&mut self, user: bool, group: &Group) -> Compared {
+        let (window, kind, address) = checked_against(user, group);
+        let limit = field(window + (offset_of!(Window, limits) + 8 * kind) as i32);
+        // From what is checked, which may lie before the group.
+        let ahead = address.disp.wrapping_sub(group.address.disp);
+        self.put_address(&address);
+        let mut compared = Compared { outside: Ways::new(), unfit: Ways::new() };
+        if let Some((distance, alignment)) = group.aligned {
+            let distance = distance - ahead;
             let low = if distance % alignment as i64 == 0 {
                 RCX
             } else {
@@ -143,17 +192,17 @@ impl Builder<'_> {
                 RAX
             };
             self.asm.test8(low, (alignment - 1) as u8);
-            missed.push(self.asm.jump_if(Condition::NOT_EQUAL));
+            compared.unfit.push(self.asm.jump_if(Condition::NOT_EQUAL));
         }
-        self.asm.alu(Alu::Sub, RCX, part(offset_of!(Window, start)));
+        self.asm.alu(Alu::Sub, RCX, field(window + offset_of!(Window, start) as i32));
         self.asm.alu(Alu::Cmp, RCX, limit);
-        missed.push(self.asm.jump_if(Condition::NOT_BELOW));
-        if class != STACK && group.span > SLACK as i64 {
+        compared.outside.push(self.asm.jump_if(Condition::NOT_BELOW));
+        if class(&group.address) != STACK && group.span > SLACK as i64 {
             self.asm.alu_imm(true, Alu::Add, RCX, (group.span - SLACK as i64) as i32);
             self.asm.alu(Alu::Cmp, RCX, limit);
-            missed.push(self.asm.jump_if(Condition::NOT_BELOW));
+            compared.outside.push(self.asm.jump_if(Condition::NOT_BELOW));
         }
-        missed
+        compared
     }
 
     pub(super) fn through_window(&mut self, user: bool, access: &Access) -> Mem {
@@ -168,7 +217,7 @@ impl Builder<'_> {
             Some(number) => {
                 let group = &plan.groups[number];
                 if !self.checked[number] {
-                    self.check_window(user, group, rip);
+                    self.check_window(user, group, rip, true);
                     self.checked[number] = true;
                 }
                 group.write
@@ -183,7 +232,7 @@ impl Builder<'_> {
                     first: index,
                     moves: true,
                 };
-                self.check_window(user, &alone, rip);
+                self.check_window(user, &alone, rip, false);
                 access.write
             }
         };

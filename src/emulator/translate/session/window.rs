@@ -132,7 +132,8 @@ impl Session<'_, '_> {
         if *window == found {
             (known.local, known.of_ac) = (known.local & !bit, known.of_ac & !bit);
         }
-        known.local |= if depends.on_space { bit } else { 0 };
+        // Those of the user are moved by translated code, which knows only the soft TLB.
+        known.local |= if depends.on_space || set == 1 { bit } else { 0 };
         known.of_ac |= if depends.on_ac { bit } else { 0 };
         *misses = match () {
             () if empty => 0,

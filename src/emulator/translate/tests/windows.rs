@@ -125,3 +125,66 @@ fn an_interrupt_that_a_device_raises_when_written_comes_before_the_next_instruct
     assert_eq!((b.state.gpr[RCX], b.state.gpr[RBX]), (7, 2 * 33 + 1));
     assert_eq!(b.machine.port.lock().unwrap().writes.len(), 2 * 33 + 1);
 }
+
+/// Ring 3, over single pages that lie in RAM in another order: reads, changes and stores, aligned vectors, fields on both
+/// sides of a page's end, two bases of one class, a stack that walks from page to page.
+#[test]
+fn single_pages_take_turns_in_a_users_windows() {
+    const PAGES: u64 = 12;
+    let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        let (mut again, mut next, mut leave) = (a.create_label(), a.create_label(), a.create_label());
+        a.mov(r12d, 40)?;
+        a.xor(eax, eax)?;
+        a.set_label(&mut again)?;
+        a.mov(rsi, WINDOW)?;
+        a.mov(rdi, WINDOW + 0x7010)?;
+        a.mov(ecx, PAGES as u32 - 1)?;
+        a.set_label(&mut next)?;
+        a.mov(rdx, qword_ptr(rsi + 8))?;
+        a.add(rax, rdx)?;
+        a.rol(rax, 7)?;
+        a.mov(qword_ptr(rsi + 16), rax)?;
+        a.xor(qword_ptr(rdi), rax)?;
+        a.movaps(xmm0, xmmword_ptr(rsi + 32))?;
+        a.paddq(xmm0, xmmword_ptr(rdi + 32))?;
+        a.movaps(xmmword_ptr(rsi + 48), xmm0)?;
+        a.movq(rbx, xmm0)?;
+        a.add(rax, rbx)?;
+        // Both pages, and either.
+        a.add(qword_ptr(rsi + 0xffc), rax)?;
+        a.mov(r9, qword_ptr(rsi + 0xff8))?;
+        a.mov(r10, qword_ptr(rsi + 0x1000))?;
+        a.lea(rsp, qword_ptr(rsi + 0x1008))?;
+        a.push(r9)?;
+        a.push(r10)?;
+        a.push(rax)?;
+        a.pop(r11)?;
+        a.pop(rdx)?;
+        a.xor(rax, rdx)?;
+        a.add(rsi, 0x1000)?;
+        a.xor(rdi, 0x3000)?;
+        a.dec(ecx)?;
+        a.jnz(next)?;
+        a.dec(r12d)?;
+        a.jz(leave)?;
+        a.jmp(again)?;
+        a.set_label(&mut leave)?;
+        a.int(0x80)
+    };
+    let run = |user: bool| {
+        let pair = Pair::new(|a| emit(a).unwrap()).set_up(|b| {
+            for page in 0..PAGES {
+                b.map(page, (DATA + 0x1000 * (page * 7 % PAGES)) | 7);
+            }
+            for i in 0..PAGES * 512 {
+                b.poke(DATA + 8 * i, i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            }
+            b.gate(0x80, 3, 0);
+            if user {
+                b.enter_ring3();
+            }
+        });
+        pair.run().state.gpr[0]
+    };
+    assert_eq!(run(true), run(false));
+}
