@@ -366,7 +366,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The soft TLB's entry, in RAX, for `size` bytes at the guest address in RCX; else the cold way. Changes RCX and flags.
-    fn find_entry(&mut self, size: usize, write: bool) {
+    pub(super) fn find_entry(&mut self, size: usize, write: bool) {
         self.asm.mov(RAX, RCX);
         self.asm.shift(true, true, RAX, 12 - ENTRY_SHIFT);
         self.asm.alu_imm(false, Alu::And, RAX, ((ENTRIES - 1) << ENTRY_SHIFT) as i32);

@@ -1,4 +1,5 @@
-//! REP MOVS and REP STOS as themselves, where all that they touch lies in windows.
+//! REP MOVS and REP STOS as themselves, where all that they touch lies in windows, or in one page each that the soft TLB
+//! knows.
 //!
 //! The index registers are moved to host addresses for as long as the instruction takes. What it does to memory that
 //! overlaps, or that the guest maps twice, is what it does natively: RAM lies in the host at one place, in the order of
@@ -13,7 +14,8 @@ use crate::emulator::code::Miss;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::{GUEST_RAX, GUEST_RCX};
 use crate::emulator::code::stubs::field;
-use crate::emulator::emit::{Alu, Condition, RAX, RCX, RDI, RSI, Reg};
+use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX, RDI, RSI, Reg};
+use crate::emulator::mmu::tlb::ENTRY_ADDEND;
 use crate::emulator::mmu::window::Window;
 use iced_x86::{Code, Instruction, OpKind, Register};
 use smallvec::smallvec;
@@ -48,9 +50,7 @@ pub(super) fn repeated(instruction: &Instruction) -> Option<(u8, bool)> {
 impl Builder<'_> {
     /// Translates one of [`repeated`]; `false`: `single` must execute it.
     pub(super) fn string(&mut self, instruction: &Instruction) -> bool {
-        let (Way::Windows { user }, Some((size, moves))) = (self.way, repeated(instruction)) else {
-            return false;
-        };
+        let Some((size, moves)) = repeated(instruction) else { return false };
         self.save_flags();
         let rflags = self.state(RFLAGS);
         // test dword [rflags], DF
@@ -63,13 +63,27 @@ impl Builder<'_> {
         if size != 0 {
             self.asm.shift(true, false, RAX, size);
         }
-        let target = self.stretch(user, RDI, true);
-        let source = moves.then(|| self.stretch(user, RSI, false));
+        let distances = match self.way {
+            Way::Windows { user } => {
+                let target = self.stretch(user, RDI, true);
+                [Some((RDI, target)), moves.then(|| (RSI, self.stretch(user, RSI, false)))]
+            }
+            Way::Tlb => {
+                let target = self.piece(RDI, true, Context::SCRATCH);
+                let source = moves.then(|| {
+                    self.asm.mov(RAX, GUEST_RCX);
+                    if size != 0 {
+                        self.asm.shift(true, false, RAX, size);
+                    }
+                    (RSI, self.piece(RSI, false, Context::SCRATCH + 8))
+                });
+                [Some((RDI, target)), source]
+            }
+        };
         self.asm.mov(RAX, GUEST_RAX);
         self.asm.mov(RCX, GUEST_RCX);
-        let indices = [Some((RDI, target)), source.map(|source| (RSI, source))];
-        for (index, window) in indices.into_iter().flatten() {
-            self.asm.alu(Alu::Add, index, field(window + offset_of!(Window, addend) as i32));
+        for (index, distance) in distances.into_iter().flatten() {
+            self.asm.alu(Alu::Add, index, field(distance));
         }
         let opcode = if moves { 0xa4 } else { 0xaa } | u8::from(size != 0);
         match size {
@@ -77,8 +91,8 @@ impl Builder<'_> {
             3 => self.asm.raw(&[0xf3, 0x48, opcode]),
             _ => self.asm.raw(&[0xf3, opcode]),
         }
-        for (index, window) in indices.into_iter().flatten() {
-            self.asm.alu(Alu::Sub, index, field(window + offset_of!(Window, addend) as i32));
+        for (index, distance) in distances.into_iter().flatten() {
+            self.asm.alu(Alu::Sub, index, field(distance));
         }
         // RCX is zero.
         self.asm.mov(GUEST_RCX, RCX);
@@ -86,8 +100,23 @@ impl Builder<'_> {
         true
     }
 
-    /// Checks that the RAX bytes from `index` on lie in their window, whose offset in the context it returns. Changes
-    /// RCX and flags.
+    /// Checks that the RAX bytes from `index` on lie in one page that the soft TLB knows; else the cold way. Puts the
+    /// distance to host memory at the offset `to` of the context, and returns that. Changes RAX, RCX and flags.
+    fn piece(&mut self, index: Reg, write: bool, to: i32) -> i32 {
+        self.asm.mov(RCX, index);
+        self.asm.alu_imm(false, Alu::And, RCX, 4095);
+        self.asm.alu(Alu::Add, RCX, RAX);
+        self.asm.alu_imm(true, Alu::Cmp, RCX, 4096);
+        self.cold_if(Condition::ABOVE);
+        self.asm.mov(RCX, index);
+        self.find_entry(1, write);
+        self.asm.load(RAX, Mem::at(RAX, ENTRY_ADDEND));
+        self.asm.store(field(to), RAX);
+        to
+    }
+
+    /// Checks that the RAX bytes from `index` on lie in their window. Returns the offset in the context of its distance to
+    /// host memory. Changes RCX and flags.
     fn stretch(&mut self, user: bool, index: Reg, write: bool) -> i32 {
         let address = Address::at(index.0, 0);
         let class = class(&address);
@@ -100,6 +129,6 @@ impl Builder<'_> {
         let beyond = self.asm.jump_if(Condition::ABOVE);
         let link = self.miss_link(Miss { address, class, write }, self.current.1);
         self.cold.push((smallvec![wraps, beyond], Cold::Missed { link }));
-        window
+        window + offset_of!(Window, addend) as i32
     }
 }
