@@ -132,7 +132,9 @@ fn cpus(printed: &str) -> (usize, Vec<u32>) {
 #[test]
 fn a_stock_kernel_runs_programs_on_all_its_cpus() {
     let Some((kernel, busybox)) = debian() else { return };
+    // Programs in the background read from /dev/null.
     let lines = "busybox mount -t proc proc /proc\n\
+        busybox mount -t devtmpfs dev /dev\n\
         busybox grep ^processor /proc/cpuinfo\n\
         busy() { i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo through; }\n\
         busy & busy & busy & busy & wait\n\
