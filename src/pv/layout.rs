@@ -82,7 +82,7 @@ pub(super) mod at {
     pub(in crate::pv) const NEXT_NATIVE: u64 = 0x030;
     /// u32: what to do beside the requests, [`super::command`].
     pub(in crate::pv) const COMMAND: u64 = 0x038;
-    /// u32: a user's process sleeps on TURN and wants to be woken. (The kernel's has a door.)
+    /// u32: the process sleeps and wants to be woken: a user's on TURN, the kernel's at its door.
     pub(in crate::pv) const CHILD_ASLEEP: u64 = 0x03c;
 
     /// u32: how many entries of REQUESTS are to be executed before the guest goes on.

@@ -210,6 +210,11 @@ impl Sides {
         self.pairing.confine(&mut self.kernel.child, &mut self.users[current].side.child)
     }
 
+    /// To be called before the vCPU stands: the user's program does, too.
+    pub(super) fn stand(&mut self) -> Result<(), EngineError> {
+        self.confine(true)
+    }
+
     /// To be called before anybody goes on: what the current user's program has lost it cannot reach any more.
     pub(super) fn enforce(&mut self) -> Result<(), EngineError> {
         self.confine(false)
@@ -326,6 +331,7 @@ impl Sides {
             }
         }
         self.close_ways();
+        self.pairing.hurry();
         self.at_work().for_each(|side| side.child.signal());
     }
 

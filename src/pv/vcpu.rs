@@ -432,6 +432,7 @@ impl Vcpu for PvVcpu {
             match platform.at_boundary(self.id, &self.state) {
                 Boundary::Leave(exit) => {
                     self.timing.spoil();
+                    self.sides.stand()?;
                     return Ok(exit);
                 }
                 Boundary::Interrupt(vector) if self.deliver(platform, vector)? == Outcome::TripleFault => {

@@ -41,6 +41,7 @@ impl Child {
     /// Sends the list. It is executed with the next hand-over; what is returned is the proof.
     pub(super) fn announce(&mut self) -> Result<u64, EngineError> {
         self.park();
+        self.shared.put_word(at::KEYED, 1);
         if self.requests.is_empty() {
             self.requests.push([libc::SYS_munmap as u64, NOTHING, 4096, 0, 0, 0, 0]);
         }
@@ -84,7 +85,8 @@ impl Child {
             self.shared.put(word, value);
         }
         let looks = [(at::SPINS, self.place.child_looks()), (at::PAIR_SPINS, self.place.pair_looks())];
-        for (word, value) in looks.into_iter().chain([(at::PARK, 0), (at::KEYED, 1)]) {
+        let idle = [at::PARK, at::REQUEST_COUNT, at::COMMAND, at::KICK].map(|word| (word, 0));
+        for (word, value) in looks.into_iter().chain(idle).chain([(at::KEYED, 1)]) {
             self.shared.put_word(word, value);
         }
     }

@@ -32,6 +32,9 @@ const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+const XOR: u16 = 0xa4; // BPF_ALU | BPF_XOR | BPF_K
+const OR_X: u16 = 0x4c; // BPF_ALU | BPF_OR | BPF_X
+const TO_X: u16 = 0x07; // BPF_MISC | BPF_TAX
 
 // Offsets in struct seccomp_data.
 const NUMBER: u32 = 0;
@@ -74,12 +77,20 @@ fn call(number: i64, checks: &[Instruction]) -> Vec<Instruction> {
     std::iter::once(other).chain(checks.iter().copied()).collect()
 }
 
-/// What a call that changes mappings must have besides.
+/// What a call that changes mappings must have besides. One branch for both halves: it does not tell which was wrong.
 fn keyed(secret: Option<Secret>) -> Vec<Instruction> {
-    let halves = secret.into_iter().flatten().zip(3..);
-    halves
-        .flat_map(|(half, argument)| std::iter::once(load(argument_high(argument))).chain(require(half)))
-        .collect()
+    let Some([third, fourth]) = secret else { return Vec::new() };
+    let plain = |code, k| Instruction { code, jt: 0, jf: 0, k };
+    let mut checks = vec![
+        load(argument_high(3)),
+        plain(XOR, third),
+        plain(TO_X, 0),
+        load(argument_high(4)),
+        plain(XOR, fourth),
+        plain(OR_X, 0),
+    ];
+    checks.extend(require(0));
+    checks
 }
 
 /// The filter for a stub at `entries`; with a key that changes of mappings need (`super::keys`).
@@ -145,7 +156,7 @@ mod tests {
         data.extend_from_slice(&architecture.to_le_bytes());
         data.extend_from_slice(&pointer.to_le_bytes());
         arguments.iter().for_each(|a| data.extend_from_slice(&a.to_le_bytes()));
-        let (mut at, mut a) = (0, 0);
+        let (mut at, mut a, mut x) = (0, 0, 0);
         loop {
             let i = program[at];
             at += 1;
@@ -156,6 +167,9 @@ mod tests {
                 }
                 EQUAL => at += usize::from(if a == i.k { i.jt } else { i.jf }),
                 AT_LEAST => at += usize::from(if a >= i.k { i.jt } else { i.jf }),
+                XOR => a ^= i.k,
+                OR_X => a |= x,
+                TO_X => x = a,
                 _ => return i.k,
             }
         }

@@ -16,12 +16,26 @@
 //! the proof and does nothing else: it reads no registers of the process, and lets no other one run.
 #![expect(unsafe_code, reason = "random bytes, and the state of a pipe")]
 use crate::pv::layout::at;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 
 /// The upper halves of the fourth and the fifth argument.
 pub(super) type Secret = [u32; 2];
+
+/// Random words of the host's. So few bytes (at most 256) come at once, once there are any (getrandom(2)).
+fn random<const N: usize>() -> io::Result<[u64; N]> {
+    const { assert!(N <= 32) };
+    let mut words = [0; N];
+    let length = size_of_val(&words);
+    // SAFETY: the buffer is live, and any bytes are words.
+    while unsafe { libc::getrandom(words.as_mut_ptr().cast(), length, 0) } != length as isize {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(words)
+}
 
 /// The engine's end of the pipe.
 #[derive(Debug)]
@@ -31,8 +45,8 @@ pub(super) struct Keys {
     in_use: bool,
     /// So many requests at a time fit the pipe.
     most: usize,
-    /// Makes proofs: SipHash with a key of its own, of how many there were.
-    proofs: (RandomState, u64),
+    /// Proofs to come.
+    proofs: Vec<u64>,
 }
 
 impl Keys {
@@ -49,17 +63,9 @@ impl Keys {
         // A user who has many pipes gets small ones.
         let size = u64::try_from(size).map_err(|_| io::Error::last_os_error())?;
         let most = ((size / 2 / at::REQUEST_SIZE) as usize).clamp(1, at::REQUESTS_MOST);
-        let mut bytes = [0_u8; 8];
-        // SAFETY: the buffer is live. So few bytes come at once, once there are any.
-        while unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } != bytes.len() as isize {
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
-        let secret = u64::from_ne_bytes(bytes);
+        let [secret] = random()?;
         let secret = [secret as u32, (secret >> 32) as u32];
-        Ok((Self { pipe, secret, in_use: false, most, proofs: (RandomState::new(), 0) }, reader))
+        Ok((Self { pipe, secret, in_use: false, most, proofs: Vec::new() }, reader))
     }
 
     /// For the filter.
@@ -85,8 +91,14 @@ impl Keys {
     /// Hands over requests: number and six arguments each, none of which uses the halves that the key takes. Returns the proof
     /// that they were made.
     pub(super) fn send(&mut self, requests: &[[u64; 7]]) -> io::Result<u64> {
-        self.proofs.1 += 1;
-        let proof = self.proofs.0.hash_one(self.proofs.1);
+        let proof = match self.proofs.pop() {
+            Some(proof) => proof,
+            None => {
+                let [first, others @ ..] = random::<32>()?;
+                self.proofs.extend(others);
+                first
+            }
+        };
         let mut message = Vec::with_capacity(requests.len() * at::REQUEST_SIZE as usize);
         for request in requests {
             let mut request = *request;

@@ -293,10 +293,7 @@ impl Child {
 
     /// Whether it sleeps, or is about to.
     pub(super) fn is_asleep(&self) -> bool {
-        let word = match &self.door {
-            Some(door) => door.word(at::KERNEL_ASLEEP),
-            None => self.shared.word(at::CHILD_ASLEEP),
-        };
+        let word = self.shared.word(at::CHILD_ASLEEP);
         word.load(Ordering::SeqCst) != 0
     }
 

@@ -48,12 +48,14 @@ pub(in crate::pv) struct Pairing {
     /// The user's process has the engine's CPU.
     taken_over: bool,
     short_waits: u32,
+    /// When both were told to come out where they may be interrupted.
+    hurried: Option<Instant>,
 }
 
 impl Pairing {
     /// The kernel's process waits for the engine, and no user's is there.
     pub(in crate::pv) fn new() -> Self {
-        Self { holder: Who::Kernel, taken_over: false, short_waits: 0 }
+        Self { holder: Who::Kernel, taken_over: false, short_waits: 0, hurried: None }
     }
 
     /// Who has reported, if anybody.
@@ -79,6 +81,7 @@ impl Pairing {
         commands: u32,
     ) -> Result<(), EngineError> {
         kernel.check_results()?;
+        self.hurried = None;
         let Some(user) = user else {
             kernel.release(commands)?;
             return Ok(());
@@ -200,7 +203,22 @@ impl Pairing {
             if let Some(user) = user.as_deref() {
                 user.check_alive()?;
             }
+            self.check_patience(kernel)?;
         }
+    }
+
+    /// Both are to come out where they may be interrupted; the ways are closed.
+    pub(in crate::pv) fn hurry(&mut self) {
+        self.hurried.get_or_insert_with(Instant::now);
+    }
+
+    /// A kernel may keep interrupts off for as long as it likes, a user may not.
+    fn check_patience(&self, kernel: &Child) -> Result<(), EngineError> {
+        let is_users = matches!(kernel.turn(), turn::STAND_DOWN | turn::PARKED);
+        if is_users && self.hurried.is_some_and(|since| since.elapsed() > PATIENCE) {
+            return Err(crash("a program in it does not let itself be interrupted"));
+        }
+        Ok(())
     }
 
     /// Takes the CPU back that the user's process was given, where the engine is needed often: a report came after so many

@@ -44,6 +44,8 @@ pv_stub_sleep:
         je 30f
         // The kernel's process: at its door.
         mov r14, [rip + pv_stub_begin + {D} + {USER_AREA}]
+        // For the engine here, where no user writes, and for the user.
+        mov [rip + pv_stub_begin + {D} + {CHILD_ASLEEP}], eax
         xchg [r14 + {KERNEL_ASLEEP}], eax
         xor edx, edx
         xchg [r14 + {DOOR}], edx
@@ -65,6 +67,7 @@ pv_stub_sleep:
         xor r10d, r10d
         syscall
 29:     mov dword ptr [r14 + {KERNEL_ASLEEP}], 0
+        mov dword ptr [rip + pv_stub_begin + {D} + {CHILD_ASLEEP}], 0
         jmp 33f
         // A user's process: on its turn.
 30:     mov r12d, [rip + pv_stub_begin + {D} + {TURN}]
@@ -104,6 +107,7 @@ pv_stub_sleep:
 // finds no key; from the read on nothing depends on them, nothing is left when it ends, and it ends in the stub. R14: whether
 // keys are there. RBX: the proof.
 pv_stub_keyed:
+        mov r14d, 1
         mov eax, {SYS_READ}
         mov edi, {KEYS_FD}
         lea rsi, [rip + pv_stub_begin + {D} + {REQUESTS}]
@@ -116,6 +120,7 @@ pv_stub_read:
         jnz 34f
         test eax, eax
         jle 28f
+        // Again: whoever jumps to the call has an R14 of his own.
         mov r14d, 1
         lea r12, [rip + pv_stub_begin + {D} + {REQUESTS}]
         mov rbx, [r12 + rax - 8]
@@ -152,35 +157,9 @@ pv_stub_requested:
         dec r13d
         jnz pv_stub_request
         test r14d, r14d
-        jnz pv_stub_confined
-pv_stub_keyed_end:
-28:     mov dword ptr [rip + pv_stub_begin + {D} + {REQUEST_COUNT}], 0
-8:      mov ecx, [rip + pv_stub_begin + {D} + {COMMAND}]
-        jecxz 9f
-        mov dword ptr [rip + pv_stub_begin + {D} + {COMMAND}], 0
-        mov r12d, ecx
-        mov eax, 7
-        xor edx, edx
-        test r12d, {C_LOAD_FPU}
-        jz 24f
-        xrstor64 [rip + pv_stub_begin + {D} + {XSAVE}]
-24:     test r12d, {C_SAVE_FPU}
-        jz 25f
-        xsave64 [rip + pv_stub_begin + {D} + {XSAVE}]
-25:     test r12d, {C_LOAD_BASES}
-        jz 26f
-        mov rax, [rip + pv_stub_begin + {D} + {FS_BASE}]
-        wrfsbase rax
-        mov rax, [rip + pv_stub_begin + {D} + {GS_BASE}]
-        wrgsbase rax
-26:     test r12d, {C_REPORT}
-        jz 9f
-        mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_DONE}
-        jmp pv_stub_exchange
-9:      ret
+        jz 28f
         // Behind a user's requests. What a program can have set up for signals to come is as it was at the start: the way on
-        // is a return from a signal, by a frame of constants. Vector registers stay.
-pv_stub_confined:
+        // is a return from a signal, by a frame of constants. x87, SSE and AVX registers stay.
         cld
         xor eax, eax
         lea rdi, [rip + pv_stub_begin + {D} + {XSAVE} + 512]
@@ -210,6 +189,31 @@ pv_stub_confined:
         mov eax, {SYS_RT_SIGRETURN}
         syscall
         ud2
+pv_stub_keyed_end:
+28:     mov dword ptr [rip + pv_stub_begin + {D} + {REQUEST_COUNT}], 0
+8:      mov ecx, [rip + pv_stub_begin + {D} + {COMMAND}]
+        jecxz 9f
+        mov dword ptr [rip + pv_stub_begin + {D} + {COMMAND}], 0
+        mov r12d, ecx
+        mov eax, 7
+        xor edx, edx
+        test r12d, {C_LOAD_FPU}
+        jz 24f
+        xrstor64 [rip + pv_stub_begin + {D} + {XSAVE}]
+24:     test r12d, {C_SAVE_FPU}
+        jz 25f
+        xsave64 [rip + pv_stub_begin + {D} + {XSAVE}]
+25:     test r12d, {C_LOAD_BASES}
+        jz 26f
+        mov rax, [rip + pv_stub_begin + {D} + {FS_BASE}]
+        wrfsbase rax
+        mov rax, [rip + pv_stub_begin + {D} + {GS_BASE}]
+        wrgsbase rax
+26:     test r12d, {C_REPORT}
+        jz 9f
+        mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_DONE}
+        jmp pv_stub_exchange
+9:      ret
 pv_stub_confined_end:
         lea rsp, [rip + pv_stub_begin + {D} + {STACK_TOP}]
         xor ebp, ebp

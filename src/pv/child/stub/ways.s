@@ -80,11 +80,11 @@ pv_stub_again:
         mov dword ptr [rip + pv_stub_begin + {D} + {KICK}], 0
         mov dword ptr [rip + pv_stub_begin + {D} + {EVENT}], {E_KICKED}
 20:     call pv_stub_exchange
+// ----- region C, from the last look at the kick word on: the way out of a hypercall
+pv_stub_out:
 pv_stub_go:
         cmp dword ptr [rip + pv_stub_begin + {D} + {KICK}], 0
         jne pv_stub_again
-// ----- region C: the way out of a hypercall
-pv_stub_out:
         push qword ptr [rip + pv_stub_begin + {D} + {RFLAGS}]
         popfq
         mov rax, [rip + pv_stub_begin + {D} + {GPR} + 0x00]

@@ -251,6 +251,33 @@ fn a_program_that_blocks_signals_does_so_until_its_process_is_confined() {
 }
 
 #[test]
+fn a_program_that_does_not_let_itself_be_interrupted_ends_its_guest() {
+    let (machine, state) = with_page(
+        |a| {
+            let mut top = a.create_label();
+            a.mov(rbx, SHARED).unwrap();
+            a.mov(qword_ptr(rbx + at::STOP), 0).unwrap();
+            a.mov(qword_ptr(rbx + at::FLAGS_DELTA), 0x200).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.jmp(top).unwrap();
+        },
+        halt,
+    );
+    let mut pv = vcpu(&machine, &state);
+    let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
+    let _bound = kick.bind().unwrap();
+    let end = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            machine.interrupts.raise(0x40);
+        });
+        pv.run(&machine.platform)
+    });
+    let error = end.unwrap_err().to_string();
+    assert!(error.contains("does not let itself be interrupted"), "{error}");
+}
+
+#[test]
 fn a_kernel_writes_nothing_of_its_users_areas_but_what_a_hand_over_needs() {
     // The second area is the first user's. Behind the two pages there is nothing: a page fault that no table explains.
     let (machine, state) = guest(
