@@ -36,16 +36,6 @@ pub(super) struct Side {
     pub(super) space: Space,
 }
 
-impl Side {
-    /// Forgets where the program goes on in a thunk if the page of that is not mapped as text any more.
-    fn check_next(&mut self) {
-        let shared = self.child.shared();
-        if !matches!(self.space.find(shared.get(at::NEXT_GUEST)), Some((Kind::Text, _))) {
-            shared.put(at::NEXT_GUEST, NOWHERE);
-        }
-    }
-}
-
 /// What a new process maps.
 #[derive(Debug)]
 struct Objects {
@@ -179,7 +169,7 @@ impl Sides {
     /// tables. The former one waits in the stub from now on, even if it is the same: another program may be in it.
     pub(super) fn switch(&mut self, mode: &PagingMode) -> Result<(), EngineError> {
         if let Some(current) = self.current {
-            self.confine(true)?;
+            self.stand()?;
             let child = &mut self.users[current].side.child;
             child.renew();
             self.pairing.dismiss(child);
@@ -190,7 +180,6 @@ impl Sides {
         if let Some(found) = found {
             let Side { child, space } = &mut self.users[found].side;
             space.validate(child, mode)?;
-            self.users[found].side.check_next();
             self.is_next_checked = false;
             self.kernel.child.set_user(&self.users[found].side.child);
             self.pairing.set_looks(&self.kernel.child, &self.users[found].side.child);
@@ -198,26 +187,26 @@ impl Sides {
         Ok(())
     }
 
-    /// Has the current user's process wait in the stub, with the requests for it executed, if its program may do otherwise.
-    /// Without `always`, only if there are requests.
-    fn confine(&mut self, always: bool) -> Result<(), EngineError> {
-        let Some(current) = self.current else { return Ok(()) };
-        let child = &self.users[current].side.child;
-        if !child.is_at_large() || !always && !child.has_requests() {
-            return Ok(());
-        }
+    /// Has the current user's process execute its requests, and wait in the stub.
+    fn confine(&mut self) -> Result<(), EngineError> {
         self.shut_ways();
+        let Some(current) = self.current else { return Ok(()) };
         self.pairing.confine(&mut self.kernel.child, &mut self.users[current].side.child)
+    }
+
+    /// The current user's process.
+    fn user(&self) -> Option<&Child> {
+        self.current.map(|current| &self.users[current].side.child)
     }
 
     /// To be called before the vCPU stands: the user's program does, too.
     pub(super) fn stand(&mut self) -> Result<(), EngineError> {
-        self.confine(true)
+        if self.user().is_some_and(Child::is_at_large) { self.confine() } else { Ok(()) }
     }
 
     /// To be called before anybody goes on: what the current user's program has lost it cannot reach any more.
     pub(super) fn enforce(&mut self) -> Result<(), EngineError> {
-        self.confine(false)
+        if self.user().is_some_and(Child::has_requests) { self.stand() } else { Ok(()) }
     }
 
     /// Makes sure that there is a user's process for the current address space.
@@ -253,20 +242,14 @@ impl Sides {
 
     /// After INVLPG of `address`.
     pub(super) fn invalidate(&mut self, mode: &PagingMode, address: u64) -> Result<(), EngineError> {
-        self.at_work().try_for_each(|side| {
-            side.space.invalidate(&mut side.child, mode, address)?;
-            side.check_next();
-            Ok(())
-        })
+        self.is_next_checked = false;
+        self.at_work().try_for_each(|side| side.space.invalidate(&mut side.child, mode, address))
     }
 
     /// After changes to the tables of `length` bytes from `start` on.
     pub(super) fn refresh(&mut self, mode: &PagingMode, start: u64, length: u64) -> Result<(), EngineError> {
-        self.at_work().try_for_each(|side| {
-            side.space.refresh(&mut side.child, mode, start, length)?;
-            side.check_next();
-            Ok(())
-        })
+        self.is_next_checked = false;
+        self.at_work().try_for_each(|side| side.space.refresh(&mut side.child, mode, start, length))
     }
 
     /// Unmaps everything everywhere.
@@ -287,16 +270,11 @@ impl Sides {
     /// To be called before a release of `who`: the user's process executes what there is for it to do, unless it is confined and
     /// the kernel goes on; then the ways must stay shut, which is what `false` says.
     pub(super) fn settle_requests(&mut self, who: Who) -> Result<bool, EngineError> {
-        let Some(current) = self.current else { return Ok(true) };
-        let child = &self.users[current].side.child;
-        if !child.has_requests() {
-            return Ok(true);
-        }
+        let Some(child) = self.user().filter(|child| child.has_requests()) else { return Ok(true) };
         if who == Who::Kernel && !child.is_at_large() {
             return Ok(false);
         }
-        self.shut_ways();
-        self.pairing.confine(&mut self.kernel.child, &mut self.users[current].side.child)?;
+        self.confine()?;
         Ok(true)
     }
 
@@ -342,8 +320,8 @@ impl Sides {
         }
     }
 
-    /// Forgets where the current user's program goes on in a thunk if `native` does not find it there: it was written by the
-    /// program that the process was for.
+    /// Forgets where the current user's program goes on in a thunk if `native` does not find it there: the page may be gone, and
+    /// it may have been written by another program that the process was for.
     pub(super) fn check_next(&mut self, native: impl Fn(u64, u64) -> u64) {
         if std::mem::replace(&mut self.is_next_checked, true) {
             return;

@@ -429,19 +429,18 @@ impl Vcpu for PvVcpu {
         let _alike = CpuidFaulting::begin();
         self.sides.settle();
         loop {
-            match platform.at_boundary(self.id, &self.state) {
+            let outcome = match platform.at_boundary(self.id, &self.state) {
                 Boundary::Leave(exit) => {
                     self.timing.spoil();
                     self.sides.stand()?;
                     return Ok(exit);
                 }
-                Boundary::Interrupt(vector) if self.deliver(platform, vector)? == Outcome::TripleFault => {
-                    return Ok(Exit::TripleFault);
-                }
-                Boundary::Nmi if self.deliver_nmi(platform)? == Outcome::TripleFault => {
-                    return Ok(Exit::TripleFault);
-                }
-                Boundary::Interrupt(_) | Boundary::Nmi | Boundary::Execute => {}
+                Boundary::Interrupt(vector) => self.deliver(platform, vector)?,
+                Boundary::Nmi => self.deliver_nmi(platform)?,
+                Boundary::Execute => Outcome::Retired,
+            };
+            if outcome == Outcome::TripleFault {
+                return Ok(Exit::TripleFault);
             }
             if !first && self.breakpoints.contains(&self.state.rip) {
                 return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
