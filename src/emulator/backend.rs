@@ -149,22 +149,16 @@ impl Vcpu for EmuVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut fresh = true;
         loop {
-            match platform.at_boundary(self.id, &self.state) {
+            let outcome = match platform.at_boundary(self.id, &self.state) {
                 Boundary::Leave(exit) => return Ok(exit),
                 Boundary::Interrupt(vector) => {
-                    let single = self.core.single();
-                    let outcome = single.deliver_interrupt(&mut self.state, platform, vector)?;
-                    if outcome == Outcome::TripleFault {
-                        return Ok(Exit::TripleFault);
-                    }
+                    self.core.single().deliver_interrupt(&mut self.state, platform, vector)?
                 }
-                Boundary::Nmi => {
-                    let outcome = self.core.single().deliver_nmi(&mut self.state, platform)?;
-                    if outcome == Outcome::TripleFault {
-                        return Ok(Exit::TripleFault);
-                    }
-                }
-                Boundary::Execute => {}
+                Boundary::Nmi => self.core.single().deliver_nmi(&mut self.state, platform)?,
+                Boundary::Execute => Outcome::Retired,
+            };
+            if outcome == Outcome::TripleFault {
+                return Ok(Exit::TripleFault);
             }
             // Instructions are counted and breakpoints looked at only by the interpreter.
             let plain = self.breakpoints.is_empty() && platform.clock().source() == ClockSource::Real;

@@ -10,7 +10,6 @@ use crate::arch::address::PAGE_SIZE;
 use crate::emulator::emit::{Alu, Assembler, Condition, Gs, Mem, RAX, RCX, RDI, RDX, RSI, RSP, Reg, Rm};
 use crate::emulator::mmu::tlb::{ENTRIES, ENTRY_ADDEND, ENTRY_READ, ENTRY_SHIFT, ENTRY_WRITE};
 use crate::emulator::mmu::window::{SPANS, Window};
-
 use std::mem::offset_of;
 
 /// Answers a call for help: context and number in, address to go on at out.
@@ -60,6 +59,21 @@ pub(crate) struct Stubs {
 /// A field of the context.
 pub(crate) fn field(offset: i32) -> Gs {
     Gs(offset)
+}
+
+/// Puts the soft TLB's entry for `size` bytes at the guest address in RCX into `entry`; ZF says that it is theirs. RCX becomes
+/// the page of the last byte.
+pub(crate) fn compare_entry(asm: &mut Assembler, entry: Reg, size: usize, write: bool) {
+    asm.mov(entry, RCX);
+    asm.shift(true, true, entry, 12 - ENTRY_SHIFT);
+    asm.alu_imm(false, Alu::And, entry, ((ENTRIES - 1) << ENTRY_SHIFT) as i32);
+    asm.alu(Alu::Add, entry, field(Context::TLB));
+    // The last byte's page: an access that leaves its page finds another tag.
+    if size > 1 {
+        asm.lea(RCX, Mem::at(RCX, size as i32 - 1));
+    }
+    asm.alu_imm(true, Alu::And, RCX, -(PAGE_SIZE as i32));
+    asm.alu(Alu::Cmp, RCX, Mem::at(entry, if write { ENTRY_WRITE } else { ENTRY_READ }));
 }
 
 /// Saves the host's status flags into the context. Changes RAX.
@@ -159,12 +173,7 @@ fn refill(asm: &mut Assembler, write: bool, span: u64) {
     asm.alu_imm(false, Alu::And, RDX, page - 1);
     asm.alu_imm(false, Alu::Cmp, RDX, page - span as i32);
     let beyond = asm.jump_if(Condition::ABOVE);
-    asm.mov(RDX, RCX);
-    asm.shift(true, true, RDX, 12 - ENTRY_SHIFT);
-    asm.alu_imm(false, Alu::And, RDX, ((ENTRIES - 1) << ENTRY_SHIFT) as i32);
-    asm.alu(Alu::Add, RDX, field(Context::TLB));
-    asm.alu_imm(true, Alu::And, RCX, -page);
-    asm.alu(Alu::Cmp, RCX, Mem::at(RDX, if write { ENTRY_WRITE } else { ENTRY_READ }));
+    compare_entry(asm, RDX, 1, write);
     let unknown = asm.jump_if(Condition::NOT_EQUAL);
     // Its limits are those of any page.
     asm.store(part(offset_of!(Window, start)), RCX);

@@ -5,7 +5,6 @@
 //! to locked accesses within one of its pages.
 use super::{Fault, Mmu};
 use crate::arch::Gpa;
-use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::Access;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -39,8 +38,7 @@ impl Mmu<'_> {
 
     #[cold]
     fn find_locked_place(&mut self, at: u64, length: usize, stack: bool) -> Result<Option<Locked>, Fault> {
-        let (_, first, second) = self.places(self.bank, at, length, Access::Write, stack)?;
-        let in_first = length.min((PAGE_SIZE - at % PAGE_SIZE) as usize);
+        let (in_first, first, second) = self.places(self.bank, at, length, Access::Write, stack)?;
         let follows = |host: *mut u8| {
             second.is_none_or(|second| {
                 second.host.is_some_and(|next| host as usize + in_first == next as usize)

@@ -208,12 +208,6 @@ fn flush_caches(cx: &mut Cx, _: &Op) -> Step {
     Ok(Flow::Next)
 }
 
-/// SERIALIZE: what was stored is seen by the next fetch, as after any instruction that ends its block.
-fn serialize(_: &mut Cx, _: &Op) -> Step {
-    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-    Ok(Flow::Next)
-}
-
 fn hlt(cx: &mut Cx, op: &Op) -> Step {
     cx.need_ring0()?;
     cx.state.rip = operand::instruction(op).next_ip();
@@ -357,7 +351,6 @@ pub(super) fn lower(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Invlpg => invlpg,
         Mnemonic::Invpcid => invpcid,
         Mnemonic::Invd | Mnemonic::Wbinvd => flush_caches,
-        Mnemonic::Serialize => serialize,
         Mnemonic::Hlt => hlt,
         Mnemonic::Cli => cli,
         Mnemonic::Sti => sti,

@@ -11,6 +11,7 @@ fn nothing(_: &mut Cx, _: &Op) -> Step {
 }
 
 /// Other CPUs see what was stored before it before anything is loaded after it: the host's store buffer is the guest's.
+/// SERIALIZE, which also ends its block, is no more than that: the next fetch sees what was stored.
 fn fence(_: &mut Cx, _: &Op) -> Step {
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     Ok(Flow::Next)

@@ -11,10 +11,10 @@ use super::groups::{Access, Plan};
 use super::number;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::home;
-use crate::emulator::code::stubs::{Stubs, field, restore_flags, save_flags};
+use crate::emulator::code::stubs::{Stubs, compare_entry, field, restore_flags, save_flags};
 use crate::emulator::code::{NewLink, Site};
 use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, Reg};
-use crate::emulator::mmu::tlb::{ENTRIES, ENTRY_ADDEND, ENTRY_READ, ENTRY_SHIFT, ENTRY_WRITE};
+use crate::emulator::mmu::tlb::ENTRY_ADDEND;
 use crate::emulator::technique::Without;
 use iced_x86::Instruction;
 use smallvec::{SmallVec, smallvec};
@@ -367,16 +367,7 @@ impl<'a> Builder<'a> {
 
     /// The soft TLB's entry, in RAX, for `size` bytes at the guest address in RCX; else the cold way. Changes RCX and flags.
     pub(super) fn find_entry(&mut self, size: usize, write: bool) {
-        self.asm.mov(RAX, RCX);
-        self.asm.shift(true, true, RAX, 12 - ENTRY_SHIFT);
-        self.asm.alu_imm(false, Alu::And, RAX, ((ENTRIES - 1) << ENTRY_SHIFT) as i32);
-        self.asm.alu(Alu::Add, RAX, field(Context::TLB));
-        // The last byte's page: an access that leaves its page finds another tag.
-        if size > 1 {
-            self.asm.lea(RCX, Mem::at(RCX, size as i32 - 1));
-        }
-        self.asm.alu_imm(true, Alu::And, RCX, -4096);
-        self.asm.alu(Alu::Cmp, RCX, Mem::at(RAX, if write { ENTRY_WRITE } else { ENTRY_READ }));
+        compare_entry(self.asm, RAX, size, write);
         self.cold_if(Condition::NOT_EQUAL);
     }
 

@@ -48,6 +48,14 @@ pub(super) fn repeated(instruction: &Instruction) -> Option<(u8, bool)> {
 }
 
 impl Builder<'_> {
+    /// Puts the bytes of RCX elements into RAX.
+    fn put_length(&mut self, size: u8) {
+        self.asm.mov(RAX, GUEST_RCX);
+        if size != 0 {
+            self.asm.shift(true, false, RAX, size);
+        }
+    }
+
     /// Translates one of [`repeated`]; `false`: `single` must execute it.
     pub(super) fn string(&mut self, instruction: &Instruction) -> bool {
         let Some((size, moves)) = repeated(instruction) else { return false };
@@ -59,10 +67,7 @@ impl Builder<'_> {
         self.cold_if(Condition::NOT_EQUAL);
         self.asm.alu_imm(true, Alu::Cmp, GUEST_RCX, 1 << (MOST - size));
         self.cold_if(Condition::NOT_BELOW);
-        self.asm.mov(RAX, GUEST_RCX);
-        if size != 0 {
-            self.asm.shift(true, false, RAX, size);
-        }
+        self.put_length(size);
         let distances = match self.way {
             Way::Windows { user } => {
                 let target = self.stretch(user, RDI, true);
@@ -71,10 +76,7 @@ impl Builder<'_> {
             Way::Tlb => {
                 let target = self.piece(RDI, true, Context::SCRATCH);
                 let source = moves.then(|| {
-                    self.asm.mov(RAX, GUEST_RCX);
-                    if size != 0 {
-                        self.asm.shift(true, false, RAX, size);
-                    }
+                    self.put_length(size);
                     (RSI, self.piece(RSI, false, Context::SCRATCH + 8))
                 });
                 [Some((RDI, target)), source]

@@ -153,11 +153,17 @@ impl Tlb {
         self.local_generation += 1;
     }
 
+    /// Forgets the code of a space.
+    fn forget_code(&mut self, number: usize) {
+        let stamp = self.stamp();
+        let space = &mut self.spaces[number];
+        (space.code, space.evicted) = (stamp, NOWHERE);
+    }
+
     /// Forgets the banks and the code of a space.
     pub(super) fn forget_space(&mut self, number: usize) {
-        let code = self.stamp();
+        self.forget_code(number);
         let space = &mut self.spaces[number];
-        (space.code, space.evicted) = (code, NOWHERE);
         if space.filled.len() >= ENTRIES {
             let first = (2 + 2 * number) * ENTRIES;
             self.entries[first..first + 2 * ENTRIES].fill(EMPTY);
@@ -185,12 +191,9 @@ impl Tlb {
     /// Forgets code in global pages, and with it what spaces remember under stamps of their own.
     pub(super) fn forget_global_code(&mut self) {
         self.evicted = NOWHERE;
-        let stamp = self.stamp();
-        self.global_code = stamp;
+        self.global_code = self.stamp();
         for number in 0..SPACES {
-            let stamp = self.stamp();
-            let space = &mut self.spaces[number];
-            (space.code, space.evicted) = (stamp, NOWHERE);
+            self.forget_code(number);
         }
     }
 
@@ -205,9 +208,7 @@ impl Tlb {
         if within(self.evicted) || either(true) {
             self.forget_global_code();
         } else if within(self.spaces[self.current].evicted) || either(false) {
-            let stamp = self.stamp();
-            let space = &mut self.spaces[self.current];
-            (space.code, space.evicted) = (stamp, NOWHERE);
+            self.forget_code(self.current);
         }
     }
 }
