@@ -50,11 +50,16 @@ impl<T: BytePorts> PortDevice for T {
     }
 }
 
+/// A value of `count` bytes, at most eight, the lowest first.
+#[inline]
+fn gather(count: usize, mut byte: impl FnMut(u64) -> u8) -> u64 {
+    (0..count as u64).fold(0, |value, i| value | u64::from(byte(i)) << (8 * i))
+}
+
 /// A read of `width` as reads of bytes, the lowest port first.
 #[inline]
 fn read_bytes(port: Port, width: Width, mut read: impl FnMut(Port) -> u8) -> u32 {
-    (0..width.bytes().min(4) as u16)
-        .fold(0, |value, i| value | u32::from(read(Port(port.0.wrapping_add(i)))) << (8 * i))
+    gather(width.bytes().min(4), |i| read(Port(port.0.wrapping_add(i as u16)))) as u32
 }
 
 /// A write of `width` as writes of bytes, the lowest port first.

@@ -22,8 +22,7 @@ impl Rom {
 impl MmioTarget for Rom {
     fn mmio_read(&self, _: VcpuId, offset: u64, width: Width) -> u64 {
         let byte = |at: u64| usize::try_from(at).ok().and_then(|at| self.0.get(at)).copied().unwrap_or(0xff);
-        (0..width.bytes() as u64)
-            .fold(0, |value, i| value | u64::from(byte(offset.saturating_add(i))) << (8 * i))
+        super::gather(width.bytes(), |i| byte(offset.saturating_add(i)))
     }
 
     fn mmio_write(&self, _: VcpuId, _: u64, _: Width, _: u64) {}

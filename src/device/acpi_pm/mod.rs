@@ -104,9 +104,7 @@ impl AcpiPm {
         }
     }
 
-    fn write_control(&mut self, high: bool, value: u8) {
-        let shift = if high { 8 } else { 0 };
-        let bits = (self.state.control.bits() & !(0xff << shift)) | (u16::from(value) << shift);
+    fn write_control(&mut self, bits: u16) {
         let written = Control::from_bits_truncate(bits);
         self.state.control = (written - Control::SLEEP) | Control::SCI;
         // Sleep types that this machine has not are ignored.
@@ -115,9 +113,7 @@ impl AcpiPm {
             self.power.power_off(OFF_STATUS);
         }
     }
-}
 
-impl AcpiPm {
     fn read_byte(&self, port: Port, now: Nanos) -> u8 {
         match port.0.wrapping_sub(self.base.0) {
             at @ spec::TIMER..spec::SIZE => (self.word(spec::TIMER, now) >> (8 * (at - spec::TIMER))) as u8,
@@ -129,14 +125,13 @@ impl AcpiPm {
     fn write_byte(&mut self, port: Port, value: u8) {
         let at = port.0.wrapping_sub(self.base.0);
         let high = at & 1 != 0;
-        let bits = u16::from(value) << if high { 8 } else { 0 };
+        let (bits, kept) = if high { (u16::from(value) << 8, 0xff) } else { (u16::from(value), 0xff00) };
         match at & !1 {
             spec::STATUS => self.state.status -= Event::from_bits_truncate(bits),
             spec::ENABLE => {
-                let kept = self.state.enable.bits() & if high { 0xff } else { 0xff00 };
-                self.state.enable = Event::from_bits_truncate(kept | bits);
+                self.state.enable = Event::from_bits_truncate(self.state.enable.bits() & kept | bits);
             }
-            spec::CONTROL => self.write_control(high, value),
+            spec::CONTROL => self.write_control(self.state.control.bits() & kept | bits),
             _ => {}
         }
     }

@@ -120,34 +120,22 @@ impl Channel {
         let (count, is_lba, head) = (s.count, s.device & spec::LBA != 0, u64::from(s.device & 0xf));
         let before = s.address.map(|register| u64::from(register[1]));
         let drive = self.selected()?;
-        let (at, sectors) = if extended {
-            let at = low | middle << 8 | high << 16 | before[0] << 24 | before[1] << 32 | before[2] << 40;
-            (
-                at,
-                match u32::from(u16::from_le_bytes(count)) {
-                    0 => 0x1_0000,
-                    count => count,
-                },
-            )
+        let at = if extended {
+            low | middle << 8 | high << 16 | before[0] << 24 | before[1] << 32 | before[2] << 40
+        } else if is_lba {
+            low | middle << 8 | high << 16 | head << 24
         } else {
-            let at = if is_lba {
-                low | middle << 8 | high << 16 | head << 24
-            } else {
-                let (heads, track) = drive.translation();
-                let (heads, track) = (u64::from(heads), u64::from(track));
-                if low == 0 || low > track || head >= heads {
-                    return None;
-                }
-                ((middle | high << 8) * heads + head) * track + low - 1
-            };
-            (
-                at,
-                match u32::from(count[0]) {
-                    0 => 0x100,
-                    count => count,
-                },
-            )
+            let (heads, track) = drive.translation();
+            let (heads, track) = (u64::from(heads), u64::from(track));
+            if low == 0 || low > track || head >= heads {
+                return None;
+            }
+            ((middle | high << 8) * heads + head) * track + low - 1
         };
+        // Zero stands for one more than the register holds.
+        let (count, most) =
+            if extended { (u16::from_le_bytes(count).into(), 0x1_0000) } else { (count[0].into(), 0x100) };
+        let sectors: u32 = if count == 0 { most } else { count };
         (at + u64::from(sectors) <= drive.sectors()).then_some((at, sectors))
     }
 

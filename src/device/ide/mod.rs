@@ -18,7 +18,7 @@ pub use saved::{SavedChannel, SavedDrive, SavedIde};
 
 use super::disk::DiskStore;
 use super::pci::{BarKind, Command, ConfigSpace, Identity, PciDevice};
-use super::{read_bytes, write_bytes};
+use super::{gather, read_bytes, write_bytes};
 use crate::arch::layout::{IDE_PRIMARY, IDE_PRIMARY_CONTROL, IDE_SECONDARY, IDE_SECONDARY_CONTROL};
 use crate::arch::{Port, Width};
 use crate::bus::{IrqLine, PortDevice};
@@ -251,8 +251,7 @@ impl PciDevice for Ide {
     }
 
     fn bar_read(&mut self, _: usize, offset: u64, width: Width) -> u64 {
-        (0..width.bytes() as u64)
-            .fold(0, |value, i| value | u64::from(self.read_master(offset + i)) << (8 * i))
+        gather(width.bytes(), |i| self.read_master(offset + i))
     }
 
     fn bar_write(&mut self, _: usize, offset: u64, width: Width, value: u64) {

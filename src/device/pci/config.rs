@@ -227,7 +227,7 @@ impl ConfigSpace {
         }
     }
 
-    pub(super) fn allow(&mut self, offset: usize, mask: &[u8]) {
+    fn allow(&mut self, offset: usize, mask: &[u8]) {
         for (place, byte) in self.writable.iter_mut().skip(offset).zip(mask) {
             *place = *byte;
         }

@@ -116,8 +116,7 @@ impl PciHost {
             subsystem: 0,
         };
         let mut slots = [const { None }; SLOTS];
-        let mut config = ConfigSpace::new(identity);
-        config.allow(spec::PAM0, &[0xff; 7]);
+        let config = ConfigSpace::new(identity).with_register(spec::PAM0, &[0; 7], &[0xff; 7]);
         let bridge: SharedPciDevice = Arc::new(Mutex::new(Bridge(config)));
         slots[0] = Some(bridge);
         Self {

@@ -300,8 +300,7 @@ impl<D: VirtioDevice> Transport<D> {
     pub(super) fn read_configuration(&self, offset: u64, bytes: usize) -> u64 {
         let all = self.device.configuration();
         let byte = |at: u64| all.get(usize::try_from(at).unwrap_or(CONFIGURATION)).copied().unwrap_or(0);
-        (0..bytes.min(8) as u64)
-            .fold(0, |value, i| value | u64::from(byte(offset.saturating_add(i))) << (8 * i))
+        crate::device::gather(bytes.min(8), |i| byte(offset.saturating_add(i)))
     }
 
     pub(super) fn device_mut(&mut self) -> &mut D {
