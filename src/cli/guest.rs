@@ -43,7 +43,7 @@ pub(super) struct ImageArguments {
     #[arg(long, value_name = "SIZE", value_parser = units::size, default_value = "128M", allow_hyphen_values = true)]
     memory: u64,
     /// How many CPUs the guest has, 1 to 8 (more than one in emu and kvm)
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=8), default_value = "1", allow_hyphen_values = true)]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=i64::from(MachineSpec::MOST_CPUS)), default_value = "1", allow_hyphen_values = true)]
     cpus: u8,
     /// The guest's command line
     #[arg(long, value_name = "STRING", default_value = "")]

@@ -207,7 +207,7 @@ fn measure(user: bool) -> Result<Measured, EngineError> {
     let backend = KvmBackend::with_parts(
         Path::new(super::vm::DEVICE),
         &ram,
-        &CpuidTable::from_host(host_cpuid::query),
+        vec![CpuidTable::from_host(host_cpuid::query).of_cpu(0, 1)],
     )?;
     for slot in ram.slots() {
         backend.map_ram(slot)?;

@@ -77,7 +77,7 @@ pub(super) enum Next {
 impl KvmVcpu {
     pub(super) fn new(id: VcpuId, shared: Arc<Shared>) -> Result<Self, EngineError> {
         let fd = shared.vm.create_vcpu(id.0.into()).map_err(host("cannot create a vCPU with KVM"))?;
-        cpuid::set(&fd, &shared.cpuid.of_cpu(id.0, shared.cpus))?;
+        cpuid::set(&fd, &shared.cpuid[usize::from(id.0)])?;
         let apic_base = fd.get_sregs().map_err(host("cannot read the registers of a vCPU"))?.apic_base;
         let tsc = TscOffset::probe(&fd)?;
         Ok(Self {

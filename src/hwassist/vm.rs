@@ -30,9 +30,8 @@ const IDENTITY_MAP: u64 = 0xfffb_c000;
 pub(super) struct Shared {
     pub(super) vm: VmFd,
     pub(super) ram: Arc<GuestRam>,
-    pub(super) cpuid: CpuidTable,
-    /// How many vCPUs there are to be, for what CPUID says of it.
-    pub(super) cpus: u8,
+    /// What CPUID says to each vCPU.
+    pub(super) cpuid: Vec<CpuidTable>,
     /// What KVM was told of RAM.
     regions: Mutex<Vec<kvm_userspace_memory_region>>,
     /// Whether accesses to MSRs that KVM does not hold come to us.
@@ -138,10 +137,8 @@ impl KvmBackend {
     /// # Errors
     /// [`EngineError::Unavailable`] with what to do about it; [`EngineError::Host`] if KVM refuses a step.
     pub fn new(platform: &Platform) -> Result<Self, EngineError> {
-        let mut backend = Self::with_parts(Path::new(DEVICE), platform.ram(), platform.cpuid_table())?;
-        if let Some(shared) = Arc::get_mut(&mut backend.shared) {
-            shared.cpus = platform.vcpus().count() as u8;
-        }
+        let cpuid = platform.vcpus().map(|id| platform.cpuid_table_of(id).clone()).collect();
+        let mut backend = Self::with_parts(Path::new(DEVICE), platform.ram(), cpuid)?;
         if let Some(calls) = platform.hypercalls() {
             if !backend.shared.has_msr_exits {
                 return Err(unavailable(
@@ -174,7 +171,7 @@ impl KvmBackend {
     pub(super) fn with_parts(
         device: &Path,
         ram: &Arc<GuestRam>,
-        cpuid: &CpuidTable,
+        cpuid: Vec<CpuidTable>,
     ) -> Result<Self, EngineError> {
         let kvm = open(device)?;
         let vm = kvm.create_vm().map_err(host("cannot create a virtual machine with KVM"))?;
@@ -182,9 +179,9 @@ impl KvmBackend {
         vm.set_tss_address(TSS_ADDRESS).map_err(host("cannot place KVM's task segment"))?;
         exit_on_emulation_failure(&vm)?;
         let has_msr_exits = msr::filter(&vm)?;
-        let (ram, cpuid) = (Arc::clone(ram), cpuid.clone());
+        let ram = Arc::clone(ram);
         Ok(Self {
-            shared: Arc::new(Shared { vm, ram, cpuid, cpus: 1, regions: Mutex::default(), has_msr_exits }),
+            shared: Arc::new(Shared { vm, ram, cpuid, regions: Mutex::default(), has_msr_exits }),
             caps: Caps { engine: Engine::Kvm.name(), label: String::from("KVM") },
             slots: AtomicU32::new(0),
         })
@@ -233,8 +230,8 @@ mod tests {
 
     fn refused(device: &str) -> String {
         let ram = Arc::new(GuestRam::new(PAGE_SIZE).unwrap());
-        let cpuid = CpuidTable::from_host(host_cpuid::query);
-        let error = KvmBackend::with_parts(Path::new(device), &ram, &cpuid).unwrap_err();
+        let cpuid = vec![CpuidTable::from_host(host_cpuid::query).of_cpu(0, 1)];
+        let error = KvmBackend::with_parts(Path::new(device), &ram, cpuid).unwrap_err();
         assert!(matches!(error, EngineError::Unavailable { mode: Mode::Kvm, .. }));
         error.to_string()
     }

@@ -4,6 +4,7 @@
 //! All of them lie from [`layout::FIRMWARE_TABLES`] on, the RSDP first, where the loader tells guests to look and where
 //! those look that are not told. A machine with firmware of its own hands them to it as files, with what it has to do to
 //! place them. They say no more than what [`super::pc`] wires.
+use super::mp_table;
 use crate::arch::{Gpa, Port, Width, layout};
 use crate::bus::Bus;
 use crate::device::fw_cfg::{loader, padded_name};
@@ -46,10 +47,14 @@ pub(super) struct Shape {
     pub(super) screen: bool,
 }
 
+/// The lines that are level-triggered, a bit each: PCI's and that of ACPI.
+fn level_lines() -> u32 {
+    layout::PCI_LINES.into_iter().chain([layout::IRQ_SCI]).fold(0, |all, line| all | 1 << line)
+}
+
 /// The PCI lines are level-triggered for the 8259s, too, as firmware would set them.
 pub(super) fn set_levels(bus: &Bus) {
-    let lines =
-        layout::PCI_LINES.into_iter().chain([layout::IRQ_SCI]).fold(0_u32, |all, line| all | 1 << line);
+    let lines = level_lines();
     for (port, byte) in [(layout::PIC_ELCR.start().0, lines), (layout::PIC_ELCR.end().0, lines >> 8)] {
         bus.port_write(Port(port), Width::B1, byte & 0xff);
     }
@@ -133,7 +138,7 @@ fn rsdp(rsdt: u64, xsdt: u64) -> Vec<u8> {
     bytes[16..20].copy_from_slice(&(rsdt as u32).to_le_bytes());
     for (length, at) in [(20, 8), (bytes.len(), 32)] {
         bytes[at] = 0;
-        bytes[at] = bytes[..length].iter().fold(0_u8, |sum, &byte| sum.wrapping_sub(byte));
+        bytes[at] = mp_table::checksum(&bytes[..length]);
     }
     bytes
 }
@@ -248,10 +253,8 @@ fn madt(cpus: u8) -> Sdt {
         madt.append_slice(&flags.to_le_bytes());
     };
     replace(layout::IRQ_PIT, layout::IOAPIC_PIN_PIT.into(), 0);
-    let mut lines: Vec<u8> = layout::PCI_LINES.into_iter().chain([layout::IRQ_SCI]).collect();
-    lines.sort_unstable();
-    lines.dedup();
-    for line in lines {
+    let levels = level_lines();
+    for line in (0..16).filter(|line| levels >> line & 1 != 0) {
         replace(line, line.into(), LEVEL_HIGH);
     }
     // The local APICs' LINT1 is NMI.

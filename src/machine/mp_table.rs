@@ -33,7 +33,7 @@ pub(super) fn write(ram: &GuestRam, cpus: u8) {
 }
 
 /// The byte by which `bytes` add up to zero.
-fn checksum(bytes: &[u8]) -> u8 {
+pub(super) fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte))
 }
 

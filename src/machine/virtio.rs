@@ -21,8 +21,7 @@ pub(super) fn plug_console(
     messages: &Arc<dyn MsiSink>,
     sink: Box<dyn ConsoleSink>,
 ) -> Result<Arc<Mutex<VirtioPci<Console>>>, MachineError> {
-    let device = VirtioPci::new(Console::new(sink), Arc::clone(ram), Arc::clone(messages));
-    let device = Arc::new(Mutex::new(device));
+    let device = on_pci(Console::new(sink), ram, messages);
     insert(pci, device.clone())?;
     Ok(device)
 }
@@ -49,8 +48,7 @@ pub(super) fn plug(
     }
     if let Some(wanted) = &spec.network {
         let (network, incoming) = Network::open(wanted)?;
-        let card = VirtioPci::new(Net::new(mac(), Box::new(network)), Arc::clone(ram), Arc::clone(messages));
-        let card = Arc::new(Mutex::new(card));
+        let card = on_pci(Net::new(mac(), Box::new(network)), ram, messages);
         insert(pci, card.clone())?;
         if let Some(incoming) = incoming {
             let card = Arc::downgrade(&card);
@@ -68,7 +66,7 @@ pub(super) fn plug(
     Ok(all)
 }
 
-/// An address of a local kind that two machines of one host do not share.
+/// An address of a local kind that two processes of one host do not share.
 fn mac() -> [u8; 6] {
     let [a, b, c, _] = std::process::id().to_le_bytes();
     [0x52, 0x54, 0, c, b, a]
@@ -78,7 +76,7 @@ fn on_pci<D: VirtioDevice + 'static>(
     device: D,
     ram: &Arc<GuestRam>,
     messages: &Arc<dyn MsiSink>,
-) -> Arc<Mutex<dyn PciDevice>> {
+) -> Arc<Mutex<VirtioPci<D>>> {
     Arc::new(Mutex::new(VirtioPci::new(device, Arc::clone(ram), Arc::clone(messages))))
 }
 
