@@ -10,7 +10,7 @@ use trivisor::device::vga::TextScreen;
 use trivisor::engine::Mode;
 use trivisor::host::disk::DiskSpec;
 use trivisor::loader::Image;
-use trivisor::machine::{Capture, Limits, Machine, MachineSpec, Stop};
+use trivisor::machine::{Capture, Limits, Machine, MachineSpec, Stop, VirtioPlace};
 
 const SEABIOS: &str = "/usr/share/seabios";
 const FIRST: &[u8] = b"from the boot sector\r\n\0";
@@ -124,17 +124,23 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     Ok(image)
 }
 
+/// How the disk is attached: by virtio, or to an IDE channel.
+#[derive(Clone, Copy)]
+enum Attached {
+    Virtio(VirtioPlace),
+    Ide,
+}
+
 /// Boots the disk; what was on the serial port, and the screen.
-fn boot(folder: &Path, ide: bool, screen: bool) -> (String, TextScreen) {
+fn boot(folder: &Path, attached: Attached, screen: bool) -> (String, TextScreen) {
     let place = TempDir::new().expect("a folder");
     let image = place.path().join("disk.img");
     std::fs::write(&image, disk(Job::Read).expect("code")).expect("a file");
     let disk = vec![DiskSpec { image, read_only: false, overlay: None }];
     let mut spec = MachineSpec::new(Mode::Emu);
-    if ide {
-        spec.ide_disks = disk;
-    } else {
-        spec.disks = disk;
+    match attached {
+        Attached::Ide => spec.ide_disks = disk,
+        Attached::Virtio(place) => (spec.disks, spec.virtio) = (disk, place),
     }
     let read = |name: &str| std::fs::read(folder.join(name)).expect("a file of the package");
     if screen {
@@ -156,7 +162,7 @@ fn boot(folder: &Path, ide: bool, screen: bool) -> (String, TextScreen) {
 #[test]
 fn seabios_boots_an_ide_disk_and_prints_on_the_screen() {
     let Some(folder) = seabios() else { return };
-    let (serial, screen) = boot(&folder, true, true);
+    let (serial, screen) = boot(&folder, Attached::Ide, true);
     assert_eq!(serial, "from the boot sector\r\nfrom the second sector\r\n");
     let lines = screen.lines();
     let words =
@@ -170,12 +176,14 @@ fn seabios_boots_an_ide_disk_and_prints_on_the_screen() {
 #[test]
 fn seabios_boots_a_virtio_disk_and_prints_on_the_serial_port() {
     let Some(folder) = seabios() else { return };
-    let (serial, _) = boot(&folder, false, false);
-    for word in ["SeaBIOS (version", "Booting from Hard Disk..."] {
-        assert!(serial.contains(word), "{serial}");
+    for place in [VirtioPlace::Pci, VirtioPlace::Memory] {
+        let (serial, _) = boot(&folder, Attached::Virtio(place), false);
+        for word in ["SeaBIOS (version", "Booting from Hard Disk..."] {
+            assert!(serial.contains(word), "{place:?}: {serial}");
+        }
+        // Once by the BIOS, once by the boot sector itself.
+        assert!(serial.contains("ffrroomm"), "{place:?}: {serial}");
     }
-    // Once by the BIOS, once by the boot sector itself.
-    assert!(serial.contains("ffrroomm"), "{serial}");
 }
 
 /// The overlay's file may grow to 200 MiB, or 400 where the shell counts in other units; the host ends it there as a full

@@ -6,6 +6,9 @@
 //! are skipped.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+#[path = "linux/devices.rs"]
+mod devices;
+
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -53,7 +56,15 @@ impl Cpio {
 
     /// busybox, and an `/init` of these lines.
     fn with_init(busybox: &[u8], lines: &str) -> Vec<u8> {
+        Self::with_files(busybox, lines, &[])
+    }
+
+    /// The same, with these files beside.
+    fn with_files(busybox: &[u8], lines: &str, files: &[(String, Vec<u8>)]) -> Vec<u8> {
         let mut cpio = Self::default();
+        for (name, contents) in files {
+            cpio.add(name, 0o100_644, contents);
+        }
         for folder in ["bin", "dev", "proc"] {
             cpio.add(folder, 0o40755, &[]);
         }

@@ -48,6 +48,13 @@ pub const PCI_MEMORY: Gpa = Gpa(0xe000_0000);
 /// Bytes of it.
 pub const PCI_MEMORY_SIZE: u64 = IOAPIC.0 - PCI_MEMORY.0;
 
+/// Where virtio devices that are not on the PCI bus have their registers: a window of [`VIRTIO_SIZE`] for each.
+pub const VIRTIO: Gpa = Gpa(0xfef0_0000);
+/// Bytes of the registers of one of them.
+pub const VIRTIO_SIZE: u64 = 0x1000;
+/// Inputs of the I/O APIC at which their interrupts arrive, one for each: those behind the ISA's, which nothing else has.
+pub const VIRTIO_PINS: RangeInclusive<u8> = 16..=23;
+
 /// Configuration mechanism #1: CONFIG_ADDRESS and CONFIG_DATA.
 pub const PCI_CONFIG: RangeInclusive<Port> = Port(0xcf8)..=Port(0xcff);
 /// Where PCI devices decode ports.

@@ -4,7 +4,7 @@
 //! with the one that may have been meant.
 use super::pair::NamedEngine;
 use crate::engine::{Engine, Interface};
-use crate::machine::{EmuEngine, Technique, Without};
+use crate::machine::{EmuEngine, Technique, VirtioPlace, Without};
 use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
 use clap::{Arg, Command, Error};
 use std::ffi::OsStr;
@@ -41,6 +41,18 @@ pub(super) fn interface() -> impl TypedValueParser<Value = Interface> {
     };
     let all = Interface::ALL.into_iter().map(move |one| PossibleValue::new(one.name()).help(about(one)));
     PossibleValuesParser::new(all).try_map(|name| Interface::find(&name).ok_or("no such interface"))
+}
+
+/// Parses where virtio devices are.
+pub(super) fn virtio_place() -> impl TypedValueParser<Value = VirtioPlace> {
+    let names = [
+        PossibleValue::new("pci").help("on the PCI bus, with message-signalled interrupts"),
+        PossibleValue::new("mmio").help("in memory, at fixed places"),
+    ];
+    PossibleValuesParser::new(names).map(|name| match name.as_str() {
+        "mmio" => VirtioPlace::Memory,
+        _ => VirtioPlace::Pci,
+    })
 }
 
 /// Parses the name of the one engine of a guest.

@@ -7,7 +7,7 @@ use crate::clock::ClockSource;
 use crate::engine::{Engine, Pair};
 use crate::host::net::NetSpec;
 use crate::loader::Image;
-use crate::machine::{EmuEngine, FirmwareSpec, MachineSpec, Without};
+use crate::machine::{EmuEngine, FirmwareSpec, MachineSpec, VirtioPlace, Without};
 use crate::sys::tsc;
 use clap::Args;
 use clap::builder::TypedValueParser;
@@ -128,6 +128,9 @@ pub(super) struct GuestArguments {
     /// with what passes in a capture file
     #[arg(long, value_name = "unix=PATH,pcap=FILE", conflicts_with = "deterministic", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| net::parse(&value)))]
     net: Option<NetSpec>,
+    /// Where the guest finds its virtio devices: on the PCI bus, or in memory, as ACPI tells (at most eight)
+    #[arg(long, value_name = "PLACE", default_value = "pci", value_parser = choices::virtio_place())]
+    virtio: VirtioPlace,
     /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
     #[arg(long)]
     deterministic: bool,
@@ -165,6 +168,7 @@ impl GuestArguments {
         spec.entropy = self.rng;
         spec.network.clone_from(&self.net);
         spec.virtio_console = self.console == "virtio";
+        spec.virtio = self.virtio;
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         }

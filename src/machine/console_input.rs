@@ -1,9 +1,9 @@
 //! What a person types for the guest's console, on its way to whichever device that is.
+use super::virtio::Plugged;
 use crate::bus::Lock;
 use crate::device::uart16550::Uart16550;
-use crate::device::virtio::VirtioPci;
 use crate::device::virtio::console::{self, Console};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::Weak;
 
 /// The console's end for input. It does not keep the machine.
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub enum ConsoleInput {
     /// The first serial port.
     Serial(Weak<Lock<Uart16550>>),
     /// A virtio console.
-    Virtio(Weak<Mutex<VirtioPci<Console>>>),
+    Virtio(Plugged<Console>),
 }
 
 impl ConsoleInput {
@@ -20,10 +20,9 @@ impl ConsoleInput {
     pub fn receive(&self, bytes: &[u8]) -> usize {
         match self {
             Self::Serial(uart) => uart.upgrade().map_or(0, |uart| uart.lock().receive(bytes)),
-            Self::Virtio(device) => device.upgrade().map_or(0, |device| {
-                let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
-                device.act(console::RECEIVE, |console| console.receive(bytes))
-            }),
+            Self::Virtio(device) => {
+                device.act(console::RECEIVE, |console| console.receive(bytes)).unwrap_or(0)
+            }
         }
     }
 }

@@ -4,15 +4,15 @@
 //! All of them lie from [`layout::FIRMWARE_TABLES`] on, the RSDP first, where the loader tells guests to look and where
 //! those look that are not told. A machine with firmware of its own hands them to it as files, with what it has to do to
 //! place them. They say no more than what [`super::pc`] wires.
-use super::mp_table;
+use super::{MachineSpec, mp_table, virtio};
 use crate::arch::{Gpa, Port, Width, layout};
 use crate::bus::Bus;
 use crate::device::fw_cfg::{loader, padded_name};
 use crate::device::pci::{PciHost, SLOTS};
 use crate::mem::GuestRam;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, PackageBuilder,
-    Path, ResourceTemplate, Scope, ZERO,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, ONE, Package,
+    PackageBuilder, Path, ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{self, GAS};
@@ -38,6 +38,8 @@ const NO_VGA: u16 = 1 << 2;
 const CENTURY: u8 = 0x32;
 /// What resets the machine at the 8042's command port.
 const RESET: u8 = 0xfe;
+/// Hardware ID of a virtio device with its registers in memory.
+const VIRTIO_ID: &str = "LNRO0005";
 
 /// What the tables have to say that is not the same for each machine.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,15 @@ pub(super) struct Shape {
     pub(super) cpus: u8,
     /// Somebody sees the screen and types.
     pub(super) screen: bool,
+    /// Virtio devices that are in memory.
+    pub(super) virtio: u8,
+}
+
+impl Shape {
+    /// What is to be said of the machine `spec`, with a screen or without.
+    pub(super) fn of(spec: &MachineSpec, screen: bool) -> Self {
+        Self { cpus: spec.cpus, screen, virtio: spec.virtio_in_memory() }
+    }
 }
 
 /// The lines that are level-triggered, a bit each: PCI's and that of ACPI.
@@ -282,6 +293,19 @@ fn keyboard() -> Vec<u8> {
     bytes_of(&Device::new(Path::new("KBD_"), vec![&id, &resources]))
 }
 
+/// The virtio device `index` of those in memory, by the name that Linux and QEMU gave such devices.
+fn virtio_device(index: u8) -> Vec<u8> {
+    let (at, pin) = virtio::place(index);
+    let registers = Memory32Fixed::new(true, at.0 as u32, layout::VIRTIO_SIZE as u32);
+    let irq = Interrupt::new(true, false, false, false, pin.into());
+    let resources = ResourceTemplate::new(vec![&registers, &irq]);
+    let (hid, uid) = (Name::new("_HID".into(), &VIRTIO_ID), Name::new("_UID".into(), &index));
+    // Its accesses to memory see what the CPU wrote.
+    let coherent = Name::new("_CCA".into(), &ONE);
+    let resources = Name::new("_CRS".into(), &resources);
+    bytes_of(&Device::new(Path::new(&format!("VR{index:02}")), vec![&hid, &uid, &coherent, &resources]))
+}
+
 /// Bytes of AML that were made before.
 struct Made(Vec<u8>);
 
@@ -322,7 +346,8 @@ fn dsdt(shape: Shape) -> Sdt {
     let serial = Made(isa("COM1", "PNP0501", layout::COM1.start().0, 8, layout::IRQ_COM1));
     let clock = Made(isa("RTC_", "PNP0B00", layout::CMOS.start().0, 2, layout::IRQ_RTC));
     let keyboard = Made(if shape.screen { keyboard() } else { vec![] });
-    let system = Scope::new("_SB_".into(), vec![&pci, &serial, &clock, &keyboard]);
+    let virtio = Made((0..shape.virtio).flat_map(virtio_device).collect());
+    let system = Scope::new("_SB_".into(), vec![&pci, &serial, &clock, &keyboard, &virtio]);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&bytes_of(&soft_off));
     dsdt.append_slice(&bytes_of(&system));
@@ -337,7 +362,7 @@ mod tests {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
     }
 
-    const ONE: Shape = Shape { cpus: 1, screen: false };
+    const SMALL: Shape = Shape { cpus: 1, screen: false, virtio: 0 };
 
     fn word(bytes: &[u8], at: usize) -> usize {
         super::word(bytes, at) as usize
@@ -346,7 +371,7 @@ mod tests {
     #[test]
     fn tables_are_found_from_the_rsdp_on_and_add_up() {
         let ram = GuestRam::new(1 << 20).unwrap();
-        write(&ram, Shape { cpus: 2, screen: true });
+        write(&ram, Shape { cpus: 2, screen: true, virtio: 8 });
         let read = |at: usize, size: usize| {
             let mut bytes = vec![0; size];
             ram.read(Gpa(at as u64), &mut bytes).unwrap();
@@ -365,7 +390,17 @@ mod tests {
         assert_eq!((word(&rsdt, 36), word(&rsdt, 40)), (word(&xsdt, 36), word(&xsdt, 44)));
         let (fadt, madt) = (table(word(&xsdt, 36)), table(word(&xsdt, 44)));
         assert_eq!((&fadt[..4], &madt[..4]), (&b"FACP"[..], &b"APIC"[..]));
-        assert_eq!(&table(word(&fadt, 40))[..4], b"DSDT");
+        let dsdt = table(word(&fadt, 40));
+        assert_eq!(&dsdt[..4], b"DSDT");
+        // Memory32Fixed, and an interrupt whose level counts.
+        let virtio = |pin: u8| {
+            let registers = [0x86, 9, 0, 1, 0, (pin - 16) << 4, 0xf0, 0xfe, 0, 0x10, 0, 0];
+            [&registers[..], &[0x89, 6, 0, 1, 1, pin, 0, 0, 0]].concat()
+        };
+        for pin in 16..24 {
+            assert!(dsdt.windows(21).any(|bytes| bytes == virtio(pin)), "{pin}");
+        }
+        assert_eq!(dsdt.windows(8).filter(|bytes| bytes == b"LNRO0005").count(), 8);
         let facs = read(word(&fadt, 36), 64);
         assert_eq!((&facs[..4], word(&fadt, 36) % 64), (&b"FACS"[..], 0));
         // Structures of the MADT fill it, and two are enabled CPUs.
@@ -379,13 +414,13 @@ mod tests {
 
     #[test]
     fn little_ram_gets_no_tables() {
-        write(&GuestRam::new(4096).unwrap(), ONE);
+        write(&GuestRam::new(4096).unwrap(), SMALL);
     }
 
     /// What a firmware does with the files: place them, then mend pointers and sums.
     #[test]
     fn files_are_placed_by_their_own_commands() {
-        let [(_, mut rsdp), (_, mut tables), (_, commands)] = files(ONE);
+        let [(_, mut rsdp), (_, mut tables), (_, commands)] = files(SMALL);
         let base = 0x7_f000_u32;
         let name = |bytes: &[u8]| {
             String::from_utf8_lossy(bytes.split(|&b| b == 0).next().unwrap_or_default()).into_owned()

@@ -1,6 +1,6 @@
 //! A hostile guest in front of all devices at once: any accesses to ports and device memory, of any width, with rings and
 //! tables of rubbish in RAM. The machine stands, nothing hangs, and the disk goes on after a reset of its channel.
-use super::{Capture, MachineSpec, Pc};
+use super::{Capture, MachineSpec, Pc, VirtioPlace};
 use crate::arch::{Gpa, Port, Width, layout};
 use crate::bus::VcpuId;
 use crate::engine::Mode;
@@ -12,8 +12,8 @@ use tempfile::TempDir;
 const CPU: VcpuId = VcpuId(0);
 const WIDTHS: [Width; 4] = [Width::B1, Width::B2, Width::B4, Width::B8];
 
-/// A machine of 2 MiB with one of each device.
-fn machine() -> (Pc, TempDir) {
+/// A machine of 2 MiB with one of each device; those of virtio are there.
+fn machine(virtio: VirtioPlace) -> (Pc, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let disk = |name: &str| {
         let image = folder.path().join(name);
@@ -27,6 +27,7 @@ fn machine() -> (Pc, TempDir) {
     spec.entropy = true;
     spec.virtio_console = true;
     spec.network = Some(NetSpec::default());
+    spec.virtio = virtio;
     let pc = Pc::assemble(&spec, Some(&[0xcc; 64 << 10]), Box::new(Capture::new(1000))).unwrap();
     (pc, folder)
 }
@@ -66,6 +67,8 @@ fn act() -> impl Strategy<Value = Act> {
         .prop_flat_map(|range| range.start().0..=range.end().0.saturating_add(1));
     let memory = prop_oneof![
         8 => (0..5_u64, 0..0x5000_u64).prop_map(|(device, offset)| layout::PCI_MEMORY.0 + device * 0x8000 + offset),
+        8 => (0..4_u64, prop_oneof![0..0x110_u64, 0..0x1000_u64])
+            .prop_map(|(device, offset)| layout::VIRTIO.0 + device * layout::VIRTIO_SIZE + offset),
         1 => (0..0x1000_u64).prop_map(|offset| layout::LAPIC.0 + offset),
         1 => (0..0x40_u64).prop_map(|offset| layout::IOAPIC.0 + offset),
         1 => (0..0x1_0000_u64).prop_map(|offset| layout::FIRMWARE_END.0 - 1 - offset),
@@ -117,8 +120,11 @@ fn apply(pc: &Pc, act: &Act) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(100_000) / 4, ..ProptestConfig::default() })]
     #[test]
-    fn any_accesses_leave_a_machine_that_goes_on(acts in prop::collection::vec(act(), 0..400)) {
-        let (pc, _folder) = machine();
+    fn any_accesses_leave_a_machine_that_goes_on(
+        acts in prop::collection::vec(act(), 0..400),
+        in_memory in any::<bool>(),
+    ) {
+        let (pc, _folder) = machine(if in_memory { VirtioPlace::Memory } else { VirtioPlace::Pci });
         // Decoding and bus mastering on, as a driver begins.
         (1..6).for_each(|slot| apply(&pc, &Act::Config(slot, 4, Some(7))));
         for act in &acts {

@@ -33,7 +33,7 @@ pub use console_input::ConsoleInput;
 use firmware::Shape;
 pub use run::{Limits, Stop};
 pub use screen::Screen;
-pub use spec::{FirmwareSpec, MachineSpec};
+pub use spec::{FirmwareSpec, MachineSpec, VirtioPlace};
 pub use timed::{Counts, TimedCounts};
 
 use crate::arch::{Activity, CpuState, Gva};
@@ -80,6 +80,11 @@ pub enum MachineError {
     /// More devices than the bus has slots.
     #[error("the PCI bus has no slot left: a machine has at most 30 disks and other devices")]
     NoSlot,
+    /// More virtio devices than have places in memory.
+    #[error(
+        "memory has places for eight virtio devices; leave some out, or put them on the PCI bus (--virtio pci)"
+    )]
+    NoVirtioPlace,
     /// More IDE disks than there are places for.
     #[error("a machine has places for four IDE disks; attach the others by virtio (without 'ide')")]
     NoIdePlace,
@@ -136,7 +141,7 @@ impl Machine {
         let pc = Pc::assemble(spec, image.rom(), console)?;
         // An image that lies where the tables are goes without them; firmware makes its own.
         if image.rom().is_none() {
-            firmware::write(pc.platform().ram(), Shape { cpus: spec.cpus, screen: spec.screen });
+            firmware::write(pc.platform().ram(), Shape::of(spec, spec.screen));
             mp_table::write(pc.platform().ram(), spec.cpus);
         }
         let state = image.load(pc.platform().ram(), &spec.command_line)?;

@@ -134,19 +134,25 @@ impl Pc {
         let has_screen = spec.screen || rom.is_some();
         let screen = has_screen.then(|| Screen::insert(&mut bus, i8042, Arc::clone(&ram))).transpose()?;
         if let Some(rom) = rom {
-            let shape = Shape { cpus: spec.cpus, screen: true };
+            let shape = Shape::of(spec, true);
             fw_cfg::insert(spec, shape, rom, &mut bus, &ram)?;
         }
         // Devices are plugged in before the bridge is given its places.
         let mut pci = PciHost::new(Arc::clone(&sink));
         let messages: Arc<dyn MsiSink> = interrupts.clone();
         let mut disks = ide::plug(spec, &mut pci, &mut bus, &ram, &sink)?;
-        disks.extend(virtio::plug(spec, &mut pci, &ram, &messages)?);
+        let mut sockets = virtio::Sockets {
+            place: spec.virtio,
+            pci: &mut pci,
+            bus: &mut bus,
+            ram: &ram,
+            lines: &sink,
+            messages: &messages,
+            used: 0,
+        };
+        disks.extend(sockets.insert_all(spec)?);
         let input = match virtio_console {
-            Some(sink) => {
-                let device = virtio::plug_console(&mut pci, &ram, &messages, sink)?;
-                ConsoleInput::Virtio(Arc::downgrade(&device))
-            }
+            Some(sink) => ConsoleInput::Virtio(sockets.insert_console(sink)?),
             None => ConsoleInput::Serial(Arc::downgrade(&uart)),
         };
         if rom.is_some() {

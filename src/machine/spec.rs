@@ -1,5 +1,6 @@
 //! What machine is wanted: plain data.
 use super::MachineError;
+use crate::arch::layout;
 use crate::clock::ClockSource;
 use crate::emulator::{EmuEngine, Without};
 use crate::engine::{Engine, Interface, Pair};
@@ -40,10 +41,22 @@ pub struct MachineSpec {
     pub virtio_console: bool,
     /// It has a virtio network card, on this network.
     pub network: Option<NetSpec>,
+    /// Where its virtio devices are.
+    pub virtio: VirtioPlace,
     /// Somebody sees its text screen and types at its keyboard: the guest is told of both.
     pub screen: bool,
     /// What goes with the image, where that is firmware.
     pub firmware: FirmwareSpec,
+}
+
+/// Where a guest finds virtio devices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum VirtioPlace {
+    /// On the PCI bus, with message-signalled interrupts.
+    #[default]
+    Pci,
+    /// At fixed places in memory, which ACPI tells of; at most eight.
+    Memory,
 }
 
 /// What firmware is told of what to do.
@@ -81,8 +94,20 @@ impl MachineSpec {
             entropy: false,
             virtio_console: false,
             network: None,
+            virtio: VirtioPlace::Pci,
             screen: false,
             firmware: FirmwareSpec::default(),
+        }
+    }
+
+    /// How many virtio devices it has in memory.
+    pub(super) fn virtio_in_memory(&self) -> u8 {
+        let others = [self.entropy, self.virtio_console, self.network.is_some()];
+        let all = self.disks.len() + others.into_iter().filter(|wanted| *wanted).count();
+        match self.virtio {
+            VirtioPlace::Pci => 0,
+            // A machine with more than there are places for is not built.
+            VirtioPlace::Memory => all.min(layout::VIRTIO_PINS.len()) as u8,
         }
     }
 
