@@ -28,6 +28,7 @@ pub(crate) fn machine() -> Platform {
         cpuid: CpuidTable::from_host(host_cpuid::query),
         kicks: vec![KickCell::new()],
         hypercalls: None,
+        kvm_clock: None,
     })
 }
 

@@ -52,6 +52,11 @@ pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 /// Value that RDTSCP and RDPID return.
 pub const TSC_AUX: u32 = 0xc000_0103;
 
+/// KVM's MSR that names the structure for the date (Linux, `Documentation/virt/kvm/x86/msr.rst`).
+pub const KVM_WALL_CLOCK: u32 = 0x4b56_4d00;
+/// KVM's MSR that names a CPU's structure for the time.
+pub const KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
+
 /// [`ARCH_CAPABILITIES`] where CPUID offers it: the guest needs no measures against RDCL, L1TF, MDS, TAA, stale MMIO data,
 /// GDS, RFDS, branch history and ITS, and with IBRS set once none against branch targets.
 const CAPABILITIES: u64 = 1 << 0 // RDCL_NO

@@ -131,6 +131,9 @@ pub(super) struct GuestArguments {
     /// Where the guest finds its virtio devices: on the PCI bus, or in memory, as ACPI tells (at most eight)
     #[arg(long, value_name = "PLACE", default_value = "pci", value_parser = choices::virtio_place())]
     virtio: VirtioPlace,
+    /// Offer the guest KVM's clock, which Linux knows as kvm-clock
+    #[arg(long)]
+    kvm_clock: bool,
     /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
     #[arg(long)]
     deterministic: bool,
@@ -169,6 +172,7 @@ impl GuestArguments {
         spec.network.clone_from(&self.net);
         spec.virtio_console = self.console == "virtio";
         spec.virtio = self.virtio;
+        spec.kvm_clock = self.kvm_clock;
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         }

@@ -186,6 +186,7 @@ impl FakeMachine {
             },
             kicks: vec![kick],
             hypercalls: offers.then(|| Hypercalls::new(sink)),
+            kvm_clock: None,
         });
         Self { text, platform, interrupts, port, mmio, timers }
     }

@@ -16,6 +16,7 @@ mod exit;
 #[cfg(test)]
 pub(crate) mod fake;
 mod hypercall;
+mod kvm_clock;
 mod pair;
 mod platform;
 mod site;
@@ -27,6 +28,7 @@ pub use boundary::Boundary;
 pub use counters::{Cause, Counters};
 pub use exit::{DebugEvent, Exit};
 pub use hypercall::{Hypercalls, PageRange, Stale, TextSink};
+pub use kvm_clock::KvmClock;
 pub use pair::{Engine, Interface, Pair};
 pub use platform::{Attention, Platform, PlatformParts};
 pub use site::{Cost, Occasion, Patch, Site, Sites};

@@ -2,10 +2,10 @@
 //!
 //! Counting and tracing happen here, once, for all modes.
 use super::hypercall::Hypercalls;
-use super::{Cause, Counters, EventKind, Exit, KickCell, Trace, VcpuId};
+use super::{Cause, Counters, EventKind, Exit, KickCell, KvmClock, Trace, VcpuId};
 use crate::abi;
 use crate::arch::cpuid::{CpuidResult, CpuidTable};
-use crate::arch::{Cr4, Gpa, Port, Vector, Width};
+use crate::arch::{Cr4, Gpa, Port, Vector, Width, msr};
 use crate::bus::{Bus, CpuSignal, InterruptController, PowerRequest, PowerSwitch};
 use crate::clock::{Clock, TimerQueue};
 use crate::mem::GuestRam;
@@ -31,6 +31,8 @@ pub struct PlatformParts {
     pub kicks: Vec<Arc<KickCell>>,
     /// The hypercalls, if the machine offers them: CPUID then says so.
     pub hypercalls: Option<Hypercalls>,
+    /// KVM's clock, if the machine offers it: CPUID then says so.
+    pub kvm_clock: Option<KvmClock>,
 }
 
 /// The machine without its CPUs.
@@ -64,6 +66,9 @@ impl Platform {
     pub fn new(mut parts: PlatformParts) -> Self {
         if let Some(calls) = &parts.hypercalls {
             parts.cpuid.offer_hypercalls(calls.cpuid());
+        }
+        if parts.kvm_clock.is_some() {
+            parts.cpuid.offer_kvm_clock();
         }
         let counters = parts.kicks.iter().map(|_| Arc::default()).collect();
         let cpus = parts.kicks.len().min(255) as u8;
@@ -121,6 +126,11 @@ impl Platform {
     #[must_use]
     pub fn hypercalls(&self) -> Option<&Hypercalls> {
         self.parts.hypercalls.as_ref()
+    }
+
+    /// KVM's clock, if the machine offers it.
+    pub(super) fn kvm_clock(&self) -> Option<&KvmClock> {
+        self.parts.kvm_clock.as_ref()
     }
 
     /// The exit trace.
@@ -213,17 +223,24 @@ impl Platform {
     pub fn msr_read(&self, vcpu: VcpuId, index: u32) -> Option<u64> {
         let value = match self.hypercalls() {
             Some(calls) if index == abi::MSR_HYPERCALL_PAGE => Some(calls.page()),
+            _ if matches!(index, msr::KVM_WALL_CLOCK | msr::KVM_SYSTEM_TIME) => {
+                self.kvm_clock().and_then(|clock| clock.read(vcpu, index))
+            }
             _ => self.parts.interrupts.read_msr(vcpu, index),
         };
         self.trace.record(EventKind::MsrRead, index.into(), value.unwrap_or(0), 8);
         value
     }
 
-    /// Writes an MSR that the CPU itself does not hold; `None` means #GP.
-    pub fn msr_write(&self, vcpu: VcpuId, index: u32, value: u64) -> Option<()> {
+    /// Writes an MSR that the CPU itself does not hold, for a CPU whose TSC is ahead of the clock's by `tsc_adjust`; `None`
+    /// means #GP.
+    pub fn msr_write(&self, vcpu: VcpuId, index: u32, value: u64, tsc_adjust: u64) -> Option<()> {
         self.trace.record(EventKind::MsrWrite, index.into(), value, 8);
         match self.hypercalls() {
             Some(calls) if index == abi::MSR_HYPERCALL_PAGE => calls.set_page(self.ram(), value),
+            _ if matches!(index, msr::KVM_WALL_CLOCK | msr::KVM_SYSTEM_TIME) => {
+                self.write_kvm_clock(vcpu, index, value, tsc_adjust)
+            }
             _ => self.parts.interrupts.write_msr(vcpu, index, value),
         }
     }

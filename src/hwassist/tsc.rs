@@ -48,6 +48,14 @@ impl TscOffset {
         }
     }
 
+    /// What the counter that the guest reads is ahead of the host's, in ticks, wrapping.
+    pub(super) fn guests(&self, vcpu: &VcpuFd) -> Result<u64, EngineError> {
+        match self {
+            Self::Ignored(_) => Ok(0),
+            Self::Attribute | Self::Counter => self.adjust(vcpu),
+        }
+    }
+
     /// Sets the guest's counter to the host's plus `adjust` ticks, wrapping.
     pub(super) fn set_adjust(&mut self, vcpu: &VcpuFd, adjust: u64) -> Result<(), EngineError> {
         match self {

@@ -172,9 +172,14 @@ impl KvmVcpu {
                 self.unfinished = true;
                 Next::Enter
             }
-            KvmExit::WriteMsr { index, value, fault } => {
-                let taken = msr::ignores_writes(index) || platform.msr_write(id, index, value).is_some();
-                *fault = u8::from(!taken);
+            KvmExit::WriteMsr { index, value, .. } => {
+                // No other register's meaning hangs on the TSC.
+                let ahead = if index == msr::KVM_SYSTEM_TIME { self.tsc.guests(&self.fd)? } else { 0 };
+                let taken =
+                    msr::ignores_writes(index) || platform.msr_write(id, index, value, ahead).is_some();
+                if let KvmExit::WriteMsr { fault, .. } = exit::read(self.fd.get_kvm_run(), self.run_size) {
+                    *fault = u8::from(!taken);
+                }
                 self.unfinished = true;
                 Next::Enter
             }

@@ -17,13 +17,13 @@ use crate::device::pci::PciHost;
 use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
 use crate::device::uart16550::Uart16550;
-use crate::engine::{Counters, Engine, Hypercalls, Interface, KickCell, Platform, PlatformParts};
+use crate::engine::{Counters, Engine, Hypercalls, Interface, KickCell, KvmClock, Platform, PlatformParts};
 use crate::host::console::Capture;
 use crate::host::disk::Failures;
 use crate::mem::GuestRam;
 use crate::sys::{host_cpuid, membarrier};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The devices of every machine, for the record of a measurement.
 pub const DEVICES: [&str; 12] = [
@@ -189,6 +189,10 @@ impl Pc {
             cpuid,
             kicks,
             hypercalls,
+            kvm_clock: spec.kvm_clock.then(|| {
+                let start = Duration::from_secs(u64::try_from(date).unwrap_or(0));
+                KvmClock::new(start, spec.cpus)
+            }),
         }));
         counters.get_or_init(|| Arc::clone(platform.counters(BOOT_CPU)));
         Ok(Self { platform, interrupts, uart, marks, timed, disks, screen, input })

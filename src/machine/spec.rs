@@ -41,6 +41,8 @@ pub struct MachineSpec {
     pub virtio_console: bool,
     /// It has a virtio network card, on this network.
     pub network: Option<NetSpec>,
+    /// The guest is offered KVM's clock.
+    pub kvm_clock: bool,
     /// Where its virtio devices are.
     pub virtio: VirtioPlace,
     /// Somebody sees its text screen and types at its keyboard: the guest is told of both.
@@ -94,6 +96,7 @@ impl MachineSpec {
             entropy: false,
             virtio_console: false,
             network: None,
+            kvm_clock: false,
             virtio: VirtioPlace::Pci,
             screen: false,
             firmware: FirmwareSpec::default(),

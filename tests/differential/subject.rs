@@ -112,6 +112,7 @@ impl VcpuSubject {
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![KickCell::new()],
             hypercalls: None,
+            kvm_clock: None,
         });
         let backend = make(&platform)?;
         for slot in ram.slots() {

@@ -60,8 +60,11 @@ fn write(cx: &mut Cx, index: u32, value: u64) -> Option<()> {
     let canonical = || Gva(value).is_canonical().then_some(value);
     let word = || (value >> 32 == 0).then_some(value);
     match index {
-        msr::TSC => cx.state.msrs.tsc_adjust = value.wrapping_sub(cx.platform.clock().tsc()),
-        msr::TSC_ADJUST => cx.state.msrs.tsc_adjust = value,
+        msr::TSC | msr::TSC_ADJUST => {
+            let ahead = if index == msr::TSC { cx.platform.clock().tsc() } else { 0 };
+            cx.state.msrs.tsc_adjust = value.wrapping_sub(ahead);
+            cx.platform.moved_tsc(cx.mmu.vcpu, cx.state.msrs.tsc_adjust);
+        }
         msr::SYSENTER_CS => cx.state.msrs.sysenter_cs = value & 0xffff_ffff,
         msr::SYSENTER_ESP => cx.state.msrs.sysenter_esp = canonical()?,
         msr::SYSENTER_EIP => cx.state.msrs.sysenter_eip = canonical()?,
@@ -94,10 +97,10 @@ fn write(cx: &mut Cx, index: u32, value: u64) -> Option<()> {
         msr::TSC_AUX => cx.state.msrs.tsc_aux = word()?,
         msr::TSC_DEADLINE => {
             let ticks = if value == 0 { 0 } else { value.saturating_sub(cx.state.msrs.tsc_adjust).max(1) };
-            return cx.platform.msr_write(cx.mmu.vcpu, index, ticks);
+            return cx.platform.msr_write(cx.mmu.vcpu, index, ticks, cx.state.msrs.tsc_adjust);
         }
         _ if msr::ignores_writes(index) => {}
-        _ => return cx.platform.msr_write(cx.mmu.vcpu, index, value),
+        _ => return cx.platform.msr_write(cx.mmu.vcpu, index, value, cx.state.msrs.tsc_adjust),
     }
     Some(())
 }

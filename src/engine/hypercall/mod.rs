@@ -274,9 +274,10 @@ impl Work<'_> {
 }
 
 impl Platform {
-    /// To be called when guest time goes on after it stood: the clock page, if there is one, is written anew. The guest
-    /// stands.
+    /// To be called when guest time goes on after it stood: what the guest has in its RAM to read the clock by is written
+    /// anew. The guest stands.
     pub fn renew_clock_page(&self) {
+        self.renew_kvm_clock();
         let Some(calls) = self.hypercalls() else { return };
         if let Some(page) = calls.clock().as_mut() {
             page.write(self.ram(), self.clock());

@@ -13,7 +13,10 @@ const PAGE: u64 = 0x3_0000;
 pub(crate) fn machine() -> (FakeMachine, CpuState) {
     let machine = FakeMachine::offering_hypercalls(RAM, ClockSource::Real);
     let state = machine.long_mode(0x8000, 0x9000);
-    assert_eq!(machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | abi::PAGE_ON), Some(()));
+    assert_eq!(
+        machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | abi::PAGE_ON, 0),
+        Some(())
+    );
     (machine, state)
 }
 
@@ -154,7 +157,7 @@ proptest! {
 #[test]
 fn nothing_is_taken_before_the_page_is_named_nor_from_ring_3() {
     let (machine, mut state) = machine();
-    let set = |value| machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, value);
+    let set = |value| machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, value, 0);
     assert!(machine.platform.hypercall(&mut state, 0).is_some());
     state.segments[2] = Segment { attributes: 0xc0f3, ..Segment::flat32(0x23, 3) };
     assert_eq!(machine.platform.hypercall(&mut state, 0), None);
@@ -170,7 +173,7 @@ fn nothing_is_taken_before_the_page_is_named_nor_from_ring_3() {
     assert_eq!(set(0), Some(()));
     assert_eq!(machine.platform.hypercall(&mut state, 0), None);
     let without = FakeMachine::new(RAM, ClockSource::Real);
-    assert_eq!(without.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | 1), None);
+    assert_eq!(without.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | 1, 0), None);
     assert_eq!(without.platform.hypercall(&mut state, 0), None);
 }
 
@@ -182,7 +185,7 @@ fn the_page_begins_with_the_way_in_and_its_former_code_is_gone() {
     assert_eq!(page, [0x0f, 0x01, 0xc1, 0x90, 0xc3, 0xcc, 0xcc, 0xcc]);
     let mut cursor = machine.ram().code().cursor();
     machine.ram().code().mark(PAGE, 4096);
-    machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | abi::PAGE_ON).unwrap();
+    machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | abi::PAGE_ON, 0).unwrap();
     assert!(machine.ram().written_code(&mut cursor).is_some());
 }
 
@@ -213,7 +216,7 @@ fn the_clock_page_tells_counted_time_exactly() {
     let source = ClockSource::Counted { nanos_per_instruction: 3 };
     let machine = FakeMachine::offering_hypercalls(RAM, source);
     let mut state = machine.long_mode(0x8000, 0x9000);
-    machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | abi::PAGE_ON).unwrap();
+    machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | abi::PAGE_ON, 0).unwrap();
     let clock = machine.platform.clock();
     clock.retire(12345);
     assert_eq!(call(&machine, &mut state, [abi::CALL_CLOCK_PAGE, AT, 0, 0]).0, 0);

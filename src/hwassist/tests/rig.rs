@@ -134,6 +134,7 @@ impl Rig {
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![KickCell::new()],
             hypercalls: None,
+            kvm_clock: None,
         });
         let backend = match KvmBackend::new(&platform) {
             Ok(backend) => backend,

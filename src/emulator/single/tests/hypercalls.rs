@@ -135,7 +135,7 @@ fn without_hypercalls_it_is_undefined() {
     both(|| Bench::offering_hypercalls(here), undefined);
     let from_ring3 = || {
         let mut b = Bench::offering_hypercalls(here);
-        b.machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | abi::PAGE_ON).unwrap();
+        b.machine.platform.msr_write(VcpuId(0), abi::MSR_HYPERCALL_PAGE, PAGE | abi::PAGE_ON, 0).unwrap();
         b.enter_ring3();
         b
     };
