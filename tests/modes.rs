@@ -66,8 +66,8 @@ fn ways() -> Vec<(Way, String)> {
 /// What a host's KVM gets wrong and no monitor can mend, by label: `docs/decisions/kvm-01-pvm.md`.
 fn gap(way: Way, label: &str, workload: &str) -> Option<&'static str> {
     match workload {
-        "syscall" | "int80" if way.pair.engine == Engine::Kvm && label.starts_with(EMULATED_SUPERVISOR) => {
-            Some("this KVM does not enter ring 0 by SYSCALL or INT n from ring 3")
+        "int80" if way.pair.engine == Engine::Kvm && label.starts_with(EMULATED_SUPERVISOR) => {
+            Some("this KVM does not enter ring 0 by INT n from ring 3")
         }
         _ => None,
     }

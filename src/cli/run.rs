@@ -93,6 +93,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         let stop = machine.run(&limits);
         drop(display);
         let stats = arguments.stats.then(|| stats(&machine, start.elapsed()));
+        let rescues = machine.rescues();
         let disk_failures: Vec<_> = machine.pc().disk_failures().map(str::to_owned).collect();
         let left_alone = if unpatched { machine.sites() } else { None };
         // Prints the console's last words before we say ours.
@@ -104,6 +105,11 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         if let Some(stats) = stats {
             // Statistics that nobody can read are no failure of the run.
             let _closed = io::stderr().write_all(stats.as_bytes());
+        }
+        let ended_well = stop.as_ref().is_ok_and(|&stop| is_success(stop));
+        // What went wrong is told in one sentence.
+        if ended_well && !arguments.stats && !rescues.is_empty() {
+            say(&rescued(&rescues));
         }
         for failure in disk_failures {
             say(&format!("disk: {failure}; the guest was told of an I/O error"));
@@ -169,6 +175,14 @@ impl Input {
     }
 }
 
+fn is_success(stop: Stop) -> bool {
+    match stop {
+        // isa-debug-exit gives (value << 1) | 1.
+        Stop::PowerOff(status) => status >> 1 == u32::from(abi::EXIT_OK),
+        stop => stop == Stop::Reset,
+    }
+}
+
 pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
     let name = name.display();
     let failed = |why: &str| {
@@ -176,8 +190,7 @@ pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
         ExitCode::FAILURE
     };
     match stop {
-        // isa-debug-exit gives (value << 1) | 1.
-        Stop::PowerOff(status) if status >> 1 == u32::from(abi::EXIT_OK) => ExitCode::SUCCESS,
+        stop if is_success(stop) => ExitCode::SUCCESS,
         Stop::PowerOff(status) => failed(&format!("the guest switched off with status {}", status >> 1)),
         Stop::Reset => ExitCode::SUCCESS,
         Stop::TripleFault => failed(
@@ -187,6 +200,22 @@ pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
         Stop::Interrupted => interrupted(|by| format!("{name}: stopped by {by}")),
         Stop::Breakpoint(_) | Stop::Stepped => failed("stopped for a debugger that is not there"),
     }
+}
+
+/// How many instructions the host did not execute, and which.
+fn rescued(rescues: &[(String, u64)]) -> String {
+    const NAMED: usize = 4;
+    let total: u64 = rescues.iter().map(|(_, count)| count).sum();
+    let mut named: Vec<_> =
+        rescues.iter().take(NAMED).map(|(name, count)| format!("{name} {count} times")).collect();
+    if rescues.len() > NAMED {
+        named.push(format!("{} others", rescues.len() - NAMED));
+    }
+    let (noun, pronoun) = if total == 1 { ("instruction", "it") } else { ("instructions", "them") };
+    format!(
+        "the host's KVM could not execute {total} {noun}, so trivisor executed {pronoun}: {}",
+        named.join(", ")
+    )
 }
 
 /// What happened, by cause, a line each.
@@ -208,6 +237,11 @@ fn stats(machine: &Machine, wall: Duration) -> String {
         let count = count(cause);
         if count > 0 {
             text.push_str(&format!("{:>16}  {count}\n", cause.name()));
+        }
+        if cause == Cause::Rescue {
+            for (instruction, count) in machine.rescues() {
+                text.push_str(&format!("{:>16}    {count} {instruction}\n", ""));
+            }
         }
     }
     let (cycles, translated) = (count(Cause::TranslateCycles), count(Cause::Translate));

@@ -184,6 +184,10 @@ pub trait Vcpu: Send {
     fn sites(&self) -> Option<Sites> {
         None
     }
+    /// The instructions that the host could not execute ([`Cause::Rescue`]) by name, and how often each was met.
+    fn rescues(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
     /// The debugging ability, if the mode has one.
     fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {
         None

@@ -4,11 +4,12 @@
 //! around both. The same loop natively gives the ratio. On hardware both rings run at full speed; under a nested
 //! hypervisor too, with dearer exits; under an emulated supervisor (`kvm_pvm`) ring 0 runs a thousand times slower.
 #![expect(unsafe_code, reason = "the native loop is the guest's own machine code")]
+use super::vcpu::KvmVcpu;
 use super::vm::KvmBackend;
 use super::{flat, host};
-use crate::arch::Gpa;
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::state::gpr;
+use crate::arch::{CpuState, Gpa, Vector};
 use crate::engine::{Backend, EngineError, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::{host_cpuid, tsc};
@@ -61,6 +62,8 @@ pub struct Calibration {
     pub ring3_ratio: f64,
     /// Cost of CPUID at ring 3 in the guest, in nanoseconds.
     pub cpuid_nanos: u64,
+    /// SYSCALL at ring 3 enters ring 0. Where it does not, each one is mended and counts as a rescue.
+    pub syscall_enters: bool,
     /// For [`KvmKind::None`]: why, and what to do.
     pub reason: Option<String>,
     /// The kernel's module, as `kvm_intel`; nothing if KVM is built in.
@@ -84,7 +87,8 @@ impl fmt::Display for Calibration {
             percent(self.ring0_ratio),
             percent(self.ring3_ratio),
             self.cpuid_nanos as f64 / 1000.0
-        )
+        )?;
+        if self.syscall_enters { Ok(()) } else { f.write_str(", SYSCALL by rescue") }
     }
 }
 
@@ -110,12 +114,13 @@ pub fn calibrate() -> Calibration {
         ring0_ratio: 0.0,
         ring3_ratio: 0.0,
         cpuid_nanos: 0,
+        syscall_enters: true,
         reason: None,
         vendor,
     };
-    let measured = measure(false).and_then(|ring0| Ok((ring0, measure(true)?)));
-    let (ring0, ring3) = match measured {
-        Ok(both) => both,
+    let measured = measure(false).and_then(|ring0| Ok((ring0, measure(true)?, syscall_enters()?)));
+    let (ring0, ring3, syscall_enters) = match measured {
+        Ok(all) => all,
         Err(EngineError::Unavailable { reason, .. }) => {
             return Calibration { reason: Some(reason), ..nothing };
         }
@@ -130,6 +135,7 @@ pub fn calibrate() -> Calibration {
         ring0_ratio,
         ring3_ratio: native / ring3.ticks_per_turn,
         cpuid_nanos: tsc::to_nanos(ring3.ticks_per_cpuid as u64),
+        syscall_enters,
         ..nothing
     }
 }
@@ -196,45 +202,53 @@ fn program(user: bool) -> Result<Vec<u8>, IcedError> {
 /// Where ring 3 ends up: its #UD halts at ring 0.
 const END: u64 = flat::CODE + 0x1000;
 const HLT: u8 = 0xf4;
-const UD: u8 = 6;
 
-fn measure(user: bool) -> Result<Measured, EngineError> {
-    let failed = |why: String| EngineError::Host {
-        what: "cannot run the calibration guest",
-        source: std::io::Error::other(why),
-    };
+fn failed(why: String) -> EngineError {
+    EngineError::Host { what: "cannot run the calibration guest", source: std::io::Error::other(why) }
+}
+
+/// A vCPU for a guest that executes `code` and may halt at the addresses `ends`, to each of which a vector leads.
+fn guest(code: &[u8], ends: &[(u8, u64)]) -> Result<KvmVcpu, EngineError> {
     let ram = Arc::new(GuestRam::new(1 << 20).map_err(|e| failed(e.to_string()))?);
-    let backend = KvmBackend::with_parts(
-        Path::new(super::vm::DEVICE),
-        &ram,
-        vec![CpuidTable::from_host(host_cpuid::query).of_cpu(0, 1)],
-    )?;
+    let cpuid = vec![CpuidTable::from_host(host_cpuid::query).of_cpu(0, 1)];
+    let backend = KvmBackend::with_parts(Path::new(super::vm::DEVICE), &ram, cpuid, false)?;
     for slot in ram.slots() {
         backend.map_ram(slot)?;
     }
+    let mut written = flat::lay_out(&ram).and_then(|()| ram.write(Gpa(flat::CODE), code));
+    for &(vector, end) in ends {
+        written = written
+            .and_then(|()| ram.write(Gpa(end), &[HLT]))
+            .and_then(|()| flat::set_gate(&ram, vector, end));
+    }
+    written.map_err(|e| failed(e.to_string()))?;
+    backend.new_vcpu(VcpuId(0))
+}
+
+/// Runs a guest until it halts; its state then. Nothing if it ended in a triple fault.
+fn run(vcpu: &mut KvmVcpu) -> Result<Option<CpuState>, EngineError> {
+    loop {
+        match vcpu.fd.run() {
+            Ok(kvm_ioctls::VcpuExit::Hlt) => return Ok(Some(vcpu.save_state()?)),
+            Ok(kvm_ioctls::VcpuExit::Shutdown) => return Ok(None),
+            Ok(other) => return Err(failed(format!("it came out with {other:?}"))),
+            // A signal of this program's other business.
+            Err(error) if error.errno() == libc::EINTR => {}
+            Err(error) => return Err(host("cannot run the calibration guest")(error)),
+        }
+    }
+}
+
+fn measure(user: bool) -> Result<Measured, EngineError> {
     let code = program(user).map_err(|e| failed(e.to_string()))?;
-    flat::lay_out(&ram)
-        .and_then(|()| ram.write(Gpa(flat::CODE), &code))
-        .and_then(|()| ram.write(Gpa(END), &[HLT]))
-        .and_then(|()| flat::set_gate(&ram, UD, END))
-        .map_err(|e| failed(e.to_string()))?;
-    let mut vcpu = backend.new_vcpu(VcpuId(0))?;
+    let mut vcpu = guest(&code, &[(Vector::InvalidOpcode as u8, END)])?;
     let mut state = flat::state(flat::CODE, user);
     let mut best = Measured { ticks_per_turn: f64::INFINITY, ticks_per_cpuid: f64::INFINITY };
     let mut turns = FEW_TURNS;
     for _ in 0..RUNS {
         state.gpr[gpr::RDI] = turns;
         vcpu.load_state(&state)?;
-        loop {
-            match vcpu.fd.run() {
-                Ok(kvm_ioctls::VcpuExit::Hlt) => break,
-                Ok(other) => return Err(failed(format!("it came out with {other:?}"))),
-                // A signal of this program's other business.
-                Err(error) if error.errno() == libc::EINTR => {}
-                Err(error) => return Err(host("cannot run the calibration guest")(error)),
-            }
-        }
-        let end = vcpu.save_state()?.gpr;
+        let end = run(&mut vcpu)?.ok_or_else(|| failed("it ended in a triple fault".to_owned()))?.gpr;
         let ticks = end[9].wrapping_sub(end[8]).max(1);
         best.ticks_per_turn = best.ticks_per_turn.min(ticks as f64 / turns as f64);
         let cpuids = end[11].wrapping_sub(end[9]).max(1);
@@ -244,6 +258,20 @@ fn measure(user: bool) -> Result<Measured, EngineError> {
         }
     }
     Ok(best)
+}
+
+/// Whether ring 0 is where SYSCALL at ring 3 leads: HLT at its entry works there, and is #GP at ring 3.
+fn syscall_enters() -> Result<bool, EngineError> {
+    const ENTRY: u64 = END + 0x100;
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    // Vector 0 is never raised: the gate is there so that the HLT is.
+    let mut vcpu = guest(&SYSCALL, &[(Vector::GeneralProtection as u8, END), (0, ENTRY)])?;
+    let mut state = flat::state(flat::CODE, true);
+    state.msrs.star = flat::STAR;
+    state.msrs.lstar = ENTRY;
+    vcpu.load_state(&state)?;
+    // Whoever does neither is in no need of this help.
+    Ok(run(&mut vcpu)?.is_none_or(|end| end.rip != END + 1))
 }
 
 /// The guest's loop, here.

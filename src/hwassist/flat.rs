@@ -28,6 +28,8 @@ const KERNEL_DATA: u16 = 0x10;
 const USER_DATA: u16 = 0x1b;
 const USER_CODE: u16 = 0x23;
 const TASK: u16 = 0x28;
+/// IA32_STAR for these selectors: SYSCALL to ring 0, SYSRET to ring 3.
+pub(super) const STAR: u64 = (KERNEL_CODE as u64) << 32 | (KERNEL_DATA as u64 | 3) << 48;
 /// Page-table bits: present, writable, user, accessed, dirty.
 const TABLE: u64 = 0x27;
 const LARGE: u64 = 0xe7;

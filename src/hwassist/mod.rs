@@ -14,6 +14,8 @@ mod ioctl;
 mod msr;
 mod regs;
 mod rescue;
+mod rescued;
+mod syscall;
 mod tsc;
 mod vcpu;
 mod vm;

@@ -28,7 +28,8 @@ const HELD: [Field; 11] = [
 ];
 
 /// Sends accesses to all other MSRs to user space. Returns whether the host can do that; if not, KVM answers them.
-pub(super) fn filter(vm: &VmFd) -> Result<bool, EngineError> {
+/// With `keeps_entry` those that [`super::syscall`] keeps are among them.
+pub(super) fn filter(vm: &VmFd, keeps_entry: bool) -> Result<bool, EngineError> {
     if !vm.check_extension(Cap::X86UserSpaceMsr) || !vm.check_extension(Cap::X86MsrFilter) {
         return Ok(false);
     }
@@ -47,13 +48,15 @@ pub(super) fn filter(vm: &VmFd) -> Result<bool, EngineError> {
         bitmap,
     };
     const ALL: [u8; 1] = [0xff];
+    // Of EFER, STAR, LSTAR, CSTAR and SFMASK.
+    const WITHOUT_ENTRY: [u8; 1] = [0b0_1011];
     let ranges = [
         range(msr::TSC, 1, &ALL),
         range(msr::TSC_ADJUST, 1, &ALL),
         range(msr::SYSENTER_CS, 3, &ALL),
         range(msr::MISC_ENABLE, 1, &ALL),
         range(msr::PAT, 1, &ALL),
-        range(msr::EFER, 5, &ALL),
+        range(msr::EFER, 5, if keeps_entry { &WITHOUT_ENTRY } else { &ALL }),
         range(msr::FS_BASE, 4, &ALL),
     ];
     vm.set_msr_filter(MsrFilterDefaultAction::DENY, &ranges).map_err(host("KVM refuses the MSR filter"))?;

@@ -27,7 +27,7 @@ const SOFTWARE_RESERVED: std::ops::Range<usize> = 464..512;
 const X87_HEAD: std::ops::Range<usize> = 0..24;
 const X87_REGISTERS: std::ops::Range<usize> = 32..160;
 
-fn segment_to_kvm(segment: &Segment) -> kvm_segment {
+pub(super) fn segment_to_kvm(segment: &Segment) -> kvm_segment {
     let bit = |at: u16| (segment.attributes >> at & 1) as u8;
     kvm_segment {
         base: segment.base,

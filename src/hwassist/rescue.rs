@@ -7,7 +7,7 @@ use super::host;
 use super::vcpu::KvmVcpu;
 use crate::arch::Vector;
 use crate::emulator::single::{Outcome, Single};
-use crate::engine::{Cause, EngineError, EventKind, Exit, Platform};
+use crate::engine::{EngineError, Exit, Platform};
 use std::sync::Arc;
 
 impl KvmVcpu {
@@ -34,8 +34,8 @@ impl KvmVcpu {
         if state.pending_exception.is_some_and(|e| e.vector == Vector::InvalidOpcode) {
             state.pending_exception = None;
         }
-        platform.counters(self.id).count(Cause::Rescue);
-        platform.trace().record(EventKind::Rescue, state.rip, 0, 0);
+        let mnemonic = self.mnemonic_at(&state);
+        self.note_rescue(platform, state.rip, mnemonic);
         let outcome = self.single().step(&mut state, platform)?;
         self.load_state(&state)?;
         Ok((outcome == Outcome::TripleFault).then_some(Exit::TripleFault))

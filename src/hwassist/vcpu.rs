@@ -13,6 +13,8 @@
 #![expect(unsafe_code, reason = "the kick cell learns the address of kvm_run.immediate_exit")]
 use super::debug::Stops;
 use super::exit::{self, KvmExit};
+use super::rescued::Rescued;
+use super::syscall::SyscallEntry;
 use super::tsc::TscOffset;
 use super::vm::Shared;
 use super::{cpuid, host, ioctl, is_pvm, regs};
@@ -41,7 +43,7 @@ pub(super) struct KvmVcpu {
     apic_base: u64,
     activity: Activity,
     /// KVM can take a vector now (no shadow, nothing in flight, IF set).
-    window_open: bool,
+    pub(super) window_open: bool,
     /// The next KVM_RUN finishes an access first.
     pub(super) unfinished: bool,
     /// A vector was handed over since the last settling; it may not have been delivered yet.
@@ -50,6 +52,9 @@ pub(super) struct KvmVcpu {
     cr8: u64,
     tsc: TscOffset,
     pub(super) stops: Stops,
+    /// SYSCALL's MSRs, where KVM does not get to see them.
+    pub(super) entry: Option<SyscallEntry>,
+    pub(super) rescued: Rescued,
     /// Made when it is first needed.
     pub(super) single: Option<Box<Single>>,
     /// Keeps the machine, and the RAM below it, alive.
@@ -68,6 +73,8 @@ pub(super) enum Next {
     Hypercall,
     /// `single` has to execute an instruction.
     Rescue,
+    /// An interrupt can be taken; or ring 3 has executed SYSCALL, which KVM leaves half done.
+    WindowOpen,
     /// A debug event at `pc`; whether one of the breakpoint registers is the cause.
     Debug { pc: u64, hit: bool },
     /// KVM_RUN was interrupted, or kept from entering.
@@ -80,6 +87,7 @@ impl KvmVcpu {
         cpuid::set(&fd, &shared.cpuid[usize::from(id.0)])?;
         let apic_base = fd.get_sregs().map_err(host("cannot read the registers of a vCPU"))?.apic_base;
         let tsc = TscOffset::probe(&fd)?;
+        let entry = shared.mends_syscall.then(SyscallEntry::default);
         Ok(Self {
             fd,
             id,
@@ -92,6 +100,8 @@ impl KvmVcpu {
             cr8: 0,
             tsc,
             stops: Stops::None,
+            entry,
+            rescued: Rescued::default(),
             single: None,
             shared,
         })
@@ -99,12 +109,20 @@ impl KvmVcpu {
 
     /// The state; nothing is unfinished.
     pub(super) fn save_state(&self) -> Result<CpuState, EngineError> {
-        regs::save(&self.fd, &self.tsc, self.activity)
+        let mut state = regs::save(&self.fd, &self.tsc, self.activity)?;
+        if let Some(entry) = &self.entry {
+            entry.restore(&mut state);
+        }
+        Ok(state)
     }
 
     /// Replaces the state; nothing is unfinished.
     pub(super) fn load_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
-        regs::load(&self.fd, &mut self.tsc, state, self.apic_base, self.cr8 as u8)?;
+        let mut told = state.clone();
+        if let Some(entry) = &mut self.entry {
+            entry.take(&mut told);
+        }
+        regs::load(&self.fd, &mut self.tsc, &told, self.apic_base, self.cr8 as u8)?;
         self.activity = state.activity;
         self.window_open = state.can_take_interrupt();
         Ok(())
@@ -165,7 +183,8 @@ impl KvmVcpu {
                 Next::Enter
             }
             KvmExit::ReadMsr { index, value, fault } => {
-                match msr::constant(index).or_else(|| platform.msr_read(id, index)) {
+                let own = self.entry.and_then(|entry| entry.read(index)).or_else(|| msr::constant(index));
+                match own.or_else(|| platform.msr_read(id, index)) {
                     Some(read) => (*value, *fault) = (read, 0),
                     None => *fault = 1,
                 }
@@ -175,15 +194,18 @@ impl KvmVcpu {
             KvmExit::WriteMsr { index, value, .. } => {
                 // No other register's meaning hangs on the TSC.
                 let ahead = if index == msr::KVM_SYSTEM_TIME { self.tsc.guests(&self.fd)? } else { 0 };
-                let taken =
-                    msr::ignores_writes(index) || platform.msr_write(id, index, value, ahead).is_some();
+                let own = self.entry.as_mut().and_then(|entry| entry.write(index, value));
+                let taken = own.unwrap_or_else(|| {
+                    msr::ignores_writes(index) || platform.msr_write(id, index, value, ahead).is_some()
+                });
                 if let KvmExit::WriteMsr { fault, .. } = exit::read(self.fd.get_kvm_run(), self.run_size) {
                     *fault = u8::from(!taken);
                 }
                 self.unfinished = true;
                 Next::Enter
             }
-            KvmExit::WindowOpen | KvmExit::LookAround => Next::Enter,
+            KvmExit::WindowOpen => Next::WindowOpen,
+            KvmExit::LookAround => Next::Enter,
             KvmExit::Halt => Next::Halt,
             KvmExit::Shutdown => Next::Shutdown,
             KvmExit::NotEmulated => Next::Rescue,
@@ -226,6 +248,8 @@ impl KvmVcpu {
             }
             Next::Hypercall => self.explicit_call(platform),
             Next::Rescue => self.rescue(platform),
+            Next::WindowOpen if self.stands_in_syscall()? => self.finish_syscall(platform),
+            Next::WindowOpen => Ok(None),
             Next::Debug { pc, hit } => Ok(hit.then_some(Exit::Debug(DebugEvent::Breakpoint(Gva(pc))))),
         }
     }
@@ -271,7 +295,8 @@ impl KvmVcpu {
             if self.cr8 != 0 && is_pvm() {
                 self.look_again_soon(&mut poll)?;
             }
-            self.fd.get_kvm_run().request_interrupt_window = (pending && !self.window_open).into();
+            let window = pending && !self.window_open || self.entry.is_some();
+            self.fd.get_kvm_run().request_interrupt_window = window.into();
             let next = self.enter(platform, &counters)?;
             if let Some(exit) = self.follow(next, platform)? {
                 return Ok(exit);
@@ -334,6 +359,10 @@ impl Vcpu for KvmVcpu {
 
     fn load(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.load_state(state)
+    }
+
+    fn rescues(&self) -> Vec<(String, u64)> {
+        self.rescued.by_name().collect()
     }
 
     fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {

@@ -36,6 +36,8 @@ pub(super) struct Shared {
     regions: Mutex<Vec<kvm_userspace_memory_region>>,
     /// Whether accesses to MSRs that KVM does not hold come to us.
     has_msr_exits: bool,
+    /// Whether SYSCALL needs the help of [`super::syscall`].
+    pub(super) mends_syscall: bool,
 }
 
 impl Shared {
@@ -138,7 +140,8 @@ impl KvmBackend {
     /// [`EngineError::Unavailable`] with what to do about it; [`EngineError::Host`] if KVM refuses a step.
     pub fn new(platform: &Platform) -> Result<Self, EngineError> {
         let cpuid = platform.vcpus().map(|id| platform.cpuid_table_of(id).clone()).collect();
-        let mut backend = Self::with_parts(Path::new(DEVICE), platform.ram(), cpuid)?;
+        let mends_syscall = !calibrated().syscall_enters;
+        let mut backend = Self::with_parts(Path::new(DEVICE), platform.ram(), cpuid, mends_syscall)?;
         if let Some(calls) = platform.hypercalls() {
             if !backend.shared.has_msr_exits {
                 return Err(unavailable(
@@ -172,16 +175,25 @@ impl KvmBackend {
         device: &Path,
         ram: &Arc<GuestRam>,
         cpuid: Vec<CpuidTable>,
+        mends_syscall: bool,
     ) -> Result<Self, EngineError> {
         let kvm = open(device)?;
         let vm = kvm.create_vm().map_err(host("cannot create a virtual machine with KVM"))?;
         vm.set_identity_map_address(IDENTITY_MAP).map_err(host("cannot place KVM's identity map"))?;
         vm.set_tss_address(TSS_ADDRESS).map_err(host("cannot place KVM's task segment"))?;
         exit_on_emulation_failure(&vm)?;
-        let has_msr_exits = msr::filter(&vm)?;
+        let has_msr_exits = msr::filter(&vm, mends_syscall)?;
+        let mends_syscall = mends_syscall && has_msr_exits;
         let ram = Arc::clone(ram);
         Ok(Self {
-            shared: Arc::new(Shared { vm, ram, cpuid, regions: Mutex::default(), has_msr_exits }),
+            shared: Arc::new(Shared {
+                vm,
+                ram,
+                cpuid,
+                regions: Mutex::default(),
+                has_msr_exits,
+                mends_syscall,
+            }),
             caps: Caps { engine: Engine::Kvm.name(), label: String::from("KVM") },
             slots: AtomicU32::new(0),
         })
@@ -231,7 +243,7 @@ mod tests {
     fn refused(device: &str) -> String {
         let ram = Arc::new(GuestRam::new(PAGE_SIZE).unwrap());
         let cpuid = vec![CpuidTable::from_host(host_cpuid::query).of_cpu(0, 1)];
-        let error = KvmBackend::with_parts(Path::new(device), &ram, cpuid).unwrap_err();
+        let error = KvmBackend::with_parts(Path::new(device), &ram, cpuid, false).unwrap_err();
         assert!(matches!(error, EngineError::Unavailable { mode: Mode::Kvm, .. }));
         error.to_string()
     }

@@ -43,6 +43,7 @@ use crate::engine::{Backend, Caps, Engine, EngineError, Pair, Platform, Sites, V
 use crate::loader::{Image, LoadError};
 use crate::mem::MemoryError;
 pub use pc::{DEVICES, Pc};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -192,6 +193,18 @@ impl Machine {
     #[must_use]
     pub fn sites(&self) -> Option<Sites> {
         self.vcpu.sites()
+    }
+
+    /// The instructions that the host could not execute and how often they were met, on all CPUs; the most frequent first.
+    #[must_use]
+    pub fn rescues(&self) -> Vec<(String, u64)> {
+        let mut sums = BTreeMap::<String, u64>::new();
+        for (name, count) in std::iter::once(&self.vcpu).chain(&self.others).flat_map(|vcpu| vcpu.rescues()) {
+            *sums.entry(name).or_default() += count;
+        }
+        let mut rescues: Vec<_> = sums.into_iter().collect();
+        rescues.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        rescues
     }
 
     /// Runs until something ends it.

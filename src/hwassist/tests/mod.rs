@@ -6,3 +6,4 @@ mod kicks;
 mod rescues;
 mod rig;
 mod states;
+mod syscalls;

@@ -1,0 +1,61 @@
+//! What was rescued, by instruction: for the report of a run.
+use super::vcpu::KvmVcpu;
+use crate::arch::address::PAGE_SIZE;
+use crate::arch::{CpuState, Gpa, SegmentRegister};
+use crate::engine::{Cause, EventKind, Platform};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use std::collections::BTreeMap;
+
+/// Bytes that an instruction has at most (SDM vol. 2A, 2.3.11).
+const MOST_BYTES: usize = 15;
+
+/// How often each instruction was rescued.
+#[derive(Debug, Default)]
+pub(super) struct Rescued(BTreeMap<Mnemonic, u64>);
+
+impl Rescued {
+    /// By name, in the order of the names.
+    pub(super) fn by_name(&self) -> impl Iterator<Item = (String, u64)> {
+        self.0.iter().map(|(mnemonic, count)| {
+            let name = match mnemonic {
+                Mnemonic::INVALID => "unknown".to_owned(),
+                known => format!("{known:?}").to_lowercase(),
+            };
+            (name, *count)
+        })
+    }
+}
+
+impl KvmVcpu {
+    /// Counts a rescue of the instruction at `rip`.
+    pub(super) fn note_rescue(&mut self, platform: &Platform, rip: u64, mnemonic: Mnemonic) {
+        *self.rescued.0.entry(mnemonic).or_default() += 1;
+        platform.counters(self.id).count(Cause::Rescue);
+        platform.trace().record(EventKind::Rescue, rip, 0, 0);
+    }
+
+    /// The instruction at RIP; [`Mnemonic::INVALID`] if it cannot be read or is none.
+    pub(super) fn mnemonic_at(&self, state: &CpuState) -> Mnemonic {
+        let code = state.segment(SegmentRegister::Cs);
+        let (bits, linear) = match (state.is_64bit_code(), code.attributes >> 14 & 1) {
+            (true, _) => (64, state.rip),
+            (false, big) => (if big != 0 { 32 } else { 16 }, code.base.wrapping_add(state.rip) & 0xffff_ffff),
+        };
+        let mut bytes = [0; MOST_BYTES];
+        let first = ((PAGE_SIZE - linear % PAGE_SIZE) as usize).min(MOST_BYTES);
+        let (head, tail) = bytes.split_at_mut(first);
+        let read = |at: u64, into: &mut [u8]| {
+            let place = self.fd.translate_gva(at).ok().filter(|place| place.valid != 0);
+            place.is_some_and(|place| self.shared.ram.read(Gpa(place.physical_address), into).is_ok())
+        };
+        if !read(linear, head) {
+            return Mnemonic::INVALID;
+        }
+        let length = if !tail.is_empty() && read(linear.wrapping_add(first as u64), tail) {
+            MOST_BYTES
+        } else {
+            first
+        };
+        Decoder::with_ip(bits, &bytes[..length], state.rip, DecoderOptions::NONE).decode().mnemonic()
+    }
+}
