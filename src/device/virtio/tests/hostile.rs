@@ -1,9 +1,13 @@
 //! Random drivers: whatever is in the rings and registers, a device returns, in bounds, and goes on after a reset.
 use super::*;
+use crate::device::uart16550::ConsoleSink;
 use crate::device::virtio::block::Block;
 use crate::device::virtio::block::tests::Memory;
+use crate::device::virtio::console::{self, Console};
+use crate::device::virtio::entropy::{Entropy, EntropySource};
 use crate::device::virtio::net::{self, FrameSink, Net};
 use proptest::prelude::*;
+use std::sync::atomic::AtomicU64;
 
 /// An address of some interest: in the rings, in the buffers, at the end of RAM, anywhere.
 fn address() -> impl Strategy<Value = u64> {
@@ -49,16 +53,23 @@ const WIDTHS: [Width; 4] = [Width::B1, Width::B2, Width::B4, Width::B8];
 
 impl<D: VirtioDevice> Driver<D> {
     fn apply(&mut self, act: &Act) {
+        self.apply_to(0, act);
+    }
+
+    /// Does this with the rings of `queue`.
+    fn apply_to(&mut self, queue: u16, act: &Act) {
+        let at_ring = ring(queue.into());
         match act {
             Act::Descriptor(index, at, length, flags, next) => {
-                self.descriptor(ring(0), *index, *at, *length, *flags, *next);
+                self.descriptor(at_ring, *index, *at, *length, *flags, *next);
             }
-            Act::Announce(head) => self.announce(0, *head),
+            Act::Announce(head) => self.announce(queue, *head),
             Act::Index(index) => {
-                self.next[0].1 = *index;
-                assert!(self.ram.write_u16(Gpa(ring(0) + 0x402), *index));
+                self.next[usize::from(queue)].1 = *index;
+                assert!(self.ram.write_u16(Gpa(at_ring + 0x402), *index));
             }
-            Act::Notify(queue) => self.set(register::QUEUE_NOTIFY, *queue),
+            Act::Notify(0) => self.notify(queue),
+            Act::Notify(any) => self.set(register::QUEUE_NOTIFY, *any),
             Act::Bytes(at, bytes) => self.write(*at, bytes),
             Act::Register(at, value, width) => {
                 self.face.mmio_write(VcpuId(0), *at & !3, WIDTHS[*width], (*value).into());
@@ -71,7 +82,99 @@ impl<D: VirtioDevice> Driver<D> {
     }
 }
 
+/// Counts what is printed.
+#[derive(Clone, Default)]
+struct Printed(Arc<AtomicU64>);
+
+impl ConsoleSink for Printed {
+    fn transmit(&mut self, bytes: &[u8]) {
+        self.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that are nowhere in a test's RAM.
+struct Marks;
+const MARK: u8 = 0xc7;
+
+impl EntropySource for Marks {
+    fn fill(&mut self, bytes: &mut [u8]) -> std::io::Result<()> {
+        bytes.fill(MARK);
+        Ok(())
+    }
+}
+
 proptest! {
+    #[test]
+    fn any_driver_leaves_a_console_that_goes_on(acts in prop::collection::vec((0..2_u16, act()), 0..120)) {
+        let printed = Printed::default();
+        let mut driver = Driver::started(Console::new(Box::new(printed.clone())));
+        let count = || printed.0.load(Ordering::Relaxed);
+        for (queue, act) in &acts {
+            let taken = driver.face.act(console::RECEIVE, |console| console.receive(&[1; 60]));
+            prop_assert!(taken <= 60);
+            let before = count();
+            driver.apply_to(*queue, act);
+            prop_assert!(count() - before <= 64 * console::MOST, "one notification printed more");
+            let device = driver.face.transport().device().saved();
+            prop_assert!(device.backlog.len() <= Console::BACKLOG && device.backlog.iter().all(|byte| *byte == 1));
+        }
+        driver.start_over();
+        let before = count();
+        driver.offer(console::TRANSMIT, &[(0x8000, 300, READ)]);
+        driver.notify(console::TRANSMIT);
+        prop_assert_eq!(count() - before, 300);
+        // What waited comes first, and then what comes.
+        let waits = driver.face.transport().device().saved().backlog.len();
+        driver.offer(console::RECEIVE, &[(0x8000, 8192, WRITE)]);
+        driver.notify(console::RECEIVE);
+        if waits == 0 {
+            driver.face.act(console::RECEIVE, |console| console.receive(&[1; 10]));
+        }
+        let received = if waits == 0 { 10 } else { waits };
+        prop_assert_eq!(driver.used(console::RECEIVE), [(0, received as u32)]);
+        prop_assert_eq!(driver.bytes(0x8000, received), vec![1; received]);
+    }
+
+    #[test]
+    fn any_driver_leaves_a_source_of_random_bytes_that_goes_on(acts in prop::collection::vec(act(), 0..120)) {
+        let mut driver = Driver::started(Entropy::new(Box::new(Marks)));
+        acts.iter().for_each(|act| driver.apply(act));
+        driver.start_over();
+        driver.write(0x8000, &[0; 64]);
+        driver.offer(0, &[(0x8000, 40, WRITE)]);
+        driver.notify(0);
+        prop_assert_eq!(driver.used(0), [(0, 40)]);
+        prop_assert_eq!(driver.bytes(0x8000, 41), [vec![MARK; 40], vec![0]].concat());
+    }
+
+    /// Whatever buffers there are: each comes back, no more is filled than a request may ask for, and nothing but what the
+    /// device may write.
+    #[test]
+    fn random_bytes_go_where_they_may(
+        buffers in prop::collection::vec(
+            prop::collection::vec((0x8000..0x1_0000_u64, length(), any::<bool>()), 1..3),
+            1..8,
+        ),
+    ) {
+        let mut driver = Driver::started(Entropy::new(Box::new(Marks)));
+        let mut may = vec![false; RAM as usize];
+        for pieces in &buffers {
+            let (read, write): (Vec<_>, Vec<_>) = pieces.iter().partition(|piece| piece.2);
+            let write: Vec<_> = write.into_iter().map(|&(at, length, _)| (at, length.min(0x1000), WRITE)).collect();
+            for &(at, length, _) in &write {
+                may[at as usize..at as usize + length as usize].fill(true);
+            }
+            let read: Vec<_> = read.into_iter().map(|&(at, length, _)| (at, length, READ)).collect();
+            driver.offer(0, &[read, write].concat());
+            driver.notify(0);
+        }
+        let used = driver.used(0);
+        prop_assert_eq!(used.len(), buffers.len());
+        prop_assert!(used.iter().all(|&(_, filled)| filled <= 4096));
+        let ram = driver.bytes(0x8000, RAM as usize - 0x8000);
+        prop_assert!(ram.iter().zip(&may[0x8000..]).all(|(byte, may)| *may || *byte != MARK));
+    }
+
     #[test]
     fn any_driver_leaves_a_queue_that_goes_on(acts in prop::collection::vec(act(), 0..120)) {
         let mut driver = Driver::started(Sink::default());
