@@ -2,6 +2,9 @@
 //!
 //! The boot sector is made here. It prints by the BIOS and on the serial port, has the BIOS read the second sector, prints
 //! that, and switches off.
+#[path = "images/iso9660.rs"]
+mod iso9660;
+
 use iced_x86::code_asm::*;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,6 +25,8 @@ const GOOD_AT: u32 = 0x7d40;
 const BAD_AT: u32 = 0x7d60;
 const PACKET_AT: u32 = 0x7d80;
 const SECOND_AT: u32 = 0x7e00;
+/// What the packet has the BIOS fill or write.
+const BUFFER_AT: u32 = 0x8000;
 
 /// The firmware's files, if the host has them.
 fn seabios() -> Option<PathBuf> {
@@ -43,10 +48,20 @@ enum Job {
     Read,
     /// Write the sector [`FAR`], and print whether it could be.
     Write,
+    /// Read the block of a CD's file and print what it says.
+    ReadCd,
 }
 
 /// Two sectors, and so many more that are empty.
 fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
+    let mut image = boot_sector(job)?;
+    image.extend(SECOND);
+    // A cylinder, at least, that the BIOS can count.
+    image.resize(1 << 20, 0);
+    Ok(image)
+}
+
+fn boot_sector(job: Job) -> Result<Vec<u8>, IcedError> {
     let mut a = CodeAssembler::new(16)?;
     let (mut print, mut end, mut off, mut halt) =
         (a.create_label(), a.create_label(), a.create_label(), a.create_label());
@@ -79,6 +94,13 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
             a.mov(si, BAD_AT)?;
             a.set_label(&mut off)?;
         }
+        Job::ReadCd => {
+            a.mov(ax, 0x4200)?;
+            a.mov(si, PACKET_AT)?;
+            a.int(0x13)?;
+            a.jb(halt)?;
+            a.mov(si, BUFFER_AT)?;
+        }
     }
     a.call(print)?;
     a.mov(al, 0x10)?;
@@ -102,7 +124,8 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     a.ret()?;
     let code = a.assemble(LOADED_AT.into())?;
     // Disk address packet: its size, sectors, memory, first sector.
-    let packet = [&[16, 0, 1, 0, 0x00, 0x80, 0, 0], &FAR.to_le_bytes()[..]].concat();
+    let sector = if let Job::ReadCd = job { iso9660::FILE_AT.into() } else { FAR };
+    let packet = [&[16, 0, 1, 0, 0x00, 0x80, 0, 0], &sector.to_le_bytes()[..]].concat();
     let mut image = vec![];
     for (at, bytes) in [
         (LOADED_AT, &code[..]),
@@ -118,9 +141,6 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
     }
     image.resize(510, 0);
     image.extend([0x55, 0xaa]);
-    image.extend(SECOND);
-    // A cylinder, at least, that the BIOS can count.
-    image.resize(1 << 20, 0);
     Ok(image)
 }
 
@@ -129,17 +149,23 @@ fn disk(job: Job) -> Result<Vec<u8>, IcedError> {
 enum Attached {
     Virtio(VirtioPlace),
     Ide,
+    CdRom,
 }
 
 /// Boots the disk; what was on the serial port, and the screen.
 fn boot(folder: &Path, attached: Attached, screen: bool) -> (String, TextScreen) {
     let place = TempDir::new().expect("a folder");
     let image = place.path().join("disk.img");
-    std::fs::write(&image, disk(Job::Read).expect("code")).expect("a file");
+    let bytes = match attached {
+        Attached::CdRom => iso9660::image(&boot_sector(Job::ReadCd).expect("code"), "FILE.TXT", SECOND),
+        _ => disk(Job::Read).expect("code"),
+    };
+    std::fs::write(&image, bytes).expect("a file");
     let disk = vec![DiskSpec { image, read_only: false, overlay: None }];
     let mut spec = MachineSpec::new(Mode::Emu);
     match attached {
         Attached::Ide => spec.ide_disks = disk,
+        Attached::CdRom => spec.cdroms = disk,
         Attached::Virtio(place) => (spec.disks, spec.virtio) = (disk, place),
     }
     let read = |name: &str| std::fs::read(folder.join(name)).expect("a file of the package");
@@ -160,16 +186,19 @@ fn boot(folder: &Path, attached: Attached, screen: bool) -> (String, TextScreen)
 }
 
 #[test]
-fn seabios_boots_an_ide_disk_and_prints_on_the_screen() {
+fn seabios_boots_an_ide_disk_or_a_cd_and_prints_on_the_screen() {
     let Some(folder) = seabios() else { return };
-    let (serial, screen) = boot(&folder, Attached::Ide, true);
-    assert_eq!(serial, "from the boot sector\r\nfrom the second sector\r\n");
-    let lines = screen.lines();
-    let words =
-        ["SeaBIOS (version", "Booting from Hard Disk...", "from the boot sector", "from the second sector"];
-    let mut rest = lines.iter();
-    for word in words {
-        assert!(rest.any(|line| line.starts_with(word)), "{word} is missing or late: {lines:?}");
+    for (attached, source) in
+        [(Attached::Ide, "Booting from Hard Disk..."), (Attached::CdRom, "Booting from DVD/CD...")]
+    {
+        let (serial, screen) = boot(&folder, attached, true);
+        assert_eq!(serial, "from the boot sector\r\nfrom the second sector\r\n");
+        let lines = screen.lines();
+        let words = ["SeaBIOS (version", source, "from the boot sector", "from the second sector"];
+        let mut rest = lines.iter();
+        for word in words {
+            assert!(rest.any(|line| line.starts_with(word)), "{word} is missing or late: {lines:?}");
+        }
     }
 }
 

@@ -8,6 +8,8 @@
 
 #[path = "linux/devices.rs"]
 mod devices;
+#[path = "images/iso9660.rs"]
+mod iso9660;
 
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;

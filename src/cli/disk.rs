@@ -1,14 +1,23 @@
-//! Disks, as the command line names them: `FILE[,ide][,ro][,overlay=FILE]`.
+//! Disks, as the command line names them: `FILE[,ide|,cdrom][,ro][,overlay=FILE]`.
 use crate::host::disk::DiskSpec;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// How a disk is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Attachment {
+    Virtio,
+    /// To an IDE channel.
+    Ide,
+    /// To an IDE channel, as a medium that is only read.
+    CdRom,
+}
 
 /// A disk, and how it is attached.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
     pub(super) spec: DiskSpec,
-    /// To an IDE channel, not by virtio.
-    pub(super) ide: bool,
+    pub(super) attachment: Attachment,
 }
 
 /// The disk that `value` names.
@@ -17,27 +26,34 @@ pub(super) fn parse(value: &OsStr) -> Result<Disk, String> {
     let mut parts = value.as_bytes().split(|&b| b == b',');
     let image = parts.next().unwrap_or_default();
     if image.is_empty() {
-        return Err("no file is named; write FILE[,ide][,ro][,overlay=FILE]".into());
+        return Err("no file is named; write FILE[,ide|,cdrom][,ro][,overlay=FILE]".into());
     }
     let mut disk = DiskSpec { image: name(image), read_only: false, overlay: None };
-    let mut ide = false;
+    let mut attachment = Attachment::Virtio;
     for part in parts {
         match (part, part.strip_prefix(b"overlay=")) {
             (b"ro", _) => disk.read_only = true,
-            (b"ide", _) => ide = true,
+            (b"ide" | b"cdrom", _) if attachment != Attachment::Virtio => {
+                return Err("a disk is attached once: ide or cdrom".into());
+            }
+            (b"ide", _) => attachment = Attachment::Ide,
+            (b"cdrom", _) => (attachment, disk.read_only) = (Attachment::CdRom, true),
             (_, Some(b"")) => return Err("overlay= names no file".into()),
             (_, Some(_)) if disk.overlay.is_some() => return Err("a disk has one overlay".into()),
             (_, Some(file)) => disk.overlay = Some(name(file)),
             _ => {
                 let part = OsStr::from_bytes(part);
                 return Err(format!(
-                    "'{}' is neither ide nor ro nor overlay=FILE (names of files have no comma here)",
+                    "'{}' is neither ide nor cdrom nor ro nor overlay=FILE (names of files have no comma here)",
                     part.display()
                 ));
             }
         }
     }
-    Ok(Disk { spec: disk, ide })
+    if attachment == Attachment::CdRom && disk.overlay.is_some() {
+        return Err("nothing is written to a CD-ROM, so it takes no overlay".into());
+    }
+    Ok(Disk { spec: disk, attachment })
 }
 
 #[cfg(test)]
@@ -53,12 +69,23 @@ mod tests {
             (Path::new("a.img"), false, None)
         );
         let disk = parse(OsStr::new("b,overlay=c.cow,ro,ide")).unwrap();
-        assert!(disk.ide && disk.spec.read_only);
+        assert!(disk.attachment == Attachment::Ide && disk.spec.read_only);
         let disk = disk.spec;
         assert_eq!(disk.overlay.as_deref(), Some(Path::new("c.cow")));
+        let cd = parse(OsStr::new("b.iso,cdrom")).unwrap();
+        assert!(cd.attachment == Attachment::CdRom && cd.spec.read_only);
         let odd = OsStr::from_bytes(b"\xff,ro");
         assert_eq!(parse(odd).unwrap().spec.image.as_os_str().as_bytes(), b"\xff");
-        for wrong in ["", ",ro", "a,rw", "a,", "a,overlay=", "a,overlay=b,overlay=c"] {
+        for wrong in [
+            "",
+            ",ro",
+            "a,rw",
+            "a,",
+            "a,overlay=",
+            "a,overlay=b,overlay=c",
+            "a,ide,cdrom",
+            "a,cdrom,overlay=b",
+        ] {
             assert!(parse(OsStr::new(wrong)).is_err(), "{wrong}");
         }
     }

@@ -1,4 +1,5 @@
 //! Which guest, on what machine: the arguments that all commands with one guest share.
+use super::disk::Attachment;
 use super::error::CliError;
 use super::pair::PairArguments;
 use super::{choices, disk, image, net, units};
@@ -115,8 +116,9 @@ pub(super) struct GuestArguments {
     #[arg(long, value_name = "TECHNIQUE,...", value_parser = choices::Techniques)]
     without: Option<Without>,
     /// A disk: a raw image, which the guest cannot write with ro, and which stays as it is with an overlay that takes
-    /// the writes (made if it is not there). By virtio, or with ide on an IDE channel. May be given several times
-    #[arg(long, value_name = "FILE[,ide][,ro][,overlay=FILE]", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| disk::parse(&value)))]
+    /// the writes (made if it is not there). By virtio, or with ide on an IDE channel; with cdrom the medium of a CD-ROM
+    /// drive there, an ISO image. May be given several times
+    #[arg(long, value_name = "FILE[,ide|,cdrom][,ro][,overlay=FILE]", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| disk::parse(&value)))]
     disk: Vec<disk::Disk>,
     /// A virtio device that gives the guest random bytes of the host
     #[arg(long, conflicts_with = "deterministic")]
@@ -165,9 +167,11 @@ impl GuestArguments {
         }
         spec.emulator = emulator;
         spec.without = self.without.unwrap_or_default();
-        let (ide, virtio): (Vec<_>, Vec<_>) = self.disk.iter().cloned().partition(|disk| disk.ide);
-        let specs = |disks: Vec<disk::Disk>| disks.into_iter().map(|disk| disk.spec).collect();
-        (spec.ide_disks, spec.disks) = (specs(ide), specs(virtio));
+        let attached = |how: Attachment| {
+            self.disk.iter().filter(|disk| disk.attachment == how).map(|disk| disk.spec.clone()).collect()
+        };
+        spec.disks = attached(Attachment::Virtio);
+        (spec.ide_disks, spec.cdroms) = (attached(Attachment::Ide), attached(Attachment::CdRom));
         spec.entropy = self.rng;
         spec.network.clone_from(&self.net);
         spec.virtio_console = self.console == "virtio";

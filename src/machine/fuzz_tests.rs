@@ -23,6 +23,7 @@ fn machine(virtio: VirtioPlace) -> (Pc, TempDir) {
     let mut spec = MachineSpec::new(Mode::Emu);
     spec.memory = 2 << 20;
     spec.ide_disks = vec![disk("ide")];
+    spec.cdroms = vec![disk("cd")];
     spec.disks = vec![disk("virtio")];
     spec.entropy = true;
     spec.virtio_console = true;
@@ -59,6 +60,8 @@ fn act() -> impl Strategy<Value = Act> {
         layout::VGA,
         layout::IDE_PRIMARY,
         layout::IDE_PRIMARY_CONTROL,
+        layout::IDE_SECONDARY,
+        layout::IDE_SECONDARY_CONTROL,
         layout::PCI_CONFIG,
         // Where the IDE's bus master is placed.
         Port(0xc000)..=Port(0xc010),

@@ -1,4 +1,4 @@
-//! The IDE disks of a machine: a controller in a slot of its PCI bus, where one is wanted.
+//! The IDE disks and CD-ROM drives of a machine: a controller in a slot of its PCI bus, where one is wanted.
 use super::{MachineError, MachineSpec};
 use crate::arch::layout;
 use crate::bus::{Bus, IrqLine, IrqSink};
@@ -16,20 +16,27 @@ pub(super) fn plug(
     ram: &Arc<GuestRam>,
     lines: &Arc<dyn IrqSink>,
 ) -> Result<Vec<Failures>, MachineError> {
-    let wanted = &spec.ide_disks;
-    if wanted.is_empty() {
+    let (disks, cds) = (&spec.ide_disks, &spec.cdroms);
+    if disks.is_empty() && cds.is_empty() {
         return Ok(vec![]);
     }
-    if wanted.len() > DISKS {
+    if disks.len() + cds.len() > DISKS {
         return Err(MachineError::NoIdePlace);
     }
     let line = |number| IrqLine::new(Arc::clone(lines), number);
     let mut ide = Ide::new(Arc::clone(ram), layout::IRQ_IDE.map(line));
     let mut all = vec![];
-    for (number, wanted) in wanted.iter().enumerate() {
+    // PCs have their CD-ROM drive on the second channel.
+    let free = (DISKS / 2..DISKS).chain(0..DISKS / 2).filter(|place| *place >= disks.len());
+    let disks = (0..).zip(disks).map(|place| (place, false));
+    let cds = free.zip(cds).map(|place| (place, true));
+    for ((number, wanted), is_cd) in disks.chain(cds) {
         let failures = Failures::default();
         let store = disk::open(wanted, &failures)?;
-        ide.attach(number, store, &format!("trivisor-ide-{number}")).map_err(|_| MachineError::NoIdePlace)?;
+        let serial = format!("trivisor-ide-{number}");
+        let attached =
+            if is_cd { ide.attach_cd(number, store, &serial) } else { ide.attach(number, store, &serial) };
+        attached.map_err(|_taken| MachineError::NoIdePlace)?;
         all.push(failures);
     }
     let ide = Arc::new(Mutex::new(ide));

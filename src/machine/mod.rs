@@ -86,8 +86,10 @@ pub enum MachineError {
         "memory has places for eight virtio devices; leave some out, or put them on the PCI bus (--virtio pci)"
     )]
     NoVirtioPlace,
-    /// More IDE disks than there are places for.
-    #[error("a machine has places for four IDE disks; attach the others by virtio (without 'ide')")]
+    /// More IDE disks and CD-ROM drives than there are places for.
+    #[error(
+        "a machine has places for four IDE disks and CD-ROM drives; attach other disks by virtio (without 'ide')"
+    )]
     NoIdePlace,
     /// The host refused a timer or a signal handler.
     #[error("{what}: {source}")]

@@ -33,8 +33,10 @@ pub struct MachineSpec {
     pub command_line: String,
     /// Its virtio disks, in order.
     pub disks: Vec<DiskSpec>,
-    /// Its IDE disks, in order; at most four.
+    /// Its IDE disks, in order. With the CD-ROM drives there are at most four.
     pub ide_disks: Vec<DiskSpec>,
+    /// The media of its CD-ROM drives, in order: on the second IDE channel first, where disks leave room.
+    pub cdroms: Vec<DiskSpec>,
     /// It has a virtio device that gives random bytes of the host.
     pub entropy: bool,
     /// The console is a virtio device, and the serial port leads nowhere.
@@ -93,6 +95,7 @@ impl MachineSpec {
             command_line: String::new(),
             disks: vec![],
             ide_disks: vec![],
+            cdroms: vec![],
             entropy: false,
             virtio_console: false,
             network: None,

@@ -1,5 +1,5 @@
 //! A stock kernel's own drivers, as modules of its package, with the machine's devices.
-use super::{Cpio, debian, run, text};
+use super::{Cpio, debian, iso9660, run, text};
 use std::path::{Path, PathBuf};
 
 /// The modules of the kernel, by names without `.ko`, in the order in which they are loaded.
@@ -98,4 +98,26 @@ fn its_virtio_drivers_find_the_devices_on_the_bus_and_in_memory() {
         // A capture's header is 24 bytes; the request for an address is 42 and more.
         assert!(std::fs::metadata(&capture).unwrap().len() > 24 + 42, "{place}");
     }
+}
+
+#[test]
+fn its_cd_driver_mounts_a_cd_beside_an_ide_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (disk, cd) = (path("disk"), path("cd.iso"));
+    std::fs::write(&disk, vec![b'd'; 1 << 20]).unwrap();
+    // Longer than a request.
+    let contents: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+    std::fs::write(&cd, iso9660::image(&[], "FILE.TXT", &contents)).unwrap();
+    let names = ["scsi_common", "scsi_mod", "cdrom", "sd_mod", "sr_mod", "libata", "ata_piix", "isofs"];
+    let lines = "busybox sleep 1\n\
+        busybox mkdir /cd\n\
+        busybox mount -t iso9660 -o ro /dev/sr0 /cd && busybox md5sum /cd/file.txt\n\
+        busybox head -c 5 /dev/sda; echo\n\
+        busybox dd if=/dev/zero of=/dev/sr0 bs=2048 count=1 2>/dev/null || echo read only";
+    let devices = ["--disk", &format!("{disk},ide"), "--disk", &format!("{cd},cdrom")];
+    let Some(printed) = boot_with_modules(&names, lines, &devices) else { return };
+    // MD5 of the contents.
+    assert!(printed.contains("d85bc23258cf4ec207963f9f2f02c38d"), "{printed}");
+    assert!(["ddddd", "read only"].iter().all(|word| printed.contains(word)), "{printed}");
 }

@@ -1,7 +1,8 @@
-//! One channel: the registers that two disks share, the bus master's, and what is being moved.
+//! One channel: the registers that two devices share, the bus master's, and what is being moved.
 //!
 //! A block of data waits in a buffer of at most 16 sectors until the guest has read or filled it; DMA is done at once,
 //! when the command has been given and the bus master runs, whichever comes last.
+use super::cd::{Cd, Reply};
 use super::drive::Drive;
 use super::regions::Regions;
 use super::spec::{self, Control, MasterCommand, MasterStatus, SECTOR, Status};
@@ -10,7 +11,13 @@ use crate::mem::GuestRam;
 use serde::{Deserialize, Serialize};
 
 /// Bytes that DMA moves between disk and memory at a time.
-const CHUNK: usize = 64 << 10;
+pub(super) const CHUNK: usize = 64 << 10;
+
+/// What is attached to a channel.
+pub(super) enum Unit {
+    Disk(Drive),
+    Cd(Cd),
+}
 
 /// A channel.
 pub(super) struct Channel {
@@ -18,7 +25,7 @@ pub(super) struct Channel {
     irq: IrqLine,
     /// The level last given to `irq`.
     pub(super) driven: bool,
-    pub(super) drives: [Option<Drive>; 2],
+    pub(super) units: [Option<Unit>; 2],
     // Volatile state.
     pub(super) state: State,
     pub(super) work: Work,
@@ -38,6 +45,8 @@ pub(super) struct State {
     pub(super) control: Control,
     /// An interrupt waits to be seen.
     pub(super) interrupt: bool,
+    /// Since the reset nothing was written but which device is meant: the registers have its signature.
+    pub(super) signed: bool,
 }
 
 /// The bus master's registers.
@@ -71,6 +80,27 @@ pub(super) enum Work {
         at: u64,
         sectors: u32,
     },
+    /// A packet is taken.
+    Packet {
+        /// What of it was written.
+        bytes: Vec<u8>,
+        /// Its data goes by DMA.
+        dma: bool,
+    },
+    /// A packet's data is read by the data register.
+    PacketData {
+        buffer: Vec<u8>,
+        /// Bytes of the buffer that are done.
+        done: usize,
+        /// What follows.
+        reply: Reply,
+        /// Bytes of a piece at most; even, and not 0.
+        limit: u16,
+    },
+    /// A packet's data goes by the bus master.
+    PacketDma {
+        reply: Reply,
+    },
 }
 
 impl State {
@@ -85,6 +115,7 @@ impl State {
             status: Status::DRDY | Status::DSC,
             control: Control::empty(),
             interrupt: false,
+            signed: true,
         }
     }
 }
@@ -94,7 +125,7 @@ impl Channel {
         Self {
             irq,
             driven: false,
-            drives: [None, None],
+            units: [None, None],
             state: State::new(),
             work: Work::Nothing,
             master: Master { command: MasterCommand::empty(), status: MasterStatus::empty(), table: 0 },
@@ -116,14 +147,47 @@ impl Channel {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.drives.iter().all(Option::is_none)
+        self.units.iter().all(Option::is_none)
     }
 
-    pub(super) fn selected(&mut self) -> Option<&mut Drive> {
-        self.drives[usize::from(self.state.device & spec::SECOND != 0)].as_mut()
+    fn unit(&mut self) -> Option<&mut Unit> {
+        self.units[usize::from(self.state.device & spec::SECOND != 0)].as_mut()
     }
 
-    fn interrupt(&mut self) {
+    /// Whether the selected device is there.
+    pub(super) fn is_there(&mut self) -> bool {
+        self.unit().is_some()
+    }
+
+    /// The selected device, if it is a disk.
+    pub(super) fn disk(&mut self) -> Option<&mut Drive> {
+        match self.unit() {
+            Some(Unit::Disk(drive)) => Some(drive),
+            _ => None,
+        }
+    }
+
+    /// The selected device, if it is a CD-ROM drive.
+    pub(super) fn cd(&mut self) -> Option<&mut Cd> {
+        match self.unit() {
+            Some(Unit::Cd(cd)) => Some(cd),
+            _ => None,
+        }
+    }
+
+    /// Puts the signature of the selected device into the registers.
+    pub(super) fn sign(&mut self) {
+        let [middle, high] = if self.cd().is_some() { spec::PACKET_SIGNATURE } else { spec::DISK_SIGNATURE };
+        self.state.count = [1, 0];
+        self.state.address = [[1, 0], [middle, 0], [high, 0]];
+    }
+
+    /// Whether the bus master goes the way of a command that reads.
+    pub(super) fn reads(&self) -> bool {
+        self.master.command.contains(MasterCommand::READ)
+    }
+
+    pub(super) fn interrupt(&mut self) {
         self.state.interrupt = true;
         if !self.state.control.contains(Control::NIEN) {
             self.master.status |= MasterStatus::INTERRUPT;
@@ -156,7 +220,7 @@ impl Channel {
     pub(super) fn read_block(&mut self, at: u64, left: u32, block: u8) {
         let sectors = left.min(block.max(1).into());
         let mut buffer = vec![0; sectors as usize * SECTOR];
-        match self.selected().map(|drive| drive.read(at, &mut buffer)) {
+        match self.disk().map(|drive| drive.read(at, &mut buffer)) {
             Some(Ok(())) => self.offer(buffer, at + u64::from(sectors), left - sectors, block),
             Some(Err(_)) => self.fail(spec::UNCORRECTABLE),
             None => self.fail(spec::ABORTED),
@@ -174,6 +238,9 @@ impl Channel {
     /// Reads the data register: `length` bytes. Where there is nothing it floats.
     pub(super) fn read_data(&mut self, length: usize) -> u32 {
         let mut value = [0xff; 4];
+        if let Some(value) = self.read_packet_data(length) {
+            return value;
+        }
         let Work::Pio { write: false, at, left, block, buffer, done } = &mut self.work else {
             return u32::MAX;
         };
@@ -195,6 +262,9 @@ impl Channel {
 
     /// Writes the data register: `length` bytes.
     pub(super) fn write_data(&mut self, value: u32, length: usize) {
+        if let Work::Packet { .. } = self.work {
+            return self.write_packet(value, length);
+        }
         let Work::Pio { write: true, at, left, block, buffer, done } = &mut self.work else { return };
         for (place, byte) in buffer.iter_mut().skip(*done).zip(value.to_le_bytes()).take(length) {
             *place = byte;
@@ -205,7 +275,7 @@ impl Channel {
         }
         let (at, left, block, buffer) = (*at, *left, *block, std::mem::take(buffer));
         let after = at + (buffer.len() / SECTOR) as u64;
-        let written = self.selected().map(|drive| {
+        let written = self.disk().map(|drive| {
             drive.write(at, &buffer)?;
             if left == 0 { drive.settle() } else { Ok(()) }
         });
@@ -234,14 +304,14 @@ impl Channel {
 
     /// Carries DMA out if a command waits for it and the bus master runs. Without `ram` it may not reach memory.
     pub(super) fn transfer(&mut self, ram: Option<&GuestRam>) {
-        let Work::Dma { write, at, sectors } = self.work else { return };
+        let Work::Dma { write, at, sectors } = self.work else { return self.transfer_packet(ram) };
         if !self.master.status.contains(MasterStatus::ACTIVE) {
             return;
         }
         // The direction is the command's; a bus master that is set to the other one gets nothing.
-        let agrees = self.master.command.contains(MasterCommand::READ) != write;
+        let agrees = self.reads() != write;
         let mut regions = ram.filter(|_| agrees).map(|ram| Regions::new(ram, self.master.table));
-        let result = match (&mut regions, self.selected()) {
+        let result = match (&mut regions, self.disk()) {
             (Some(regions), Some(drive)) => copy(drive, regions, write, at, sectors),
             _ => Err(Failure::Memory),
         };
@@ -259,19 +329,23 @@ impl Channel {
         }
     }
 
-    /// Both disks are reset, by software.
+    /// Both devices are reset, by software.
     pub(super) fn reset(&mut self) {
         let control = self.state.control;
         self.work = Work::Nothing;
         self.state = State { control, ..State::new() };
-        for drive in self.drives.iter_mut().flatten() {
-            drive.multiple = 0;
+        for unit in self.units.iter_mut().flatten() {
+            match unit {
+                Unit::Disk(drive) => drive.multiple = 0,
+                Unit::Cd(cd) => cd.reset(),
+            }
         }
+        self.sign();
     }
 }
 
 /// Why DMA ended early.
-enum Failure {
+pub(super) enum Failure {
     Memory,
     Disk,
 }

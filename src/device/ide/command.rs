@@ -15,7 +15,7 @@ enum Way {
 }
 
 impl Channel {
-    /// The guest gives a command to the selected disk.
+    /// The guest gives a command to the selected device.
     pub(super) fn command(&mut self, code: u8) {
         self.state.interrupt = false;
         self.work = Work::Nothing;
@@ -24,11 +24,15 @@ impl Channel {
             self.finish();
             return;
         }
-        if self.selected().is_none() {
+        if !self.is_there() {
             return;
         }
+        self.state.signed = false;
         self.state.error = 0;
         self.state.status = Status::DRDY | Status::DSC;
+        if self.cd().is_some() {
+            return self.command_cd(code);
+        }
         match code {
             command::READ | command::READ_NO_RETRY => self.begin(Way::Sectors, false, false),
             command::READ_EXT => self.begin(Way::Sectors, false, true),
@@ -45,13 +49,13 @@ impl Channel {
             command::VERIFY | command::VERIFY_NO_RETRY => self.begin(Way::Verify, false, false),
             command::VERIFY_EXT => self.begin(Way::Verify, false, true),
             command::IDENTIFY => {
-                let sector = self.selected().map(|drive| identify::sector(drive));
+                let sector = self.disk().map(|drive| identify::sector(drive));
                 if let Some(sector) = sector {
                     self.offer(sector.to_vec(), 0, 0, 1);
                 }
             }
             command::FLUSH | command::FLUSH_EXT => {
-                let flushed = self.selected().map(Drive::flush);
+                let flushed = self.disk().map(Drive::flush);
                 self.end(matches!(flushed, Some(Ok(()))));
             }
             command::SET_FEATURES => {
@@ -61,14 +65,14 @@ impl Channel {
             command::SET_MULTIPLE => {
                 let count = self.state.count[0];
                 let possible = count <= spec::MOST_MULTIPLE && (count == 0 || count.is_power_of_two());
-                if let Some(drive) = self.selected().filter(|_| possible) {
+                if let Some(drive) = self.disk().filter(|_| possible) {
                     drive.multiple = count;
                 }
                 self.end(possible);
             }
             command::INITIALIZE_PARAMETERS => {
                 let (heads, track) = ((self.state.device & 0xf) + 1, self.state.count[0]);
-                let done = self.selected().is_some_and(|drive| drive.set_translation(heads, track));
+                let done = self.disk().is_some_and(|drive| drive.set_translation(heads, track));
                 self.end(done);
             }
             command::READ_NATIVE_MAX => self.tell_last(false),
@@ -97,7 +101,7 @@ impl Channel {
     /// Begins to move the sectors that the registers name.
     fn begin(&mut self, way: Way, write: bool, extended: bool) {
         let Some((at, sectors)) = self.sectors(extended) else { return self.fail(spec::ID_NOT_FOUND) };
-        let multiple = self.selected().map_or(0, |drive| drive.multiple);
+        let multiple = self.disk().map_or(0, |drive| drive.multiple);
         match way {
             Way::Verify => self.finish(),
             Way::Dma => {
@@ -119,7 +123,7 @@ impl Channel {
         let [low, middle, high] = s.address.map(|register| u64::from(register[0]));
         let (count, is_lba, head) = (s.count, s.device & spec::LBA != 0, u64::from(s.device & 0xf));
         let before = s.address.map(|register| u64::from(register[1]));
-        let drive = self.selected()?;
+        let drive = self.disk()?;
         let at = if extended {
             low | middle << 8 | high << 16 | before[0] << 24 | before[1] << 32 | before[2] << 40
         } else if is_lba {
@@ -142,7 +146,7 @@ impl Channel {
     /// Whether the feature is there, or of no consequence.
     fn set_features(&mut self) -> bool {
         let (which, mode) = (self.state.feature, self.state.count[0]);
-        let Some(drive) = self.selected() else { return false };
+        let Some(drive) = self.disk() else { return false };
         match which {
             feature::WRITE_CACHE => drive.caches = true,
             feature::NO_WRITE_CACHE => drive.caches = false,
@@ -162,7 +166,7 @@ impl Channel {
 
     /// Tells the address of the last sector.
     fn tell_last(&mut self, extended: bool) {
-        let last = self.selected().map_or(0, |drive| drive.sectors().saturating_sub(1));
+        let last = self.disk().map_or(0, |drive| drive.sectors().saturating_sub(1));
         let last = if extended { last } else { last.min(0x0fff_ffff) };
         let byte = |shift: u32| (last >> shift) as u8;
         self.state.address = [[byte(0), byte(24)], [byte(8), byte(32)], [byte(16), byte(40)]];

@@ -1,20 +1,22 @@
-//! Intel's PIIX3 IDE function: two channels with two disks each, at the ports that PCs always had, and a bus master.
+//! Intel's PIIX3 IDE function: two channels with two disks or CD-ROM drives each, at the ports that PCs always had, and a bus master.
 //!
 //! Data moves through the data register (single sectors and blocks, addresses of 28 and 48 bits, cylinders and heads) or
 //! by DMA into what a table of regions names. All work is done within the access that starts it, so a disk is never busy;
 //! each access ends in a `sync` of the channel's line. What the host cannot do, what lies outside the disk, and memory
 //! that is none end in an error that the guest sees; a command moves at most 65536 sectors.
+mod cd;
 mod channel;
 mod command;
 mod drive;
 mod identify;
+mod packet;
 mod regions;
 mod saved;
 mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use saved::{SavedChannel, SavedDrive, SavedIde};
+pub use saved::{SavedCd, SavedChannel, SavedDrive, SavedIde, SavedUnit};
 
 use super::disk::DiskStore;
 use super::pci::{BarKind, Command, ConfigSpace, Identity, PciDevice};
@@ -23,12 +25,13 @@ use crate::arch::layout::{IDE_PRIMARY, IDE_PRIMARY_CONTROL, IDE_SECONDARY, IDE_S
 use crate::arch::{Port, Width};
 use crate::bus::{IrqLine, PortDevice};
 use crate::mem::GuestRam;
-use channel::Channel;
+use cd::Cd;
+use channel::{Channel, Unit};
 use drive::Drive;
 use spec::{Control, MasterStatus, Status};
 use std::sync::Arc;
 
-/// Disks that fit.
+/// Disks and CD-ROM drives that fit.
 pub const DISKS: usize = 4;
 
 /// The base address register of the bus master, and its bytes.
@@ -84,10 +87,32 @@ impl Ide {
         store: Box<dyn DiskStore>,
         serial: &str,
     ) -> Result<(), Box<dyn DiskStore>> {
-        let place = self.channels.get_mut(number / 2).map(|channel| &mut channel.drives[number % 2]);
-        let Some(place) = place.filter(|place| place.is_none()) else { return Err(store) };
-        *place = Some(Drive::new(store, serial));
+        let Some(place) = self.place(number) else { return Err(store) };
+        *place = Some(Unit::Disk(Drive::new(store, serial)));
         Ok(())
+    }
+
+    /// Attaches a CD-ROM drive, with its medium, as [`Self::attach`] does a disk.
+    ///
+    /// # Errors
+    /// The medium, if there is no such place or it is taken.
+    pub fn attach_cd(
+        &mut self,
+        number: usize,
+        store: Box<dyn DiskStore>,
+        serial: &str,
+    ) -> Result<(), Box<dyn DiskStore>> {
+        let Some(place) = self.place(number) else { return Err(store) };
+        *place = Some(Unit::Cd(Cd::new(store, serial)));
+        // Power-on is a reset.
+        self.channels.iter_mut().for_each(Channel::sign);
+        Ok(())
+    }
+
+    /// The place with this number, if nothing is there.
+    fn place(&mut self, number: usize) -> Option<&mut Option<Unit>> {
+        let place = self.channels.get_mut(number / 2).map(|channel| &mut channel.units[number % 2]);
+        place.filter(|place| place.is_none())
     }
 
     /// The channel that a port belongs to, and the register's number: 0–7, 8 for the control block.
@@ -175,7 +200,7 @@ impl Channel {
         if self.is_empty() {
             return 0xff;
         }
-        let is_there = self.selected().is_some();
+        let is_there = self.is_there();
         let s = &mut self.state;
         let before = usize::from(s.control.contains(Control::HOB));
         // The other disk answers for one that is not there, without being ready.
@@ -210,12 +235,18 @@ impl Channel {
         }
         let s = &mut self.state;
         s.control -= Control::HOB;
+        s.signed &= register == 6;
         let push = |place: &mut [u8; 2]| *place = [value, place[0]];
         match register {
             1 => s.feature = value,
             2 => push(&mut s.count),
             3..=5 => push(&mut s.address[usize::from(register - 3)]),
-            6 => s.device = value,
+            6 => {
+                s.device = value;
+                if s.signed {
+                    self.sign();
+                }
+            }
             7 if !s.control.contains(Control::SRST) => self.command(value),
             _ => {}
         }

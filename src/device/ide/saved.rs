@@ -1,8 +1,9 @@
 //! Saved state of the IDE function, beside its configuration space and what is on its disks.
 use super::Ide;
-use super::channel::{Channel, Master, State, Work};
+use super::cd::{self, Cd};
+use super::channel::{Channel, Master, State, Unit, Work};
 use super::drive::Drive;
-use super::spec::{Control, MOST_MULTIPLE, MasterCommand, MasterStatus, SECTOR, Status};
+use super::spec::{Control, MOST_MULTIPLE, MasterCommand, MasterStatus, SECTOR, Status, packet};
 use crate::device::BadState;
 use serde::{Deserialize, Serialize};
 
@@ -26,12 +27,27 @@ pub struct SavedChannel {
     pub control: u8,
     /// An interrupt waits to be seen.
     pub interrupt: bool,
+    /// The registers have the signature of the device that is selected.
+    pub signed: bool,
     pub master_command: u8,
     pub master_status: u8,
     pub master_table: u32,
     work: Work,
-    pub drives: [Option<SavedDrive>; 2],
+    pub units: [Option<SavedUnit>; 2],
 }
+
+/// State of what is attached to a channel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SavedUnit {
+    /// A disk.
+    Disk(SavedDrive),
+    /// A CD-ROM drive.
+    Cd(SavedCd),
+}
+
+/// State of a CD-ROM drive, all of whose values are possible.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedCd(cd::State);
 
 /// What the guest has set of a disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -69,7 +85,8 @@ impl Ide {
 
 impl Channel {
     fn saved(&self) -> SavedChannel {
-        let State { error, feature, count, address, device, status, control, interrupt } = self.state.clone();
+        let State { error, feature, count, address, device, status, control, interrupt, signed } =
+            self.state.clone();
         let Master { command, status: master_status, table } = self.master.clone();
         SavedChannel {
             error,
@@ -80,20 +97,23 @@ impl Channel {
             status: status.bits(),
             control: control.bits(),
             interrupt,
+            signed,
             master_command: command.bits(),
             master_status: master_status.bits(),
             master_table: table,
             work: self.work.clone(),
-            drives: self.drives.each_ref().map(|drive| drive.as_ref().map(Drive::saved)),
+            units: self.units.each_ref().map(|unit| unit.as_ref().map(Unit::saved)),
         }
     }
 
     fn check(&self, saved: &SavedChannel) -> Result<(), &'static str> {
-        for (drive, saved) in self.drives.iter().zip(&saved.drives) {
-            match (drive, saved) {
-                (None, None) => {}
-                (Some(_), Some(saved)) if saved.is_possible() => {}
-                (Some(_), Some(_)) => return Err("a disk that no guest can have set up so"),
+        for (unit, saved) in self.units.iter().zip(&saved.units) {
+            match (unit, saved) {
+                (None, None) | (Some(Unit::Cd(_)), Some(SavedUnit::Cd(_))) => {}
+                (Some(Unit::Disk(_)), Some(SavedUnit::Disk(saved))) if saved.is_possible() => {}
+                (Some(Unit::Disk(_)), Some(SavedUnit::Disk(_))) => {
+                    return Err("a disk that no guest can have set up so");
+                }
                 _ => return Err("other disks"),
             }
         }
@@ -109,6 +129,13 @@ impl Channel {
             Work::Dma { sectors, .. } if !(1..=0x1_0000).contains(sectors) => {
                 return Err("DMA of more sectors than a command has");
             }
+            Work::Packet { bytes, .. } if bytes.len() >= packet::SIZE => {
+                return Err("a packet that is longer than packets are");
+            }
+            Work::PacketData { buffer, done, limit, .. } if *done >= buffer.len() || limit & !1 == 0 => {
+                return Err("a packet's data that cannot be");
+            }
+            Work::PacketDma { .. } | Work::PacketData { .. } | Work::Packet { .. } => {}
             Work::Dma { .. } | Work::Nothing => {}
         }
         Ok(())
@@ -124,11 +151,12 @@ impl Channel {
             status,
             control,
             interrupt,
+            signed,
             master_command,
             master_status,
             master_table,
             work,
-            drives,
+            units,
         } = saved.clone();
         self.state = State {
             error,
@@ -139,6 +167,7 @@ impl Channel {
             status: Status::from_bits_retain(status),
             control: Control::from_bits_retain(control),
             interrupt,
+            signed,
         };
         self.master = Master {
             command: MasterCommand::from_bits_truncate(master_command),
@@ -146,12 +175,23 @@ impl Channel {
             table: master_table & !3,
         };
         self.work = work;
-        for (drive, saved) in self.drives.iter_mut().zip(drives) {
-            if let (Some(drive), Some(saved)) = (drive, saved) {
-                drive.restore(&saved);
+        for (unit, saved) in self.units.iter_mut().zip(units) {
+            match (unit, saved) {
+                (Some(Unit::Disk(drive)), Some(SavedUnit::Disk(saved))) => drive.restore(&saved),
+                (Some(Unit::Cd(cd)), Some(SavedUnit::Cd(SavedCd(state)))) => cd.state = state,
+                _ => {}
             }
         }
         self.drive_line();
+    }
+}
+
+impl Unit {
+    fn saved(&self) -> SavedUnit {
+        match self {
+            Self::Disk(drive) => SavedUnit::Disk(drive.saved()),
+            Self::Cd(Cd { state, .. }) => SavedUnit::Cd(SavedCd(*state)),
+        }
     }
 }
 

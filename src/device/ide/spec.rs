@@ -96,8 +96,11 @@ pub(super) mod command {
     pub(in super::super) const VERIFY: u8 = 0x40;
     pub(in super::super) const VERIFY_NO_RETRY: u8 = 0x41;
     pub(in super::super) const VERIFY_EXT: u8 = 0x42;
+    pub(in super::super) const DEVICE_RESET: u8 = 0x08;
     pub(in super::super) const DIAGNOSE: u8 = 0x90;
     pub(in super::super) const INITIALIZE_PARAMETERS: u8 = 0x91;
+    pub(in super::super) const PACKET: u8 = 0xa0;
+    pub(in super::super) const IDENTIFY_PACKET: u8 = 0xa1;
     pub(in super::super) const READ_MULTIPLE: u8 = 0xc4;
     pub(in super::super) const WRITE_MULTIPLE: u8 = 0xc5;
     pub(in super::super) const SET_MULTIPLE: u8 = 0xc6;
@@ -126,6 +129,46 @@ pub(super) mod feature {
     pub(in super::super) const NO_WRITE_CACHE: u8 = 0x82;
     pub(in super::super) const LOOK_AHEAD: u8 = 0xaa;
     pub(in super::super) const DEFAULTS_ON_RESET: u8 = 0xcc;
+}
+
+/// Bytes of a CD's block.
+pub(super) const BLOCK: u64 = 2048;
+
+/// What follows a reset in the registers of the address's upper bytes: a disk, or a device that takes packets.
+pub(super) const DISK_SIGNATURE: [u8; 2] = [0, 0];
+pub(super) const PACKET_SIGNATURE: [u8; 2] = [0x14, 0xeb];
+
+/// Packets (SPC-2, MMC-3), and what goes with them in the registers.
+pub(super) mod packet {
+    /// Bytes of a packet.
+    pub(in super::super) const SIZE: usize = 12;
+    /// Feature register: data goes by DMA.
+    pub(in super::super) const DMA: u8 = 1 << 0;
+    /// Feature register: the packet may be released.
+    pub(in super::super) const OVERLAP: u8 = 1 << 1;
+    pub(in super::super) const TEST_UNIT_READY: u8 = 0x00;
+    pub(in super::super) const REQUEST_SENSE: u8 = 0x03;
+    pub(in super::super) const INQUIRY: u8 = 0x12;
+    pub(in super::super) const MODE_SENSE_6: u8 = 0x1a;
+    pub(in super::super) const START_STOP: u8 = 0x1b;
+    /// PREVENT ALLOW MEDIUM REMOVAL.
+    pub(in super::super) const LOCK: u8 = 0x1e;
+    pub(in super::super) const READ_CAPACITY: u8 = 0x25;
+    pub(in super::super) const READ_10: u8 = 0x28;
+    pub(in super::super) const SEEK: u8 = 0x2b;
+    pub(in super::super) const READ_TOC: u8 = 0x43;
+    pub(in super::super) const MODE_SENSE_10: u8 = 0x5a;
+    pub(in super::super) const READ_12: u8 = 0xa8;
+}
+
+/// What the count register says while a packet is carried out: the interrupt reason.
+pub(super) mod reason {
+    /// The packet is to be written.
+    pub(in super::super) const COMMAND: u8 = 1;
+    /// Data is to be read.
+    pub(in super::super) const TO_HOST: u8 = 2;
+    /// It has ended.
+    pub(in super::super) const END: u8 = 3;
 }
 
 /// Entries of a table of physical regions: it does not cross 64 KiB.

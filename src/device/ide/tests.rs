@@ -1,3 +1,5 @@
+mod cd;
+
 use super::*;
 use crate::arch::Gpa;
 use crate::bus::IrqSink;

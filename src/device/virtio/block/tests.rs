@@ -18,8 +18,14 @@ struct Kept {
 }
 
 impl Memory {
+    /// Each sector is filled with its number.
     pub(in crate::device) fn new(size: usize) -> Self {
-        let bytes = (0..size).map(|i| (i / 512) as u8).collect();
+        Self::filled(size, |at| (at / 512) as u8)
+    }
+
+    /// Each byte is what `byte` says of its place.
+    pub(in crate::device) fn filled(size: usize, byte: impl FnMut(usize) -> u8) -> Self {
+        let bytes = (0..size).map(byte).collect();
         Self(Arc::new(Mutex::new(Kept { bytes, read_only: false, failing: false, flushes: 0 })))
     }
 
