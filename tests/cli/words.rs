@@ -42,8 +42,11 @@ fn wrong_arguments_are_told_in_one_sentence() {
         (&["run", "hello", "--timeout", "1e9"], &["--timeout", "not a duration"]),
         (&["run", "hello", "--timeout", "99999999999999999999m"], &["--timeout", "leave the option out"]),
         (&["run", "hello", "--mode", "kvm", "--deterministic"], &["--deterministic", "--mode emu"]),
-        (&["run", "hello", "--disk", "a,rw"], &["--disk", "'rw' is neither ide nor ro nor overlay=FILE"]),
-        (&["run", "hello", "--disk", ""], &["--disk", "FILE[,ide][,ro][,overlay=FILE]"]),
+        (
+            &["run", "hello", "--disk", "a,rw"],
+            &["--disk", "'rw' is neither ide nor cdrom nor ro nor overlay=FILE"],
+        ),
+        (&["run", "hello", "--disk", ""], &["--disk", "FILE[,ide|,cdrom][,ro][,overlay=FILE]"]),
         (&["run", "hello", "--bios", "bios.bin"], &["--bios", "[IMAGE]"]),
         (&["run", "hello", "--vgabios", "vgabios.bin"], &["--bios"]),
         (&["run", "hello", "--net", "user"], &["--net", "unix=PATH"]),
