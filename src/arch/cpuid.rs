@@ -67,10 +67,12 @@ const LEAF1_EDX: u32 = 1 << 0 // FPU
     | 1 << 4 // TSC
     | 1 << 5 // MSR
     | 1 << 6 // PAE
+    | 1 << 7 // MCE
     | 1 << 8 // CMPXCHG8B
     | 1 << 9 // APIC
     | 1 << 11 // SEP
     | 1 << 13 // PGE
+    | 1 << 14 // MCA, without banks
     | 1 << 15 // CMOV
     | 1 << 16 // PAT
     | 1 << 17 // PSE-36

@@ -1,6 +1,10 @@
 //! Model-specific registers that belong to the CPU (SDM vol. 4); those that belong to the platform's chips, as
 //! [`APIC_BASE`], are answered by the platform.
 
+/// IA32_P5_MC_ADDR: where a machine check was, as the Pentium had it.
+pub const P5_MC_ADDR: u32 = 0;
+/// IA32_P5_MC_TYPE.
+pub const P5_MC_TYPE: u32 = 1;
 /// IA32_TIME_STAMP_COUNTER.
 pub const TSC: u32 = 0x10;
 /// IA32_APIC_BASE.
@@ -25,6 +29,10 @@ pub const SYSENTER_CS: u32 = 0x174;
 pub const SYSENTER_ESP: u32 = 0x175;
 /// IA32_SYSENTER_EIP.
 pub const SYSENTER_EIP: u32 = 0x176;
+/// IA32_MCG_CAP: what there is of the machine-check architecture. No banks, and so nothing else.
+pub const MCG_CAP: u32 = 0x179;
+/// IA32_MCG_STATUS.
+pub const MCG_STATUS: u32 = 0x17a;
 /// IA32_MISC_ENABLE.
 pub const MISC_ENABLE: u32 = 0x1a0;
 /// IA32_TSC_DEADLINE: the local APIC's.
@@ -78,21 +86,25 @@ const CAPABILITIES: u64 = 1 << 0 // RDCL_NO
 /// Bits of [`SPEC_CTRL`] that a guest may set: IBRS.
 pub const SPEC_CTRL_BITS: u64 = 1;
 
-/// The value of an MSR that never changes: virtualization is locked off, no microcode, no MTRRs.
+/// The value of an MSR that never changes: virtualization is locked off, no microcode, no MTRRs, no machine checks.
 #[must_use]
 pub const fn constant(index: u32) -> Option<u64> {
     match index {
         FEATURE_CONTROL => Some(1),
-        BIOS_SIGN_ID | MTRR_CAP => Some(0),
+        BIOS_SIGN_ID | MTRR_CAP | MCG_CAP | MCG_STATUS | P5_MC_ADDR | P5_MC_TYPE => Some(0),
         ARCH_CAPABILITIES => Some(CAPABILITIES),
         _ => None,
     }
 }
 
-/// Whether a write to this MSR is accepted and changes nothing.
+/// Whether a write of `value` to this MSR is accepted and changes nothing. Those of machine checks are for clearing.
 #[must_use]
-pub const fn ignores_writes(index: u32) -> bool {
-    matches!(index, BIOS_SIGN_ID | PRED_CMD)
+pub const fn ignores_write(index: u32, value: u64) -> bool {
+    match index {
+        BIOS_SIGN_ID | PRED_CMD => true,
+        MCG_STATUS | P5_MC_ADDR | P5_MC_TYPE => value == 0,
+        _ => false,
+    }
 }
 
 /// The CPU's MSRs that are not held elsewhere in [`super::CpuState`].

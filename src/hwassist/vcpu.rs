@@ -196,7 +196,7 @@ impl KvmVcpu {
                 let ahead = if index == msr::KVM_SYSTEM_TIME { self.tsc.guests(&self.fd)? } else { 0 };
                 let own = self.entry.as_mut().and_then(|entry| entry.write(index, value));
                 let taken = own.unwrap_or_else(|| {
-                    msr::ignores_writes(index) || platform.msr_write(id, index, value, ahead).is_some()
+                    msr::ignores_write(index, value) || platform.msr_write(id, index, value, ahead).is_some()
                 });
                 if let KvmExit::WriteMsr { fault, .. } = exit::read(self.fd.get_kvm_run(), self.run_size) {
                     *fault = u8::from(!taken);

@@ -99,7 +99,7 @@ fn write(cx: &mut Cx, index: u32, value: u64) -> Option<()> {
             let ticks = if value == 0 { 0 } else { value.saturating_sub(cx.state.msrs.tsc_adjust).max(1) };
             return cx.platform.msr_write(cx.mmu.vcpu, index, ticks, cx.state.msrs.tsc_adjust);
         }
-        _ if msr::ignores_writes(index) => {}
+        _ if msr::ignores_write(index, value) => {}
         _ => return cx.platform.msr_write(cx.mmu.vcpu, index, value, cx.state.msrs.tsc_adjust),
     }
     Some(())

@@ -135,6 +135,35 @@ fn model_specific_registers_are_checked_and_kept() {
     assert_eq!(write(msr::APIC_BASE, 0xfee0_0800).1, Outcome::Retired, "the platform's");
 }
 
+/// CPUID offers machine checks, and there are no banks: what says so can be read, and cleared where that has a meaning.
+#[test]
+fn there_are_machine_checks_without_banks() {
+    const MCG_CTL: u32 = 0x17b;
+    const FIRST_BANK: u32 = 0x400;
+    let read = |index: u32| {
+        let mut b = Bench::new(|a| a.rdmsr().unwrap());
+        (b.state.gpr[RCX], b.state.gpr[RAX], b.state.gpr[RDX]) = (index.into(), 7, 7);
+        (b.step() == Outcome::Retired).then(|| (b.state.gpr[RAX], b.state.gpr[RDX]))
+    };
+    let write = |index: u32, value: u64| {
+        let mut b = Bench::new(|a| a.wrmsr().unwrap());
+        (b.state.gpr[RCX], b.state.gpr[RAX], b.state.gpr[RDX]) = (index.into(), value, 0);
+        b.step() == Outcome::Retired
+    };
+    for (index, cleared) in
+        [(msr::MCG_CAP, false), (msr::MCG_STATUS, true), (msr::P5_MC_ADDR, true), (msr::P5_MC_TYPE, true)]
+    {
+        assert_eq!(
+            (read(index), write(index, 0), write(index, 1)),
+            (Some((0, 0)), cleared, false),
+            "{index:#x}"
+        );
+    }
+    for index in [MCG_CTL, FIRST_BANK, FIRST_BANK + 1] {
+        assert_eq!((read(index), write(index, 0)), (None, false), "{index:#x}");
+    }
+}
+
 #[test]
 fn gs_is_swapped_and_used() {
     let mut b = Bench::new(|a| {
