@@ -57,6 +57,11 @@ impl Reply {
         Self { bytes, at: 0, left: 0 }
     }
 
+    /// Whether a packet can have such a reply.
+    pub(super) fn is_possible(&self) -> bool {
+        self.bytes.len() <= usize::from(u16::MAX) && self.left <= u64::from(MOST_BLOCKS) * BLOCK
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty() && self.left == 0
     }

@@ -89,8 +89,10 @@ impl Channel {
         let made = buffer.len();
         buffer.resize(length, 0);
         let read = match self.cd() {
-            Some(cd) if made < length => cd.read(reply.at, &mut buffer[made..]),
-            _ => Ok(()),
+            _ if made == length => Ok(()),
+            Some(cd) => cd.read(reply.at, &mut buffer[made..]),
+            // The guest has turned to the other device meanwhile.
+            None => Err(Sense::NOT_TAKEN),
         };
         if let Err(sense) = read {
             return self.fail_packet(sense);

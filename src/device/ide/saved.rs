@@ -135,6 +135,9 @@ impl Channel {
             Work::PacketData { buffer, done, limit, .. } if *done >= buffer.len() || limit & !1 == 0 => {
                 return Err("a packet's data that cannot be");
             }
+            Work::PacketDma { reply } | Work::PacketData { reply, .. } if !reply.is_possible() => {
+                return Err("more data than a packet has");
+            }
             Work::PacketDma { .. } | Work::PacketData { .. } | Work::Packet { .. } => {}
             Work::Dma { .. } | Work::Nothing => {}
         }

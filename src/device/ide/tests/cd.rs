@@ -166,6 +166,20 @@ fn memory_that_does_not_take_the_data_is_an_error() {
     assert_eq!((bench.master(true) & 7, bench.get(0x1f7)), (4, 0x50));
 }
 
+#[test]
+fn what_was_begun_ends_when_the_guest_turns_away() {
+    let mut bench = Bench::ready(BLOCKS);
+    bench.begin(&read_10(3, 2), 2048, false);
+    bench.out(0x1f6, 0xa0);
+    assert_eq!(bench.words(1024).len(), 2048);
+    assert_eq!(bench.get(0x1f7), 0x51, "the disk has no second block");
+    bench.out(0x1f6, 0xb0);
+    assert_eq!(
+        bench.packet(&read_10(3, 1), 2048).data,
+        (3 * BLOCK..4 * BLOCK).map(medium).collect::<Vec<_>>()
+    );
+}
+
 /// Registers and packets of all kinds, more often than not those that are there.
 fn cd_act() -> impl Strategy<Value = (u8, [u8; 12], u32)> {
     let code = prop::sample::select(vec![
