@@ -166,6 +166,50 @@ fn a_stock_kernel_runs_programs_on_all_its_cpus() {
     }
 }
 
+/// The kernel that a bzImage packs, by the program that unpacks its format; `None` if the host has not got it.
+fn unpacked(kernel: &Path) -> Option<Vec<u8>> {
+    let file = std::fs::read(kernel).unwrap();
+    let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+    let start = (usize::from(file[0x1f1]) + 1) * 512 + word(0x248);
+    // The last word is the size of what is unpacked.
+    let (packed, size) = (&file[start..start + word(0x24c) - 4], word(start + word(0x24c) - 4));
+    let program = match packed {
+        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4",
+        [0xfd, b'7', b'z', ..] => "xz",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
+        _ => "gzip",
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("packed");
+    std::fs::write(&path, packed).unwrap();
+    let input = std::fs::File::open(&path).unwrap();
+    let output = Command::new(program).args(["-d", "-c"]).stdin(input).output();
+    let unpacked = output.ok().map(|output| output.stdout).filter(|bytes| bytes.len() == size);
+    if unpacked.is_none() {
+        eprintln!("skipped: {program} is not there, or does not unpack {}", kernel.display());
+    }
+    unpacked
+}
+
+#[test]
+fn a_vmlinux_boots_by_its_note_and_without() {
+    let Some((kernel, busybox)) = debian() else { return };
+    let Some(mut vmlinux) = unpacked(&kernel) else { return };
+    let lines = "busybox echo in user space\nbusybox poweroff -f\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vmlinux");
+    for has_note in [true, false] {
+        if !has_note {
+            let note = [18_u32.to_le_bytes(), *b"Xen\0"].concat();
+            let at = vmlinux.windows(8).position(|bytes| bytes == note).unwrap();
+            vmlinux[at] = 0xff;
+        }
+        std::fs::write(&path, &vmlinux).unwrap();
+        let printed = boot(&path, &busybox, lines, "translator");
+        assert!(printed.contains("in user space"), "{has_note}: {printed}");
+    }
+}
+
 #[test]
 fn a_guest_that_resets_ends_the_run() {
     let Some((kernel, busybox)) = debian() else { return };

@@ -22,7 +22,7 @@ pub(super) struct ImageArguments {
     /// (./NAME for a file of a workload's name)
     #[arg(required_unless_present_any = ["kernel", "bios"])]
     image: Option<OsString>,
-    /// The image is this file: a Linux bzImage, or an ELF64 with a PVH note as `vmlinux` is one
+    /// The image is this file: a Linux bzImage, a `vmlinux` with a PVH note or without, or another ELF64 with the note
     #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "flat"])]
     kernel: Option<OsString>,
     /// The image is this file: a PC's firmware, as SeaBIOS' bios-256k.bin, which boots a disk

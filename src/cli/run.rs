@@ -60,7 +60,6 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     let to_host = |what| move |source| CliError::Host { what, source };
     spec.screen = arguments.screen;
-    let image = if arguments.screen { image.with_screen() } else { image };
     // Where the screen is shown as it changes, the serial console's output has to wait.
     let live = arguments.screen && io::stdout().is_terminal();
     let _as_before =

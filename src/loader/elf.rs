@@ -1,4 +1,4 @@
-//! 64-bit ELF executables with a PVH note.
+//! 64-bit ELF executables: with a PVH note, or Linux's `vmlinux` without one.
 use super::LoadError;
 use crate::arch::Gpa;
 use object::elf::{self, FileHeader64};
@@ -32,10 +32,19 @@ pub struct Symbol {
     pub name: String,
 }
 
+/// Where an image is entered, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// At this physical address in 32-bit protected mode, as the PVH note says.
+    Pvh(u32),
+    /// At this physical address in 64-bit mode, by Linux's boot protocol.
+    Linux(u64),
+}
+
 /// A checked ELF image.
 #[derive(Debug, Clone)]
 pub struct ElfImage {
-    entry: u32,
+    entry: Entry,
     segments: Vec<Segment>,
     symbols: Vec<Symbol>,
 }
@@ -46,7 +55,8 @@ impl ElfImage {
     /// Checks and takes apart an image.
     ///
     /// # Errors
-    /// [`LoadError`] for anything but a whole ELF64 x86-64 executable with a PVH note.
+    /// [`LoadError`] for anything but a whole ELF64 x86-64 executable with a PVH note, or one that is linked as Linux's
+    /// kernel is.
     pub fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
         if !bytes.starts_with(&elf::ELFMAG) {
             return Err(LoadError::NotElf);
@@ -61,32 +71,27 @@ impl ElfImage {
             check_whole(header, endian, bytes)?;
         }
         kind?;
-        let mut entry = None;
+        let mut note = None;
+        let mut is_linux = false;
+        let start = header.e_entry(endian);
         let mut segments = Vec::new();
         for program in header.program_headers(endian, bytes).map_err(damaged)? {
             match program.p_type(endian) {
                 elf::PT_LOAD if program.p_memsz(endian) > 0 => {
-                    let data = program.data(endian, bytes).map_err(|()| {
-                        LoadError::Damaged("a segment lies beyond the end of the file".into())
-                    })?;
-                    let size = program.p_memsz(endian);
-                    if (data.len() as u64) > size {
-                        return Err(LoadError::Damaged(
-                            "a segment has more bytes in the file than in memory".into(),
-                        ));
-                    }
-                    segments.push(Segment {
-                        gpa: Gpa(program.p_paddr(endian)),
-                        bytes: data.to_vec(),
-                        size,
-                        executable: program.p_flags(endian) & elf::PF_X != 0,
-                    });
+                    let segment = load_segment(program, endian, bytes)?;
+                    // The kernel's addresses are in the upper half, but its entry is told as a physical address.
+                    is_linux |= holds(&segment, start) && program.p_vaddr(endian) >> 63 != 0;
+                    segments.push(segment);
                 }
-                elf::PT_NOTE => entry = entry.or(pvh_entry(program, endian, bytes).map_err(damaged)?),
+                elf::PT_NOTE => note = note.or(pvh_entry(program, endian, bytes).map_err(damaged)?),
                 _ => {}
             }
         }
-        let entry = entry.ok_or(LoadError::NoPvhNote)?;
+        let (entry, at) = match note {
+            Some(at) => (Entry::Pvh(at), at.into()),
+            None if is_linux => (Entry::Linux(start), start),
+            None => return Err(LoadError::NoPvhNote),
+        };
         segments.sort_by_key(|s| s.gpa);
         if let Some(pair) = segments.windows(2).find(|p| p[0].gpa.0.saturating_add(p[0].size) > p[1].gpa.0) {
             return Err(LoadError::Damaged(format!(
@@ -94,15 +99,13 @@ impl ElfImage {
                 pair[0].gpa, pair[1].gpa
             )));
         }
-        if !segments.iter().any(|s| (s.gpa.0..s.gpa.0.saturating_add(s.size)).contains(&u64::from(entry))) {
-            return Err(LoadError::Damaged(format!("the entry point {entry:#x} is in no segment")));
-        }
+        check_entry(&segments, at)?;
         Ok(Self { entry, segments, symbols: symbols(header, endian, bytes) })
     }
 
-    /// Physical address of the 32-bit entry point.
+    /// Where it is entered, and how.
     #[must_use]
-    pub fn entry(&self) -> u32 {
+    pub fn entry(&self) -> Entry {
         self.entry
     }
 
@@ -117,6 +120,39 @@ impl ElfImage {
     pub fn symbols(&self) -> &[Symbol] {
         &self.symbols
     }
+}
+
+fn holds(segment: &Segment, at: u64) -> bool {
+    (segment.gpa.0..segment.gpa.0.saturating_add(segment.size)).contains(&at)
+}
+
+/// Whether an entry point is in what is loaded.
+pub(super) fn check_entry(segments: &[Segment], at: u64) -> Result<(), LoadError> {
+    if segments.iter().any(|segment| holds(segment, at)) {
+        return Ok(());
+    }
+    Err(LoadError::Damaged(format!("the entry point {at:#x} is in no segment")))
+}
+
+/// What a program header of the kind `PT_LOAD` loads.
+pub(super) fn load_segment<P: ProgramHeader<Endian = LittleEndian>>(
+    program: &P,
+    endian: LittleEndian,
+    bytes: &[u8],
+) -> Result<Segment, LoadError> {
+    let damaged = |why: &str| LoadError::Damaged(why.into());
+    let data =
+        program.data(endian, bytes).map_err(|()| damaged("a segment lies beyond the end of the file"))?;
+    let size = program.p_memsz(endian).into();
+    if data.len() as u64 > size {
+        return Err(damaged("a segment has more bytes in the file than in memory"));
+    }
+    Ok(Segment {
+        gpa: Gpa(program.p_paddr(endian).into()),
+        bytes: data.to_vec(),
+        size,
+        executable: program.p_flags(endian) & elf::PF_X != 0,
+    })
 }
 
 /// Class, byte order and machine, before `object` reads the file as what it may not be.

@@ -1,4 +1,5 @@
-//! Linux kernels in the form of bzImage (`Documentation/arch/x86/boot.rst`, "The Linux/x86 Boot Protocol").
+//! Linux kernels in the form of bzImage, and how Linux kernels are entered (`Documentation/arch/x86/boot.rst`, "The
+//! Linux/x86 Boot Protocol").
 //!
 //! The real-mode part of the file is left out: its work, asking a BIOS, is done here, and the kernel is entered in
 //! 64-bit mode, or, where it has no such entry, in 32-bit protected mode. Kernel and RAM disk do not overlap, nor does
@@ -20,6 +21,11 @@ const OLD_SETUP_SECTORS: usize = 4;
 const ENTRY64: u64 = 0x200;
 /// The oldest protocol that is spoken here, 2.06 (Linux 2.6.22): a relocatable kernel that says how long a command line it takes.
 const OLDEST: u16 = 0x206;
+
+/// What a `vmlinux` is told that the header is of: 2.15, with nothing of it that matters to a kernel that is unpacked.
+const VMLINUX_PROTOCOL: u16 = 0x20f;
+/// Bytes that its command line may have: Linux's `COMMAND_LINE_SIZE`, without the final zero.
+const VMLINUX_COMMAND_LINE: usize = 2047;
 
 const LOADED_HIGH: u8 = 1 << 0;
 const XLF_KERNEL_64: u16 = 1 << 0;
@@ -176,41 +182,90 @@ impl LinuxImage {
         initrd: Option<Placed>,
         screen: bool,
     ) -> Result<CpuState, LoadError> {
-        if command_line.len() > self.command_line_most {
-            return Err(LoadError::CommandLine(command_line.len(), self.command_line_most));
+        let told = Told { header: &self.header, command_line, most: self.command_line_most, initrd, screen };
+        told.write(ram)?;
+        if self.has_entry64 {
+            return enter(ram, layout::IMAGE_START.0 + ENTRY64);
         }
-        let put = |at: Gpa, bytes: &[u8]| ram.write(at, bytes).map_err(|_| LoadError::tables_do_not_fit(ram));
-        put(layout::LINUX_BOOT_PARAMS, &self.boot_params(ram, initrd, screen))?;
-        // RAM is zero: the final zero is there.
-        put(layout::LINUX_COMMAND_LINE, command_line.as_bytes())?;
+        write(ram, layout::BOOT_GDT, &gdt(0x00cf_9b00_0000_ffff))?;
         let params = layout::LINUX_BOOT_PARAMS.0 as u32;
-        if !self.has_entry64 {
-            put(layout::BOOT_GDT, &gdt(0x00cf_9b00_0000_ffff))?;
-            let mut state = CpuState::linux32_entry(layout::IMAGE_START.0 as u32, params);
-            (state.gdtr.base, state.gdtr.limit) = (layout::BOOT_GDT.0, 31);
-            return Ok(state);
-        }
-        put(layout::BOOT_GDT, &gdt(0x00af_9b00_0000_ffff))?;
-        put(layout::BOOT_PAGE_TABLES, &page_tables(layout::BOOT_PAGE_TABLES))?;
-        let entry = layout::IMAGE_START.0 + ENTRY64;
-        let mut state = CpuState::linux64_entry(entry, params, layout::BOOT_PAGE_TABLES.0);
+        let mut state = CpuState::linux32_entry(layout::IMAGE_START.0 as u32, params);
         (state.gdtr.base, state.gdtr.limit) = (layout::BOOT_GDT.0, 31);
         Ok(state)
     }
+}
 
-    fn boot_params(&self, ram: &GuestRam, initrd: Option<Placed>, screen: bool) -> Vec<u8> {
+/// Tells a `vmlinux`, which lies in RAM and has no setup header, what it has to know; returns the state in which its
+/// entry is reached.
+pub(super) fn start_vmlinux(
+    ram: &GuestRam,
+    entry: u64,
+    command_line: &str,
+    initrd: Option<Placed>,
+    screen: bool,
+) -> Result<CpuState, LoadError> {
+    let mut header = vec![0; HEADER_END - HEADER];
+    let mut put =
+        |at: usize, bytes: &[u8]| header[at - HEADER..at - HEADER + bytes.len()].copy_from_slice(bytes);
+    put(field::BOOT_FLAG, &[0x55, 0xaa]);
+    put(field::MAGIC, b"HdrS");
+    put(field::VERSION, &VMLINUX_PROTOCOL.to_le_bytes());
+    put(field::LOADFLAGS, &[LOADED_HIGH]);
+    put(field::CMDLINE_SIZE, &(VMLINUX_COMMAND_LINE as u32).to_le_bytes());
+    Told { header: &header, command_line, most: VMLINUX_COMMAND_LINE, initrd, screen }.write(ram)?;
+    enter(ram, entry)
+}
+
+/// The state in which the 64-bit entry at `entry` is reached, with its tables in RAM.
+fn enter(ram: &GuestRam, entry: u64) -> Result<CpuState, LoadError> {
+    write(ram, layout::BOOT_GDT, &gdt(0x00af_9b00_0000_ffff))?;
+    write(ram, layout::BOOT_PAGE_TABLES, &page_tables(layout::BOOT_PAGE_TABLES))?;
+    let params = layout::LINUX_BOOT_PARAMS.0 as u32;
+    let mut state = CpuState::linux64_entry(entry, params, layout::BOOT_PAGE_TABLES.0);
+    (state.gdtr.base, state.gdtr.limit) = (layout::BOOT_GDT.0, 31);
+    Ok(state)
+}
+
+fn write(ram: &GuestRam, at: Gpa, bytes: &[u8]) -> Result<(), LoadError> {
+    ram.write(at, bytes).map_err(|_| LoadError::tables_do_not_fit(ram))
+}
+
+/// What a kernel is told.
+struct Told<'a> {
+    /// The setup header, from [`HEADER`] on.
+    header: &'a [u8],
+    command_line: &'a str,
+    /// Bytes that the command line may have.
+    most: usize,
+    initrd: Option<Placed>,
+    /// Somebody sees the screen.
+    screen: bool,
+}
+
+impl Told<'_> {
+    /// Puts `boot_params` and the command line where they are looked for.
+    fn write(&self, ram: &GuestRam) -> Result<(), LoadError> {
+        if self.command_line.len() > self.most {
+            return Err(LoadError::CommandLine(self.command_line.len(), self.most));
+        }
+        write(ram, layout::LINUX_BOOT_PARAMS, &self.boot_params(ram))?;
+        // RAM is zero: the final zero is there.
+        write(ram, layout::LINUX_COMMAND_LINE, self.command_line.as_bytes())
+    }
+
+    fn boot_params(&self, ram: &GuestRam) -> Vec<u8> {
         let mut block = vec![0; params::SIZE];
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-        put(HEADER, &self.header);
+        put(HEADER, self.header);
         put(field::TYPE_OF_LOADER, &[OTHER_LOADER]);
         put(field::CODE32_START, &(layout::IMAGE_START.0 as u32).to_le_bytes());
         put(field::CMD_LINE_PTR, &(layout::LINUX_COMMAND_LINE.0 as u32).to_le_bytes());
-        if let Some(initrd) = initrd {
+        if let Some(initrd) = self.initrd {
             // Both have 32 bits: RAM disks are placed below the devices.
             put(field::RAMDISK_IMAGE, &(initrd.at.0 as u32).to_le_bytes());
             put(field::RAMDISK_SIZE, &(initrd.size as u32).to_le_bytes());
         }
-        if screen {
+        if self.screen {
             put(params::SCREEN, &params::MODE_3);
         }
         put(params::ACPI_RSDP, &layout::FIRMWARE_TABLES.0.to_le_bytes());

@@ -1,8 +1,8 @@
 //! Puts a guest image into RAM and says in which state the boot CPU starts.
 //!
 //! The kinds: a 64-bit ELF with a PVH note, as Linux's `vmlinux` has it (entered in 32-bit protected mode with the start
-//! information of Xen's boot ABI), a multiboot image (entered likewise with multiboot information), a Linux bzImage
-//! (entered by Linux's own boot protocol), a flat binary (entered at its first byte), and firmware (entered at the reset
+//! information of Xen's boot ABI), a multiboot image (entered likewise with multiboot information), a Linux bzImage or a
+//! `vmlinux` without the note (entered by Linux's own boot protocol), a flat binary (entered at its first byte), and firmware (entered at the reset
 //! vector, as after power-on). An initial RAM disk, which multiboot calls a module, goes with all but the last two.
 //! Everything in an image is checked before it is run.
 mod elf;
@@ -11,7 +11,7 @@ mod memory_map;
 mod multiboot;
 mod pvh;
 
-pub use elf::{ElfImage, Segment, Symbol};
+pub use elf::{ElfImage, Entry, Segment, Symbol};
 pub use linux::LinuxImage;
 pub use multiboot::MultibootImage;
 
@@ -38,7 +38,10 @@ pub enum LoadError {
     #[error("the image is truncated or damaged: {0}")]
     Damaged(String),
     /// No way in.
-    #[error("the image has no PVH note (Xen note 18), so it has no entry point that trivisor can use")]
+    #[error(
+        "the image has no PVH note (Xen note 18) and is not linked as Linux's kernel is, so it has no entry point that \
+         trivisor can use"
+    )]
     NoPvhNote,
     /// Bigger than RAM, or in the way of the start information.
     #[error("{}", misfit(*start, *end, *low, *high))]
@@ -178,12 +181,11 @@ const SHADOW: usize = (layout::IMAGE_START.0 - layout::FIRMWARE_SHADOW.0) as usi
 pub struct Image {
     kernel: Kernel,
     initrd: Option<Vec<u8>>,
-    screen: bool,
 }
 
 impl From<Kernel> for Image {
     fn from(kernel: Kernel) -> Self {
-        Self { kernel, initrd: None, screen: false }
+        Self { kernel, initrd: None }
     }
 }
 
@@ -217,16 +219,14 @@ impl Image {
         Ok(self)
     }
 
-    /// The image for a machine whose text screen somebody sees, in mode 3: Linux is told of it.
-    #[must_use]
-    pub fn with_screen(self) -> Self {
-        Self { screen: true, ..self }
-    }
-
     /// Whether it is a Linux kernel that is booted by Linux's own protocol, so that its command line is Linux's.
     #[must_use]
     pub fn is_linux(&self) -> bool {
-        matches!(self.kernel, Kernel::Linux(_))
+        match &self.kernel {
+            Kernel::Linux(_) => true,
+            Kernel::Elf(elf) => matches!(elf.entry(), Entry::Linux(_)),
+            Kernel::Multiboot(_) | Kernel::Flat(_) | Kernel::Firmware(_) => false,
+        }
     }
 
     /// Takes raw code as it is.
@@ -294,11 +294,12 @@ impl Image {
     }
 
     /// Copies the image and its start information into `ram`; returns the boot CPU's state. RAM must be fresh (zero).
+    /// `screen`: somebody sees the text screen, which is in mode 3; Linux is told of it.
     ///
     /// # Errors
     /// [`LoadError::DoesNotFit`], [`LoadError::InitrdDoesNotFit`] and [`LoadError::CommandLine`]. What is in RAM then
     /// is not to be run.
-    pub fn load(&self, ram: &GuestRam, command_line: &str) -> Result<CpuState, LoadError> {
+    pub fn load(&self, ram: &GuestRam, command_line: &str, screen: bool) -> Result<CpuState, LoadError> {
         let pieces = self.pieces();
         let high = ram.slots()[0].size;
         // Some multiboot images live in conventional memory, as no BIOS uses it.
@@ -327,9 +328,12 @@ impl Image {
             ram.write(at, bytes).map_err(|_| LoadError::tables_do_not_fit(ram))?;
         }
         let entry = match &self.kernel {
-            Kernel::Linux(linux) => return linux.start(ram, command_line, initrd, self.screen),
+            Kernel::Linux(linux) => return linux.start(ram, command_line, initrd, screen),
             Kernel::Multiboot(image) => return image.start(ram, command_line, initrd),
-            Kernel::Elf(elf) => elf.entry(),
+            Kernel::Elf(elf) => match elf.entry() {
+                Entry::Linux(at) => return linux::start_vmlinux(ram, at, command_line, initrd, screen),
+                Entry::Pvh(at) => at,
+            },
             Kernel::Flat(_) => layout::FLAT_START.0 as u32,
             Kernel::Firmware(_) => return Ok(CpuState::reset()),
         };
@@ -347,12 +351,6 @@ impl Image {
         let at = at.ok_or_else(|| misfit.clone())?;
         ram.write(at, bytes).map_err(|_| misfit)?;
         Ok(Some(Placed { at, size }))
-    }
-
-    /// Guest-physical ranges of executable code, for those who scan it.
-    #[must_use]
-    pub fn executable_ranges(&self) -> Vec<(Gpa, u64)> {
-        self.segments().iter().filter(|s| s.executable).map(|s| (s.gpa, s.bytes.len() as u64)).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! At [`layout::MULTIBOOT_INFO`] lie the structure, the memory map, the list of modules and their strings, and the
 //! command line.
+use super::elf::{check_entry, load_segment};
 use super::memory_map::{self, Region};
 use super::{LoadError, Placed, Segment};
 use crate::arch::state::gpr;
@@ -88,10 +89,7 @@ impl MultibootImage {
         }
         let (entry, segments) =
             if header.flags & HAS_ADDRESSES != 0 { raw(bytes, &header)? } else { executable(bytes)? };
-        let holds = |s: &Segment| (s.gpa.0..s.gpa.0.saturating_add(s.size)).contains(&u64::from(entry));
-        if !segments.iter().any(holds) {
-            return Err(LoadError::Damaged(format!("the entry point {entry:#x} is in no segment")));
-        }
+        check_entry(&segments, entry.into())?;
         Ok(Self { entry, segments })
     }
 
@@ -158,18 +156,7 @@ fn executable(bytes: &[u8]) -> Result<(u32, Vec<Segment>), LoadError> {
         if program.p_type(endian) != elf::PT_LOAD || program.p_memsz(endian) == 0 {
             continue;
         }
-        let beyond = |()| LoadError::Damaged("a segment lies beyond the end of the file".into());
-        let data = program.data(endian, bytes).map_err(beyond)?;
-        let size = u64::from(program.p_memsz(endian));
-        if data.len() as u64 > size {
-            return Err(LoadError::Damaged("a segment has more bytes in the file than in memory".into()));
-        }
-        segments.push(Segment {
-            gpa: Gpa(program.p_paddr(endian).into()),
-            bytes: data.to_vec(),
-            size,
-            executable: program.p_flags(endian) & elf::PF_X != 0,
-        });
+        segments.push(load_segment(program, endian, bytes)?);
     }
     segments.sort_by_key(|s| s.gpa);
     Ok((header.e_entry(endian), segments))
@@ -244,7 +231,7 @@ mod tests {
         let image = Image::parse(&raw_image(HAS_ADDRESSES | 3, 0x10_2000)).unwrap();
         let image = image.with_initrd(b"NR=1".to_vec()).unwrap();
         let ram = GuestRam::new(4 << 20).unwrap();
-        let state = image.load(&ram, "a b").unwrap();
+        let state = image.load(&ram, "a b", false).unwrap();
         assert_eq!((state.rip, state.gpr[gpr::RAX]), (0x10_0040, u64::from(LOADER_MAGIC)));
         let read = |at: u64| {
             let mut bytes = [0; 4];
@@ -271,10 +258,10 @@ mod tests {
         assert_eq!(Image::parse(&raw_image(0, 0)).unwrap_err(), LoadError::NotElf);
         let image = Image::parse(&raw_image(HAS_ADDRESSES, 0x50_0000)).unwrap();
         let ram = GuestRam::new(4 << 20).unwrap();
-        assert!(matches!(image.load(&ram, ""), Err(LoadError::DoesNotFit { .. })));
+        assert!(matches!(image.load(&ram, "", false), Err(LoadError::DoesNotFit { .. })));
         let image =
             Image::parse(&raw_image(HAS_ADDRESSES, 0)).unwrap().with_initrd(vec![0; 4 << 20]).unwrap();
-        assert!(matches!(image.load(&ram, ""), Err(LoadError::InitrdDoesNotFit { .. })));
+        assert!(matches!(image.load(&ram, "", false), Err(LoadError::InitrdDoesNotFit { .. })));
     }
 
     proptest::proptest! {
@@ -286,7 +273,7 @@ mod tests {
             }
             bytes.truncate(0x100 - cut);
             if let Ok(image) = Image::parse(&bytes) {
-                let _either_way = image.load(&GuestRam::new(2 << 20).unwrap(), "");
+                let _either_way = image.load(&GuestRam::new(2 << 20).unwrap(), "", false);
             }
         }
     }

@@ -42,7 +42,7 @@ fn patched(at: usize, bytes: &[u8]) -> LoadError {
 fn a_pvh_image_is_loaded_and_entered_at_its_note() {
     let image = Image::parse(&image()).unwrap();
     let ram = GuestRam::new(4 << 20).unwrap();
-    let state = image.load(&ram, "budget_us=7").unwrap();
+    let state = image.load(&ram, "budget_us=7", false).unwrap();
     assert_eq!(state.rip, 0x20_0004);
     let mut code = [0; 17];
     ram.read(Gpa(0x20_0000), &mut code).unwrap();
@@ -72,15 +72,52 @@ fn each_kind_of_bad_image_has_its_own_sentence() {
     assert_eq!(Image::flat(vec![]).unwrap_err(), LoadError::Empty);
 }
 
+/// The small executable without its note, linked as Linux's kernel is.
+fn vmlinux() -> Vec<u8> {
+    let mut image = image();
+    image[0xc8..0xcc].copy_from_slice(&17_u32.to_le_bytes());
+    // The entry is a physical address, the addresses that the code has are not.
+    image[24..32].copy_from_slice(&0x20_0008_u64.to_le_bytes());
+    image[64 + 16..64 + 24].copy_from_slice(&0xffff_ffff_8020_0000_u64.to_le_bytes());
+    image
+}
+
+#[test]
+fn a_vmlinux_without_a_note_is_entered_by_linuxs_protocol() {
+    let image = Image::parse(&vmlinux()).unwrap().with_initrd(vec![7; 100]).unwrap();
+    assert!(image.is_linux());
+    let ram = GuestRam::new(4 << 20).unwrap();
+    let state = image.load(&ram, "quiet", true).unwrap();
+    assert!(state.is_64bit_code());
+    assert_eq!((state.rip, state.gpr[6]), (0x20_0008, layout::LINUX_BOOT_PARAMS.0));
+    let read = |at: usize, size: usize| {
+        let mut bytes = vec![0; size];
+        ram.read(layout::LINUX_BOOT_PARAMS.offset(at as u64), &mut bytes).unwrap();
+        bytes
+    };
+    let word = |at| u64::from(u32::from_le_bytes(read(at, 4).try_into().unwrap()));
+    assert_eq!((read(0x202, 4), read(0x1fe, 2)), (b"HdrS".to_vec(), vec![0x55, 0xaa]));
+    assert_eq!((word(0x218), word(0x21c), read(6, 2)), ((4 << 20) - 4096, 100, vec![3, 80]));
+    let mut line = [0; 6];
+    ram.read(Gpa(word(0x228)), &mut line).unwrap();
+    assert_eq!(&line, b"quiet\0");
+    assert_ne!(read(0x1e8, 1), [0], "a map of memory");
+    assert!(matches!(image.load(&ram, &"x".repeat(2048), false), Err(LoadError::CommandLine(2048, 2047))));
+    // One whose entry is not in it, and a program that is linked low.
+    let mut astray = vmlinux();
+    astray[24..32].copy_from_slice(&0x30_0000_u64.to_le_bytes());
+    assert_eq!(Image::parse(&astray).unwrap_err(), LoadError::NoPvhNote);
+}
+
 #[test]
 fn an_image_must_fit_into_ram() {
     let image = Image::parse(&image()).unwrap();
     let small = GuestRam::new(2 << 20).unwrap();
-    assert!(matches!(image.load(&small, ""), Err(LoadError::DoesNotFit { .. })));
+    assert!(matches!(image.load(&small, "", false), Err(LoadError::DoesNotFit { .. })));
     let tiny = GuestRam::new(4096).unwrap();
-    assert!(matches!(image.load(&tiny, ""), Err(LoadError::DoesNotFit { .. })));
+    assert!(matches!(image.load(&tiny, "", false), Err(LoadError::DoesNotFit { .. })));
     let ram = GuestRam::new(4 << 20).unwrap();
-    assert!(matches!(image.load(&ram, &"x".repeat(5000)), Err(LoadError::CommandLine(5000, _))));
+    assert!(matches!(image.load(&ram, &"x".repeat(5000), false), Err(LoadError::CommandLine(5000, _))));
     let low = Image::parse(&{
         let mut low = super::tests::image();
         for at in [64 + 16, 64 + 24] {
@@ -90,7 +127,7 @@ fn an_image_must_fit_into_ram() {
         low
     })
     .unwrap();
-    assert!(matches!(low.load(&ram, ""), Err(LoadError::DoesNotFit { .. })));
+    assert!(matches!(low.load(&ram, "", false), Err(LoadError::DoesNotFit { .. })));
 }
 
 #[test]
@@ -115,7 +152,7 @@ proptest! {
         bytes.truncate(cut);
         if let Ok(image) = Image::parse(&bytes) {
             let ram = GuestRam::new(4 << 20).unwrap();
-            let _either_way = image.load(&ram, "");
+            let _either_way = image.load(&ram, "", false);
         }
     }
 }
@@ -128,7 +165,7 @@ fn firmware_lies_below_1_mib_and_starts_at_the_reset_vector() {
     let image = Image::firmware(bytes).unwrap();
     assert_eq!(image.rom().map(<[u8]>::len), Some(256 << 10));
     let ram = GuestRam::new(1 << 20).unwrap();
-    let state = image.load(&ram, "").unwrap();
+    let state = image.load(&ram, "", false).unwrap();
     assert_eq!((state.rip, state.segments[1].base), (0xfff0, 0xffff_0000));
     let mut byte = [0];
     ram.read(Gpa(0xe_0000), &mut byte).unwrap();
@@ -136,7 +173,7 @@ fn firmware_lies_below_1_mib_and_starts_at_the_reset_vector() {
     ram.read(Gpa(0xf_fff0), &mut byte).unwrap();
     assert_eq!(byte, [0xea]);
     let small = GuestRam::new(512 << 10).unwrap();
-    assert!(matches!(image.load(&small, ""), Err(LoadError::DoesNotFit { .. })));
+    assert!(matches!(image.load(&small, "", false), Err(LoadError::DoesNotFit { .. })));
     for size in [0, 1, 1000, 100 << 10, 16 << 20] {
         assert_eq!(Image::firmware(vec![0; size]).unwrap_err(), LoadError::FirmwareSize(size as u64));
     }

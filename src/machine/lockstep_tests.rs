@@ -42,7 +42,7 @@ impl Side {
         let console = Capture::new(1 << 20);
         let pc = Pc::assemble(&spec, None, Box::new(console.clone())).unwrap();
         let image = Image::parse(workload.image).unwrap();
-        let state = image.load(pc.platform().ram(), &spec.command_line).unwrap();
+        let state = image.load(pc.platform().ram(), &spec.command_line, spec.screen).unwrap();
         Self { pc, state, console }
     }
 

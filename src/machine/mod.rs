@@ -147,7 +147,7 @@ impl Machine {
             firmware::write(pc.platform().ram(), Shape::of(spec, spec.screen));
             mp_table::write(pc.platform().ram(), spec.cpus);
         }
-        let state = image.load(pc.platform().ram(), &spec.command_line)?;
+        let state = image.load(pc.platform().ram(), &spec.command_line, spec.screen)?;
         let platform = Arc::clone(pc.platform());
         let backend = backends::create(spec, &platform)?;
         for slot in platform.ram().slots() {

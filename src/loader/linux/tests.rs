@@ -41,7 +41,7 @@ fn read_u32(ram: &GuestRam, at: u64) -> u32 {
 fn a_kernel_is_entered_in_long_mode_with_its_parameters() {
     let ram = GuestRam::new(4 << 20).unwrap();
     let image = Image::parse(&image()).unwrap().with_initrd(vec![0xab; 5000]).unwrap();
-    let state = image.load(&ram, "console=ttyS0").unwrap();
+    let state = image.load(&ram, "console=ttyS0", false).unwrap();
     assert!(state.is_64bit_code() && state.cpl() == 0);
     assert_eq!(read_u32(&ram, state.rip), 0x600, "0x200 bytes into the kernel");
     let params = state.gpr[RSI];
@@ -65,7 +65,7 @@ fn a_kernel_is_entered_in_long_mode_with_its_parameters() {
 fn a_kernel_without_64_bit_entry_is_entered_in_32_bit_mode() {
     let ram = GuestRam::new(4 << 20).unwrap();
     let image = Image::parse(&patched(field::XLOADFLAGS, &[0, 0])).unwrap();
-    let state = image.load(&ram, "").unwrap();
+    let state = image.load(&ram, "", false).unwrap();
     assert_eq!((state.rip, state.code_bits()), (layout::IMAGE_START.0, 32));
     assert!(!state.cr0.contains(crate::arch::Cr0::PG));
 }
@@ -87,7 +87,7 @@ fn each_kind_of_bad_kernel_has_its_own_sentence() {
 fn what_has_no_room_is_refused() {
     let load = |file: &[u8], initrd: usize, mib: u64, line: &str| {
         let image = Image::parse(file).unwrap().with_initrd(vec![1; initrd]).unwrap();
-        image.load(&GuestRam::new(mib << 20).unwrap(), line).unwrap_err()
+        image.load(&GuestRam::new(mib << 20).unwrap(), line, false).unwrap_err()
     };
     assert!(
         matches!(load(&image(), 1, 2, ""), LoadError::DoesNotFit { .. }),
@@ -118,7 +118,7 @@ proptest! {
         }
         file.truncate(cut);
         if let Ok(image) = Image::parse(&file).and_then(|image| image.with_initrd(vec![1; initrd])) {
-            let _either_way = image.load(&GuestRam::new(4 << 20).unwrap(), "");
+            let _either_way = image.load(&GuestRam::new(4 << 20).unwrap(), "", false);
         }
     }
 }
