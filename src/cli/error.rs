@@ -82,7 +82,11 @@ impl CliError {
             MachineError::Load(source) => Self::Image { name, source },
             error @ (MachineError::Memory(_)
             | MachineError::Disk(_)
+            | MachineError::Net(_)
             | MachineError::NoSlot
+            | MachineError::NoIdePlace
+            | MachineError::NoVirtioPlace
+            | MachineError::Cpus { .. }
             | MachineError::Engine(EngineError::Unavailable { .. })) => Self::Machine(error),
             source => Self::Guest { name, source },
         }

@@ -31,6 +31,8 @@ pub struct AcpiPm {
     irq: IrqLine,
     clock: Arc<Clock>,
     timer: Timer,
+    /// The deadline last given to `timer`, if it has not passed: the queue's lock is not for each access.
+    armed: Option<Nanos>,
     power: Arc<PowerSwitch>,
     /// The level last given to `irq`.
     driven: bool,
@@ -63,7 +65,7 @@ impl AcpiPm {
     #[must_use]
     pub fn new(base: Port, irq: IrqLine, clock: Arc<Clock>, timer: Timer, power: Arc<PowerSwitch>) -> Self {
         let state = State { seen: ticks(clock.now()) >> 31, ..State::default() };
-        Self { base, irq, clock, timer, power, driven: false, state }
+        Self { base, irq, clock, timer, armed: None, power, driven: false, state }
     }
 
     /// Someone presses the power button.
@@ -83,12 +85,16 @@ impl AcpiPm {
         if level != std::mem::replace(&mut self.driven, level) {
             self.irq.set(level);
         }
-        if self.state.enable.contains(Event::TIMER) && !level {
+        let wanted = (self.state.enable.contains(Event::TIMER) && !level).then(|| {
             let next = (u128::from(changes + 1) << 31) * SECOND;
             let at = next.div_ceil(u128::from(spec::TIMER_HZ));
-            self.timer.arm(Nanos(u64::try_from(at).unwrap_or(u64::MAX)));
-        } else {
-            self.timer.cancel();
+            Nanos(u64::try_from(at).unwrap_or(u64::MAX))
+        });
+        if wanted != std::mem::replace(&mut self.armed, wanted) {
+            match wanted {
+                Some(at) => self.timer.arm(at),
+                None => self.timer.cancel(),
+            }
         }
         now
     }
@@ -153,6 +159,7 @@ impl PortDevice for AcpiPm {
 
 impl TimerClient for AcpiPm {
     fn timer_fired(&mut self, _: Nanos) {
+        self.armed = None;
         self.sync();
     }
 }

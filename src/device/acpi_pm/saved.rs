@@ -20,7 +20,7 @@ impl AcpiPm {
     /// The state to save.
     #[must_use]
     pub fn saved(&self) -> SavedAcpiPm {
-        let Self { base: _, irq: _, clock: _, timer: _, power: _, driven: _, state } = self;
+        let Self { base: _, irq: _, clock: _, timer: _, armed: _, power: _, driven: _, state } = self;
         let State { status, enable, control, seen } = state.clone();
         SavedAcpiPm { status: status.bits(), enable: enable.bits(), control: control.bits(), seen }
     }

@@ -29,12 +29,13 @@ pub struct Link {
 
 #[derive(Debug)]
 struct Shared {
-    connection: Mutex<Option<UnixStream>>,
+    /// The thread that writes and the one that reads hold it, too, while they use it.
+    connection: Mutex<Option<Arc<UnixStream>>>,
     ended: AtomicBool,
 }
 
 impl Shared {
-    fn connection(&self) -> MutexGuard<'_, Option<UnixStream>> {
+    fn connection(&self) -> MutexGuard<'_, Option<Arc<UnixStream>>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -54,7 +55,7 @@ impl Link {
     /// When neither can be.
     pub fn open(path: &Path) -> io::Result<(Self, LinkReader)> {
         let (connection, listener) = match UnixStream::connect(path) {
-            Ok(connection) => (Some(connection), None),
+            Ok(connection) => (Some(Arc::new(connection)), None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (None, Some(UnixListener::bind(path)?)),
             // A socket that nobody listens at was left behind.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
@@ -115,15 +116,14 @@ impl LinkReader {
                     if shared.ended.load(Ordering::SeqCst) {
                         return;
                     }
-                    *shared.connection() = Some(connection);
+                    *shared.connection() = Some(Arc::new(connection));
                 }
                 // Whoever drops our end from here on finds the connection.
                 if shared.ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let connection =
-                    shared.connection().as_ref().and_then(|connection| connection.try_clone().ok());
-                let wanted = connection.is_none_or(|mut connection| read(&mut connection, &mut take));
+                let connection = shared.connection().clone();
+                let wanted = connection.is_none_or(|connection| read(&connection, &mut take));
                 // The other machine has gone; where we listen, another may come.
                 shared.connection().take();
                 if !wanted || listener.is_none() || shared.ended.load(Ordering::SeqCst) {
@@ -138,11 +138,10 @@ impl LinkReader {
 /// Writes frames until nobody sends any more.
 fn write(shared: &Shared, frames: &Receiver<Vec<u8>>) {
     for frame in frames {
-        let connection = shared.connection().as_ref().and_then(|connection| connection.try_clone().ok());
-        let Some(mut connection) = connection else { continue };
+        let Some(connection) = shared.connection().clone() else { continue };
         let mut bytes = (frame.len() as u32).to_be_bytes().to_vec();
         bytes.extend(frame);
-        if connection.write_all(&bytes).is_err() {
+        if (&*connection).write_all(&bytes).is_err() {
             // Ends the reader's wait, too.
             let _gone = connection.shutdown(Shutdown::Both);
         }
@@ -150,7 +149,7 @@ fn write(shared: &Shared, frames: &Receiver<Vec<u8>>) {
 }
 
 /// Reads frames until the connection ends; whether they are still wanted.
-fn read(connection: &mut UnixStream, take: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+fn read(mut connection: &UnixStream, take: &mut dyn FnMut(&[u8]) -> bool) -> bool {
     let mut frame = [0; *FRAME.end()];
     loop {
         let mut length = [0; 4];
