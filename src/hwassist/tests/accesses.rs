@@ -128,6 +128,40 @@ fn a_pvh_entry_in_32_bit_code_reaches_the_devices() {
 }
 
 #[test]
+fn kvms_clock_is_the_platforms_in_the_guests_tsc() {
+    const AT: u64 = 0x20_0000;
+    let Some(mut rig) = Rig::flat(false, |a| {
+        a.mov(ecx, 0x4b56_4d01).unwrap();
+        a.mov(eax, AT as u32 | 1).unwrap();
+        a.xor(edx, edx).unwrap();
+        a.wrmsr().unwrap();
+        a.rdmsr().unwrap();
+        a.mov(rdi, rax).unwrap();
+        a.rdtsc().unwrap();
+        a.shl(rdx, 32).unwrap();
+        a.or(rax, rdx).unwrap();
+        a.mov(rbx, rax).unwrap();
+        a.mov(edx, u32::from(OFF)).unwrap();
+        a.mov(eax, 1).unwrap();
+        a.out(dx, eax).unwrap();
+    }) else {
+        return;
+    };
+    let (before, early) = (rig.platform.clock().tsc(), rig.platform.clock().now());
+    assert_eq!(rig.run(), Exit::PowerOff(1));
+    let late = rig.platform.clock().now();
+    let mut page = [0; 32];
+    rig.platform.ram().read(Gpa(AT), &mut page).unwrap();
+    let long = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
+    assert_eq!((&page[..4], page[29]), (&[2, 0, 0, 0][..], 1));
+    let state = rig.state();
+    let (tsc, now) = (long(8), state.gpr[gpr::RBX]);
+    assert!(before <= tsc && tsc <= now && now <= rig.platform.clock().tsc(), "{before} {tsc} {now}");
+    assert!((early.0..=late.0).contains(&long(16)));
+    assert_eq!(state.gpr[gpr::RDI], AT | 1);
+}
+
+#[test]
 fn the_apics_msr_is_the_platforms_and_an_unknown_one_faults() {
     let Some(mut rig) = Rig::flat(false, |a| {
         a.mov(ecx, 0x1b).unwrap();

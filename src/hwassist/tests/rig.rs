@@ -4,12 +4,13 @@ use crate::arch::cpuid::CpuidTable;
 use crate::arch::{CpuState, Gpa, Port, Width};
 use crate::bus::{Bus, InterruptController, MmioDevice, PortDevice, PowerSwitch};
 use crate::clock::{Clock, ClockSource, TimerQueue};
-use crate::engine::{Backend, EngineError, Exit, KickCell, Platform, PlatformParts, Vcpu, VcpuId};
+use crate::engine::{Backend, EngineError, Exit, KickCell, KvmClock, Platform, PlatformParts, Vcpu, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::host_cpuid;
 use iced_x86::code_asm::CodeAssembler;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub(in super::super) const CPU: VcpuId = VcpuId(0);
 /// The port that records.
@@ -134,7 +135,7 @@ impl Rig {
             cpuid: CpuidTable::from_host(host_cpuid::query),
             kicks: vec![KickCell::new()],
             hypercalls: None,
-            kvm_clock: None,
+            kvm_clock: Some(KvmClock::new(Duration::from_secs(1_700_000_000), 1)),
         });
         let backend = match KvmBackend::new(&platform) {
             Ok(backend) => backend,
