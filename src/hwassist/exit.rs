@@ -4,7 +4,7 @@ use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
     KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
     KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
-    kvm_run,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, kvm_run,
 };
 
 /// One exit, with the places where its answer goes.
@@ -57,7 +57,7 @@ pub(super) enum KvmExit<'a> {
     /// A triple fault.
     Shutdown,
     /// KVM has no code for this instruction, or cannot enter a handler (its stack is in device memory, say).
-    NotEmulated,
+    NotEmulated(Code),
     /// A debug event that was asked for, with DR6.
     Debug {
         /// What stopped the CPU, as in DR6.
@@ -67,6 +67,34 @@ pub(super) enum KvmExit<'a> {
     },
     /// The host cannot go on.
     Failed(String),
+}
+
+/// The bytes of an instruction, and whatever follows; none where KVM does not tell them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Code {
+    bytes: [u8; 15],
+    length: u8,
+}
+
+impl Code {
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length.into()).unwrap_or_default()
+    }
+}
+
+/// The instruction that KVM could not emulate.
+fn code(run: &kvm_run) -> Code {
+    // SAFETY: an internal error selects `internal` and, for a failed emulation, `emulation_failure`, which begins alike.
+    let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
+    let told = failure.suberror == KVM_INTERNAL_ERROR_EMULATION
+        && failure.ndata >= 3
+        && failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
+    if !told {
+        return Code::default();
+    }
+    // SAFETY: the flag says that the bytes are there, and any bits are bytes.
+    let code = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+    Code { bytes: code.insn_bytes, length: code.insn_size }
 }
 
 /// Reads the exit in `run`. `size` is the length of the shared mapping.
@@ -116,7 +144,7 @@ pub(super) fn read(run: &mut kvm_run, size: usize) -> KvmExit<'_> {
             // SAFETY: this exit selects `internal`.
             let internal = unsafe { run.__bindgen_anon_1.internal };
             if matches!(internal.suberror, KVM_INTERNAL_ERROR_EMULATION | KVM_INTERNAL_ERROR_DELIVERY_EV) {
-                KvmExit::NotEmulated
+                KvmExit::NotEmulated(code(run))
             } else {
                 KvmExit::Failed(format!("KVM internal error {}", internal.suberror))
             }

@@ -14,7 +14,7 @@ use crate::arch::{
 use crate::engine::EngineError;
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_debugregs, kvm_dtable, kvm_regs,
-    kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    kvm_segment, kvm_sregs, kvm_sync_regs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -222,28 +222,62 @@ fn xsave_from_kvm(from: &kvm_xsave) -> XsaveArea {
     area
 }
 
-/// Reads the whole state. No access of the last exit may be unfinished.
-pub(super) fn save(vcpu: &VcpuFd, tsc: &TscOffset, activity: Activity) -> Result<CpuState, EngineError> {
+/// What is read of a state beside general, special and debug registers and events; the rest is as after reset then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Parts {
+    /// XCR0, and the x87 and vector registers.
+    pub(super) vectors: bool,
+    /// The MSRs that are held here, and the TSC's adjustment.
+    pub(super) msrs: bool,
+}
+
+impl Parts {
+    /// The whole state.
+    pub(super) const ALL: Self = Self { vectors: true, msrs: true };
+}
+
+/// General and special registers and events by a call for each.
+pub(super) fn core(vcpu: &VcpuFd) -> Result<kvm_sync_regs, EngineError> {
     let what = host("cannot read the registers of a vCPU");
-    let regs = vcpu.get_regs().map_err(&what)?;
-    let sregs = vcpu.get_sregs().map_err(&what)?;
-    let xcrs = vcpu.get_xcrs().map_err(&what)?;
+    Ok(kvm_sync_regs {
+        regs: vcpu.get_regs().map_err(&what)?,
+        sregs: vcpu.get_sregs().map_err(&what)?,
+        events: vcpu.get_vcpu_events().map_err(&what)?,
+    })
+}
+
+/// Reads the state, or `parts` of it; `core` is what has been read already. No access of the last exit may be
+/// unfinished.
+pub(super) fn save(
+    vcpu: &VcpuFd,
+    tsc: &TscOffset,
+    activity: Activity,
+    core: &kvm_sync_regs,
+    parts: Parts,
+) -> Result<CpuState, EngineError> {
+    let what = host("cannot read the registers of a vCPU");
+    let kvm_sync_regs { regs, sregs, events } = core;
     let debug = vcpu.get_debug_regs().map_err(&what)?;
-    let events = vcpu.get_vcpu_events().map_err(&what)?;
-    let xsave = vcpu.get_xsave().map_err(&what)?;
+    let (mut xcr0, mut xsave) = (Xcr0::X87, XsaveArea::default());
+    if parts.vectors {
+        let xcrs = vcpu.get_xcrs().map_err(&what)?;
+        xcr0 = xcrs.xcrs[..(xcrs.nr_xcrs as usize).min(xcrs.xcrs.len())]
+            .iter()
+            .find(|x| x.xcr == 0)
+            .map_or(Xcr0::default(), |x| Xcr0::from_bits_retain(x.value));
+        xsave = xsave_from_kvm(&vcpu.get_xsave().map_err(&what)?);
+    }
     let mut msrs = crate::arch::msr::Msrs::default();
-    msr::save(vcpu, &mut msrs)?;
-    msrs.tsc_adjust = tsc.adjust(vcpu)?;
+    if parts.msrs {
+        msr::save(vcpu, &mut msrs)?;
+        msrs.tsc_adjust = tsc.adjust(vcpu)?;
+    }
     let mut dr = [0; 8];
     dr[..4].copy_from_slice(&debug.db);
     dr[6] = debug.dr6;
     dr[7] = debug.dr7;
-    let xcr0 = xcrs.xcrs[..(xcrs.nr_xcrs as usize).min(xcrs.xcrs.len())]
-        .iter()
-        .find(|x| x.xcr == 0)
-        .map_or(Xcr0::default(), |x| Xcr0::from_bits_retain(x.value));
     Ok(CpuState {
-        gpr: gpr_from_kvm(&regs),
+        gpr: gpr_from_kvm(regs),
         rip: regs.rip,
         rflags: Rflags::from_bits_retain(regs.rflags),
         segments: [&sregs.es, &sregs.cs, &sregs.ss, &sregs.ds, &sregs.fs, &sregs.gs].map(segment_from_kvm),
@@ -259,35 +293,53 @@ pub(super) fn save(vcpu: &VcpuFd, tsc: &TscOffset, activity: Activity) -> Result
         xcr0,
         dr,
         msrs,
-        xsave: xsave_from_kvm(&xsave),
+        xsave,
         activity,
         interrupt_shadow: events.interrupt.shadow != 0,
         nmi_blocked: events.nmi.masked != 0,
-        pending_exception: exception_from_kvm(&events, sregs.cr2),
+        pending_exception: exception_from_kvm(events, sregs.cr2),
     })
 }
 
-/// Replaces the whole state. `cr8` is the platform's.
+/// Replaces the state: all of it, or what differs from `before`, as KVM has it now. `cr8` is the platform's.
 pub(super) fn load(
     vcpu: &VcpuFd,
     tsc: &mut TscOffset,
     state: &CpuState,
-    apic_base: u64,
-    cr8: u8,
+    before: Option<&CpuState>,
+    (apic_base, cr8): (u64, u8),
 ) -> Result<(), EngineError> {
     let what = host("KVM refuses the state of a vCPU");
-    vcpu.set_sregs(&sregs_to_kvm(state, apic_base, cr8.into())).map_err(&what)?;
-    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
-    xcrs.xcrs[0].value = state.xcr0.bits();
-    vcpu.set_xcrs(&xcrs).map_err(&what)?;
-    // SAFETY: `kvm_xsave` is the 4096 bytes that KVM reads as long as no feature was enabled by arch_prctl(2), and
-    // nothing in this program does that.
-    unsafe { vcpu.set_xsave(&xsave_to_kvm(&state.xsave)) }.map_err(&what)?;
-    msr::load(vcpu, state)?;
-    tsc.set_adjust(vcpu, state.msrs.tsc_adjust)?;
-    let [a, b, c, d, _, _, dr6, dr7] = state.dr;
-    let debug = kvm_debugregs { db: [a, b, c, d], dr6, dr7, ..kvm_debugregs::default() };
-    vcpu.set_debug_regs(&debug).map_err(&what)?;
-    vcpu.set_regs(&regs_to_kvm(state)).map_err(&what)?;
-    vcpu.set_vcpu_events(&events_to_kvm(state)).map_err(&what)
+    let special = sregs_to_kvm(state, apic_base, cr8.into());
+    if before.is_none_or(|b| sregs_to_kvm(b, apic_base, cr8.into()) != special) {
+        vcpu.set_sregs(&special).map_err(&what)?;
+    }
+    if before.is_none_or(|b| b.xcr0 != state.xcr0) {
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
+        xcrs.xcrs[0].value = state.xcr0.bits();
+        vcpu.set_xcrs(&xcrs).map_err(&what)?;
+    }
+    if before.is_none_or(|b| b.xsave != state.xsave) {
+        // SAFETY: `kvm_xsave` is the 4096 bytes that KVM reads as long as no feature was enabled by arch_prctl(2), and
+        // nothing in this program does that.
+        unsafe { vcpu.set_xsave(&xsave_to_kvm(&state.xsave)) }.map_err(&what)?;
+    }
+    if before.is_none_or(|b| b.msrs != state.msrs) {
+        msr::load(vcpu, state)?;
+        tsc.set_adjust(vcpu, state.msrs.tsc_adjust)?;
+    }
+    if before.is_none_or(|b| b.dr != state.dr) {
+        let [a, b, c, d, _, _, dr6, dr7] = state.dr;
+        let debug = kvm_debugregs { db: [a, b, c, d], dr6, dr7, ..kvm_debugregs::default() };
+        vcpu.set_debug_regs(&debug).map_err(&what)?;
+    }
+    let general = regs_to_kvm(state);
+    if before.is_none_or(|b| regs_to_kvm(b) != general) {
+        vcpu.set_regs(&general).map_err(&what)?;
+    }
+    let events = events_to_kvm(state);
+    if before.is_none_or(|b| b.pending_exception.is_some() || events_to_kvm(b) != events) {
+        vcpu.set_vcpu_events(&events).map_err(&what)?;
+    }
+    Ok(())
 }

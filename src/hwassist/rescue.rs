@@ -3,12 +3,44 @@
 //! KVM gives up on an instruction when its own emulator has no code for it and the CPU cannot run it either: on
 //! emulated-supervisor hosts that is every less common instruction of ring 0 (`lock cmpxchg16b`, SSE arithmetic).
 //! `Single` remembers nothing between two rescues: the guest ran in between and may have changed page tables and code.
+use super::exit::Code;
 use super::host;
+use super::regs::Parts;
 use super::vcpu::KvmVcpu;
 use crate::arch::Vector;
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::{EngineError, Exit, Platform};
+use iced_x86::Mnemonic;
 use std::sync::Arc;
+
+/// What an instruction, or the exception that it raises, may look at or change. Of most all is taken; those that are
+/// rescued often are worth a closer look, because every call of KVM for a vCPU may cost 10 µs.
+fn parts(mnemonic: Mnemonic) -> Parts {
+    match mnemonic {
+        Mnemonic::Clac
+        | Mnemonic::Stac
+        | Mnemonic::Cmpxchg8b
+        | Mnemonic::Cmpxchg16b
+        | Mnemonic::Popcnt
+        | Mnemonic::Lzcnt
+        | Mnemonic::Tzcnt
+        | Mnemonic::Andn
+        | Mnemonic::Bextr
+        | Mnemonic::Blsi
+        | Mnemonic::Blsmsk
+        | Mnemonic::Blsr
+        | Mnemonic::Bzhi
+        | Mnemonic::Mulx
+        | Mnemonic::Pdep
+        | Mnemonic::Pext
+        | Mnemonic::Rorx
+        | Mnemonic::Sarx
+        | Mnemonic::Shlx
+        | Mnemonic::Shrx => Parts { vectors: false, msrs: false },
+        Mnemonic::Rdtscp => Parts { vectors: false, msrs: true },
+        _ => Parts::ALL,
+    }
+}
 
 impl KvmVcpu {
     /// The interpreter, with what it remembers.
@@ -23,21 +55,23 @@ impl KvmVcpu {
     }
 
     /// Executes the instruction at RIP. KVM has stopped before it.
-    pub(super) fn rescue(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
+    pub(super) fn rescue(&mut self, platform: &Platform, code: Code) -> Result<Option<Exit>, EngineError> {
         self.forget_single();
         if let Some(outcome) = self.deliver_queued(platform)? {
             // The handler comes first; the instruction is met again after it.
             return Ok((outcome == Outcome::TripleFault).then_some(Exit::TripleFault));
         }
-        let mut state = self.save_state()?;
+        let core = self.core_after_run()?;
+        let mnemonic = self.mnemonic(&core, code);
+        let before = self.save_parts(&core, parts(mnemonic))?;
+        let mut state = before.clone();
         // Without KVM_CAP_EXIT_ON_EMULATION_FAILURE KVM has also queued the #UD that the guest would get from it.
         if state.pending_exception.is_some_and(|e| e.vector == Vector::InvalidOpcode) {
             state.pending_exception = None;
         }
-        let mnemonic = self.mnemonic_at(&state);
         self.note_rescue(platform, state.rip, mnemonic);
         let outcome = self.single().step(&mut state, platform)?;
-        self.load_state(&state)?;
+        self.load_changes(&state, Some(&before))?;
         Ok((outcome == Outcome::TripleFault).then_some(Exit::TripleFault))
     }
 

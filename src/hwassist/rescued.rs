@@ -1,9 +1,11 @@
 //! What was rescued, by instruction: for the report of a run.
+use super::exit::Code;
 use super::vcpu::KvmVcpu;
 use crate::arch::address::PAGE_SIZE;
-use crate::arch::{CpuState, Gpa, SegmentRegister};
+use crate::arch::{Efer, Gpa};
 use crate::engine::{Cause, EventKind, Platform};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use kvm_bindings::kvm_sync_regs;
 use std::collections::BTreeMap;
 
 /// Bytes that an instruction has at most (SDM vol. 2A, 2.3.11).
@@ -34,14 +36,28 @@ impl KvmVcpu {
         platform.trace().record(EventKind::Rescue, rip, 0, 0);
     }
 
-    /// The instruction at RIP; [`Mnemonic::INVALID`] if it cannot be read or is none.
-    pub(super) fn mnemonic_at(&self, state: &CpuState) -> Mnemonic {
-        let code = state.segment(SegmentRegister::Cs);
-        let (bits, linear) = match (state.is_64bit_code(), code.attributes >> 14 & 1) {
-            (true, _) => (64, state.rip),
-            (false, big) => (if big != 0 { 32 } else { 16 }, code.base.wrapping_add(state.rip) & 0xffff_ffff),
+    /// The instruction at RIP, of which KVM has told `code`; [`Mnemonic::INVALID`] if it cannot be read or is none.
+    pub(super) fn mnemonic(&self, core: &kvm_sync_regs, code: Code) -> Mnemonic {
+        let (rip, cs) = (core.regs.rip, &core.sregs.cs);
+        let long = Efer::from_bits_retain(core.sregs.efer).contains(Efer::LMA) && cs.l != 0;
+        let (bits, linear) = match (long, cs.db) {
+            (true, _) => (64, rip),
+            (false, big) => (if big != 0 { 32 } else { 16 }, cs.base.wrapping_add(rip) & 0xffff_ffff),
         };
-        let mut bytes = [0; MOST_BYTES];
+        let read;
+        let bytes = match code.bytes() {
+            [] => {
+                read = self.code_at(linear);
+                &read[..]
+            }
+            told => told,
+        };
+        Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE).decode().mnemonic()
+    }
+
+    /// The bytes of an instruction in RAM, fewer if the rest of them is not mapped or not in RAM.
+    fn code_at(&self, linear: u64) -> Vec<u8> {
+        let mut bytes = vec![0; MOST_BYTES];
         let first = ((PAGE_SIZE - linear % PAGE_SIZE) as usize).min(MOST_BYTES);
         let (head, tail) = bytes.split_at_mut(first);
         let read = |at: u64, into: &mut [u8]| {
@@ -49,13 +65,10 @@ impl KvmVcpu {
             place.is_some_and(|place| self.shared.ram.read(Gpa(place.physical_address), into).is_ok())
         };
         if !read(linear, head) {
-            return Mnemonic::INVALID;
+            bytes.clear();
+        } else if !tail.is_empty() && !read(linear.wrapping_add(first as u64), tail) {
+            bytes.truncate(first);
         }
-        let length = if !tail.is_empty() && read(linear.wrapping_add(first as u64), tail) {
-            MOST_BYTES
-        } else {
-            first
-        };
-        Decoder::with_ip(bits, &bytes[..length], state.rip, DecoderOptions::NONE).decode().mnemonic()
+        bytes
     }
 }

@@ -15,6 +15,7 @@ use crate::arch::{CpuState, Efer, Exception, Gva, Rflags, SegmentRegister};
 use crate::emulator::single::{Outcome, far};
 use crate::engine::{EngineError, Exit, Platform};
 use iced_x86::Mnemonic;
+use kvm_bindings::kvm_sync_regs;
 
 /// The entry point that KVM is told: the first address of the upper half, which Linux leaves to hypervisors
 /// (`Documentation/arch/x86/x86_64/mm.rst`).
@@ -70,18 +71,14 @@ impl KvmVcpu {
         if self.entry.is_none() {
             return Ok(false);
         }
-        let what = host("cannot read the registers of a vCPU");
-        Ok(self.fd.get_regs().map_err(&what)?.rip == STAND_IN && {
-            let sregs = self.fd.get_sregs().map_err(&what)?;
-            sregs.cs.dpl == 3 && sregs.cs.l == 1
-        })
+        let core = self.core_after_run()?;
+        Ok(core.regs.rip == STAND_IN && core.sregs.cs.dpl == 3 && core.sregs.cs.l == 1)
     }
 
     /// Does what is left of a SYSCALL.
     pub(super) fn finish_syscall(&mut self, platform: &Platform) -> Result<Option<Exit>, EngineError> {
         let entry = self.entry.unwrap_or_default();
-        let mut registers = self.fd.get_regs().map_err(host("cannot read the registers of a vCPU"))?;
-        let mut sregs = self.fd.get_sregs().map_err(host("cannot read the registers of a vCPU"))?;
+        let kvm_sync_regs { regs: mut registers, mut sregs, .. } = self.core_after_run()?;
         self.note_rescue(platform, registers.rcx.wrapping_sub(LENGTH), Mnemonic::Syscall);
         if !Efer::from_bits_retain(sregs.efer).contains(Efer::SCE) {
             return self.refuse_syscall(platform);

@@ -12,7 +12,8 @@
 //! window opens. HLT comes out, and KVM does not remember it: [`Activity`] is kept here.
 #![expect(unsafe_code, reason = "the kick cell learns the address of kvm_run.immediate_exit")]
 use super::debug::Stops;
-use super::exit::{self, KvmExit};
+use super::exit::{self, Code, KvmExit};
+use super::regs::Parts;
 use super::rescued::Rescued;
 use super::syscall::SyscallEntry;
 use super::tsc::TscOffset;
@@ -25,11 +26,14 @@ use crate::engine::{
     Attention, Cause, Counters, DebugEvent, DebugVcpu, EngineError, Exit, Hypercalls, Platform, Vcpu, VcpuId,
 };
 use crate::sys::deadline::DeadlineTimer;
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_sync_regs};
+use kvm_ioctls::{Cap, VcpuFd};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What KVM_RUN is to hand out.
+const SYNCED: i32 = (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS) as i32;
 /// How long an interrupt may wait after the guest has lowered CR8 on kvm_pvm.
 const CR8_POLL: Duration = Duration::from_micros(500);
 
@@ -39,6 +43,8 @@ pub(super) struct KvmVcpu {
     pub(super) fd: VcpuFd,
     pub(super) id: VcpuId,
     run_size: usize,
+    /// KVM_RUN hands out registers and events: see [`Self::core_after_run`].
+    syncs: bool,
     /// IA32_APIC_BASE as KVM knows it: it only steers CPUID's APIC bit; guests read the platform's.
     apic_base: u64,
     activity: Activity,
@@ -71,8 +77,8 @@ pub(super) enum Next {
     Shutdown,
     /// A hypercall came by its port.
     Hypercall,
-    /// `single` has to execute an instruction.
-    Rescue,
+    /// `single` has to execute an instruction, which has these bytes.
+    Rescue(Code),
     /// An interrupt can be taken; or ring 3 has executed SYSCALL, which KVM leaves half done.
     WindowOpen,
     /// A debug event at `pc`; whether one of the breakpoint registers is the cause.
@@ -83,15 +89,21 @@ pub(super) enum Next {
 
 impl KvmVcpu {
     pub(super) fn new(id: VcpuId, shared: Arc<Shared>) -> Result<Self, EngineError> {
-        let fd = shared.vm.create_vcpu(id.0.into()).map_err(host("cannot create a vCPU with KVM"))?;
+        let mut fd = shared.vm.create_vcpu(id.0.into()).map_err(host("cannot create a vCPU with KVM"))?;
         cpuid::set(&fd, &shared.cpuid[usize::from(id.0)])?;
         let apic_base = fd.get_sregs().map_err(host("cannot read the registers of a vCPU"))?.apic_base;
         let tsc = TscOffset::probe(&fd)?;
         let entry = shared.mends_syscall.then(SyscallEntry::default);
+        // Where rescues are many, and not where each register read is dear.
+        let syncs = shared.mends_syscall && shared.vm.check_extension_int(Cap::SyncRegs) & SYNCED == SYNCED;
+        if syncs {
+            fd.get_kvm_run().kvm_valid_regs = SYNCED as u64;
+        }
         Ok(Self {
             fd,
             id,
             run_size: shared.vm.run_size(),
+            syncs,
             apic_base,
             activity: Activity::Running,
             window_open: false,
@@ -109,20 +121,48 @@ impl KvmVcpu {
 
     /// The state; nothing is unfinished.
     pub(super) fn save_state(&self) -> Result<CpuState, EngineError> {
-        let mut state = regs::save(&self.fd, &self.tsc, self.activity)?;
+        self.save_parts(&regs::core(&self.fd)?, Parts::ALL)
+    }
+
+    /// Parts of the state, of which `core` has been read.
+    pub(super) fn save_parts(&self, core: &kvm_sync_regs, parts: Parts) -> Result<CpuState, EngineError> {
+        let mut state = regs::save(&self.fd, &self.tsc, self.activity, core, parts)?;
         if let Some(entry) = &self.entry {
             entry.restore(&mut state);
         }
         Ok(state)
     }
 
+    /// General and special registers and events as the last KVM_RUN left them; nothing was written since.
+    pub(super) fn core_after_run(&self) -> Result<kvm_sync_regs, EngineError> {
+        if !self.syncs {
+            return regs::core(&self.fd);
+        }
+        let mut core = self.fd.sync_regs();
+        // KVM sets a bit here for the vector in flight, and takes none down.
+        core.sregs.interrupt_bitmap = [0; 4];
+        Ok(core)
+    }
+
     /// Replaces the state; nothing is unfinished.
     pub(super) fn load_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
-        let mut told = state.clone();
+        self.load_changes(state, None)
+    }
+
+    /// Replaces what differs from `before`, as it was saved; parts that were not saved have not changed.
+    pub(super) fn load_changes(
+        &mut self,
+        state: &CpuState,
+        before: Option<&CpuState>,
+    ) -> Result<(), EngineError> {
+        let (mut told, mut knows) = (state.clone(), before.cloned());
         if let Some(entry) = &mut self.entry {
+            if let Some(knows) = &mut knows {
+                entry.take(knows);
+            }
             entry.take(&mut told);
         }
-        regs::load(&self.fd, &mut self.tsc, &told, self.apic_base, self.cr8 as u8)?;
+        regs::load(&self.fd, &mut self.tsc, &told, knows.as_ref(), (self.apic_base, self.cr8 as u8))?;
         self.activity = state.activity;
         self.window_open = state.can_take_interrupt();
         Ok(())
@@ -208,7 +248,7 @@ impl KvmVcpu {
             KvmExit::LookAround => Next::Enter,
             KvmExit::Halt => Next::Halt,
             KvmExit::Shutdown => Next::Shutdown,
-            KvmExit::NotEmulated => Next::Rescue,
+            KvmExit::NotEmulated(code) => Next::Rescue(code),
             KvmExit::Debug { dr6, pc } => Next::Debug { pc, hit: dr6 & 15 != 0 },
             KvmExit::Failed(why) => {
                 return Err(EngineError::Host {
@@ -247,7 +287,7 @@ impl KvmVcpu {
                 Ok(Some(Exit::TripleFault))
             }
             Next::Hypercall => self.explicit_call(platform),
-            Next::Rescue => self.rescue(platform),
+            Next::Rescue(code) => self.rescue(platform, code),
             Next::WindowOpen if self.stands_in_syscall()? => self.finish_syscall(platform),
             Next::WindowOpen => Ok(None),
             Next::Debug { pc, hit } => Ok(hit.then_some(Exit::Debug(DebugEvent::Breakpoint(Gva(pc))))),
