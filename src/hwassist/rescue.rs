@@ -3,14 +3,17 @@
 //! KVM gives up on an instruction when its own emulator has no code for it and the CPU cannot run it either: on
 //! emulated-supervisor hosts that is every less common instruction of ring 0 (`lock cmpxchg16b`, SSE arithmetic).
 //! `Single` remembers nothing between two rescues: the guest ran in between and may have changed page tables and code.
+//! There, too, vector code of ring 0 (a kernel's checksums) is executed in runs, not instruction by instruction:
+//! [`KvmVcpu::go_on`]. Whatever `single` executes is counted.
+use super::calibrate::{KvmKind, calibrated};
 use super::exit::Code;
 use super::host;
 use super::regs::Parts;
 use super::vcpu::KvmVcpu;
-use crate::arch::Vector;
+use crate::arch::{CpuState, Vector};
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::{EngineError, Exit, Platform};
-use iced_x86::Mnemonic;
+use iced_x86::{Instruction, Mnemonic};
 use std::sync::Arc;
 
 /// What an instruction, or the exception that it raises, may look at or change. Of most all is taken; those that are
@@ -42,6 +45,18 @@ fn parts(mnemonic: Mnemonic) -> Parts {
     }
 }
 
+/// Instructions that one rescue executes at most, where a run of them is of the kind that the host lacks.
+const MOST_AT_ONCE: usize = 256;
+/// Other instructions in sequence that do not end such a run: vector code loads its indices and turns its loops.
+const MOST_OTHERS: usize = 4;
+
+/// Whether an instruction works on x87, MMX or vector registers.
+fn is_vector(instruction: &Instruction) -> bool {
+    (0..instruction.op_count())
+        .map(|i| instruction.op_register(i))
+        .any(|r| r.is_xmm() || r.is_ymm() || r.is_mm() || r.is_st())
+}
+
 impl KvmVcpu {
     /// The interpreter, with what it remembers.
     pub(super) fn single(&mut self) -> &mut Single {
@@ -70,9 +85,38 @@ impl KvmVcpu {
             state.pending_exception = None;
         }
         self.note_rescue(platform, state.rip, mnemonic);
-        let outcome = self.single().step(&mut state, platform)?;
+        let mut outcome = self.single().step(&mut state, platform)?;
+        if parts(mnemonic) == Parts::ALL && calibrated().label == KvmKind::EmulatedSupervisor {
+            outcome = self.go_on(&mut state, platform, outcome)?;
+        }
         self.load_changes(&state, Some(&before))?;
         Ok((outcome == Outcome::TripleFault).then_some(Exit::TripleFault))
+    }
+
+    /// After an instruction that was rescued: executes those behind it while they are vector code, each of which would be
+    /// a rescue of its own, with few others in between. Each counts as a rescue.
+    fn go_on(
+        &mut self,
+        state: &mut CpuState,
+        platform: &Platform,
+        mut outcome: Outcome,
+    ) -> Result<Outcome, EngineError> {
+        let mut others = 0;
+        for _ in 1..MOST_AT_ONCE {
+            let attention = platform.kick(self.id).is_raised()
+                || platform.interrupt_pending(self.id) && state.can_take_interrupt();
+            if outcome != Outcome::Retired || attention {
+                break;
+            }
+            let Some(next) = self.instruction_at(state).filter(|next| !next.is_privileged()) else { break };
+            others = if is_vector(&next) { 0 } else { others + 1 };
+            if others > MOST_OTHERS {
+                break;
+            }
+            self.note_rescue(platform, state.rip, next.mnemonic());
+            outcome = self.single().step(state, platform)?;
+        }
+        Ok(outcome)
     }
 
     /// Enters the guest's handler for the vector that KVM was given and has not delivered, if there is one. Else a

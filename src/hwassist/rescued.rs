@@ -2,9 +2,10 @@
 use super::exit::Code;
 use super::vcpu::KvmVcpu;
 use crate::arch::address::PAGE_SIZE;
-use crate::arch::{Efer, Gpa};
+use crate::arch::paging::{self, PagingMode};
+use crate::arch::{CpuState, Efer, Gpa, Gva};
 use crate::engine::{Cause, EventKind, Platform};
-use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use kvm_bindings::kvm_sync_regs;
 use std::collections::BTreeMap;
 
@@ -47,7 +48,11 @@ impl KvmVcpu {
         let read;
         let bytes = match code.bytes() {
             [] => {
-                read = self.code_at(linear);
+                let translate = |at| {
+                    let place = self.fd.translate_gva(at).ok().filter(|place| place.valid != 0);
+                    place.map(|place| Gpa(place.physical_address))
+                };
+                read = self.code_at(linear, translate);
                 &read[..]
             }
             told => told,
@@ -55,14 +60,21 @@ impl KvmVcpu {
         Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE).decode().mnemonic()
     }
 
+    /// The instruction at RIP of 64-bit code, if it can be read and is one.
+    pub(super) fn instruction_at(&self, state: &CpuState) -> Option<Instruction> {
+        let mode = PagingMode::of(state);
+        let bytes = self.code_at(state.rip, |at| paging::peek(&*self.shared.ram, &mode, Gva(at)));
+        let instruction = Decoder::with_ip(64, &bytes, state.rip, DecoderOptions::NONE).decode();
+        (state.is_64bit_code() && !instruction.is_invalid()).then_some(instruction)
+    }
+
     /// The bytes of an instruction in RAM, fewer if the rest of them is not mapped or not in RAM.
-    fn code_at(&self, linear: u64) -> Vec<u8> {
+    fn code_at(&self, linear: u64, translate: impl Fn(u64) -> Option<Gpa>) -> Vec<u8> {
         let mut bytes = vec![0; MOST_BYTES];
         let first = ((PAGE_SIZE - linear % PAGE_SIZE) as usize).min(MOST_BYTES);
         let (head, tail) = bytes.split_at_mut(first);
         let read = |at: u64, into: &mut [u8]| {
-            let place = self.fd.translate_gva(at).ok().filter(|place| place.valid != 0);
-            place.is_some_and(|place| self.shared.ram.read(Gpa(place.physical_address), into).is_ok())
+            translate(at).is_some_and(|place| self.shared.ram.read(place, into).is_ok())
         };
         if !read(linear, head) {
             bytes.clear();

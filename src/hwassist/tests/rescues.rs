@@ -59,6 +59,59 @@ fn vector_arithmetic_works_at_ring_0_and_keeps_its_state() {
 }
 
 #[test]
+fn vector_code_at_ring_0_is_executed_in_runs_that_interrupts_end() {
+    const TURNS: u32 = 2_000;
+    let Some(mut rig) = Rig::flat(false, |a| {
+        let mut top = a.create_label();
+        a.mov(ebx, TURNS).unwrap();
+        a.mov(edi, 0x2_0000).unwrap();
+        a.pxor(xmm0, xmm0).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.movd(xmm1, ebx).unwrap();
+        a.paddd(xmm0, xmm1).unwrap();
+        a.mov(dword_ptr(rdi), ebx).unwrap();
+        a.add(r8d, dword_ptr(rdi)).unwrap();
+        a.dec(ebx).unwrap();
+        a.jnz(top).unwrap();
+        a.movd(r9d, xmm0).unwrap();
+        power_off(a);
+    }) else {
+        return;
+    };
+    rig.handler(0x41, 0x1_1000, |a| {
+        a.inc(r15).unwrap();
+        a.iretq().unwrap();
+    });
+    let mut state = rig.state();
+    state.rflags |= Rflags::IF;
+    rig.cpu.load(&state).unwrap();
+    let (source, cell) = (Arc::clone(&rig.interrupts), Arc::clone(rig.platform.kick(CPU)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&stop);
+    let other = std::thread::spawn(move || {
+        while !ended.load(Ordering::SeqCst) {
+            if source.raise_if_idle(0x41) {
+                cell.poke();
+            }
+            std::thread::sleep(std::time::Duration::from_micros(300));
+        }
+    });
+    let exit = rig.run();
+    stop.store(true, Ordering::SeqCst);
+    other.join().unwrap();
+    assert!(matches!(exit, Exit::PowerOff(_)), "{exit:?}");
+    let state = rig.state();
+    let sum = u64::from(TURNS) * u64::from(TURNS + 1) / 2;
+    assert_eq!((state.gpr[8], state.gpr[9]), (sum, sum));
+    assert_eq!(state.gpr[15], rig.platform.counters(CPU).get(Cause::Interrupt));
+    let rescues = rig.platform.counters(CPU).get(Cause::Rescue);
+    let exits = rig.platform.counters(CPU).get(Cause::HostExit);
+    println!("{rescues} instructions rescued in {exits} exits, {} interrupts", state.gpr[15]);
+    assert_eq!(rescues, rig.cpu.rescues().iter().map(|(_, count)| count).sum::<u64>());
+    assert!(rescues == 0 || exits < rescues / 10, "they are met one by one: {exits} exits");
+}
+
+#[test]
 fn an_undefined_instruction_reaches_its_handler_at_both_rings() {
     for user in [false, true] {
         let Some(mut rig) = Rig::flat(user, |a| {
