@@ -270,6 +270,8 @@ impl PortDevice for Ide {
             Some((channel, 0)) => {
                 channel.write_data(value, width.bytes().min(4));
                 channel.sync();
+                // A packet for DMA may find the bus master running already, as a command does.
+                self.transfer(usize::from(IDE_SECONDARY.contains(&port)));
             }
             _ => write_bytes(port, width, value, |port, value| self.write_byte(port, value)),
         }

@@ -124,10 +124,11 @@ impl Channel {
 
     /// Moves a reply to memory, if the bus master runs. Without `ram` it may not reach memory.
     pub(super) fn transfer_packet(&mut self, ram: Option<&GuestRam>) {
+        let Work::PacketDma { reply } = &mut self.work else { return };
         if !self.master.status.contains(MasterStatus::ACTIVE) {
             return;
         }
-        let Work::PacketDma { reply } = std::mem::replace(&mut self.work, Work::Nothing) else { return };
+        let reply = std::mem::take(reply);
         let mut regions = ram.filter(|_| self.reads()).map(|ram| Regions::new(ram, self.master.table));
         let result = match &mut regions {
             Some(regions) => self.scatter(reply, regions),

@@ -167,6 +167,25 @@ fn memory_that_does_not_take_the_data_is_an_error() {
 }
 
 #[test]
+fn a_bus_master_may_run_before_the_packet_comes() {
+    let mut bench = Bench::ready(BLOCKS);
+    bench.region(0, DATA, 2048 | 1 << 31);
+    bench.ide.bar_write(4, 4, Width::B4, PRD.into());
+    bench.ide.bar_write(4, 0, Width::B1, 9);
+    bench.begin(&read_10(3, 1), 0, true);
+    assert_eq!((bench.get(0x1f7), bench.get(0x1f2)), (0x50, 3));
+    assert_eq!(bench.ram_at(DATA, 2048), (3 * BLOCK..4 * BLOCK).map(medium).collect::<Vec<_>>());
+    bench.ide.bar_write(4, 0, Width::B1, 0);
+    // One that runs for nothing takes nothing away from the data register, be it a drive's or a disk's.
+    bench.ide.bar_write(4, 0, Width::B1, 9);
+    assert_eq!(bench.packet(&read_10(4, 1), 512).pieces, [512; 4]);
+    bench.command(0x20, 5, 2);
+    assert_eq!(bench.words(256), vec![5; 512]);
+    bench.out(0x1f1, 0);
+    assert_eq!((bench.words(256), bench.get(0x1f7)), (vec![6; 512], 0x50));
+}
+
+#[test]
 fn what_was_begun_ends_when_the_guest_turns_away() {
     let mut bench = Bench::ready(BLOCKS);
     bench.begin(&read_10(3, 2), 2048, false);
