@@ -11,6 +11,7 @@ pub mod host_cpuid;
 pub mod lock;
 pub mod membarrier;
 pub mod memfd;
+pub mod reserved;
 pub mod segment_base;
 pub mod signal;
 pub mod terminal;

@@ -6,7 +6,7 @@
 //! predicts. [`DEPTH`] entries are kept. Below them [`Frame`] leaves room for the frames of signals. The layout is known
 //! to code only through `offset_of`.
 #![expect(unsafe_code, reason = "writes parts of a frame of which other parts are borrowed")]
-use crate::emulator::mmu::window::{CLASSES, Window};
+use crate::emulator::mmu::window::{CLASSES, WIDE, Window};
 use std::mem::offset_of;
 
 /// Returns that are remembered.
@@ -63,6 +63,13 @@ pub(crate) struct Context {
     pub misses: u32,
     /// Windows of the supervisor and of the user; for reading and for writing; by class.
     pub windows: [[[Window; CLASSES]; 2]; 2],
+    /// Windows over several pages, which those above are moved to: of the supervisor and of the user; for reading and for
+    /// writing. Those of the supervisor hold in all address spaces.
+    pub wide: [[[Window; WIDE]; 2]; 2],
+    /// How many of [`Self::opened`] count.
+    pub opened_count: u64,
+    /// Addresses of those of `windows` that are not empty, each once.
+    pub opened: [u64; 4 * CLASSES],
     /// What `misses` was when they were counted last.
     pub misses_counted: u32,
     /// Address of the answers to CPUID; see `super::super::translate::cpuid`.
@@ -111,12 +118,20 @@ impl Context {
     pub(crate) const PENDING: i32 = offset_of!(Self, pending) as i32;
     pub(crate) const MSR_PLACES: i32 = offset_of!(Self, msr_places) as i32;
     pub(crate) const EXECUTED: i32 = offset_of!(Self, executed) as i32;
+    pub(crate) const OPENED_COUNT: i32 = offset_of!(Self, opened_count) as i32;
+    pub(crate) const OPENED: i32 = offset_of!(Self, opened) as i32;
     pub(crate) const MISSES: i32 = offset_of!(Self, misses) as i32;
 
     /// Offset of a window.
     pub(crate) const fn window(user: bool, write: bool, class: usize) -> i32 {
         let number = (user as usize * 2 + write as usize) * CLASSES + class;
         (offset_of!(Self, windows) + number * size_of::<Window>()) as i32
+    }
+
+    /// Offset of one of [`Self::wide`].
+    pub(crate) const fn wide(user: bool, write: bool, number: usize) -> i32 {
+        let number = (user as usize * 2 + write as usize) * WIDE + number;
+        (offset_of!(Self, wide) + number * size_of::<Window>()) as i32
     }
     pub(crate) const HOST_MXCSR: i32 = offset_of!(Self, host_mxcsr) as i32;
 }
@@ -162,7 +177,10 @@ impl Frame {
                 misses: 0,
                 misses_counted: 0,
                 executed: 0,
-                windows: Default::default(),
+                windows: [[[Window::default(); CLASSES]; 2]; 2],
+                wide: [[[Window::default(); WIDE]; 2]; 2],
+                opened_count: 0,
+                opened: [0; 4 * CLASSES],
             },
         })
     }

@@ -5,8 +5,8 @@
 //! and mode. It is entered at one of two places: with the guest's flags in the host's, or saved in the context.
 //!
 //! - **Links**: a jump to a fixed address first asks for help and is then patched to go there. Within a guest page it
-//!   holds as long as the target exists: who was translated at this address went through the same page. To another page
-//!   it holds under the mark ([`Context::tag`]) that it was patched under, which stands for one mode and one generation of
+//!   holds as long as the target exists: who was translated at this address went through the same page. To another page,
+//!   or to where an instruction may reach into another one, it holds under the mark ([`Context::tag`]) that it was patched under, which stands for one mode and one generation of
 //!   translations; after some changes of the mark it is left to the jump cache.
 //! - **Jump cache**: jumps look their target up by address. An entry holds for one mark.
 pub(crate) mod context;
@@ -92,6 +92,8 @@ pub(crate) struct Compiled {
     pub entries: Entries,
     gpa: u64,
     key: u64,
+    /// The guest-physical page that its only instruction reaches into from another one.
+    second_page: Option<u64>,
     /// Links that lead here.
     incoming: Vec<u32>,
 }
@@ -231,11 +233,18 @@ impl CodeStore {
         self.blocks.get(block as usize)?.as_ref().map(|block| block.entries)
     }
 
+    /// The page that a block reaches into from the one where it begins. It may be entered only if that page follows.
+    #[inline]
+    pub(crate) fn second_page(&self, block: u32) -> Option<u64> {
+        self.blocks.get(block as usize)?.as_ref()?.second_page
+    }
+
     /// Keeps a block whose code was assembled for [`Self::here`]. The entries are offsets into it.
     pub(crate) fn keep(
         &mut self,
         code: &[u8],
         (gpa, key): (u64, u64),
+        second_page: Option<u64>,
         entries: Entries,
         links: &[NewLink],
     ) -> Option<u32> {
@@ -261,12 +270,15 @@ impl CodeStore {
             entries: Entries { live: base + entries.live, saved: base + entries.saved },
             gpa,
             key,
+            second_page,
             incoming: Vec::new(),
         }));
         if let Some(old) = self.starts.insert((gpa, key), number) {
             self.release(old);
         }
-        self.pages.entry(gpa & !(PAGE_SIZE - 1)).or_default().push(number);
+        for page in std::iter::once(gpa & !(PAGE_SIZE - 1)).chain(second_page) {
+            self.pages.entry(page).or_default().push(number);
+        }
         Some(number)
     }
 

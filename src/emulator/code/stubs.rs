@@ -7,9 +7,12 @@ use super::context::Context;
 use super::registers::{GUEST_RAX, pinned};
 use crate::arch::XsaveArea;
 use crate::arch::address::PAGE_SIZE;
-use crate::emulator::emit::{Alu, Assembler, Condition, Gs, Mem, RAX, RCX, RDI, RDX, RSI, RSP, Reg, Rm};
+use crate::emulator::emit::{
+    Alu, Assembler, Condition, Forward, Gs, Mem, RAX, RCX, RDI, RDX, RSI, RSP, Reg, Rm,
+};
 use crate::emulator::mmu::tlb::{ENTRIES, ENTRY_ADDEND, ENTRY_READ, ENTRY_SHIFT, ENTRY_WRITE};
-use crate::emulator::mmu::window::{SPANS, Window};
+use crate::emulator::mmu::window::{SPANS, WIDE, Window};
+use smallvec::SmallVec;
 use std::mem::offset_of;
 
 /// Answers a call for help: context and number in, address to go on at out.
@@ -49,11 +52,11 @@ pub(crate) struct Stubs {
     pub no_return: usize,
     /// To be called: puts the guest's vector registers into the host's.
     pub load_vectors: usize,
-    /// To be called, for reading and for writing, and for each of [`SPANS`]: moves a window that is one page of the soft TLB
-    /// to the page of the address in RCX, if the TLB knows that page, the span ends in it, and no miss is to be told of
-    /// yet. The window's offset is in EAX, the host's RAX in the first of [`Context::scratch`]. ZF says that it was moved,
+    /// To be called, for the supervisor and the user, for reading and for writing, and for each of [`SPANS`]: moves a window to where the address
+    /// in RCX lies, if that and the span is in a wide window, or if it is the user's in a page that the soft TLB knows and no miss is to be told
+    /// of yet. The window's offset is in EAX, the host's RAX in the first of [`Context::scratch`]. ZF says that it was moved,
     /// and RAX is what it was. Changes RCX and flags.
-    pub refill: [[usize; SPANS.len()]; 2],
+    pub refill: [[[usize; SPANS.len()]; 2]; 2],
 }
 
 /// A field of the context.
@@ -159,31 +162,72 @@ fn call_host(asm: &mut Assembler, function: usize) {
     asm.load(RSP, field(Context::RETURNS));
 }
 
-/// Writes one of [`Stubs::refill`].
-fn refill(asm: &mut Assembler, write: bool, span: u64) {
-    let part = |offset: usize| Mem::at(RAX, offset as i32);
-    let page = PAGE_SIZE as i32;
-    asm.store(field(Context::SCRATCH + 8), RDX);
-    asm.alu(Alu::Add, RAX, field(Context::ITSELF));
-    asm.alu_imm(true, Alu::Cmp, part(offset_of!(Window, length)), page);
-    let other = asm.jump_if(Condition::NOT_EQUAL);
-    asm.alu_imm(false, Alu::Sub, field(Context::MISSES), 1);
-    let told = asm.jump_if(Condition::SIGN);
-    asm.mov32(RDX, RCX);
-    asm.alu_imm(false, Alu::And, RDX, page - 1);
-    asm.alu_imm(false, Alu::Cmp, RDX, page - span as i32);
-    let beyond = asm.jump_if(Condition::ABOVE);
-    compare_entry(asm, RDX, 1, write);
-    let unknown = asm.jump_if(Condition::NOT_EQUAL);
-    // Its limits are those of any page.
-    asm.store(part(offset_of!(Window, start)), RCX);
-    asm.load(RDX, Mem::at(RDX, ENTRY_ADDEND));
-    asm.store(part(offset_of!(Window, addend)), RDX);
+/// Ends one of [`Stubs::refill`]: the window at RAX is what it should be. ZF says that it was empty, and has to be listed in
+/// [`Context::opened`].
+fn end_refill(asm: &mut Assembler) {
+    let listed = asm.jump_if(Condition::NOT_EQUAL);
+    asm.load(RDX, field(Context::OPENED_COUNT));
+    asm.load(RCX, field(Context::ITSELF));
+    asm.store(Mem { base: Some(RCX), index: Some((RDX, 3)), disp: Context::OPENED }, RAX);
+    asm.alu_imm(true, Alu::Add, field(Context::OPENED_COUNT), 1);
+    asm.bind(listed);
     asm.load(RDX, field(Context::SCRATCH + 8));
     asm.load(RAX, field(Context::SCRATCH));
     asm.alu(Alu::Cmp, RCX, RCX);
     asm.ret();
-    for from in [other, told, beyond, unknown] {
+}
+
+/// Writes one of [`Stubs::refill`], for the `kind`-th of [`SPANS`].
+fn refill(asm: &mut Assembler, user: bool, write: bool, kind: usize) {
+    let part = |offset: usize| Mem::at(RAX, offset as i32);
+    let page = PAGE_SIZE as i32;
+    let span = SPANS[kind];
+    asm.store(field(Context::SCRATCH + 8), RDX);
+    asm.alu(Alu::Add, RAX, field(Context::ITSELF));
+    let wide: [Forward; WIDE] = std::array::from_fn(|number| {
+        let window = Context::wide(user, write, number);
+        asm.mov(RDX, RCX);
+        asm.alu(Alu::Sub, RDX, field(window + offset_of!(Window, start) as i32));
+        asm.alu(Alu::Cmp, RDX, field(window + (offset_of!(Window, limits) + 8 * kind) as i32));
+        asm.jump_if(Condition::BELOW)
+    });
+    let length = part(offset_of!(Window, length));
+    let mut missed = SmallVec::<[Forward; 3]>::new();
+    if user {
+        asm.alu_imm(false, Alu::Sub, field(Context::MISSES), 1);
+        let told = asm.jump_if(Condition::SIGN);
+        asm.mov32(RDX, RCX);
+        asm.alu_imm(false, Alu::And, RDX, page - 1);
+        asm.alu_imm(false, Alu::Cmp, RDX, page - span as i32);
+        let beyond = asm.jump_if(Condition::ABOVE);
+        compare_entry(asm, RDX, 1, write);
+        let unknown = asm.jump_if(Condition::NOT_EQUAL);
+        // No move changes flags.
+        asm.alu_imm(true, Alu::Cmp, length, 0);
+        asm.store(part(offset_of!(Window, start)), RCX);
+        asm.load(RDX, Mem::at(RDX, ENTRY_ADDEND));
+        asm.store(part(offset_of!(Window, addend)), RDX);
+        for (number, span) in SPANS.into_iter().enumerate() {
+            asm.mov_imm(RDX, PAGE_SIZE - span + 1);
+            asm.store(part(offset_of!(Window, limits) + 8 * number), RDX);
+        }
+        asm.mov_imm(RDX, PAGE_SIZE);
+        asm.store(length, RDX);
+        end_refill(asm);
+        missed.extend([told, beyond, unknown]);
+    } else {
+        missed.push(asm.jump());
+    }
+    for (number, from) in wide.into_iter().enumerate() {
+        asm.bind(from);
+        asm.alu_imm(true, Alu::Cmp, length, 0);
+        for offset in (0..size_of::<Window>()).step_by(8) {
+            asm.load(RDX, field(Context::wide(user, write, number) + offset as i32));
+            asm.store(part(offset), RDX);
+        }
+        end_refill(asm);
+    }
+    for from in missed {
         asm.bind(from);
     }
     asm.load(RDX, field(Context::SCRATCH + 8));
@@ -273,10 +317,10 @@ impl Stubs {
         }
         asm.jump_rm(RAX);
 
-        for (write, addresses) in stubs.refill.iter_mut().enumerate() {
-            for (address, span) in addresses.iter_mut().zip(SPANS) {
+        for (number, addresses) in stubs.refill.as_flattened_mut().iter_mut().enumerate() {
+            for (kind, address) in addresses.iter_mut().enumerate() {
                 *address = base + asm.position();
-                refill(asm, write != 0, span);
+                refill(asm, number & 2 != 0, number & 1 != 0, kind);
             }
         }
 

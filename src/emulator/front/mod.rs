@@ -23,7 +23,7 @@ use std::cell::Cell;
 /// Instructions in a block at most.
 const MOST_OPS: usize = 64;
 /// Bytes that an instruction has at most (SDM vol. 2A, 2.3.11).
-const MOST_BYTES: usize = 15;
+pub(super) const MOST_BYTES: usize = 15;
 /// Bytes that are fetched for one block at most.
 const WINDOW: usize = 320;
 

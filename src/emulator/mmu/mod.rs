@@ -4,6 +4,7 @@
 //! stores to pages with decoded code, alignment checks — check the whole access before they change anything. A failed
 //! access leaves its exception in [`Mmu::exception`] and returns the zero-sized [`Fault`].
 #![expect(unsafe_code, reason = "a TLB hit is an access to guest RAM by host address")]
+pub(crate) mod alias;
 pub(crate) mod locked;
 pub(crate) mod slow;
 pub(crate) mod tlb;

@@ -9,6 +9,7 @@
 //! what was made of its code. The supervisor's bank is shared: what is not global in it is forgotten with every write of CR3.
 mod space;
 
+use super::alias::Aliases;
 use super::window::CleanStretches;
 use crate::arch::address::PAGE_SIZE;
 use space::{SPACES, Space};
@@ -136,6 +137,8 @@ pub(crate) struct Tlb {
     pub forgotten: Vec<u64>,
     /// Stretches without decoded code, for windows.
     pub clean: CleanStretches,
+    /// Pages that windows reach side by side.
+    pub aliases: Aliases,
     /// The last stamp that was given.
     stamps: u64,
     /// How often stamps of code began anew in the bits that links compare.
@@ -171,6 +174,7 @@ impl Default for Tlb {
             local_generation: 1,
             forgotten: Vec::with_capacity(MOST_FORGOTTEN),
             clean: CleanStretches::default(),
+            aliases: Aliases::default(),
             stamps: SPACES as u64 + 2,
             eras: 0,
             global_code: 1,

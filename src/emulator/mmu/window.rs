@@ -2,23 +2,28 @@
 //! against without looking anything up.
 //!
 //! A window holds what the soft TLB could hold for each of its pages: the leaf is present, allowed and accessed (for
-//! writing: dirty), the memory is RAM, and for writing free of decoded code. It covers a whole leaf, and grows when
-//! what is found next touches it. All windows are dropped when translations are forgotten, when rights change, and
+//! writing: dirty), the memory is RAM, and for writing free of decoded code. It covers a whole leaf, and those beside it
+//! that lie so in RAM, too: all of a kernel's direct map. It grows when what is found next touches it. All windows are dropped when translations are forgotten, when rights change, and
 //! those for writing when another page turns out to hold code.
 use super::{Bank, Mmu};
 use crate::arch::Gva;
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::{self, Access};
+use crate::mem::RamSlot;
 
-/// Windows of one kind; accesses choose theirs by their base register.
-pub(crate) const CLASSES: usize = 6;
+/// Windows of one kind; accesses choose theirs by their base register, or by where they went first.
+pub(crate) const CLASSES: usize = 34;
+/// Windows over several pages that are kept for all classes, for each privilege, for reading and for writing.
+pub(crate) const WIDE: usize = 8;
 /// How many bytes a check may answer for: for each a window has a limit of its own, so that small accesses reach its
 /// last bytes.
 pub(crate) const SPANS: [u64; 3] = [8, 32, 256];
 /// The largest of them.
 pub(crate) const SLACK: u64 = SPANS[2];
-/// Pages of a leaf that are looked at for code, to either side.
-const REACH: u64 = 1024;
+/// Pages that are looked at for code, to either side.
+const REACH: u64 = 512;
+/// Further leaves that a stretch takes in, to either side.
+const LEAVES: usize = 1024;
 
 /// One window, as translated code reads it.
 #[repr(C)]
@@ -36,7 +41,7 @@ pub(crate) struct Window {
 }
 
 /// What a window holds for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Depends {
     /// For the current address space only.
     pub on_space: bool,
@@ -44,9 +49,14 @@ pub(crate) struct Depends {
     pub on_ac: bool,
 }
 
+impl Depends {
+    /// As all that the user may access.
+    pub(crate) const ON_SPACE: Self = Self { on_space: true, on_ac: false };
+}
+
 impl Window {
     /// A window of `length` bytes, at least [`SLACK`].
-    fn new(start: u64, length: u64, addend: u64) -> Self {
+    pub(super) fn new(start: u64, length: u64, addend: u64) -> Self {
         Self { start, limits: SPANS.map(|span| length - span + 1), length, addend }
     }
 
@@ -60,15 +70,18 @@ impl Window {
         self.start + (self.length - 1)
     }
 
+    /// Whether this window and `other` can be one.
+    pub(crate) fn touches(&self, other: &Self) -> bool {
+        !self.is_empty()
+            && self.addend == other.addend
+            && self.start <= other.last().saturating_add(1)
+            && other.start <= self.last().saturating_add(1)
+    }
+
     /// This window and `other` as one, if they touch and agree.
     fn joined(&self, other: &Self) -> Option<Self> {
-        if self.is_empty() || self.addend != other.addend {
-            return None;
-        }
-        let (start, last) = (self.start.min(other.start), self.last().max(other.last()));
-        let touch =
-            self.start <= other.last().saturating_add(1) && other.start <= self.last().saturating_add(1);
-        touch.then(|| Self::new(start, last - start + 1, self.addend))
+        let (start, last) = (self.start.min(other.start), || self.last().max(other.last()));
+        self.touches(other).then(|| Self::new(start, last() - start + 1, self.addend))
     }
 
     /// Whether the page at `page` lies in it. Windows begin and end with pages; that none may be said to hold something
@@ -103,8 +116,22 @@ impl CleanStretches {
 }
 
 impl Mmu<'_> {
-    /// The window around `at`, and what it depends on. `None` if it may not be accessed so, was not yet, or is not RAM.
-    pub(crate) fn window(&mut self, at: u64, write: bool) -> Option<(Window, Depends)> {
+    /// The window around `at` for the user. `None` if it may not be accessed so, was not yet, or is not RAM.
+    pub(crate) fn user_window(&mut self, at: u64, write: bool) -> Option<Window> {
+        let (mode, _) = self.rights(self.bank);
+        if self.bank == Bank::User
+            && Gva(at).is_canonical()
+            && let Some(window) = self.aliased(at, write, &mode)
+        {
+            return Some(window);
+        }
+        let (window, _) = self.stretch(at, write)?;
+        if write { self.without_code(&window, at) } else { Some(window) }
+    }
+
+    /// The memory around `at` that may be accessed alike and lies so in RAM, whether it holds code or not, and what that
+    /// depends on. `None` as for [`Self::user_window`].
+    pub(crate) fn stretch(&mut self, at: u64, write: bool) -> Option<(Window, Depends)> {
         // Walks do not look at the bits that make an address canonical.
         if self.bank == Bank::UserAligned || !Gva(at).is_canonical() {
             return None;
@@ -114,32 +141,68 @@ impl Mmu<'_> {
         let leaf = paging::known(self.ram, &mode, Gva(at), access, privilege)?;
         let gpa = leaf.gpa.page().0;
         let slot = self.ram.slots().iter().find(|s| (s.gpa.0..s.gpa.0 + s.size).contains(&gpa))?;
-        let start = at & !(leaf.page_size - 1);
-        let first = leaf.gpa.0 - (at - start);
-        let mut low = first.max(slot.gpa.0);
-        let mut high = (first + leaf.page_size).min(slot.gpa.0 + slot.size);
-        if write {
-            let protections = self.tlb.protections;
-            let known = self.tlb.clean.slot(gpa);
-            if known.protections != protections || !(known.low..known.high).contains(&gpa) {
-                let low = low.max(gpa.saturating_sub(REACH * PAGE_SIZE));
-                let high = high.min(gpa + REACH * PAGE_SIZE);
-                let has_code = |page: u64| self.ram.code().has_code(slot.offset + (page - slot.gpa.0));
-                let pages =
-                    |from: u64, to: u64| (from / PAGE_SIZE..to / PAGE_SIZE).map(|page| page * PAGE_SIZE);
-                let low =
-                    pages(low, gpa).rev().find(|&page| has_code(page)).map_or(low, |page| page + PAGE_SIZE);
-                let high = pages(gpa, high).find(|&page| has_code(page)).unwrap_or(high);
-                *known = Clean { protections, low, high };
-            }
-            (low, high) = (low.max(known.low), high.min(known.high));
-        }
-        let length = high.checked_sub(low).filter(|&length| length > SLACK)?;
-        self.tlb.note_large(at, leaf.page_size);
-        let start = start + (low - first);
-        let host = slot.host as u64 + (low - slot.gpa.0);
+        let (low, high) = (slot.gpa.0, slot.gpa.0 + slot.size);
         let depends = Depends { on_space: !leaf.global, on_ac: leaf.user && self.bank == Bank::SupervisorAc };
-        Some((Window::new(start, length, host.wrapping_sub(start)), depends))
+        // What physical addresses are more than virtual ones is the same for all leaves of a stretch.
+        let ahead = leaf.gpa.0.wrapping_sub(at);
+        let start = (at & !(leaf.page_size - 1)).wrapping_add(ahead);
+        let (mut from, mut to) = (start, start + leaf.page_size);
+        self.tlb.note_large(at, leaf.page_size);
+        // The size of the leaf at a guest-physical address that goes on with this stretch.
+        let mut goes_on = |gpa: u64| {
+            let beside = gpa.wrapping_sub(ahead);
+            // The halves of the address space do not touch, and its end is not its start.
+            if beside >> 47 != at >> 47 {
+                return None;
+            }
+            let next = paging::known(self.ram, &mode, Gva(beside), access, privilege)?;
+            let same = (next.gpa.0, next.global, next.user) == (gpa, leaf.global, leaf.user);
+            same.then(|| self.tlb.note_large(beside, next.page_size));
+            same.then_some(next.page_size)
+        };
+        let most = if leaf.user { 0 } else { LEAVES };
+        for _ in 0..most {
+            let Some(size) = (to < high).then(|| goes_on(to)).flatten() else { break };
+            to = (to & !(size - 1)) + size;
+        }
+        for _ in 0..most {
+            let Some(size) = (low < from).then(|| goes_on(from - PAGE_SIZE)).flatten() else { break };
+            from = (from - PAGE_SIZE) & !(size - 1);
+        }
+        let (low, high) = (low.max(from), high.min(to));
+        let start = low.wrapping_sub(ahead);
+        let host = slot.host as u64 + (low - slot.gpa.0);
+        Some((Window::new(start, high - low, host.wrapping_sub(start)), depends))
+    }
+
+    /// The part of a stretch around `at` that holds no decoded code.
+    pub(crate) fn without_code(&mut self, stretch: &Window, at: u64) -> Option<Window> {
+        let host = at.wrapping_add(stretch.addend);
+        let slot = self.ram.slots().iter().find(|s| host.wrapping_sub(s.host as u64) < s.size)?;
+        let gpa = slot.gpa.0 + (host - slot.host as u64);
+        let clean = self.clean(gpa & !(PAGE_SIZE - 1), slot);
+        // The page itself may hold code.
+        let ahead = clean.high.checked_sub(gpa).filter(|&bytes| bytes > 0)?;
+        let start = stretch.start.max(at.saturating_sub(gpa - clean.low));
+        let last = stretch.last().min(at.saturating_add(ahead - 1));
+        let length = last.checked_sub(start)? + 1;
+        (length > SLACK).then(|| Window::new(start, length, stretch.addend))
+    }
+
+    /// The stretch of a slot of RAM around a page that holds no decoded code.
+    fn clean(&mut self, gpa: u64, slot: &RamSlot) -> Clean {
+        let protections = self.tlb.protections;
+        let known = self.tlb.clean.slot(gpa);
+        if known.protections != protections || !(known.low..known.high).contains(&gpa) {
+            let low = slot.gpa.0.max(gpa.saturating_sub(REACH * PAGE_SIZE));
+            let high = (slot.gpa.0 + slot.size).min(gpa + REACH * PAGE_SIZE);
+            let has_code = |page: u64| self.ram.code().has_code(slot.offset + (page - slot.gpa.0));
+            let pages = |from: u64, to: u64| (from / PAGE_SIZE..to / PAGE_SIZE).map(|page| page * PAGE_SIZE);
+            let low = pages(low, gpa).rev().find(|&page| has_code(page)).map_or(low, |page| page + PAGE_SIZE);
+            let high = pages(gpa, high).find(|&page| has_code(page)).unwrap_or(high);
+            *known = Clean { protections, low, high };
+        }
+        *known
     }
 }
 

@@ -9,11 +9,13 @@ use super::carriers::{Carrier, Lent};
 use super::cold::Cold;
 use super::groups::{Access, Plan};
 use super::number;
+use crate::arch::address::PAGE_SIZE;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::home;
 use crate::emulator::code::stubs::{Stubs, compare_entry, field, restore_flags, save_flags};
 use crate::emulator::code::{NewLink, Site};
 use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, Reg};
+use crate::emulator::front::MOST_BYTES;
 use crate::emulator::mmu::tlb::ENTRY_ADDEND;
 use crate::emulator::technique::Without;
 use iced_x86::Instruction;
@@ -44,6 +46,11 @@ pub(super) enum Way {
     Tlb,
     /// Groups of accesses are checked against a window of the user or the supervisor.
     Windows { user: bool },
+}
+
+/// Whether an instruction at `rip` may reach into the next page.
+pub(super) fn may_cross(rip: u64) -> bool {
+    rip % PAGE_SIZE + MOST_BYTES as u64 > PAGE_SIZE
 }
 
 /// Jumps to one place that is not known yet.
@@ -433,8 +440,9 @@ impl<'a> Builder<'a> {
         self.first_link + (self.links.len() - 1) as u32
     }
 
+    /// Whether the code at `rip` begins and ends in the page of this block, whatever it is.
     pub(super) fn is_near(&self, rip: u64) -> bool {
-        self.rip >> 12 == rip >> 12
+        self.rip >> 12 == rip >> 12 && !may_cross(rip)
     }
 
     /// The link of this number, which belongs to this block.

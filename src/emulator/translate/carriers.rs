@@ -10,7 +10,7 @@ use super::ablation;
 use super::address::Address;
 use super::builder::{Builder, Way};
 use super::forms::Kind;
-use super::groups::{Held, Planned, class};
+use super::groups::{Held, Planned};
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::{home, pinned};
 use crate::emulator::code::stubs::field;
@@ -47,6 +47,13 @@ fn addend(window: i32) -> i32 {
 }
 
 impl Builder<'_> {
+    /// RAX and RCX do not carry anything by way of the window at `window` any more.
+    pub(super) fn forget_carriers(&mut self, window: i32) {
+        for carried in &mut self.carried {
+            *carried = carried.filter(|(carrier, _)| carrier.window != window);
+        }
+    }
+
     /// The host's operand for an access through the window at `window`, once it is checked. `place`: where it stands in
     /// the plan.
     pub(super) fn host_operand(&mut self, window: i32, address: &Address, place: Option<usize>) -> Mem {
@@ -139,7 +146,8 @@ impl Builder<'_> {
 
     fn window_of(&self, planned: &Planned) -> i32 {
         let user = matches!(self.way, Way::Windows { user: true });
-        Context::window(user, self.plan.groups[planned.group].write, class(&planned.access.address))
+        let group = &self.plan.groups[planned.group];
+        Context::window(user, group.write, group.class)
     }
 
     /// The block is a loop whose checks are made: borrows registers for it, if that pays.

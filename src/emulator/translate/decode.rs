@@ -1,11 +1,13 @@
 //! The instructions of one block, each with all that translating asks of it again and again.
 use super::address::Address;
-use super::builder::Flags;
+use super::builder::{Flags, may_cross};
 use super::forms::{Form, Kind};
 use super::integer::{FlagEffect, FlagUse, Source};
 use super::{Limits, MANY_INSTRUCTIONS, MOST_INSTRUCTIONS, Vectors, Workshop, ablation};
+use crate::arch::address::PAGE_SIZE;
 use crate::emulator::emit::Shape;
 use crate::emulator::front;
+use crate::emulator::front::MOST_BYTES;
 use crate::emulator::front::features::Features;
 use crate::emulator::mmu::Mmu;
 use crate::emulator::mmu::slow::Place;
@@ -81,6 +83,7 @@ pub(super) fn decode(
     let mut window = [0; WINDOW];
     let most = WINDOW.min((4096 - rip % 4096) as usize);
     workshop.decoded.clear();
+    workshop.second_page = None;
     let (mut length, mut ended) = (0, false);
     let mut next = rip;
     while !ended && length < most {
@@ -92,7 +95,49 @@ pub(super) fn decode(
         ended = decode_part(features, workshop, limits, &window[known..length], next);
         next = workshop.decoded.last().map_or(rip, |last| last.instruction.next_ip());
     }
+    if workshop.decoded.is_empty() {
+        return decode_across(mmu, features, workshop, limits, rip, place).unwrap_or(rip);
+    }
     next
+}
+
+/// Decodes the one instruction at `rip` if it reaches into the next page, and that page is RAM that may be executed. Gives
+/// the address behind it.
+fn decode_across(
+    mmu: &mut Mmu,
+    features: &Features,
+    workshop: &mut Workshop,
+    limits: Limits,
+    rip: u64,
+    place: Place,
+) -> Option<u64> {
+    let here = (PAGE_SIZE - rip % PAGE_SIZE) as usize;
+    if !may_cross(rip) {
+        return None;
+    }
+    let next = next_page(rip);
+    // In 32-bit code there is no address behind the last page.
+    if limits.is_narrow() && next > u64::from(u32::MAX) {
+        return None;
+    }
+    let second = mmu.fetch_place(next).ok().filter(|second| second.host.is_some())?;
+    // More than an instruction has, so that what is none is known to be none.
+    let mut window = [0; 2 * MOST_BYTES + 2];
+    let window = &mut window[..here + MOST_BYTES + 1];
+    front::fetch(mmu, place, &mut window[..here]);
+    front::fetch(mmu, second, &mut window[here..]);
+    decode_part(features, workshop, limits, window, rip);
+    workshop.decoded.truncate(1);
+    // What is none, or is too long, `single` knows.
+    workshop.decoded.retain(|one| one.instruction.len() > here && !one.instruction.is_invalid());
+    let across = workshop.decoded.first()?;
+    workshop.second_page = Some(second.gpa.0);
+    Some(across.instruction.next_ip())
+}
+
+/// The first address of the page after the one of `rip`.
+pub(super) fn next_page(rip: u64) -> u64 {
+    (rip | (PAGE_SIZE - 1)).wrapping_add(1)
 }
 
 /// Decodes on with the instruction at `rip`, whose bytes and following ones are `bytes`. Says whether the block has ended;

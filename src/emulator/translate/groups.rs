@@ -54,6 +54,8 @@ pub(super) struct Group {
     pub first: usize,
     /// Its address is another one at the end of the block than at its start.
     pub moves: bool,
+    /// Which window it goes through.
+    pub class: usize,
 }
 
 /// The plan of a block.
@@ -70,16 +72,36 @@ pub(super) struct Plan {
 /// so the former may not be near the start of their window, the latter not near its end.
 pub(super) const STACK: usize = 0;
 
-/// Which window an access goes through.
+/// The first of the classes by base register.
+const BY_REGISTER: usize = 2;
+/// The first of the classes by place, of which there are [`PLACES`].
+const BY_PLACE: usize = BY_REGISTER + 16;
+/// How many classes by place there are.
+const PLACES: usize = 16;
+const _: () = assert!(CLASSES == BY_PLACE + PLACES);
+/// log2 of the bytes that make one place.
+const PLACE_SHIFT: u32 = 16;
+
+/// Which window an access goes through of which only the registers are known.
 pub(super) fn class(address: &Address) -> usize {
     match (address.segment, address.base) {
         (None, Some(RSP)) => STACK,
         (None, None) if address.index.is_none() => 1,
-        (None, base) => 2 + usize::from(base.unwrap_or(0) & 3),
-        _ => 1,
+        // RSP is no base of others: its number is free for those with a segment.
+        (None, base) => {
+            let register = base.or(address.index.map(|(index, _)| index));
+            BY_REGISTER + usize::from(register.unwrap_or(RSP) & 15)
+        }
+        _ => BY_REGISTER + usize::from(RSP),
     }
 }
-const _: () = assert!(CLASSES == 6);
+
+/// Which window an access goes through that is known to go to `at` when its block is made. Where a program has its data
+/// varies less than by which registers.
+fn class_of_place(at: u64) -> usize {
+    let place = at >> PLACE_SHIFT;
+    BY_PLACE + (place ^ place >> 4 ^ place >> 8 ^ place >> 12) as usize % PLACES
+}
 
 /// What is known of a register: which unknown value it was last given, and how far it moved since.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -283,8 +305,9 @@ fn known_step(decoded: &Decoded) -> Option<(u8, i64)> {
 }
 
 impl Plan {
-    /// Plans a block; not `together`, each access is checked where it stands.
-    pub(super) fn make(&mut self, block: &[Decoded], together: bool) {
+    /// Plans a block; not `together`, each access is checked where it stands. `regs`: the registers of a user's block that is
+    /// about to be entered.
+    pub(super) fn make(&mut self, block: &[Decoded], together: bool, regs: Option<&[u64; 32]>) {
         self.accesses.clear();
         self.groups.clear();
         self.first_access.clear();
@@ -313,6 +336,31 @@ impl Plan {
             let (key, moved) = registers.key(&group.address);
             // With a segment its base may change too, by an instruction that `single` executes.
             group.moves = !key.is_first() || moved != 0 || group.address.segment.is_some();
+        }
+        self.choose_classes(regs);
+    }
+
+    /// Lets groups of the user whose addresses are known go through windows by place, and those with one register through
+    /// different windows: a window is moved in the middle of the block if no other group goes through it.
+    fn choose_classes(&mut self, regs: Option<&[u64; 32]>) {
+        let mut used = [0_u64; 2];
+        for group in &mut self.groups {
+            let address = &group.address;
+            let constant = (address.base, address.index, address.segment) == (None, None, None);
+            if let Some(regs) = regs
+                && group.class != STACK
+                && (group.at_start || constant)
+            {
+                group.class = class_of_place(address.value(regs));
+                continue;
+            }
+            let used = &mut used[usize::from(group.write)];
+            if (BY_REGISTER..BY_PLACE).contains(&group.class) {
+                let classes = (0..16).map(|n| BY_REGISTER + (group.class - BY_REGISTER + 7 * n) % 16);
+                group.class =
+                    classes.into_iter().find(|class| *used >> class & 1 == 0).unwrap_or(group.class);
+            }
+            *used |= 1 << group.class;
         }
     }
 
@@ -368,6 +416,7 @@ impl Plan {
             at_start,
             first: instruction,
             moves: true,
+            class: class(&access.address),
         });
         open.push(Open { key, group, low, high, aligned: alignment, moved: moved_at_check });
         group

@@ -167,6 +167,8 @@ pub(crate) struct Workshop {
     pub asm: Assembler,
     forms: Forms,
     decoded: Vec<Decoded>,
+    /// The guest-physical page that the only instruction of the block reaches into.
+    second_page: Option<u64>,
     links: Vec<super::code::NewLink>,
     plan: Plan,
     seen: Vec<bool>,
@@ -189,10 +191,10 @@ pub(crate) struct Workshop {
 impl Workshop {
     /// Plans the block at `rip`, and unrolls it if it is a loop whose further rounds need no checks of their own: the
     /// checks of the first, and the look at whether somebody asks for attention, then answer for all.
-    fn plan(&mut self, rip: u64) {
+    fn plan(&mut self, rip: u64, regs: Option<&[u64; 32]>) {
         let block = &mut self.decoded;
         let together = !self.without.has(Technique::Groups);
-        self.plan.make(block, together);
+        self.plan.make(block, together, regs);
         let (round, groups) = (block.len(), self.plan.groups.len());
         let is_loop = block.last().is_some_and(|last| last.closes_loop(rip));
         let rounds = (MANY_INSTRUCTIONS / round.max(1)).min(MOST_ROUNDS);
@@ -202,10 +204,10 @@ impl Workshop {
         for _ in 1..rounds {
             block.extend_from_within(..round);
         }
-        self.plan.make(block, together);
+        self.plan.make(block, together, regs);
         if self.plan.groups.len() != groups {
             block.truncate(round);
-            self.plan.make(block, together);
+            self.plan.make(block, together, regs);
         }
     }
 }
@@ -247,15 +249,15 @@ fn find_seen_flags(decoded: &[Decoded], way: Way, plan: &Plan, seen: &mut Vec<bo
 }
 
 /// Translates the block at `rip`, whose first byte lies at `place` in RAM. `None`: it has to be executed otherwise,
-/// because its first instruction crosses into the next page.
+/// because its first instruction crosses into a page that is not RAM or may not be executed. It is about to be entered with `regs`.
 pub(crate) fn translate(
     mmu: &mut Mmu,
+    regs: &[u64; 32],
     store: &mut CodeStore,
     features: &Features,
     workshop: &mut Workshop,
     limits: Limits,
-    rip: u64,
-    place: Place,
+    (rip, place): (u64, Place),
 ) -> Option<u32> {
     let next = decode(mmu, features, workshop, limits, rip, place);
     if workshop.decoded.is_empty() {
@@ -271,7 +273,7 @@ pub(crate) fn translate(
     workshop.asm.restart(here);
     workshop.links.clear();
     let way = if limits.windows && !limits.is_narrow() {
-        workshop.plan(rip);
+        workshop.plan(rip, limits.code.is_user().then_some(regs));
         Way::Windows { user: limits.code.is_user() }
     } else {
         Way::Tlb
@@ -320,6 +322,7 @@ pub(crate) fn translate(
     store.keep(
         workshop.asm.bytes(),
         (place.gpa.0, limits.key(rip)),
+        workshop.second_page,
         Entries { live: 0, saved },
         &workshop.links,
     )

@@ -7,13 +7,14 @@ use super::number;
 use crate::emulator::code::Miss;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, save_flags};
-use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX};
+use crate::emulator::emit::{Alu, Condition, Forward, Mem, RAX, RCX};
 use crate::emulator::mmu::window::{SLACK, SPANS, Window};
+use smallvec::smallvec;
 use std::mem::offset_of;
 
 /// What is told of a group that missed its window.
 fn miss_of(group: &Group) -> Miss {
-    Miss { address: group.address, class: class(&group.address), write: group.write }
+    Miss { address: group.address, class: group.class, write: group.write }
 }
 
 /// The ways on which a comparison with a window leaves.
@@ -30,16 +31,21 @@ pub(super) struct Refill {
     link: u32,
     group: Group,
     resume: usize,
+    user: bool,
 }
 
 /// What a group is checked against: the window's offset in the context, which of [`SPANS`], and the address that is
 /// compared. Of the stack the end is checked; what lies before it may be as much as the span.
 fn checked_against(user: bool, group: &Group) -> (i32, usize, Address) {
-    let class = class(&group.address);
-    let window = Context::window(user, group.write, class);
+    let window = Context::window(user, group.write, group.class);
     let kind = SPANS.iter().position(|&span| group.span <= span as i64).unwrap_or(SPANS.len() - 1);
-    let ahead = if class == STACK { group.span - SPANS[kind] as i64 } else { 0 };
+    let ahead = if group.class == STACK { group.span - SPANS[kind] as i64 } else { 0 };
     (window, kind, Address { disp: group.address.disp.wrapping_add(ahead), ..group.address })
+}
+
+/// Whether a group is too wide for one comparison.
+fn is_wide(group: &Group) -> bool {
+    group.class != STACK && group.span > SLACK as i64
 }
 
 /// Of the start of a loop: what a CPU fetches decoded instructions by.
@@ -122,12 +128,13 @@ impl Builder<'_> {
         let Compared { outside, unfit } = self.compare_with_window(user, group);
         let link = self.miss_link(miss_of(group), rip);
         // Other groups that were checked against the same window must find it as it was.
-        let same =
-            |other: &&Group| other.write == group.write && class(&other.address) == class(&group.address);
+        let same = |other: &&Group| other.write == group.write && other.class == group.class;
         let alone = self.plan.groups.iter().filter(same).count() == 1;
-        if user && planned && alone && group.span <= SLACK as i64 {
-            let refill = Refill { link, group: *group, resume: self.asm.position() };
+        if planned && alone {
+            let refill = Refill { link, group: *group, resume: self.asm.position(), user };
             self.cold.push((outside, Cold::Refill(refill)));
+            // What else was reached through this window is not, once it was moved.
+            self.forget_carriers(Context::window(user, group.write, group.class));
             if !unfit.is_empty() {
                 let link = self.miss_link(miss_of(group), rip);
                 self.cold.push((unfit, Cold::Missed { link }));
@@ -138,19 +145,26 @@ impl Builder<'_> {
         }
     }
 
-    /// An access missed its window, which no other group of the block was checked against: if it is one page of the soft
-    /// TLB, it moves to the page of the access.
+    /// An access missed its window, which no other group of the block was checked against: the window is moved, if it can be.
     pub(super) fn refill(&mut self, refill: &Refill) {
-        let Refill { link, group, resume } = refill;
-        let (window, kind, address) = checked_against(true, group);
+        let Refill { link, group, resume, user } = refill;
+        let (window, kind, address) = checked_against(*user, group);
         self.asm.store(field(Context::SCRATCH), RAX);
         self.put_address(&address);
         self.asm.mov_imm(RAX, window as u64);
-        let stub = self.stubs.refill[usize::from(group.write)][kind];
+        let stub = self.stubs.refill[usize::from(*user)][usize::from(group.write)][kind];
         self.asm.call(stub);
-        let failed = self.asm.jump_if(Condition::NOT_EQUAL);
+        let mut failed: Ways = smallvec![self.asm.jump_if(Condition::NOT_EQUAL)];
+        if is_wide(group) {
+            self.put_address(&address);
+            self.asm.alu(Alu::Sub, RCX, field(window + offset_of!(Window, start) as i32));
+            failed.push(self.compare_end(group, window));
+            self.asm.load(RAX, field(Context::SCRATCH));
+        }
         self.asm.jump_back(*resume);
-        self.asm.bind(failed);
+        for way in failed {
+            self.asm.bind(way);
+        }
         self.missed(*link);
     }
 
@@ -197,12 +211,21 @@ impl Builder<'_> {
         self.asm.alu(Alu::Sub, RCX, field(window + offset_of!(Window, start) as i32));
         self.asm.alu(Alu::Cmp, RCX, limit);
         compared.outside.push(self.asm.jump_if(Condition::NOT_BELOW));
-        if class(&group.address) != STACK && group.span > SLACK as i64 {
-            self.asm.alu_imm(true, Alu::Add, RCX, (group.span - SLACK as i64) as i32);
-            self.asm.alu(Alu::Cmp, RCX, limit);
-            compared.outside.push(self.asm.jump_if(Condition::NOT_BELOW));
+        if is_wide(group) {
+            compared.outside.push(self.compare_end(group, window));
         }
         compared
+    }
+
+    /// Compares the end of a group, whose distance from the start of its window is in RCX, for the way on which it misses.
+    fn compare_end(&mut self, group: &Group, window: i32) -> Forward {
+        self.asm.alu_imm(true, Alu::Add, RCX, (group.span - SLACK as i64) as i32);
+        self.asm.alu(
+            Alu::Cmp,
+            RCX,
+            field(window + offset_of!(Window, limits) as i32 + 8 * (SPANS.len() as i32 - 1)),
+        );
+        self.asm.jump_if(Condition::NOT_BELOW)
     }
 
     pub(super) fn through_window(&mut self, user: bool, access: &Access) -> Mem {
@@ -213,14 +236,14 @@ impl Builder<'_> {
         let group = place
             .map(|place| plan.accesses[place].group)
             .filter(|&g| self.checked[g] || plan.groups[g].first == index);
-        let write = match group {
+        let (write, class) = match group {
             Some(number) => {
                 let group = &plan.groups[number];
                 if !self.checked[number] {
                     self.check_window(user, group, rip, true);
                     self.checked[number] = true;
                 }
-                group.write
+                (group.write, group.class)
             }
             None => {
                 let alone = Group {
@@ -231,12 +254,13 @@ impl Builder<'_> {
                     at_start: false,
                     first: index,
                     moves: true,
+                    class: class(address),
                 };
                 self.check_window(user, &alone, rip, false);
-                access.write
+                (access.write, alone.class)
             }
         };
-        let window = Context::window(user, write, class(address));
+        let window = Context::window(user, write, class);
         self.host_operand(window, address, place)
     }
 }

@@ -10,6 +10,7 @@ use crate::emulator::mmu::Bank;
 use crate::emulator::mmu::Fault;
 use crate::emulator::mmu::slow::Place;
 use crate::emulator::single::Ended;
+use crate::emulator::translate::decode::next_page;
 use crate::emulator::translate::levels::mark_of_levels;
 use crate::emulator::translate::{Limits, translate};
 use crate::engine::Cause;
@@ -127,9 +128,11 @@ impl Session<'_, '_> {
             if place.host.is_none() {
                 return Err(End::Careful);
             }
-            let tag = if place.global { marks.global } else { marks.local };
             let known = self.store.find(place.gpa.0, limits.key(rip));
+            let known = known.filter(|&block| self.is_followed(block, rip));
             let block = known.or_else(|| self.make(limits, rip, place));
+            let global = block.is_some_and(|block| self.is_global(block, rip, place));
+            let tag = if global { marks.global } else { marks.local };
             let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
             #[cfg(test)]
             let limited = self.budget.is_some();
@@ -144,10 +147,28 @@ impl Session<'_, '_> {
         Err(End::Ended(Ended::Attention))
     }
 
+    /// Whether the page of a block at `rip` is followed by the one that the block reaches into, if it reaches into one.
+    #[inline]
+    fn is_followed(&mut self, block: u32, rip: u64) -> bool {
+        self.store.second_page(block).is_none_or(|page| {
+            let second = self.cx.mmu.fetch_place(next_page(rip));
+            second.is_ok_and(|second| second.gpa.0 == page)
+        })
+    }
+
+    /// Whether a block at `rip`, which lies at `place`, is that of all address spaces.
+    #[inline]
+    fn is_global(&mut self, block: u32, rip: u64, place: Place) -> bool {
+        let second = self.store.second_page(block).map(|_| next_page(rip));
+        place.global
+            && second.is_none_or(|next| self.cx.mmu.fetch_place(next).is_ok_and(|second| second.global))
+    }
+
     /// Makes the block at `rip`.
     fn make(&mut self, limits: Limits, rip: u64, place: Place) -> Option<u32> {
         let (begun, flushes) = (tsc::read(), self.store.flushes);
-        let made = translate(&mut self.cx.mmu, self.store, self.features, self.workshop, limits, rip, place);
+        let (mmu, regs) = (&mut self.cx.mmu, &*self.cx.regs);
+        let made = translate(mmu, regs, self.store, self.features, self.workshop, limits, (rip, place));
         self.counters.add(Cause::TranslateCycles, tsc::read().wrapping_sub(begun));
         self.counters.add(Cause::Flush, self.store.flushes - flushes);
         self.counters.add(Cause::Block, made.is_some().into());
@@ -214,7 +235,8 @@ impl Session<'_, '_> {
         {
             let marks = self.marks(Limits { windows: self.windows, ..limits });
             // A mark that outlives the address space must not lead to code that does not.
-            let holds = running == marks.local || running == marks.global && place.global;
+            let holds =
+                running == marks.local || running == marks.global && self.is_global(block, rip, place);
             if !holds && self.store.is_far(link) {
                 return;
             }

@@ -1,8 +1,9 @@
 //! Moves the windows through which translated code reaches memory, and drops them when they do not hold any more.
 #![expect(unsafe_code, reason = "writes the context that translated code works on")]
 use super::Session;
+use crate::arch::address::PAGE_SIZE;
 use crate::emulator::mmu::Bank;
-use crate::emulator::mmu::window::{CLASSES, Window};
+use crate::emulator::mmu::window::{CLASSES, Depends, WIDE, Window};
 use crate::engine::Cause;
 
 /// Misses of windows between two attempts to move one.
@@ -11,16 +12,29 @@ const MISSES: u32 = 64;
 const MISSES_IN_VAIN: u32 = 4096;
 /// As [`MISSES`], after an attempt that failed.
 const MISSES_AFTER_FAILURE: u32 = 16;
-/// What is known of the windows in the context.
+/// Bytes that a window of the supervisor has at least to be a wide one.
+const LEAST_WIDE: u64 = 64 << 10;
+/// Stretches that are remembered.
+const STRETCHES: usize = 8;
+
+/// What is known of the windows in the context. Translated code moves them, too: those that it opens it lists there. It
+/// opens windows of the user for the current address space, and windows of the supervisor that hold in all.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Known {
     under: Conditions,
-    /// A bit for each window, in the order of the context: all that may be open.
-    open: u32,
-    /// Those of them that hold in the current address space only.
-    local: u32,
-    /// Those of them that hold for the supervisor with RFLAGS.AC set only.
-    of_ac: u32,
+    /// A bit for each window of the supervisor, in the order of the context: those that may hold in the current address
+    /// space only.
+    local: u128,
+    /// Those of them that may hold for the supervisor with RFLAGS.AC set only.
+    of_ac: u128,
+    /// Stretches of the supervisor's memory, for reading and for writing.
+    stretches: [[(Window, Depends); STRETCHES]; 2],
+    /// Which of them gives way next.
+    next_stretch: usize,
+    /// There are wide windows.
+    wide: bool,
+    /// Which wide window gives way next, for the supervisor and the user, for reading and for writing.
+    next_wide: [[usize; 2]; 2],
 }
 
 /// What windows were found under.
@@ -33,32 +47,56 @@ struct Conditions {
     banks: [Option<Bank>; 2],
 }
 
-const _: () = assert!(4 * CLASSES <= 32);
+const _: () = assert!(2 * CLASSES <= 128);
 
-/// Number of the first window for a privilege and for reading or writing.
-const fn first(set: usize, write: usize) -> usize {
-    (set * 2 + write) * CLASSES
+/// Which window one is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Which {
+    user: bool,
+    write: bool,
+    /// The bit of one of the supervisor's, if it is no wide one.
+    bit: u128,
 }
 
-/// The bits of the windows for a privilege, for reading or writing or both.
-const fn bits(set: usize, writes: std::ops::RangeInclusive<usize>) -> u32 {
-    ((1 << first(set, *writes.end() + 1)) - (1_u64 << first(set, *writes.start()))) as u32
+impl Which {
+    /// The `number`-th of the windows in the context.
+    fn of(number: usize) -> Self {
+        let user = number >= 2 * CLASSES;
+        let bit = if user { 0 } else { 1 << number };
+        Self { user, write: number / CLASSES % 2 == 1, bit }
+    }
 }
 
 impl Session<'_, '_> {
-    /// Drops open windows of those with `bits`.
-    fn drop_open(&mut self, bits: u32, which: impl Fn(&Window) -> bool) {
+    /// Drops open windows.
+    fn drop_open(&mut self, which: impl Fn(Which, &Window) -> bool) {
         // SAFETY: as in `write_context`.
-        let windows = unsafe { &mut (*self.context).windows };
-        let windows = windows.as_flattened_mut().as_flattened_mut();
-        let mut left = self.known.open & bits;
-        while left != 0 {
-            let number = left.trailing_zeros();
-            left &= left - 1;
-            let window = &mut windows[number as usize];
-            if which(window) {
+        let context = unsafe { &mut *self.context };
+        let windows = context.windows.as_flattened_mut().as_flattened_mut();
+        let base = windows.as_ptr() as u64;
+        let mut number = context.opened_count as usize;
+        while number > 0 {
+            number -= 1;
+            let place = (context.opened[number].wrapping_sub(base) / size_of::<Window>() as u64) as usize;
+            let Some(window) = windows.get_mut(place) else { continue };
+            if which(Which::of(place), window) {
                 *window = Window::default();
-                self.known.open &= !(1 << number);
+                context.opened_count -= 1;
+                context.opened[number] = context.opened[context.opened_count as usize];
+            }
+        }
+        if !self.known.wide {
+            return;
+        }
+        self.known.wide = false;
+        for (set, both) in context.wide.iter_mut().enumerate() {
+            for (write, wide) in both.iter_mut().enumerate() {
+                for window in wide {
+                    if which(Which { user: set == 1, write: write == 1, bit: 0 }, window) {
+                        *window = Window::default();
+                    }
+                    self.known.wide |= !window.is_empty();
+                }
             }
         }
     }
@@ -67,7 +105,8 @@ impl Session<'_, '_> {
     pub(super) fn drop_windows(&mut self) {
         for number in 0..self.cx.mmu.tlb.forgotten.len() {
             let page = self.cx.mmu.tlb.forgotten[number];
-            self.drop_open(u32::MAX, |window| window.holds(page));
+            self.drop_open(|_, window| window.holds(page));
+            self.drop_stretches(|stretch, _| stretch.holds(page));
         }
         let (tlb, bank) = (&mut *self.cx.mmu.tlb, self.cx.mmu.bank);
         tlb.forgotten.clear();
@@ -87,21 +126,51 @@ impl Session<'_, '_> {
             return;
         }
         self.known.under = now;
-        if before.generation != now.generation {
-            return self.drop_open(u32::MAX, |_| true);
-        }
-        if before.local_generation != now.local_generation {
-            self.drop_open(self.known.local, |_| true);
-        }
+        let (local, of_ac) = (self.known.local, self.known.of_ac);
+        let all = before.generation != now.generation;
+        let space = all || before.local_generation != now.local_generation;
+        let users = space || before.banks[1] != now.banks[1];
         // With RFLAGS.AC the supervisor may do more, not less.
-        if before.banks[0] == Some(Bank::SupervisorAc) && now.banks[0] != before.banks[0] {
-            self.drop_open(self.known.of_ac, |_| true);
+        let ac = before.banks[0] == Some(Bank::SupervisorAc) && now.banks[0] != before.banks[0];
+        let code = before.protections != now.protections;
+        let gone = if space { local } else { 0 } | if ac { of_ac } else { 0 };
+        if users || code || gone != 0 {
+            self.drop_open(|which, _| {
+                all || users && which.user || code && which.write || which.bit & gone != 0
+            });
         }
-        if before.banks[1] != now.banks[1] {
-            self.drop_open(bits(1, 0..=1), |_| true);
+        if space || ac {
+            self.drop_stretches(|_, depends| all || space && depends.on_space || ac && depends.on_ac);
         }
-        if before.protections != now.protections {
-            self.drop_open(bits(0, 1..=1) | bits(1, 1..=1), |_| true);
+        if users {
+            self.cx.mmu.tlb.aliases.forget_if_full();
+        }
+    }
+
+    /// A window of the supervisor around `at`, of a stretch that is known or found now.
+    fn stretch(&mut self, at: u64, write: bool) -> Option<(Window, Depends)> {
+        let stretches = &mut self.known.stretches[usize::from(write)];
+        let (stretch, depends) =
+            match stretches.iter().find(|(stretch, _)| !stretch.is_empty() && stretch.holds(at)) {
+                Some(&known) => known,
+                None => {
+                    let found = self.cx.mmu.stretch(at, write)?;
+                    let next = &mut self.known.next_stretch;
+                    *next = (*next + 1) % STRETCHES;
+                    stretches[*next] = found;
+                    found
+                }
+            };
+        let window = if write { self.cx.mmu.without_code(&stretch, at)? } else { stretch };
+        Some((window, depends))
+    }
+
+    /// Drops stretches.
+    fn drop_stretches(&mut self, which: impl Fn(&Window, Depends) -> bool) {
+        for (stretch, depends) in self.known.stretches.as_flattened_mut() {
+            if which(stretch, *depends) {
+                *stretch = Window::default();
+            }
         }
     }
 
@@ -109,8 +178,16 @@ impl Session<'_, '_> {
     pub(super) fn move_window(&mut self, link: u32) -> bool {
         let Some(miss) = self.store.links.get(link as usize).and_then(|link| link.miss) else { return false };
         let at = miss.address.value(self.cx.regs);
-        let found = self.cx.mmu.window(at, miss.write);
         let set = usize::from(self.cx.state.cpl() == 3);
+        let found = if set == 0 {
+            self.stretch(at, miss.write)
+        } else {
+            let found = self.cx.mmu.user_window(at, miss.write);
+            if self.cx.mmu.tlb.aliases.take_changed() {
+                self.drop_open(|which, _| which.user);
+            }
+            found.map(|window| (window, Depends::ON_SPACE))
+        };
         self.count_window_misses();
         // SAFETY: as in `write_context`.
         let context = unsafe { &mut *self.context };
@@ -121,24 +198,46 @@ impl Session<'_, '_> {
             return false;
         };
         let window = &mut windows[set][usize::from(miss.write)][miss.class];
-        let bit = 1 << (first(set, miss.write.into()) + miss.class);
-        self.known.open |= bit;
         // Two accesses that want one window could go on taking it from each other, and one that still misses could go
         // on for ever; a window that was not there yet is taken from nobody, and once.
         let before = *window;
         let empty = before.is_empty();
         window.replace(found);
-        let known = &mut self.known;
-        if *window == found {
-            (known.local, known.of_ac) = (known.local & !bit, known.of_ac & !bit);
+        let moved = *window;
+        if empty {
+            context.opened[context.opened_count as usize] = (&raw const *window) as u64;
+            context.opened_count += 1;
         }
-        // Those of the user are moved by translated code, which knows only the soft TLB.
-        known.local |= if depends.on_space || set == 1 { bit } else { 0 };
-        known.of_ac |= if depends.on_ac { bit } else { 0 };
+        let least = if set == 0 {
+            let bit = 1 << (usize::from(miss.write) * CLASSES + miss.class);
+            let known = &mut self.known;
+            if moved == found {
+                (known.local, known.of_ac) = (known.local & !bit, known.of_ac & !bit);
+            }
+            known.local |= if depends.on_space { bit } else { 0 };
+            known.of_ac |= if depends.on_ac { bit } else { 0 };
+            if depends == Depends::default() { LEAST_WIDE } else { u64::MAX }
+        } else {
+            if !empty {
+                self.cx.mmu.tlb.aliases.earn();
+            }
+            2 * PAGE_SIZE
+        };
+        if found.length >= least {
+            let wide = &mut context.wide[set][usize::from(miss.write)];
+            let next = &mut self.known.next_wide[set][usize::from(miss.write)];
+            let place = wide.iter().position(|one| one.touches(&found)).unwrap_or_else(|| {
+                *next = (*next + 1) % WIDE;
+                *next
+            });
+            wide[place].replace(found);
+            self.known.wide = true;
+        }
         *misses = match () {
-            () if empty => 0,
+            // Those of the user are opened by translated code, if they can be.
+            () if empty && set == 0 => 0,
             // It was in its place, and the access reaches beyond its end.
-            () if before == *window => MISSES_IN_VAIN,
+            () if before == moved => MISSES_IN_VAIN,
             () => MISSES,
         };
         *counted = *misses;
@@ -159,10 +258,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bits_of_the_windows_are_apart_and_all() {
-        let parts = [bits(0, 0..=0), bits(0, 1..=1), bits(1, 0..=0), bits(1, 1..=1)];
-        assert!(parts.iter().all(|part| part.count_ones() as usize == CLASSES));
-        assert_eq!(parts.iter().fold(0, |all, part| all | part), u32::MAX >> (32 - 4 * CLASSES));
-        assert_eq!(bits(1, 0..=1), parts[2] | parts[3]);
+    fn windows_are_told_apart_by_their_numbers() {
+        let all: Vec<_> = (0..4 * CLASSES).map(Which::of).collect();
+        let count = |user, write| all.iter().filter(|one| (one.user, one.write) == (user, write)).count();
+        assert_eq!(
+            [count(false, false), count(false, true), count(true, false), count(true, true)],
+            [CLASSES; 4]
+        );
+        assert_eq!(all.iter().fold(0, |bits, one| bits | one.bit), u128::MAX >> (128 - 2 * CLASSES));
     }
 }

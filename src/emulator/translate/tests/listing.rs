@@ -98,7 +98,8 @@ fn listing(emit: Emit) -> String {
     let block = b.single.with(&mut b.state, &b.machine.platform, |core, _, features| {
         let place = core.mmu.fetch_place(CODE).unwrap();
         let limits = Limits::of(core.state, true);
-        translate(&mut core.mmu, &mut store, features, &mut workshop, limits, CODE, place).unwrap()
+        translate(&mut core.mmu, &[0; 32], &mut store, features, &mut workshop, limits, (CODE, place))
+            .unwrap()
     });
     let entries = store.entries(block).unwrap();
     let bytes = workshop.asm.bytes();

@@ -1,8 +1,10 @@
 //! Windows hold what translations say, not longer: changed page-table entries are used after INVLPG. And blocks that go
 //! on behind an access to a device see what it did.
 use super::*;
+use crate::arch::Vector;
 use crate::arch::state::gpr::{R11, RBX, RCX};
 use crate::emulator::single::tests::PAGE_DIRECTORY;
+use crate::engine::Cause;
 use iced_x86::code_asm::*;
 
 /// Present, writable, for ring 3; accessed and dirty, so that windows are made of it at once.
@@ -187,4 +189,140 @@ fn single_pages_take_turns_in_a_users_windows() {
         pair.run().state.gpr[0]
     };
     assert_eq!(run(true), run(false));
+}
+
+/// Pages of ring 3 that lie apart in RAM and are walked over again and again come to lie in one window. Two of them change
+/// places now and then, by a handler in ring 0; one is taken out of the page table, and what is there then is not seen.
+#[test]
+fn pages_side_by_side_follow_the_page_table() {
+    const PAGES: u64 = 12;
+    const ROUNDS: u64 = 10;
+    const WALKS: u64 = 1000;
+    const HANDLER: u64 = DATA + 0x1_0000;
+    let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        let (mut again, mut walk, mut next) = (a.create_label(), a.create_label(), a.create_label());
+        a.mov(r12d, ROUNDS as u32)?;
+        // Not by a constant, of which several rounds would be made one group.
+        a.mov(r14d, 0x1000)?;
+        a.xor(eax, eax)?;
+        a.set_label(&mut again)?;
+        a.mov(r13d, WALKS as u32)?;
+        a.set_label(&mut walk)?;
+        a.mov(rsi, WINDOW)?;
+        a.mov(rdi, WINDOW + 0x1000 * (PAGES - 1))?;
+        a.mov(ecx, PAGES as u32)?;
+        a.set_label(&mut next)?;
+        a.add(rax, qword_ptr(rsi + 8))?;
+        a.rol(rax, 3)?;
+        a.add(qword_ptr(rdi + 16), rax)?;
+        a.add(rsi, r14)?;
+        a.sub(rdi, r14)?;
+        a.dec(ecx)?;
+        a.jnz(next)?;
+        a.dec(r13d)?;
+        a.jnz(walk)?;
+        a.int(0x81)?;
+        a.dec(r12d)?;
+        a.jnz(again)?;
+        // It is not there any more.
+        a.mov(rax, qword_ptr(WINDOW + 0x5000))?;
+        a.int(0x80)
+    };
+    let handler = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        let mut stays = a.create_label();
+        let entry = |number: u64| qword_ptr(PAGE_TABLE + 8 * number);
+        a.mov(r8, entry(2))?;
+        a.mov(r9, entry(3))?;
+        a.mov(entry(2), r9)?;
+        a.mov(entry(3), r8)?;
+        for number in [2, 3] {
+            a.mov(r8, WINDOW + 0x1000 * number)?;
+            a.invlpg(byte_ptr(r8))?;
+        }
+        a.cmp(r12d, 1)?;
+        a.jne(stays)?;
+        a.mov(entry(5), 0)?;
+        a.mov(r8, WINDOW + 0x5000)?;
+        a.invlpg(byte_ptr(r8))?;
+        a.set_label(&mut stays)?;
+        a.iretq()
+    };
+    let b = Pair::new(|a| emit(a).unwrap())
+        .set_up(|b| {
+            for page in 0..PAGES {
+                b.map(page, (DATA + 0x1000 * (page * 7 % PAGES)) | 7);
+            }
+            for i in 0..PAGES * 512 {
+                b.poke(DATA + 8 * i, i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            }
+            b.assemble(HANDLER, |a| handler(a).unwrap());
+            b.assemble(HANDLERS + 16 * 0x81, |a| a.jmp(HANDLER).unwrap());
+            b.gate(0x80, 3, 0);
+            b.gate(0x81, 3, 0);
+            b.enter_ring3();
+        })
+        .run();
+    assert_eq!(b.state.rip, HANDLERS + 16 * Vector::PageFault as u64 + 1);
+    assert_eq!(b.state.cr2, WINDOW + 0x5000);
+    let misses = b.machine.platform.counters(CPU).get(Cause::WindowMiss);
+    assert!(misses < 2 * PAGES * WALKS * ROUNDS / 8, "{misses} accesses missed their windows");
+}
+
+/// A page gets a frame that may only be read, and is not flushed. Whoever looks at its neighbours then must not bring the new
+/// frame to those who still have the old one, with the right to write.
+#[test]
+fn an_open_window_keeps_its_frames_until_they_are_flushed() {
+    const PAGES: u64 = 12;
+    const HANDLER: u64 = DATA + 0x2_0000;
+    const READ_ONLY: u64 = DATA + 0x1_8000;
+    let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        a.mov(r12d, 2)?;
+        let (mut again, mut walk, mut next, mut end) =
+            (a.create_label(), a.create_label(), a.create_label(), a.create_label());
+        a.set_label(&mut again)?;
+        a.mov(r13d, 3000)?;
+        a.set_label(&mut walk)?;
+        a.mov(rsi, WINDOW)?;
+        a.mov(rdi, WINDOW + 0x3000)?;
+        a.mov(ecx, PAGES as u32)?;
+        a.set_label(&mut next)?;
+        a.add(rax, qword_ptr(rsi + 8))?;
+        // Only these are dirty: what is written lies in a window of its own.
+        a.mov(qword_ptr(rdi + 16), r13)?;
+        a.mov(qword_ptr(rdi + 0x1010), r13)?;
+        a.mov(qword_ptr(rdi + 0x2010), r13)?;
+        a.add(rsi, 0x1000)?;
+        a.dec(ecx)?;
+        a.jnz(next)?;
+        a.dec(r13d)?;
+        a.jnz(walk)?;
+        a.dec(r12d)?;
+        a.jz(end)?;
+        a.int(0x81)?;
+        a.jmp(again)?;
+        a.set_label(&mut end)?;
+        a.int(0x80)
+    };
+    let handler = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        a.mov(r8, READ_ONLY | 5)?;
+        a.mov(qword_ptr(PAGE_TABLE + 8 * 4), r8)?;
+        // The window that is read through goes.
+        a.mov(r8, WINDOW + 0x9000)?;
+        a.invlpg(byte_ptr(r8))?;
+        a.iretq()
+    };
+    let b = Pair::new(|a| emit(a).unwrap())
+        .set_up(|b| {
+            for page in 0..PAGES {
+                b.map(page, (DATA + 0x1000 * (page * 7 % PAGES)) | 7);
+            }
+            b.poke(READ_ONLY + 16, 0x5afe);
+            b.assemble(HANDLER, |a| handler(a).unwrap());
+            b.assemble(HANDLERS + 16 * 0x81, |a| a.jmp(HANDLER).unwrap());
+            b.gate(0x80, 3, 0);
+            b.gate(0x81, 3, 0);
+            b.enter_ring3();
+        })
+        .run();
+    assert_eq!(b.peek(READ_ONLY + 16), 0x5afe);
 }
