@@ -324,6 +324,15 @@ impl KvmVcpu {
                 self.activity = Activity::Running;
             }
             let pending = platform.interrupt_pending(self.id);
+            if pending && self.window_open && self.unfinished && is_pvm() {
+                // Behind the access kvm_pvm may go on to a CLI, and delivers the vector that it was given all the same.
+                self.fd.set_kvm_immediate_exit(1);
+                let next = self.enter(platform, &counters)?;
+                if let Some(exit) = self.follow(next, platform)? {
+                    return Ok(exit);
+                }
+                continue;
+            }
             if pending && self.window_open {
                 if let Some(vector) = platform.acknowledge_interrupt(self.id) {
                     self.queue(vector)?;

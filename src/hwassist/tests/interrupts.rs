@@ -86,6 +86,44 @@ fn an_interrupt_waits_for_its_window() {
 }
 
 #[test]
+fn an_interrupt_that_a_port_raises_does_not_come_behind_the_cli_after_it() {
+    const ROUNDS: u64 = 50;
+    let Some(mut rig) = Rig::flat(false, |a| {
+        let mut top = a.create_label();
+        a.xor(r14d, r14d).unwrap();
+        a.xor(r15d, r15d).unwrap();
+        a.mov(ecx, ROUNDS as u32).unwrap();
+        a.mov(edx, u32::from(PORT)).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.sti().unwrap();
+        a.nop().unwrap();
+        a.out(dx, al).unwrap();
+        a.cli().unwrap();
+        a.nop().unwrap();
+        a.mov(rbx, rcx).unwrap();
+        a.dec(ecx).unwrap();
+        a.jnz(top).unwrap();
+        power_off(a);
+    }) else {
+        return;
+    };
+    rig.handler(0x33, HANDLER, |a| {
+        let mut open = a.create_label();
+        a.test(dword_ptr(rsp + 16), Rflags::IF.bits() as i32).unwrap();
+        a.jnz(open).unwrap();
+        a.inc(r14).unwrap();
+        a.set_label(&mut open).unwrap();
+        a.inc(r15).unwrap();
+        a.iretq().unwrap();
+    });
+    rig.ports.lock().unwrap().raises = Some((Arc::clone(&rig.interrupts), 0x33));
+    assert!(matches!(rig.run(), Exit::PowerOff(_)));
+    let g = rig.state().gpr;
+    assert_eq!(g[14], 0, "interrupts came with IF clear");
+    assert!((1..=ROUNDS).contains(&g[15]), "{} interrupts", g[15]);
+}
+
+#[test]
 fn an_interrupt_reaches_a_spinning_guest_at_both_rings() {
     for user in [false, true] {
         let Some(mut rig) = Rig::flat(user, |a| {

@@ -25,6 +25,8 @@ pub(in super::super) const MMIO: u64 = 0x1000_0000;
 pub(in super::super) struct Recorder {
     pub(in super::super) writes: Vec<(u64, usize, u64)>,
     pub(in super::super) reads: u64,
+    /// What a write to the port raises.
+    pub(in super::super) raises: Option<(Arc<OneInterrupt>, u8)>,
 }
 
 impl Recorder {
@@ -40,6 +42,9 @@ impl PortDevice for Recorder {
     }
     fn port_write(&mut self, port: Port, width: Width, value: u32) {
         self.writes.push((port.0.into(), width.bytes(), value.into()));
+        if let Some((interrupts, vector)) = &self.raises {
+            interrupts.raise(*vector);
+        }
     }
 }
 
