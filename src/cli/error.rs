@@ -79,6 +79,7 @@ impl CliError {
             MachineError::Load(error @ LoadError::CommandLine(..)) => {
                 Self::Usage(format!("--append: {error}"))
             }
+            error @ MachineError::Cpus { .. } => Self::Usage(format!("--cpus: {error}")),
             MachineError::Load(source) => Self::Image { name, source },
             error @ (MachineError::Memory(_)
             | MachineError::Disk(_)
@@ -86,7 +87,6 @@ impl CliError {
             | MachineError::NoSlot
             | MachineError::NoIdePlace
             | MachineError::NoVirtioPlace
-            | MachineError::Cpus { .. }
             | MachineError::Engine(EngineError::Unavailable { .. })) => Self::Machine(error),
             source => Self::Guest { name, source },
         }

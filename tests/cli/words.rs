@@ -42,6 +42,7 @@ fn wrong_arguments_are_told_in_one_sentence() {
         (&["run", "hello", "--timeout", "1e9"], &["--timeout", "not a duration"]),
         (&["run", "hello", "--timeout", "99999999999999999999m"], &["--timeout", "leave the option out"]),
         (&["run", "hello", "--mode", "kvm", "--deterministic"], &["--deterministic", "--mode emu"]),
+        (&["run", "hello", "--mode", "pv", "--cpus", "2"], &["--cpus", "2 CPUs"]),
         (
             &["run", "hello", "--disk", "a,rw"],
             &["--disk", "'rw' is neither ide nor cdrom nor ro nor overlay=FILE"],
