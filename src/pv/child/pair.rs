@@ -96,12 +96,14 @@ impl Pairing {
             }
             (Who::User, Who::Kernel) => {
                 user.park();
-                kernel.hand_over(commands)?;
+                // First: once the kernel's process goes on, the user's may go on, too, and report again, which this must not
+                // take for the report that the engine has had.
                 let word = user.shared.word(at::TURN);
                 let stands_down =
                     word.compare_exchange(turn::ENGINE, turn::STAND_DOWN, Ordering::SeqCst, Ordering::SeqCst);
-                // Awake, it wakes the kernel's process itself, which costs less on the same CPU.
-                if stands_down.is_err() || user.is_asleep() {
+                kernel.hand_over(commands)?;
+                // Awake, and not yet standing by, it wakes the kernel's process itself, which costs less on the same CPU.
+                if stands_down.is_err() || user.turn() != turn::STAND_DOWN || user.is_asleep() {
                     kernel.wake();
                 }
             }
