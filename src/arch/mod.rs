@@ -19,3 +19,6 @@ pub use exception::{Exception, Vector};
 pub use rflags::Rflags;
 pub use segment::{DescriptorTable, Segment, SegmentRegister};
 pub use state::{Activity, CpuState, XsaveArea};
+
+/// Bytes that an instruction has at most (SDM vol. 2A, 2.3.11).
+pub const LONGEST_INSTRUCTION: usize = 15;

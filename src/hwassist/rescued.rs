@@ -3,14 +3,11 @@ use super::exit::Code;
 use super::vcpu::KvmVcpu;
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::{self, PagingMode};
-use crate::arch::{CpuState, Efer, Gpa, Gva};
+use crate::arch::{CpuState, Efer, Gpa, Gva, LONGEST_INSTRUCTION};
 use crate::engine::{Cause, EventKind, Platform};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use kvm_bindings::kvm_sync_regs;
 use std::collections::BTreeMap;
-
-/// Bytes that an instruction has at most (SDM vol. 2A, 2.3.11).
-const MOST_BYTES: usize = 15;
 
 /// How often each instruction was rescued.
 #[derive(Debug, Default)]
@@ -70,8 +67,8 @@ impl KvmVcpu {
 
     /// The bytes of an instruction in RAM, fewer if the rest of them is not mapped or not in RAM.
     fn code_at(&self, linear: u64, translate: impl Fn(u64) -> Option<Gpa>) -> Vec<u8> {
-        let mut bytes = vec![0; MOST_BYTES];
-        let first = ((PAGE_SIZE - linear % PAGE_SIZE) as usize).min(MOST_BYTES);
+        let mut bytes = vec![0; LONGEST_INSTRUCTION];
+        let first = ((PAGE_SIZE - linear % PAGE_SIZE) as usize).min(LONGEST_INSTRUCTION);
         let (head, tail) = bytes.split_at_mut(first);
         let read = |at: u64, into: &mut [u8]| {
             translate(at).is_some_and(|place| self.shared.ram.read(place, into).is_ok())

@@ -259,15 +259,25 @@ impl KvmVcpu {
         })
     }
 
-    /// Brings the vCPU to an instruction boundary: finishes the access of the last exit, and sees to it that a vector
-    /// that was handed over has been delivered. What comes out meanwhile is returned.
-    fn settle(&mut self, platform: &Platform, counters: &Counters) -> Result<Option<Exit>, EngineError> {
+    /// Finishes the access of the last exit, if it is unfinished; the guest does not go on. What comes out is returned.
+    fn finish_access(
+        &mut self,
+        platform: &Platform,
+        counters: &Counters,
+    ) -> Result<Option<Exit>, EngineError> {
         let mut ended = None;
         while self.unfinished && ended.is_none() {
             self.fd.set_kvm_immediate_exit(1);
             let next = self.enter(platform, counters)?;
             ended = self.follow(next, platform)?;
         }
+        Ok(ended)
+    }
+
+    /// Brings the vCPU to an instruction boundary: finishes the access of the last exit, and sees to it that a vector
+    /// that was handed over has been delivered. What comes out meanwhile is returned.
+    fn settle(&mut self, platform: &Platform, counters: &Counters) -> Result<Option<Exit>, EngineError> {
+        let mut ended = self.finish_access(platform, counters)?;
         if ended.is_none() && self.deliver_queued(platform)? == Some(Outcome::TripleFault) {
             ended = Some(Exit::TripleFault);
         }
@@ -326,12 +336,10 @@ impl KvmVcpu {
             let pending = platform.interrupt_pending(self.id);
             if pending && self.window_open && self.unfinished && is_pvm() {
                 // Behind the access kvm_pvm may go on to a CLI, and delivers the vector that it was given all the same.
-                self.fd.set_kvm_immediate_exit(1);
-                let next = self.enter(platform, &counters)?;
-                if let Some(exit) = self.follow(next, platform)? {
-                    return Ok(exit);
+                match self.finish_access(platform, &counters)? {
+                    Some(exit) => return Ok(exit),
+                    None => continue,
                 }
-                continue;
             }
             if pending && self.window_open {
                 if let Some(vector) = platform.acknowledge_interrupt(self.id) {

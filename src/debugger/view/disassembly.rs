@@ -1,5 +1,6 @@
 //! Instructions in Intel syntax, with symbols.
 use super::Hex;
+use crate::arch::LONGEST_INSTRUCTION;
 use crate::debugger::memory::{GuestMemory, Space};
 use crate::debugger::symbols::Symbols;
 use crate::engine::Site;
@@ -9,9 +10,6 @@ use iced_x86::{
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
-
-/// The longest instruction, in bytes.
-const LONGEST: usize = 15;
 
 /// What instructions are shown from.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +74,7 @@ pub struct Disassembly {
 /// Decodes the instruction at `address`.
 #[must_use]
 pub fn decode(memory: &GuestMemory<'_>, bits: u32, address: u64) -> Option<Instruction> {
-    let bytes = memory.read_prefix(Space::Virtual, address, LONGEST);
+    let bytes = memory.read_prefix(Space::Virtual, address, LONGEST_INSTRUCTION);
     let instruction = Decoder::with_ip(bits, &bytes, address, DecoderOptions::NONE).decode();
     (!instruction.is_invalid()).then_some(instruction)
 }
@@ -84,7 +82,7 @@ pub fn decode(memory: &GuestMemory<'_>, bits: u32, address: u64) -> Option<Instr
 /// `count` instructions from `address`. A byte that begins no instruction is a line of its own.
 #[must_use]
 pub fn lines(source: &Source<'_>, address: u64, count: usize) -> Disassembly {
-    let bytes = source.memory.read_prefix(source.space, address, LONGEST.saturating_mul(count));
+    let bytes = source.memory.read_prefix(source.space, address, LONGEST_INSTRUCTION.saturating_mul(count));
     let mut decoder = Decoder::with_ip(source.bits, &bytes, address, DecoderOptions::NONE);
     let mut formatter = formatter(source.symbols);
     let mut lines = Vec::with_capacity(count);

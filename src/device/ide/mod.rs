@@ -87,9 +87,7 @@ impl Ide {
         store: Box<dyn DiskStore>,
         serial: &str,
     ) -> Result<(), Box<dyn DiskStore>> {
-        let Some(place) = self.place(number) else { return Err(store) };
-        *place = Some(Unit::Disk(Drive::new(store, serial)));
-        Ok(())
+        self.put(number, store, |store| Unit::Disk(Drive::new(store, serial)))
     }
 
     /// Attaches a CD-ROM drive, with its medium, as [`Self::attach`] does a disk.
@@ -102,17 +100,22 @@ impl Ide {
         store: Box<dyn DiskStore>,
         serial: &str,
     ) -> Result<(), Box<dyn DiskStore>> {
-        let Some(place) = self.place(number) else { return Err(store) };
-        *place = Some(Unit::Cd(Cd::new(store, serial)));
-        // Power-on is a reset.
-        self.channels.iter_mut().for_each(Channel::sign);
-        Ok(())
+        self.put(number, store, |store| Unit::Cd(Cd::new(store, serial)))
     }
 
-    /// The place with this number, if nothing is there.
-    fn place(&mut self, number: usize) -> Option<&mut Option<Unit>> {
-        let place = self.channels.get_mut(number / 2).map(|channel| &mut channel.units[number % 2]);
-        place.filter(|place| place.is_none())
+    /// Puts what is made of `store` into a place, if nothing is there.
+    fn put(
+        &mut self,
+        number: usize,
+        store: Box<dyn DiskStore>,
+        unit: impl FnOnce(Box<dyn DiskStore>) -> Unit,
+    ) -> Result<(), Box<dyn DiskStore>> {
+        let free = |channel: &&mut Channel| channel.units[number % 2].is_none();
+        let Some(channel) = self.channels.get_mut(number / 2).filter(free) else { return Err(store) };
+        channel.units[number % 2] = Some(unit(store));
+        // Power-on is a reset.
+        channel.sign();
+        Ok(())
     }
 
     /// The channel that a port belongs to, and the register's number: 0–7, 8 for the control block.

@@ -6,8 +6,8 @@
 //!
 //! - **Links**: a jump to a fixed address first asks for help and is then patched to go there. Within a guest page it
 //!   holds as long as the target exists: who was translated at this address went through the same page. To another page,
-//!   or to where an instruction may reach into another one, it holds under the mark ([`Context::tag`]) that it was patched under, which stands for one mode and one generation of
-//!   translations; after some changes of the mark it is left to the jump cache.
+//!   or to where an instruction may reach into another one, it holds under the mark ([`Context::tag`]) that it was patched
+//!   under, which stands for one mode and one generation of translations; after some changes of the mark it is left to the jump cache.
 //! - **Jump cache**: jumps look their target up by address. An entry holds for one mark.
 pub(crate) mod context;
 pub(crate) mod registers;

@@ -52,10 +52,10 @@ pub(crate) struct Stubs {
     pub no_return: usize,
     /// To be called: puts the guest's vector registers into the host's.
     pub load_vectors: usize,
-    /// To be called, for the supervisor and the user, for reading and for writing, and for each of [`SPANS`]: moves a window to where the address
-    /// in RCX lies, if that and the span is in a wide window, or if it is the user's in a page that the soft TLB knows and no miss is to be told
-    /// of yet. The window's offset is in EAX, the host's RAX in the first of [`Context::scratch`]. ZF says that it was moved,
-    /// and RAX is what it was. Changes RCX and flags.
+    /// To be called, for the supervisor and the user, for reading and for writing, and for each of [`SPANS`]: moves a window
+    /// to where the address in RCX lies, if that and the span is in a wide window, or if it is the user's in a page that the
+    /// soft TLB knows and no miss is to be told of yet. The window's offset is in EAX, the host's RAX in the first of
+    /// [`Context::scratch`]. ZF says that it was moved, and RAX is what it was. Changes RCX and flags.
     pub refill: [[[usize; SPANS.len()]; 2]; 2],
 }
 

@@ -12,7 +12,7 @@ use super::mmu::slow::Place;
 use super::mmu::{Fault, Mmu};
 use super::single::{lower, op::Op};
 use crate::arch::address::PAGE_SIZE;
-use crate::arch::{Exception, Width};
+use crate::arch::{Exception, LONGEST_INSTRUCTION, Width};
 use crate::engine::Cause;
 use block::{Block, CodeMode};
 use cache::CodeCache;
@@ -22,8 +22,6 @@ use std::cell::Cell;
 
 /// Instructions in a block at most.
 const MOST_OPS: usize = 64;
-/// Bytes that an instruction has at most (SDM vol. 2A, 2.3.11).
-pub(super) const MOST_BYTES: usize = 15;
 /// Bytes that are fetched for one block at most.
 const WINDOW: usize = 320;
 
@@ -116,13 +114,13 @@ fn decode(
     place: Place,
 ) -> Result<Block, Fault> {
     let rip = start.rip;
-    let within = start.within.min((WINDOW + MOST_BYTES) as u64) as usize;
+    let within = start.within.min((WINDOW + LONGEST_INSTRUCTION) as u64) as usize;
     let in_page = (PAGE_SIZE - start.linear % PAGE_SIZE) as usize;
     let most = match (place.host, mode.is_single()) {
         (Some(_), false) => WINDOW,
-        _ => MOST_BYTES,
+        _ => LONGEST_INSTRUCTION,
     };
-    let mut window = [0; WINDOW + MOST_BYTES];
+    let mut window = [0; WINDOW + LONGEST_INSTRUCTION];
     let length = in_page.min(most).min(within);
     fetch(mmu, place, &mut window[..length]);
 
@@ -131,7 +129,7 @@ fn decode(
     let mut next = rip;
     while at < length && ops.len() < MOST_OPS {
         let (instruction, complete) = decode_one(&window[at..length], mode, next);
-        if !complete && length - at < MOST_BYTES {
+        if !complete && length - at < LONGEST_INSTRUCTION {
             // Cut off: by the page's end, or by the window's, after which the next block begins.
             break;
         }
@@ -153,10 +151,10 @@ fn decode(
     }
     let following = next_page(mmu, start.linear);
     let second = mmu.fetch_place(following)?;
-    let end = (length + MOST_BYTES).min(within);
+    let end = (length + LONGEST_INSTRUCTION).min(within);
     fetch(mmu, second, &mut window[length..end]);
     let (instruction, complete) = decode_one(&window[..end], mode, rip);
-    if !complete && end < MOST_BYTES {
+    if !complete && end < LONGEST_INSTRUCTION {
         return Err(mmu.raise(Exception::GP0));
     }
     let lowered = lower::lower(&instruction, features, mode, rip, complete);
@@ -166,14 +164,14 @@ fn decode(
 
 /// Decodes one instruction; false if the bytes end before it does, or it is longer than an instruction can be.
 fn decode_one(bytes: &[u8], mode: CodeMode, rip: u64) -> (Instruction, bool) {
-    let bytes = &bytes[..bytes.len().min(MOST_BYTES)];
+    let bytes = &bytes[..bytes.len().min(LONGEST_INSTRUCTION)];
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
     let mut instruction = decoder.decode();
     if mode.bits() == 64 {
         drop_void_segments(&mut instruction);
     }
     let cut = decoder.last_error() == DecoderError::NoMoreBytes
-        || instruction.is_invalid() && bytes.len() == MOST_BYTES && is_too_long(bytes, mode);
+        || instruction.is_invalid() && bytes.len() == LONGEST_INSTRUCTION && is_too_long(bytes, mode);
     (instruction, !cut)
 }
 
@@ -189,11 +187,11 @@ pub(crate) fn drop_void_segments(instruction: &mut Instruction) {
 fn is_too_long(bytes: &[u8], mode: CodeMode) -> bool {
     let is_prefix = |b: u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
     let prefixes = bytes.iter().take_while(|&&b| is_prefix(b)).count();
-    let mut rest = [0; 2 * MOST_BYTES];
+    let mut rest = [0; 2 * LONGEST_INSTRUCTION];
     rest[..bytes.len() - prefixes].copy_from_slice(&bytes[prefixes..]);
     let mut decoder = Decoder::new(mode.bits(), &rest, DecoderOptions::FORCE_RESERVED_NOP);
     let instruction = decoder.decode();
-    prefixes == bytes.len() || !instruction.is_invalid() && prefixes + instruction.len() > MOST_BYTES
+    prefixes == bytes.len() || !instruction.is_invalid() && prefixes + instruction.len() > LONGEST_INSTRUCTION
 }
 
 fn finish(

@@ -161,7 +161,7 @@ impl Aliases {
 
 impl Mmu<'_> {
     /// A window for the user around `at`, over pages that lie apart in RAM. `None` if there are no aliases for it yet, it is
-    /// no page of 4 KiB, or as for [`Mmu::window`].
+    /// no page of 4 KiB, or as for [`Mmu::user_window`].
     pub(super) fn aliased(&mut self, at: u64, write: bool, mode: &PagingMode) -> Option<Window> {
         let access = if write { Access::Write } else { Access::Read };
         let (ram, page) = (self.ram, at & !(PAGE_SIZE - 1));

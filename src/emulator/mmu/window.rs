@@ -3,8 +3,9 @@
 //!
 //! A window holds what the soft TLB could hold for each of its pages: the leaf is present, allowed and accessed (for
 //! writing: dirty), the memory is RAM, and for writing free of decoded code. It covers a whole leaf, and those beside it
-//! that lie so in RAM, too: all of a kernel's direct map. It grows when what is found next touches it. All windows are dropped when translations are forgotten, when rights change, and
-//! those for writing when another page turns out to hold code.
+//! that lie so in RAM, too: all of a kernel's direct map. It grows when what is found next touches it. All windows are
+//! dropped when translations are forgotten, when rights change, and those for writing when another page turns out to hold
+//! code.
 use super::{Bank, Mmu};
 use crate::arch::Gva;
 use crate::arch::address::PAGE_SIZE;

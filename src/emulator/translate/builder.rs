@@ -9,13 +9,13 @@ use super::carriers::{Carrier, Lent};
 use super::cold::Cold;
 use super::groups::{Access, Plan};
 use super::number;
+use crate::arch::LONGEST_INSTRUCTION;
 use crate::arch::address::PAGE_SIZE;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::home;
 use crate::emulator::code::stubs::{Stubs, compare_entry, field, restore_flags, save_flags};
 use crate::emulator::code::{NewLink, Site};
 use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, Reg};
-use crate::emulator::front::MOST_BYTES;
 use crate::emulator::mmu::tlb::ENTRY_ADDEND;
 use crate::emulator::technique::Without;
 use iced_x86::Instruction;
@@ -50,7 +50,7 @@ pub(super) enum Way {
 
 /// Whether an instruction at `rip` may reach into the next page.
 pub(super) fn may_cross(rip: u64) -> bool {
-    rip % PAGE_SIZE + MOST_BYTES as u64 > PAGE_SIZE
+    rip % PAGE_SIZE + LONGEST_INSTRUCTION as u64 > PAGE_SIZE
 }
 
 /// Jumps to one place that is not known yet.

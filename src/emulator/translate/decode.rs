@@ -4,10 +4,10 @@ use super::builder::{Flags, may_cross};
 use super::forms::{Form, Kind};
 use super::integer::{FlagEffect, FlagUse, Source};
 use super::{Limits, MANY_INSTRUCTIONS, MOST_INSTRUCTIONS, Vectors, Workshop, ablation};
+use crate::arch::LONGEST_INSTRUCTION;
 use crate::arch::address::PAGE_SIZE;
 use crate::emulator::emit::Shape;
 use crate::emulator::front;
-use crate::emulator::front::MOST_BYTES;
 use crate::emulator::front::features::Features;
 use crate::emulator::mmu::Mmu;
 use crate::emulator::mmu::slow::Place;
@@ -122,8 +122,8 @@ fn decode_across(
     }
     let second = mmu.fetch_place(next).ok().filter(|second| second.host.is_some())?;
     // More than an instruction has, so that what is none is known to be none.
-    let mut window = [0; 2 * MOST_BYTES + 2];
-    let window = &mut window[..here + MOST_BYTES + 1];
+    let mut window = [0; 2 * LONGEST_INSTRUCTION + 2];
+    let window = &mut window[..here + LONGEST_INSTRUCTION + 1];
     front::fetch(mmu, place, &mut window[..here]);
     front::fetch(mmu, second, &mut window[here..]);
     decode_part(features, workshop, limits, window, rip);

@@ -31,7 +31,6 @@ pub(super) struct Refill {
     link: u32,
     group: Group,
     resume: usize,
-    user: bool,
 }
 
 /// What a group is checked against: the window's offset in the context, which of [`SPANS`], and the address that is
@@ -131,7 +130,7 @@ impl Builder<'_> {
         let same = |other: &&Group| other.write == group.write && other.class == group.class;
         let alone = self.plan.groups.iter().filter(same).count() == 1;
         if planned && alone {
-            let refill = Refill { link, group: *group, resume: self.asm.position(), user };
+            let refill = Refill { link, group: *group, resume: self.asm.position() };
             self.cold.push((outside, Cold::Refill(refill)));
             // What else was reached through this window is not, once it was moved.
             self.forget_carriers(Context::window(user, group.write, group.class));
@@ -147,12 +146,13 @@ impl Builder<'_> {
 
     /// An access missed its window, which no other group of the block was checked against: the window is moved, if it can be.
     pub(super) fn refill(&mut self, refill: &Refill) {
-        let Refill { link, group, resume, user } = refill;
-        let (window, kind, address) = checked_against(*user, group);
+        let Refill { link, group, resume } = refill;
+        let user = self.way == Way::Windows { user: true };
+        let (window, kind, address) = checked_against(user, group);
         self.asm.store(field(Context::SCRATCH), RAX);
         self.put_address(&address);
         self.asm.mov_imm(RAX, window as u64);
-        let stub = self.stubs.refill[usize::from(*user)][usize::from(group.write)][kind];
+        let stub = self.stubs.refill[usize::from(user)][usize::from(group.write)][kind];
         self.asm.call(stub);
         let mut failed: Ways = smallvec![self.asm.jump_if(Condition::NOT_EQUAL)];
         if is_wide(group) {

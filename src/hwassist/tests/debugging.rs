@@ -1,6 +1,6 @@
 //! Steps and breakpoints.
 use super::rig::{CPU, OFF, Rig};
-use crate::arch::{Gva, Rflags};
+use crate::arch::Gva;
 use crate::engine::{DebugEvent, Exit};
 use iced_x86::code_asm::*;
 
@@ -31,9 +31,7 @@ fn a_step_is_one_instruction_and_an_interrupt_is_one_too() {
         let mut rips = Vec::new();
         for i in 0..6 {
             if i == 2 {
-                let mut state = rig.cpu.save().unwrap();
-                state.rflags |= Rflags::IF;
-                rig.cpu.load(&state).unwrap();
+                rig.allow_interrupts();
                 rig.interrupts.raise(0x33);
             }
             assert_eq!(rig.cpu.as_debug().unwrap().step(&rig.platform).unwrap(), STEP);

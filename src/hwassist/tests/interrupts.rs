@@ -8,13 +8,6 @@ use std::sync::Arc;
 
 const HANDLER: u64 = 0x1_1000;
 
-fn with_handler(rig: &Rig, vector: u8) {
-    rig.handler(vector, HANDLER, |a| {
-        a.inc(r15).unwrap();
-        a.iretq().unwrap();
-    });
-}
-
 fn power_off(a: &mut CodeAssembler) {
     a.mov(edx, u32::from(OFF)).unwrap();
     a.out(dx, eax).unwrap();
@@ -31,7 +24,7 @@ fn a_halted_cpu_wakes_for_an_interrupt() {
     }) else {
         return;
     };
-    with_handler(&rig, 0x30);
+    rig.counting_handler(0x30);
     assert_eq!(rig.run(), Exit::Halted);
     assert_eq!(rig.state().activity, Activity::Halted);
     assert_eq!(rig.run(), Exit::Halted, "nothing came");
@@ -46,7 +39,7 @@ fn a_halt_with_interrupts_off_sleeps_through_them() {
     let Some(mut rig) = Rig::flat(false, |a| a.hlt().unwrap()) else {
         return;
     };
-    with_handler(&rig, 0x30);
+    rig.counting_handler(0x30);
     rig.interrupts.raise(0x30);
     assert_eq!(rig.run(), Exit::Halted);
     assert_eq!(rig.run(), Exit::Halted);
@@ -78,7 +71,7 @@ fn an_interrupt_waits_for_its_window() {
     }) else {
         return;
     };
-    with_handler(&rig, 0x31);
+    rig.counting_handler(0x31);
     rig.interrupts.raise(0x31);
     assert!(matches!(rig.run(), Exit::PowerOff(_)));
     let g = rig.state().gpr;
@@ -132,10 +125,8 @@ fn an_interrupt_reaches_a_spinning_guest_at_both_rings() {
         }) else {
             return;
         };
-        with_handler(&rig, 0x32);
-        let mut state = rig.state();
-        state.rflags |= Rflags::IF;
-        rig.cpu.load(&state).unwrap();
+        rig.counting_handler(0x32);
+        rig.allow_interrupts();
         let (source, cell) = (Arc::clone(&rig.interrupts), Arc::clone(rig.platform.kick(CPU)));
         let other = std::thread::spawn(move || {
             std::thread::sleep(std::time::Duration::from_millis(2));
@@ -167,7 +158,7 @@ fn cr8_masks_and_unmasks() {
     }) else {
         return;
     };
-    with_handler(&rig, 0x3f);
+    rig.counting_handler(0x3f);
     rig.interrupts.raise(0x3f);
     assert!(matches!(rig.run(), Exit::PowerOff(_)));
     let g = rig.state().gpr;

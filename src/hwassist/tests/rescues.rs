@@ -1,8 +1,8 @@
 //! What the host's KVM cannot execute, `single` does; and what it was given and did not deliver.
 use super::super::is_pvm;
 use super::rig::{CPU, OFF, Rig};
+use crate::arch::Gpa;
 use crate::arch::state::gpr;
-use crate::arch::{Gpa, Rflags};
 use crate::engine::{Cause, Exit};
 use iced_x86::code_asm::*;
 use std::sync::Arc;
@@ -78,13 +78,8 @@ fn vector_code_at_ring_0_is_executed_in_runs_that_interrupts_end() {
     }) else {
         return;
     };
-    rig.handler(0x41, 0x1_1000, |a| {
-        a.inc(r15).unwrap();
-        a.iretq().unwrap();
-    });
-    let mut state = rig.state();
-    state.rflags |= Rflags::IF;
-    rig.cpu.load(&state).unwrap();
+    rig.counting_handler(0x41);
+    rig.allow_interrupts();
     let (source, cell) = (Arc::clone(&rig.interrupts), Arc::clone(rig.platform.kick(CPU)));
     let stop = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&stop);
@@ -139,13 +134,8 @@ fn no_interrupt_is_lost_or_doubled_when_the_state_moves_at_random_times() {
         }) else {
             return;
         };
-        rig.handler(0x41, 0x1_1000, |a| {
-            a.inc(r15).unwrap();
-            a.iretq().unwrap();
-        });
-        let mut state = rig.state();
-        state.rflags |= Rflags::IF;
-        rig.cpu.load(&state).unwrap();
+        rig.counting_handler(0x41);
+        rig.allow_interrupts();
         let (source, cell) = (Arc::clone(&rig.interrupts), Arc::clone(rig.platform.kick(CPU)));
         let (left, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
         let (answered, ended) = (Arc::clone(&left), Arc::clone(&stop));

@@ -1,13 +1,13 @@
 //! A machine for small guests: RAM, a port and a device register that remember what came, one interrupt source.
 use super::super::{KvmBackend, flat};
 use crate::arch::cpuid::CpuidTable;
-use crate::arch::{CpuState, Gpa, Port, Width};
+use crate::arch::{CpuState, Gpa, Port, Rflags, Width};
 use crate::bus::{Bus, InterruptController, MmioDevice, PortDevice, PowerSwitch};
 use crate::clock::{Clock, ClockSource, TimerQueue};
 use crate::engine::{Backend, EngineError, Exit, KickCell, KvmClock, Platform, PlatformParts, Vcpu, VcpuId};
 use crate::mem::GuestRam;
 use crate::sys::host_cpuid;
-use iced_x86::code_asm::CodeAssembler;
+use iced_x86::code_asm::{CodeAssembler, r15};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -176,6 +176,21 @@ impl Rig {
     pub(in super::super) fn handler(&self, vector: u8, at: u64, program: impl FnOnce(&mut CodeAssembler)) {
         flat::set_gate(self.platform.ram(), vector, at).unwrap();
         self.place(at, 64, program);
+    }
+
+    /// Points a vector to a handler that counts in R15.
+    pub(in super::super) fn counting_handler(&self, vector: u8) {
+        self.handler(vector, 0x1_1000, |a| {
+            a.inc(r15).unwrap();
+            a.iretq().unwrap();
+        });
+    }
+
+    /// Sets RFLAGS.IF.
+    pub(in super::super) fn allow_interrupts(&mut self) {
+        let mut state = self.state();
+        state.rflags |= Rflags::IF;
+        self.cpu.load(&state).unwrap();
     }
 
     /// Runs until something ends it.

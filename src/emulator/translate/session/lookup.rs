@@ -129,11 +129,14 @@ impl Session<'_, '_> {
                 return Err(End::Careful);
             }
             let known = self.store.find(place.gpa.0, limits.key(rip));
-            let known = known.filter(|&block| self.is_followed(block, rip));
-            let block = known.or_else(|| self.make(limits, rip, place));
-            let global = block.is_some_and(|block| self.is_global(block, rip, place));
-            let tag = if global { marks.global } else { marks.local };
-            let entries = block.and_then(|block| self.store.entries(block)).ok_or(End::Careful)?;
+            let known = known.and_then(|block| Some((block, self.reach(block, rip, place)?)));
+            let found = known.or_else(|| {
+                let block = self.make(limits, rip, place)?;
+                Some((block, self.reach(block, rip, place)?))
+            });
+            let (block, is_global) = found.ok_or(End::Careful)?;
+            let tag = if is_global { marks.global } else { marks.local };
+            let entries = self.store.entries(block).ok_or(End::Careful)?;
             #[cfg(test)]
             let limited = self.budget.is_some();
             #[cfg(not(test))]
@@ -147,21 +150,13 @@ impl Session<'_, '_> {
         Err(End::Ended(Ended::Attention))
     }
 
-    /// Whether the page of a block at `rip` is followed by the one that the block reaches into, if it reaches into one.
+    /// Whether a block at `rip`, which lies at `place`, is that of all address spaces. `None` if it reaches into a page that
+    /// does not follow here.
     #[inline]
-    fn is_followed(&mut self, block: u32, rip: u64) -> bool {
-        self.store.second_page(block).is_none_or(|page| {
-            let second = self.cx.mmu.fetch_place(next_page(rip));
-            second.is_ok_and(|second| second.gpa.0 == page)
-        })
-    }
-
-    /// Whether a block at `rip`, which lies at `place`, is that of all address spaces.
-    #[inline]
-    fn is_global(&mut self, block: u32, rip: u64, place: Place) -> bool {
-        let second = self.store.second_page(block).map(|_| next_page(rip));
-        place.global
-            && second.is_none_or(|next| self.cx.mmu.fetch_place(next).is_ok_and(|second| second.global))
+    fn reach(&mut self, block: u32, rip: u64, place: Place) -> Option<bool> {
+        let Some(page) = self.store.second_page(block) else { return Some(place.global) };
+        let second = self.cx.mmu.fetch_place(next_page(rip)).ok()?;
+        (second.gpa.0 == page).then_some(place.global && second.global)
     }
 
     /// Makes the block at `rip`.
@@ -235,8 +230,8 @@ impl Session<'_, '_> {
         {
             let marks = self.marks(Limits { windows: self.windows, ..limits });
             // A mark that outlives the address space must not lead to code that does not.
-            let holds =
-                running == marks.local || running == marks.global && self.is_global(block, rip, place);
+            let holds = running == marks.local
+                || running == marks.global && self.reach(block, rip, place) == Some(true);
             if !holds && self.store.is_far(link) {
                 return;
             }

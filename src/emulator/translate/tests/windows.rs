@@ -128,11 +128,36 @@ fn an_interrupt_that_a_device_raises_when_written_comes_before_the_next_instruct
     assert_eq!(b.machine.port.lock().unwrap().writes.len(), 2 * 33 + 1);
 }
 
+/// Pages of ring 3 that lie apart in RAM.
+const PAGES: u64 = 12;
+
+fn map_apart(b: &Bench) {
+    for page in 0..PAGES {
+        b.map(page, (DATA + 0x1000 * (page * 7 % PAGES)) | 7);
+    }
+}
+
+/// Fills them with words that are all different.
+fn fill(b: &Bench) {
+    for i in 0..PAGES * 512 {
+        b.poke(DATA + 8 * i, i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    }
+}
+
+/// Puts the CPU into ring 3, which calls `handler` in ring 0 by INT 0x81 and ends by INT 0x80.
+fn enter_ring3_below(b: &mut Bench, handler: fn(&mut CodeAssembler) -> Result<(), IcedError>) {
+    const HANDLER: u64 = DATA + 0x2_0000;
+    b.assemble(HANDLER, |a| handler(a).unwrap());
+    b.assemble(HANDLERS + 16 * 0x81, |a| a.jmp(HANDLER).unwrap());
+    b.gate(0x80, 3, 0);
+    b.gate(0x81, 3, 0);
+    b.enter_ring3();
+}
+
 /// Ring 3, over single pages that lie in RAM in another order: reads, changes and stores, aligned vectors, fields on both
 /// sides of a page's end, two bases of one class, a stack that walks from page to page.
 #[test]
 fn single_pages_take_turns_in_a_users_windows() {
-    const PAGES: u64 = 12;
     let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
         let (mut again, mut next, mut leave) = (a.create_label(), a.create_label(), a.create_label());
         a.mov(r12d, 40)?;
@@ -175,12 +200,8 @@ fn single_pages_take_turns_in_a_users_windows() {
     };
     let run = |user: bool| {
         let pair = Pair::new(|a| emit(a).unwrap()).set_up(|b| {
-            for page in 0..PAGES {
-                b.map(page, (DATA + 0x1000 * (page * 7 % PAGES)) | 7);
-            }
-            for i in 0..PAGES * 512 {
-                b.poke(DATA + 8 * i, i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            }
+            map_apart(b);
+            fill(b);
             b.gate(0x80, 3, 0);
             if user {
                 b.enter_ring3();
@@ -195,10 +216,8 @@ fn single_pages_take_turns_in_a_users_windows() {
 /// places now and then, by a handler in ring 0; one is taken out of the page table, and what is there then is not seen.
 #[test]
 fn pages_side_by_side_follow_the_page_table() {
-    const PAGES: u64 = 12;
     const ROUNDS: u64 = 10;
     const WALKS: u64 = 1000;
-    const HANDLER: u64 = DATA + 0x1_0000;
     let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
         let (mut again, mut walk, mut next) = (a.create_label(), a.create_label(), a.create_label());
         a.mov(r12d, ROUNDS as u32)?;
@@ -249,17 +268,9 @@ fn pages_side_by_side_follow_the_page_table() {
     };
     let b = Pair::new(|a| emit(a).unwrap())
         .set_up(|b| {
-            for page in 0..PAGES {
-                b.map(page, (DATA + 0x1000 * (page * 7 % PAGES)) | 7);
-            }
-            for i in 0..PAGES * 512 {
-                b.poke(DATA + 8 * i, i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            }
-            b.assemble(HANDLER, |a| handler(a).unwrap());
-            b.assemble(HANDLERS + 16 * 0x81, |a| a.jmp(HANDLER).unwrap());
-            b.gate(0x80, 3, 0);
-            b.gate(0x81, 3, 0);
-            b.enter_ring3();
+            map_apart(b);
+            fill(b);
+            enter_ring3_below(b, handler);
         })
         .run();
     assert_eq!(b.state.rip, HANDLERS + 16 * Vector::PageFault as u64 + 1);
@@ -272,8 +283,6 @@ fn pages_side_by_side_follow_the_page_table() {
 /// frame to those who still have the old one, with the right to write.
 #[test]
 fn an_open_window_keeps_its_frames_until_they_are_flushed() {
-    const PAGES: u64 = 12;
-    const HANDLER: u64 = DATA + 0x2_0000;
     const READ_ONLY: u64 = DATA + 0x1_8000;
     let emit = |a: &mut CodeAssembler| -> Result<(), IcedError> {
         a.mov(r12d, 2)?;
@@ -313,15 +322,9 @@ fn an_open_window_keeps_its_frames_until_they_are_flushed() {
     };
     let b = Pair::new(|a| emit(a).unwrap())
         .set_up(|b| {
-            for page in 0..PAGES {
-                b.map(page, (DATA + 0x1000 * (page * 7 % PAGES)) | 7);
-            }
+            map_apart(b);
             b.poke(READ_ONLY + 16, 0x5afe);
-            b.assemble(HANDLER, |a| handler(a).unwrap());
-            b.assemble(HANDLERS + 16 * 0x81, |a| a.jmp(HANDLER).unwrap());
-            b.gate(0x80, 3, 0);
-            b.gate(0x81, 3, 0);
-            b.enter_ring3();
+            enter_ring3_below(b, handler);
         })
         .run();
     assert_eq!(b.peek(READ_ONLY + 16), 0x5afe);
