@@ -320,6 +320,15 @@ impl CpuidTable {
         }
     }
 
+    /// Whether the CPU is one of AMD's or Hygon's, by its vendor's name: there SYSCALL exists outside 64-bit mode, too (APM
+    /// vol. 3, SYSCALL). Systems choose by that name what their 32-bit programs call them with.
+    #[must_use]
+    pub fn is_amd(&self) -> bool {
+        let zero = self.query(0, 0, Cr4::empty());
+        let name = [zero.ebx, zero.edx, zero.ecx].map(u32::to_le_bytes);
+        matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
+    }
+
     /// What CPUID returns with `leaf` in EAX and `subleaf` in ECX while CR4 is `cr4`. Unknown leaves read as zeros.
     #[must_use]
     pub fn query(&self, leaf: u32, subleaf: u32, cr4: Cr4) -> CpuidResult {

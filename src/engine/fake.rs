@@ -1,7 +1,7 @@
 //! A machine without devices, for the tests of backends: RAM, an interrupt controller that a test drives by hand, and
 //! a port and an MMIO page that remember what was written.
 use super::{Hypercalls, KickCell, Platform, PlatformParts};
-use crate::arch::cpuid::CpuidTable;
+use crate::arch::cpuid::{CpuidResult, CpuidTable};
 use crate::arch::{CpuState, paging};
 use crate::arch::{Cr0, Cr4, Efer, Gpa, Port, Segment, Width, msr};
 use crate::bus::{Bus, InterruptController, MmioDevice, PortDevice, PowerSwitch, VcpuId};
@@ -148,15 +148,24 @@ impl FakeMachine {
 
     /// One vCPU and `size` bytes of RAM, the host's CPUID; no hypercalls.
     pub(crate) fn new(size: u64, source: ClockSource) -> Self {
-        Self::with(size, source, false)
+        Self::with(size, source, false, host_cpuid::query)
+    }
+
+    /// The same on a host whose CPU is of another vendor: 12 letters.
+    pub(crate) fn of_vendor(size: u64, vendor: [u8; 12]) -> Self {
+        Self::with(size, ClockSource::Real, false, move |leaf, subleaf| {
+            let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| vendor[4 * i + j]));
+            let own = host_cpuid::query(leaf, subleaf);
+            if leaf == 0 { CpuidResult { ebx: word(0), edx: word(1), ecx: word(2), ..own } } else { own }
+        })
     }
 
     /// The same, which offers hypercalls.
     pub(crate) fn offering_hypercalls(size: u64, source: ClockSource) -> Self {
-        Self::with(size, source, true)
+        Self::with(size, source, true, host_cpuid::query)
     }
 
-    fn with(size: u64, source: ClockSource, offers: bool) -> Self {
+    fn with(size: u64, source: ClockSource, offers: bool, host: impl Fn(u32, u32) -> CpuidResult) -> Self {
         let ram = Arc::new(GuestRam::new(size).unwrap());
         let interrupts = Arc::new(FakeInterrupts::default());
         *interrupts.apic_base.lock().unwrap() = 0xfee0_0900;
@@ -180,7 +189,7 @@ impl FakeMachine {
             timers: vec![Arc::clone(&timers)],
             power,
             cpuid: {
-                let mut cpuid = CpuidTable::from_host(host_cpuid::query);
+                let mut cpuid = CpuidTable::from_host(host);
                 cpuid.offer_process_contexts();
                 cpuid
             },

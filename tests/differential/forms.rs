@@ -1,5 +1,14 @@
 //! Which instruction forms are compared, and the one table of those that are not, with reasons.
-use iced_x86::{Code, CpuidFeature as F, EncodingKind, Mnemonic as M};
+use iced_x86::{Code, CpuidFeature as F, EncodingKind, FlowControl, Instruction, Mnemonic as M, OpKind};
+use std::sync::LazyLock;
+
+/// Whether the host's CPU is one of AMD's make. The emulator is Intel's where the two differ in what no program relies on:
+/// [`excluded`], [`differs_on_amd`], [`loose_faults`] and `regressions/intel` hold all of it.
+pub static IS_AMD: LazyLock<bool> = LazyLock::new(|| {
+    let zero = std::arch::x86_64::__cpuid(0);
+    let name = [zero.ebx, zero.edx, zero.ecx].map(u32::to_le_bytes);
+    matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
+});
 
 /// Features that the guest's CPUID offers (or that every x86-64 CPU has).
 const OFFERED: &[F] = &[
@@ -86,6 +95,27 @@ pub fn excluded(code: Code) -> Option<&'static str> {
         M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => {
             return Some("the host's kernel emulates it under UMIP");
         }
+        // The mask of MXCSR with its bit for misaligned operands, and selectors of the last operation, with its address only
+        // where an error waits.
+        M::Fnsave
+        | M::Fnstenv
+        | M::Fxsave
+        | M::Fxsave64
+        | M::Xsave
+        | M::Xsave64
+        | M::Xsaveopt
+        | M::Xsaveopt64
+            if *IS_AMD =>
+        {
+            return Some("stores of the x87 unit what AMD's CPUs hold otherwise");
+        }
+        M::Movsxd if *IS_AMD && code == Code::Movsxd_r16_rm16 => {
+            return Some("reads four bytes on AMD's CPUs");
+        }
+        M::Ud0 | M::Ud1 if *IS_AMD => return Some("undefined: AMD's CPUs fetch less of it"),
+        M::Reservednop if *IS_AMD && format!("{code:?}").ends_with("_0F0D") => {
+            return Some("a prefetch, which on AMD's CPUs wants memory");
+        }
         _ => {}
     }
     match code {
@@ -131,4 +161,54 @@ pub fn unordered_faults(code: Code) -> &'static [u8] {
 /// not documented.
 pub fn checks_alignment_oddly(code: Code) -> bool {
     matches!(code.mnemonic(), M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu)
+}
+
+/// Whether AMD's CPUs take these bytes for something else than Intel's do, or demand less of them.
+pub fn differs_on_amd(instruction: &Instruction, bytes: &[u8]) -> bool {
+    let is_prefix = |b: u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let prefixes = bytes.iter().take_while(|&&b| is_prefix(b)).count();
+    match instruction.mnemonic() {
+        // XCHG R8, RAX
+        M::Pause => bytes.get(prefixes).is_some_and(|b| b & 0xf1 == 0x41),
+        // Operands in memory need not be aligned.
+        M::Sha1msg1
+        | M::Sha1msg2
+        | M::Sha1nexte
+        | M::Sha1rnds4
+        | M::Sha256msg1
+        | M::Sha256msg2
+        | M::Sha256rnds2 => instruction.op_kinds().any(|kind| kind == OpKind::Memory),
+        // RSI and RDI are not cut to 32 bits where nothing was moved.
+        _ if instruction.is_string_instruction() => {
+            bytes[..prefixes].contains(&0x67) && bytes[..prefixes].iter().any(|b| matches!(b, 0xf2 | 0xf3))
+        }
+        // The operand size, which Intel's ignore, cuts RIP to 16 bits.
+        _ => {
+            !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::Exception)
+                && bytes[..prefixes].contains(&0x66)
+        }
+    }
+}
+
+/// Instructions for which AMD's CPUs find another fault first, report it with another address, or leave other things done.
+pub fn loose_faults(instruction: &Instruction) -> bool {
+    let compares = matches!(
+        instruction.mnemonic(),
+        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq
+    );
+    match instruction.mnemonic() {
+        // Flags of what was compared before.
+        _ if compares => instruction.has_rep_prefix() || instruction.has_repne_prefix(),
+        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Vcvtps2ph | M::Xrstor | M::Xrstor64 => true,
+        // Whether the x87 unit became the MMX unit.
+        M::Movd | M::Movq | M::Movntq => instruction.op0_kind() == OpKind::Memory,
+        _ => instruction.is_vsib() || instruction.is_call_near_indirect() || stores_from_x87(instruction),
+    }
+}
+
+/// Stores of the x87 unit: AMD's CPUs look for the page even if an unmasked error keeps them from storing.
+pub fn stores_from_x87(instruction: &Instruction) -> bool {
+    let stores =
+        matches!(instruction.mnemonic(), M::Fst | M::Fstp | M::Fist | M::Fistp | M::Fisttp | M::Fbstp);
+    stores && instruction.op0_kind() == OpKind::Memory
 }

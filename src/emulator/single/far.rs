@@ -59,27 +59,48 @@ fn done(cx: &mut Cx) -> Step {
     Ok(Flow::Renew)
 }
 
+/// Whether SYSCALL and SYSRET exist here.
+fn has_syscall(cx: &Cx) -> bool {
+    cx.state.efer.contains(Efer::SCE) && (cx.state.is_64bit_code() || cx.platform.cpuid_table().is_amd())
+}
+
 fn syscall(cx: &mut Cx, op: &Op) -> Step {
-    if !cx.state.efer.contains(Efer::SCE) || !cx.state.is_64bit_code() {
+    if !has_syscall(cx) {
         return Err(cx.raise(Exception::UD));
     }
-    cx.regs[RCX] = operand::instruction(op).next_ip();
+    let next = operand::instruction(op).next_ip();
+    if !cx.state.is_long_mode() {
+        cx.set_reg(RCX as u8, next as u32);
+        cx.state.rflags.remove(Rflags::IF | Rflags::VM | Rflags::RF);
+        let star = cx.state.msrs.star;
+        let selector = (star >> 32) as u16;
+        switch(cx.state, selector, selector.wrapping_add(8), 0, false);
+        cx.state.rip = star & 0xffff_ffff;
+        return done(cx);
+    }
+    cx.regs[RCX] = next;
     let flags = cx.rflags();
     cx.regs[R11] = (flags - Rflags::RF).bits();
     let msrs = &cx.state.msrs;
-    let lstar = msrs.lstar;
+    let target = if cx.state.is_64bit_code() { msrs.lstar } else { msrs.cstar };
     let kept = Rflags::from_bits_retain(flags.bits() & !msrs.sfmask) - Rflags::RF;
     cx.set_rflags(kept | Rflags::FIXED);
     enter_by_syscall(cx.state);
-    cx.state.rip = lstar;
+    cx.state.rip = target;
     done(cx)
 }
 
 fn sysret(cx: &mut Cx, op: &Op) -> Step {
-    if !cx.state.efer.contains(Efer::SCE) || !cx.state.is_64bit_code() {
+    if !has_syscall(cx) || !cx.is_protected() {
         return Err(cx.raise(Exception::UD));
     }
     cx.need_ring0()?;
+    if !cx.state.is_long_mode() {
+        cx.state.rflags |= Rflags::IF;
+        leave_by_sysret(cx.state, false);
+        cx.state.rip = cx.regs[RCX] & 0xffff_ffff;
+        return done(cx);
+    }
     let long = operand::instruction(op).code() == Code::Sysretq;
     let target = if long { cx.regs[RCX] } else { cx.regs[RCX] & 0xffff_ffff };
     if !Gva(target).is_canonical() {

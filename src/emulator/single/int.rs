@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "flags can only be had from the host's instructions by inline assembly")]
 use super::flags::Flags;
 use std::arch::asm;
+use std::sync::LazyLock;
 
 /// An operand: `u8`, `u16`, `u32` or `u64`.
 pub(crate) trait Int: Copy + Eq + Ord + std::fmt::Debug + Default + 'static {
@@ -53,6 +54,23 @@ pub(crate) trait Int: Copy + Eq + Ord + std::fmt::Debug + Default + 'static {
     fn rcl(a: Self, count: u8, f: Flags) -> (Self, Flags);
     /// RCR.
     fn rcr(a: Self, count: u8, f: Flags) -> (Self, Flags);
+    /// One-operand MUL of `a.rax`.
+    fn mul(a: Pair, b: Self, f: Flags) -> (Pair, Flags);
+    /// One-operand IMUL.
+    fn imul_wide(a: Pair, b: Self, f: Flags) -> (Pair, Flags);
+    /// DIV. `None` for what is #DE.
+    fn div(a: Pair, b: Self) -> Option<Pair>;
+    /// IDIV. `None` for what is #DE.
+    fn idiv(a: Pair, b: Self) -> Option<Pair>;
+}
+
+/// The registers that multiplications and divisions have as an operand and leave their results in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pair {
+    /// RAX.
+    pub rax: u64,
+    /// RDX.
+    pub rdx: u64,
 }
 
 /// Operations that do not exist for bytes.
@@ -106,6 +124,19 @@ pub(crate) trait Bmi: Wide {
     /// ADOX.
     fn adox(a: Self, b: Self, f: Flags) -> (Self, Flags);
 }
+
+impl Pair {
+    /// What is divided: AX for 8 bits, else (R/E)DX:(R/E)AX.
+    fn dividend(self, bits: u32) -> u128 {
+        let low = |value: u64| u128::from(value & (u64::MAX >> (64 - bits)));
+        if bits == 8 { (self.rax & 0xffff).into() } else { low(self.rdx) << bits | low(self.rax) }
+    }
+}
+
+/// Whether the host's MUL and IMUL write all status flags, as Intel's do, or leave those that are undefined as they were,
+/// as AMD's do.
+pub(crate) static PRODUCTS_SET_FLAGS: LazyLock<bool> =
+    LazyLock::new(|| u64::imul(3, 5, 0).1 == u64::imul(3, 5, !0).1);
 
 /// `op a, b` that sets all status flags it defines and reads none.
 macro_rules! binary {
@@ -260,6 +291,23 @@ macro_rules! vex2 {
     };
 }
 
+/// `op b` on RAX and RDX with all flags set before: which of them a product or quotient leaves is the CPU's own.
+macro_rules! pair {
+    ($name:ident, $t:ty, $class:ident, $m:literal, $insn:literal) => {
+        #[inline]
+        fn $name(a: Pair, b: $t, flags: Flags) -> (Pair, Flags) {
+            let (rax, rdx, f);
+            // SAFETY: computes on registers only; a quotient fits, as the caller has seen.
+            unsafe {
+                asm!("add al, 0x7f", "sahf", "mov rax, {a}", concat!($insn, " {b", $m, "}"), "mov {a}, rax",
+                    "lahf", "seto al", a = inout(reg) a.rax => rax, b = in($class) b, inout("rdx") a.rdx => rdx,
+                    inout("ax") flags => f, options(nomem, nostack));
+            }
+            (Pair { rax, rdx }, f)
+        }
+    };
+}
+
 macro_rules! int {
     ($t:ty, $signed:ty, $class:ident, $m:literal) => {
         impl Int for $t {
@@ -294,6 +342,23 @@ macro_rules! int {
             shift!(ror, $t, $class, $m, "ror");
             shift!(rcl, $t, $class, $m, "rcl");
             shift!(rcr, $t, $class, $m, "rcr");
+            pair!(mul, $t, $class, $m, "mul");
+            pair!(imul_wide, $t, $class, $m, "imul");
+            #[inline]
+            fn div(a: Pair, b: $t) -> Option<Pair> {
+                pair!(divide, $t, $class, $m, "div");
+                let dividend = a.dividend(<$t>::BITS);
+                // Where the high half is less than the divisor, the quotient fits.
+                (dividend >> <$t>::BITS < u128::from(b)).then(|| divide(a, b, 0).0)
+            }
+            #[inline]
+            fn idiv(a: Pair, b: $t) -> Option<Pair> {
+                pair!(divide, $t, $class, $m, "idiv");
+                let unused = 128 - 2 * <$t>::BITS;
+                let dividend = (a.dividend(<$t>::BITS) << unused) as i128 >> unused;
+                let quotient = dividend.checked_div(i128::from(b as $signed))?;
+                <$signed>::try_from(quotient).is_ok().then(|| divide(a, b, 0).0)
+            }
         }
     };
 }
@@ -316,7 +381,7 @@ macro_rules! wide {
             scan!(lzcnt, $t, $m, "lzcnt");
             scan!(tzcnt, $t, $m, "tzcnt");
             scan!(popcnt, $t, $m, "popcnt");
-            binary!(imul, $t, reg, $m, "imul");
+            binary_keep!(imul, $t, $m, "imul");
         }
     };
 }

@@ -6,8 +6,9 @@ use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::{GUEST_RAX, GUEST_RCX, GUEST_RSP, home};
 use crate::emulator::code::stubs::field;
 use crate::emulator::emit::{Alu, Condition, Mem, RAX, RCX, RDX, Reg, Rm, Shape};
+use crate::emulator::single::int::PRODUCTS_SET_FLAGS;
 use crate::emulator::single::operand_alignment;
-use iced_x86::{Instruction, Mnemonic, RflagsBits};
+use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
 use smallvec::{SmallVec, smallvec};
 
 /// What an instruction does with the six status flags.
@@ -63,7 +64,14 @@ impl FlagEffect {
 
     /// What `instruction` does with the status flags.
     fn of(instruction: &Instruction, kind: Kind) -> Self {
-        let changed = instruction.rflags_modified() & STATUS;
+        let mut changed = instruction.rflags_modified() & STATUS;
+        // A rotation through the carry all the way round: Intel's CPUs leave OF then, AMD's change it.
+        if matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr)
+            && instruction.op1_kind() == OpKind::Immediate8
+            && instruction.immediate8() & 0x1f != 0
+        {
+            changed |= RflagsBits::OF;
+        }
         let reads = instruction.rflags_read() & STATUS != 0;
         let usage = match () {
             () if reads => FlagUse::Needs,
@@ -77,10 +85,11 @@ impl FlagEffect {
         use Mnemonic as M;
         let defined = changed & !instruction.rflags_undefined();
         // Undefined here means that the CPU writes something, which does not depend on what was there.
-        let overwrites = matches!(
-            instruction.mnemonic(),
-            M::And | M::Or | M::Xor | M::Test | M::Mul | M::Imul | M::Shl | M::Shr | M::Sar
-        );
+        let overwrites = match instruction.mnemonic() {
+            M::And | M::Or | M::Xor | M::Test | M::Shl | M::Shr | M::Sar => true,
+            M::Mul | M::Imul => *PRODUCTS_SET_FLAGS,
+            _ => false,
+        };
         let sets = kind != Kind::ShiftByCl && (defined == STATUS || changed == STATUS && overwrites);
         if sets { FlagUse::Sets } else { FlagUse::Needs }
     }
@@ -400,6 +409,7 @@ impl Builder<'_> {
             return false;
         }
         let Some(rm) = self.single_operand(source) else { return false };
+        self.prepare_flags(source);
         self.asm.mov(RAX, GUEST_RAX);
         self.asm.guest(shape, shape.reg, Some(rm), 0, form.byte);
         self.asm.mov(GUEST_RAX, RAX);
@@ -407,7 +417,8 @@ impl Builder<'_> {
         true
     }
 
-    /// DIV and IDIV of 32 and 64 bits, after a check that they cannot fault; what the check refuses goes to `single`.
+    /// DIV and IDIV of 32 and 64 bits, after a check that they cannot fault; what the check refuses goes to `single`. The
+    /// flags, all undefined, stay as they were: what the check leaves of them is no business of the guest's.
     fn divide(&mut self, source: &Source) -> bool {
         let Source { instruction, shape, form, .. } = *source;
         if form.byte || shape.prefixes().next().is_some() {
@@ -440,7 +451,6 @@ impl Builder<'_> {
         self.asm.mov(RAX, GUEST_RAX);
         self.asm.guest(shape, shape.reg, Some(RCX.into()), 0, false);
         self.asm.mov(GUEST_RAX, RAX);
-        self.flags_written(true);
         true
     }
 

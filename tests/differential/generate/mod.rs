@@ -9,6 +9,7 @@ pub use program::program;
 
 use crate::case::{CODE, Case, PAGE};
 use crate::encode::{Style, encode};
+use crate::forms;
 use crate::rng::Rng;
 use iced_x86::{
     Code, ConstantOffsets, Decoder, DecoderOptions, Instruction, Mnemonic as M, Register, RflagsBits,
@@ -45,7 +46,7 @@ pub fn single(code: Code, rng: &mut Rng) -> Option<Case> {
     prepare(&mut bytes, &mut case, rng);
     // Aiming may have changed what the bytes mean.
     let (instruction, _) = constants(&bytes, case.registers.rip);
-    if instruction.code() != code {
+    if instruction.code() != code || *forms::IS_AMD && forms::differs_on_amd(&instruction, &bytes) {
         return None;
     }
     if saves_components(&instruction)

@@ -115,7 +115,8 @@ pub fn program(codes: &[Code], length: usize, rng: &mut Rng) -> Case {
                     | M::Fldenv
                     | M::Frstor
             );
-        if odd || harsh && rng.chance(90) || !fits(&instruction, undefined, looped) {
+        let foreign = *forms::IS_AMD && forms::differs_on_amd(&instruction, &bytes);
+        if odd || foreign || harsh && rng.chance(90) || !fits(&instruction, undefined, looped) {
             continue;
         }
         let (_, offsets) = constants(&bytes, ip);

@@ -68,7 +68,7 @@ impl Bench {
         Self::on(FakeMachine::offering_hypercalls(4 << 20, ClockSource::Real), program)
     }
 
-    fn on(machine: FakeMachine, program: impl FnOnce(&mut CodeAssembler)) -> Self {
+    pub(crate) fn on(machine: FakeMachine, program: impl FnOnce(&mut CodeAssembler)) -> Self {
         let state = machine.long_mode(CODE, STACK);
         let single = Single::new(VcpuId(0), Arc::clone(machine.ram()));
         let mut bench = Self { machine, state, single };

@@ -1,4 +1,5 @@
 //! Privilege changes, control registers, segments, and the way from a PVH entry to 64-bit code.
+use super::engines::{both, handled};
 use super::*;
 use crate::arch::state::gpr::{R11, RAX, RBX, RCX, RDX, RSP};
 use crate::arch::{Cr0, Cr4, Efer, Rflags, msr};
@@ -23,6 +24,54 @@ fn syscall_and_sysret_go_there_and_back() {
     assert_eq!((b.state.rip, b.state.cpl(), b.state.rflags), (CODE + 2, 3, flags));
     assert_eq!(b.state.segment(SegmentRegister::Cs).selector, 0x2b);
     assert_eq!(b.state.segment(SegmentRegister::Ss).selector, 0x23);
+}
+
+#[test]
+fn amds_syscall_exists_in_32_bit_code_and_intels_does_not() {
+    for (vendor, goes) in [(*b"AuthenticAMD", true), (*b"HygonGenuine", true), (*b"GenuineIntel", false)] {
+        let setup = || {
+            let mut b = Bench::on(FakeMachine::of_vendor(4 << 20, vendor), |a| a.syscall().unwrap());
+            b.assemble(DATA, |a| a.hlt().unwrap());
+            b.state.msrs.star = 0x1b_0008 << 32;
+            b.state.msrs.lstar = 0;
+            b.state.msrs.cstar = DATA;
+            b.state.msrs.sfmask = Rflags::CF.bits();
+            b.state.rflags |= Rflags::CF | Rflags::ZF;
+            b.enter_ring3();
+            b.state.segment_mut(SegmentRegister::Cs).attributes = 0xc0fb;
+            b
+        };
+        both(setup, |b, s| {
+            if goes {
+                assert_eq!((s.rip, s.gpr[RCX], s.cpl()), (DATA + 1, CODE + 2, 0));
+                assert!(s.is_64bit_code() && s.rflags.contains(Rflags::ZF) && !s.rflags.contains(Rflags::CF));
+                assert_eq!(s.gpr[R11] & 0x41, 0x41);
+            } else {
+                assert_eq!(handled(b, s, 6), CODE);
+            }
+        });
+    }
+}
+
+#[test]
+fn amds_syscall_exists_in_legacy_mode() {
+    let machine = FakeMachine::of_vendor(4 << 20, *b"AuthenticAMD");
+    let mut b = Bench::on(machine, |a| a.db(&[0x0f, 0x05]).unwrap());
+    b.assemble(DATA, |a| a.db(&[0x0f, 0x07]).unwrap());
+    b.state.efer = Efer::SCE;
+    b.state.cr0.remove(Cr0::PG);
+    b.state.cr4.remove(Cr4::PAE);
+    b.enter_ring3();
+    b.state.segment_mut(SegmentRegister::Cs).attributes = 0xc0fb;
+    b.state.rflags |= Rflags::IF | Rflags::ZF;
+    b.state.msrs.star = 0x1b_0008 << 32 | DATA;
+    assert_eq!(b.step(), Outcome::Retired);
+    assert_eq!((b.state.rip, b.state.gpr[RCX], b.state.cpl()), (DATA, CODE + 2, 0));
+    assert!(!b.state.rflags.contains(Rflags::IF) && b.state.rflags.contains(Rflags::ZF));
+    assert_eq!(b.step(), Outcome::Retired);
+    assert_eq!((b.state.rip, b.state.cpl()), (CODE + 2, 3));
+    assert_eq!(b.state.segment(SegmentRegister::Cs).selector, 0x1b);
+    assert!(b.state.rflags.contains(Rflags::IF));
 }
 
 #[test]

@@ -47,13 +47,14 @@ fn place(r: &mut Random) -> AsmMemoryOperand {
     }
 }
 
-/// One instruction (or a few that belong together) that leaves no flag undefined and RSI, RDI, RSP, R14, R15 alone.
+/// One instruction (or a few that belong together) that leaves RSI, RDI, RSP, R14, R15 alone. Flags that the manual leaves
+/// undefined are compared, too: both make them by the host's own instruction.
 fn instruction(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
     let (d, s) = (r.below(11) as usize, r.below(11) as usize);
     let (b, c) = (r.below(14) as usize, r.below(11) as usize);
     let (x, y) = (r.below(5) as usize, r.below(5) as usize);
     let m = place(r);
-    match r.below(46) {
+    match r.below(54) {
         0 => a.add(R64[d], R64[s]),
         1 => a.adc(R32[d], R32[s]),
         2 => a.sbb(R64[d], r.next() as i32),
@@ -91,15 +92,11 @@ fn instruction(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
         31 => a.xchg(qword_ptr(m), R64[d]),
         32 => a.lock().xadd(qword_ptr(m), R64[s]),
         33 => a.cmpxchg(dword_ptr(m), R32[s]),
-        34 => {
-            a.mul(R64[s])?;
-            a.cmp(rax, rdx)
-        }
+        34 => a.mul(R64[s]),
         35 => {
             a.xor(edx, edx)?;
             a.or(R32[1 + s % 2], 3)?;
-            a.div(R32[1 + s % 2])?;
-            a.cmp(eax, edx)
+            a.div(R32[1 + s % 2])
         }
         36 => a.paddd(X[x], X[y]),
         37 => a.movups(X[x], xmmword_ptr(m)),
@@ -113,6 +110,14 @@ fn instruction(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
             a.stosq()?;
             a.lea(rdi, qword_ptr(rdi - 8))
         }
+        45 => a.imul_2(R64[d], R64[s]),
+        46 => a.imul_3(R32[d], dword_ptr(m), r.next() as i8 as i32),
+        47 => a.and(R64[d], R64[s]),
+        48 => a.shl(R64[d], r.next() as u8 as u32),
+        49 => a.bsf(R64[d], R64[s]),
+        50 => a.bt(R32[d], R32[s]),
+        51 => a.shld(R64[d], R64[s], r.next() as u8 as u32),
+        52 => a.mul(byte_ptr(m)),
         // Seven bytes: the handler of page faults skips it.
         _ => {
             let disp = r.below(0x80) as u32 * 16;
