@@ -2,6 +2,7 @@
 use crate::host::disk::DiskSpec;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 /// How a disk is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,10 +57,30 @@ pub(super) fn parse(value: &OsStr) -> Result<Disk, String> {
     Ok(Disk { spec: disk, attachment })
 }
 
+/// The first image that two of `disks` have and that one of them writes.
+pub(super) fn named_twice(disks: &[Disk]) -> Option<&Path> {
+    let file = |disk: &Disk| disk.spec.image.canonicalize().unwrap_or_else(|_| disk.spec.image.clone());
+    let writes = |disk: &Disk| !disk.spec.read_only && disk.spec.overlay.is_none();
+    disks.iter().enumerate().find_map(|(i, disk)| {
+        let other = disks[..i].iter().find(|other| file(other) == file(disk))?;
+        (writes(disk) || writes(other)).then_some(disk.spec.image.as_path())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
+
+    #[test]
+    fn an_image_that_is_written_is_named_once() {
+        let twice = |words: [&str; 2]| {
+            let disks = words.map(|word| parse(OsStr::new(word)).unwrap());
+            named_twice(&disks).is_some()
+        };
+        assert!(twice(["/a", "/a"]) && twice(["/a,ro", "/a"]) && twice(["/", "/./"]));
+        assert!(!twice(["/a", "/b"]) && !twice(["/a,ro", "/a,ro"]));
+        assert!(!twice(["/a,overlay=/b", "/a,overlay=/c"]));
+    }
 
     #[test]
     fn a_disk_is_a_file_and_what_is_said_of_it() {

@@ -167,6 +167,12 @@ impl GuestArguments {
         }
         spec.emulator = emulator;
         spec.without = self.without.unwrap_or_default();
+        if let Some(image) = disk::named_twice(&self.disk) {
+            return Err(CliError::Usage(format!(
+                "--disk: {} is named twice, and written; with ro, or an overlay for each, it can be",
+                image.display()
+            )));
+        }
         let attached = |how: Attachment| {
             self.disk.iter().filter(|disk| disk.attachment == how).map(|disk| disk.spec.clone()).collect()
         };

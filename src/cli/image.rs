@@ -57,6 +57,9 @@ pub(super) fn add_initrd(image: Image, name: &OsStr) -> Result<Image, CliError> 
 
 /// The bytes of the file `name`.
 pub(super) fn read_file(name: &OsStr) -> Result<Vec<u8>, CliError> {
+    if name.is_empty() {
+        return Err(CliError::Usage("a file without a name is asked for; is a variable empty?".to_owned()));
+    }
     let path = Path::new(name);
     read(path).map_err(|source| CliError::Read { path: path.to_owned(), source })
 }

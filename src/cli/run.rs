@@ -128,6 +128,15 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
                 return Ok(verdict(Stop::Interrupted, arguments.guest.name()));
             }
             Stop::Reset if !arguments.no_reboot => {}
+            Stop::TripleFault if spec.pair.engine == Engine::Direct && image.is_linux() => {
+                say(&format!(
+                    "{}: the guest crashed (triple fault); {} wants guests that are written for it, and stock kernels run \
+                     with --mode emu or kvm",
+                    arguments.guest.name().display(),
+                    spec.pair
+                ));
+                return Ok(ExitCode::FAILURE);
+            }
             stop => return Ok(verdict(stop, arguments.guest.name())),
         }
     }
@@ -174,6 +183,7 @@ impl Input {
     }
 }
 
+/// Whether the guest ended as one that has done its work.
 fn is_success(stop: Stop) -> bool {
     match stop {
         // isa-debug-exit gives (value << 1) | 1.
@@ -189,9 +199,10 @@ pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
         ExitCode::FAILURE
     };
     match stop {
-        stop if is_success(stop) => ExitCode::SUCCESS,
-        Stop::PowerOff(status) => failed(&format!("the guest switched off with status {}", status >> 1)),
-        Stop::Reset => ExitCode::SUCCESS,
+        Stop::PowerOff(status) if !is_success(stop) => {
+            failed(&format!("the guest switched off with status {}", status >> 1))
+        }
+        Stop::PowerOff(_) | Stop::Reset => ExitCode::SUCCESS,
         Stop::TripleFault => failed(
             "the guest crashed: an exception could not be delivered, nor the double fault after it (triple fault)",
         ),

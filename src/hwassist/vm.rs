@@ -15,6 +15,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +73,11 @@ fn unavailable(reason: impl Into<String>) -> EngineError {
     EngineError::Unavailable { mode: Mode::Kvm, reason: reason.into() }
 }
 
+/// Whether those in the device's group may open it.
+fn is_for_its_group(device: &Path) -> bool {
+    device.metadata().is_ok_and(|metadata| metadata.mode() & 0o060 == 0o060)
+}
+
 /// Opens `device`, with a sentence for each way in which that fails.
 fn open(device: &Path) -> Result<Kvm, EngineError> {
     let name = device.display();
@@ -84,8 +90,11 @@ fn open(device: &Path) -> Result<Kvm, EngineError> {
                 "{name} does not exist; load the module kvm_intel or kvm_amd, switch virtualization on in the \
                  firmware, or let the outer hypervisor offer nested virtualization"
             ),
-            io::ErrorKind::PermissionDenied => format!(
+            io::ErrorKind::PermissionDenied if is_for_its_group(device) => format!(
                 "{name} may not be opened; add your user to the group kvm (sudo usermod -aG kvm $USER) and log in again"
+            ),
+            io::ErrorKind::PermissionDenied => format!(
+                "{name} may be opened by its owner alone; let yourself in (sudo setfacl -m u:$USER:rw {name}), or run as root"
             ),
             _ => format!("{name} cannot be opened: {error}"),
         })

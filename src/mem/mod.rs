@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The size is zero, not a multiple of the page size, or above [`GuestRam::MOST`].
-    #[error("guest memory of {} is not possible: choose a multiple of 4 KiB between 4 KiB and 64 GiB", amount(*.0))]
+    #[error("guest memory of {} is not possible: choose a multiple of 4 KiB between 4 KiB and 64 GiB, as 128M", amount(*.0))]
     Size(u64),
     /// The host refused.
     #[error("the host cannot provide {} of guest memory: {source}", amount(*size))]

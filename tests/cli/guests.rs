@@ -116,7 +116,7 @@ fn each_wrong_disk_is_told_in_one_sentence() {
         trivisor(&["run", "hello", "--disk", &disk]).one_sentence(1, &[words]);
     }
     let disk = image.display().to_string();
-    trivisor(&["run", "hello", "--disk", &disk, "--disk", &disk]).one_sentence(1, &["is in use"]);
+    trivisor(&["run", "hello", "--disk", &disk, "--disk", &disk]).one_sentence(2, &["named twice"]);
     let disks: Vec<_> = (0..40).flat_map(|_| ["--disk".to_owned(), format!("{disk},ro")]).collect();
     let all: Vec<_> = ["run", "hello"].into_iter().chain(disks.iter().map(String::as_str)).collect();
     trivisor(&all).one_sentence(1, &["no slot left"]);

@@ -21,7 +21,7 @@ unsafe extern "C" {
 }
 
 /// Why there are no hypercalls, for [`crate::absent`].
-pub const NONE: &str = "the machine offers no hypercalls; ask for them with --interface pv";
+pub const NONE: &str = "the machine offers no hypercalls: its interface is not pv";
 
 /// Hypercalls that the machine offers.
 #[derive(Clone, Copy)]
