@@ -61,6 +61,8 @@ const LEAF1_ECX_APIC_MSRS: u32 = 1 << 21 // x2APIC
     | 1 << 24; // TSC deadline
 const LEAF1_ECX_OSXSAVE: u32 = 1 << 27;
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
+/// In EDX of leaf 1: there is a local APIC, and IA32_APIC_BASE enables it.
+pub const LEAF1_EDX_APIC: u32 = 1 << 9;
 const LEAF1_EDX: u32 = 1 << 0 // FPU
     | 1 << 2 // DE
     | 1 << 3 // PSE
@@ -69,7 +71,7 @@ const LEAF1_EDX: u32 = 1 << 0 // FPU
     | 1 << 6 // PAE
     | 1 << 7 // MCE
     | 1 << 8 // CMPXCHG8B
-    | 1 << 9 // APIC
+    | LEAF1_EDX_APIC
     | 1 << 11 // SEP
     | 1 << 13 // PGE
     | 1 << 14 // MCA, without banks
@@ -91,6 +93,7 @@ const LEAF7_EBX: u32 = 1 << 0 // FSGSBASE
     | 1 << 19 // ADX
     | 1 << 20 // SMAP
     | 1 << 23 // CLFLUSHOPT
+    | 1 << 24 // CLWB
     | 1 << 29; // SHA
 const LEAF7_ECX: u32 = 1 << 2; // UMIP
 const LEAF7_EDX: u32 = 1 << 14; // SERIALIZE
@@ -105,7 +108,7 @@ const EXT1_EDX: u32 = 1 << 11 // SYSCALL
     | 1 << 27 // RDTSCP
     | 1 << 29; // long mode
 /// Features that the engines provide themselves, whatever the host's own CPUID says.
-const LEAF1_EDX_OURS: u32 = 1 << 9;
+const LEAF1_EDX_OURS: u32 = LEAF1_EDX_APIC;
 const LEAF7_EBX_OURS: u32 = 1 << 7 | 1 << 20;
 
 impl CpuidTable {
@@ -206,7 +209,7 @@ impl CpuidTable {
         let (more, count) = (u32::from(cpus) - 1, u32::from(cpus));
         // Bits of an APIC ID within the package.
         let bits = u32::from(cpus).next_power_of_two().ilog2();
-        let amd = self.query(0, 0, Cr4::empty()).ebx == u32::from_le_bytes(*b"Auth");
+        let amd = self.is_amd();
         for entry in &mut table.entries {
             let result = &mut entry.result;
             match entry.leaf {

@@ -55,6 +55,11 @@ pub const VIRTIO_SIZE: u64 = 0x1000;
 /// Inputs of the I/O APIC at which their interrupts arrive, one for each: those behind the ISA's, which nothing else has.
 pub const VIRTIO_PINS: RangeInclusive<u8> = 16..=23;
 
+/// Memory of the test device, where a machine has it. This place and its ports are those of QEMU's `pc-testdev`.
+pub const TEST_MEMORY: Gpa = Gpa(0xff00_0000);
+/// Bytes of it.
+pub const TEST_MEMORY_SIZE: usize = 0x1_0000;
+
 /// Configuration mechanism #1: CONFIG_ADDRESS and CONFIG_DATA.
 pub const PCI_CONFIG: RangeInclusive<Port> = Port(0xcf8)..=Port(0xcff);
 /// Where PCI devices decode ports.
@@ -103,6 +108,15 @@ pub const BENCH: RangeInclusive<Port> = Port(0x5f4)..=Port(0x5f7);
 pub const HYPERCALL: Port = Port(0xf8);
 /// Power-on self-test codes: written by everyone, ignored.
 pub const POST: RangeInclusive<Port> = Port(0x80)..=Port(0x80);
+
+/// The test device's register of 32 bits.
+pub const TEST_REGISTER: RangeInclusive<Port> = Port(0xe0)..=Port(0xe3);
+/// Takes the guest-physical address of a page that the host is to give up.
+pub const TEST_PAGE: RangeInclusive<Port> = Port(0xe4)..=Port(0xe7);
+/// The test device's register once more.
+pub const TEST_REGISTER_AGAIN: RangeInclusive<Port> = Port(0xe8)..=Port(0xeb);
+/// The test device's ports for the interrupt lines, one for each, from line 0 on.
+pub const TEST_LINES: RangeInclusive<Port> = Port(0x2000)..=Port(0x2017);
 
 /// Interrupt line of PIT counter 0.
 pub const IRQ_PIT: u8 = 0;

@@ -51,6 +51,11 @@ pub const LSTAR: u32 = 0xc000_0082;
 pub const CSTAR: u32 = 0xc000_0083;
 /// SFMASK: flags that SYSCALL clears.
 pub const SFMASK: u32 = 0xc000_0084;
+/// The first of AMD's four pairs of performance counters of old, the selections first, which every CPU of AMD's has
+/// (APM vol. 2, 13.2).
+pub const K7_EVENT_SELECT: u32 = 0xc001_0000;
+/// The last of them.
+pub const K7_COUNTER_LAST: u32 = 0xc001_0007;
 /// FS base.
 pub const FS_BASE: u32 = 0xc000_0100;
 /// GS base.
@@ -86,12 +91,14 @@ const CAPABILITIES: u64 = 1 << 0 // RDCL_NO
 /// Bits of [`SPEC_CTRL`] that a guest may set: IBRS.
 pub const SPEC_CTRL_BITS: u64 = 1;
 
-/// The value of an MSR that never changes: virtualization is locked off, no microcode, no MTRRs, no machine checks.
+/// The value of an MSR that never changes: virtualization is locked off, no microcode, no MTRRs, no machine checks, and
+/// AMD's counters of old count nothing. No feature of CPUID's tells of those, so guests take them for granted.
 #[must_use]
 pub const fn constant(index: u32) -> Option<u64> {
     match index {
         FEATURE_CONTROL => Some(1),
         BIOS_SIGN_ID | MTRR_CAP | MCG_CAP | MCG_STATUS | P5_MC_ADDR | P5_MC_TYPE => Some(0),
+        K7_EVENT_SELECT..=K7_COUNTER_LAST => Some(0),
         ARCH_CAPABILITIES => Some(CAPABILITIES),
         _ => None,
     }
@@ -101,7 +108,7 @@ pub const fn constant(index: u32) -> Option<u64> {
 #[must_use]
 pub const fn ignores_write(index: u32, value: u64) -> bool {
     match index {
-        BIOS_SIGN_ID | PRED_CMD => true,
+        BIOS_SIGN_ID | PRED_CMD | K7_EVENT_SELECT..=K7_COUNTER_LAST => true,
         MCG_STATUS | P5_MC_ADDR | P5_MC_TYPE => value == 0,
         _ => false,
     }

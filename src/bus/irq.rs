@@ -70,6 +70,10 @@ pub trait InterruptController: Send + Sync {
     fn take_nmi(&self, _: VcpuId) -> bool {
         false
     }
+    /// Whether the CPU's local APIC is enabled by IA32_APIC_BASE, which CPUID tells of. Cheap.
+    fn has_apic(&self, _: VcpuId) -> bool {
+        true
+    }
     /// Reads IA32_APIC_BASE or an MSR of the x2APIC range; `None` means #GP.
     fn read_msr(&self, vcpu: VcpuId, index: u32) -> Option<u64>;
     /// Writes one of those; `None` means #GP.

@@ -11,8 +11,9 @@ mod target;
 pub use crate::sys::lock::{Lock, Locked};
 pub use irq::{CpuSignal, InterruptController, IrqLine, IrqSink, MsiSink, NoInterrupts};
 pub use power::{PowerRequest, PowerSwitch};
-pub use target::{MmioTarget, PortTarget};
+pub use target::{MmioTarget, OwnPage, PortTarget};
 
+use crate::arch::address::PAGE_SIZE;
 use crate::arch::{Gpa, Port, Width};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -67,11 +68,17 @@ pub struct Bus {
     ports: Box<[u8; 65536]>,
     port_claims: Vec<PortClaim>,
     mmio_claims: Vec<MmioClaim>,
+    own_pages: Option<Arc<dyn OwnPage>>,
 }
 
 impl Default for Bus {
     fn default() -> Self {
-        Self { ports: Box::new([0; 65536]), port_claims: Vec::new(), mmio_claims: Vec::new() }
+        Self {
+            ports: Box::new([0; 65536]),
+            port_claims: Vec::new(),
+            mmio_claims: Vec::new(),
+            own_pages: None,
+        }
     }
 }
 
@@ -149,31 +156,38 @@ impl Bus {
         }
     }
 
-    fn mmio_claim(&self, at: Gpa, width: Width) -> Option<(&MmioClaim, u64)> {
-        self.mmio_claims.iter().find_map(|claim| {
-            let offset = at.0.checked_sub(claim.start)?;
-            (offset < claim.size && width.bytes() as u64 <= claim.size - offset).then_some((claim, offset))
-        })
+    /// Gives each vCPU pages of its own. They go before whatever else is in their place, but for RAM.
+    pub fn set_own_pages(&mut self, pages: Arc<dyn OwnPage>) {
+        self.own_pages = Some(pages);
     }
 
-    /// Whether a device answers at `at`.
-    #[must_use]
-    pub fn has_mmio(&self, at: Gpa) -> bool {
-        self.mmio_claim(at, Width::B1).is_some()
+    /// Who answers to an access, and at which offset.
+    fn mmio_target(&self, vcpu: VcpuId, at: Gpa, width: Width) -> Option<(&dyn MmioTarget, u64)> {
+        if let Some(pages) = &self.own_pages
+            && let Some(offset) = pages.place(vcpu).and_then(|page| at.0.checked_sub(page.0))
+            && offset <= PAGE_SIZE - width.bytes() as u64
+        {
+            let pages: &dyn MmioTarget = &**pages;
+            return Some((pages, offset));
+        }
+        self.mmio_claims.iter().find_map(|claim| {
+            let offset = at.0.checked_sub(claim.start)?;
+            let fits = offset < claim.size && width.bytes() as u64 <= claim.size - offset;
+            fits.then_some((&*claim.device, offset))
+        })
     }
 
     /// Reads device memory on behalf of `vcpu`.
     #[must_use]
     pub fn mmio_read(&self, vcpu: VcpuId, at: Gpa, width: Width) -> u64 {
-        self.mmio_claim(at, width).map_or(width.mask(), |(claim, offset)| {
-            claim.device.mmio_read(vcpu, offset, width) & width.mask()
-        })
+        self.mmio_target(vcpu, at, width)
+            .map_or(width.mask(), |(target, offset)| target.mmio_read(vcpu, offset, width) & width.mask())
     }
 
     /// Writes device memory on behalf of `vcpu`.
     pub fn mmio_write(&self, vcpu: VcpuId, at: Gpa, width: Width, value: u64) {
-        if let Some((claim, offset)) = self.mmio_claim(at, width) {
-            claim.device.mmio_write(vcpu, offset, width, value & width.mask());
+        if let Some((target, offset)) = self.mmio_target(vcpu, at, width) {
+            target.mmio_write(vcpu, offset, width, value & width.mask());
         }
     }
 }
@@ -223,6 +237,39 @@ mod tests {
         bus.mmio_write(VcpuId(0), Gpa(0x1008), Width::B4, 0);
         assert_eq!(bus.mmio_read(VcpuId(0), Gpa(0x1000), Width::B1), 8);
         assert_eq!(bus.mmio_read(VcpuId(0), Gpa(0x100e), Width::B4), 0xffff_ffff, "crosses the end");
+    }
+
+    /// A page that the first vCPU has at 0x1000 and the second nowhere.
+    struct Page(Lock<Latch>);
+
+    impl MmioTarget for Page {
+        fn mmio_read(&self, vcpu: VcpuId, offset: u64, width: Width) -> u64 {
+            self.0.mmio_read(vcpu, offset, width)
+        }
+        fn mmio_write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {
+            self.0.mmio_write(vcpu, offset, width, value);
+        }
+    }
+
+    impl OwnPage for Page {
+        fn place(&self, vcpu: VcpuId) -> Option<Gpa> {
+            (vcpu == VcpuId(0)).then_some(Gpa(0x1000))
+        }
+    }
+
+    #[test]
+    fn a_page_of_ones_own_goes_before_what_is_claimed() {
+        let mut bus = Bus::default();
+        bus.claim_mmio("latch", Gpa(0x1000), 0x2000, Arc::new(Lock::new(Latch(7)))).unwrap();
+        bus.set_own_pages(Arc::new(Page(Lock::new(Latch(9)))));
+        let read = |cpu, at| bus.mmio_read(VcpuId(cpu), Gpa(at), Width::B4);
+        assert_eq!((read(0, 0x1000), read(1, 0x1000)), (9, 7));
+        assert_eq!(
+            (read(0, 0x1ffc), read(0, 0x1ffd), read(0, 0x2000), read(0, 0xffc)),
+            (9, 7, 7, u32::MAX.into())
+        );
+        bus.mmio_write(VcpuId(0), Gpa(0x1004), Width::B4, 0);
+        assert_eq!((read(0, 0x1000), read(1, 0x1000)), (4, 7));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The one call through a table of functions leads to code that knows the device's type: the lock and the access
 //! belong together there.
 use super::{Lock, MmioDevice, PortDevice, VcpuId};
-use crate::arch::{Port, Width};
+use crate::arch::{Gpa, Port, Width};
 use std::sync::{Mutex, PoisonError};
 
 /// What answers at I/O ports: a device behind a lock, or one that sees to its own. See [`PortDevice`].
@@ -20,6 +20,12 @@ pub trait MmioTarget: Send + Sync {
     fn mmio_read(&self, vcpu: VcpuId, offset: u64, width: Width) -> u64;
     /// Writes the low `width` bytes of `value`; the bits above are zero.
     fn mmio_write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64);
+}
+
+/// Registers in memory that each CPU has of its own, in a page that it can move: those of a local APIC.
+pub trait OwnPage: MmioTarget {
+    /// Where `vcpu` has its page, if it has one now. Asked at each access to device memory.
+    fn place(&self, vcpu: VcpuId) -> Option<Gpa>;
 }
 
 impl<T: PortDevice> PortTarget for Lock<T> {

@@ -136,6 +136,10 @@ pub(super) struct GuestArguments {
     /// Offer the guest KVM's clock, which Linux knows as kvm-clock
     #[arg(long)]
     kvm_clock: bool,
+    /// A device for test suites of CPUs and interrupt chips, as QEMU's pc-testdev: ports that drive the interrupt lines
+    /// (0x2000-0x2017), a register (0xe0), a port that has the host give up a page (0xe4), memory at 0xff000000
+    #[arg(long)]
+    test_device: bool,
     /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
     #[arg(long)]
     deterministic: bool,
@@ -183,6 +187,7 @@ impl GuestArguments {
         spec.virtio_console = self.console == "virtio";
         spec.virtio = self.virtio;
         spec.kvm_clock = self.kvm_clock;
+        spec.test_device = self.test_device;
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         }

@@ -24,6 +24,7 @@ pub mod pic8259;
 pub mod pit8254;
 pub mod post;
 pub mod rom;
+pub mod test_device;
 pub mod uart16550;
 pub mod vga;
 pub mod virtio;

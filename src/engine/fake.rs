@@ -68,6 +68,9 @@ impl InterruptController for FakeInterrupts {
     fn set_cr8(&self, _: VcpuId, class: u8) {
         self.with(|chip| chip.cr8 = class);
     }
+    fn has_apic(&self, _: VcpuId) -> bool {
+        *self.apic_base.lock().unwrap() >> 11 & 1 != 0
+    }
     fn read_msr(&self, _: VcpuId, index: u32) -> Option<u64> {
         (index == msr::APIC_BASE).then(|| *self.apic_base.lock().unwrap())
     }

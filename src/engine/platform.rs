@@ -4,7 +4,7 @@
 use super::hypercall::Hypercalls;
 use super::{Cause, Counters, EventKind, Exit, KickCell, KvmClock, Trace, VcpuId};
 use crate::abi;
-use crate::arch::cpuid::{CpuidResult, CpuidTable};
+use crate::arch::cpuid::{CpuidResult, CpuidTable, LEAF1_EDX_APIC};
 use crate::arch::{Cr4, Gpa, Port, Vector, Width, msr};
 use crate::bus::{Bus, CpuSignal, InterruptController, PowerRequest, PowerSwitch};
 use crate::clock::{Clock, TimerQueue};
@@ -241,13 +241,26 @@ impl Platform {
             _ if matches!(index, msr::KVM_WALL_CLOCK | msr::KVM_SYSTEM_TIME) => {
                 self.write_kvm_clock(vcpu, index, value, tsc_adjust)
             }
+            // Places that no address reaches.
+            _ if index == msr::APIC_BASE && value >> self.cpuid_table().physical_bits() != 0 => None,
             _ => self.parts.interrupts.write_msr(vcpu, index, value),
         }
     }
 
+    /// Whether a vCPU's local APIC is enabled by IA32_APIC_BASE. CPUID tells of one that is; it follows nothing else that
+    /// is outside the CPU.
+    #[inline]
+    #[must_use]
+    pub fn has_apic(&self, vcpu: VcpuId) -> bool {
+        self.parts.interrupts.has_apic(vcpu)
+    }
+
     /// Executes CPUID.
     pub fn cpuid(&self, vcpu: VcpuId, leaf: u32, subleaf: u32, cr4: Cr4) -> CpuidResult {
-        let result = self.cpuid_table_of(vcpu).query(leaf, subleaf, cr4);
+        let mut result = self.cpuid_table_of(vcpu).query(leaf, subleaf, cr4);
+        if leaf == 1 && !self.has_apic(vcpu) {
+            result.edx &= !LEAF1_EDX_APIC;
+        }
         self.trace.record(EventKind::Cpuid, leaf.into(), result.eax.into(), 4);
         result
     }

@@ -34,6 +34,8 @@ use std::time::Duration;
 
 /// What KVM_RUN is to hand out.
 const SYNCED: i32 = (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS) as i32;
+/// In IA32_APIC_BASE: the APIC is enabled.
+const APIC_ENABLED: u64 = 1 << 11;
 /// How long an interrupt may wait after the guest has lowered CR8 on kvm_pvm.
 const CR8_POLL: Duration = Duration::from_micros(500);
 
@@ -333,6 +335,12 @@ impl KvmVcpu {
                 self.fd.nmi().map_err(host("KVM refuses an NMI"))?;
                 self.activity = Activity::Running;
             }
+            if platform.has_apic(self.id) != (self.apic_base & APIC_ENABLED != 0) {
+                if let Some(exit) = self.finish_access(platform, &counters)? {
+                    return Ok(exit);
+                }
+                self.tell_apic(platform.has_apic(self.id))?;
+            }
             let pending = platform.interrupt_pending(self.id);
             if pending && self.window_open && self.unfinished && is_pvm() {
                 // Behind the access kvm_pvm may go on to a CLI, and delivers the vector that it was given all the same.
@@ -372,6 +380,15 @@ impl KvmVcpu {
             ),
         };
         timer.arm(Some(CR8_POLL));
+        Ok(())
+    }
+
+    /// Tells KVM whether the local APIC is enabled, which its CPUID follows. Nothing is unfinished.
+    fn tell_apic(&mut self, enabled: bool) -> Result<(), EngineError> {
+        let mut sregs = self.fd.get_sregs().map_err(host("cannot read the registers of a vCPU"))?;
+        sregs.apic_base = self.apic_base & !APIC_ENABLED | if enabled { APIC_ENABLED } else { 0 };
+        self.fd.set_sregs(&sregs).map_err(host("cannot write the registers of a vCPU"))?;
+        self.apic_base = sregs.apic_base;
         Ok(())
     }
 

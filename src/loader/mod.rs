@@ -219,6 +219,12 @@ impl Image {
         Ok(self)
     }
 
+    /// Whether it is a multiboot image, which takes a machine for granted that a BIOS has set up.
+    #[must_use]
+    pub fn is_multiboot(&self) -> bool {
+        matches!(self.kernel, Kernel::Multiboot(_))
+    }
+
     /// Whether it is a Linux kernel that is booted by Linux's own protocol, so that its command line is Linux's.
     #[must_use]
     pub fn is_linux(&self) -> bool {

@@ -28,6 +28,7 @@ fn machine(virtio: VirtioPlace) -> (Pc, TempDir) {
     spec.entropy = true;
     spec.virtio_console = true;
     spec.network = Some(NetSpec::default());
+    spec.test_device = true;
     spec.virtio = virtio;
     let pc = Pc::assemble(&spec, Some(&[0xcc; 64 << 10]), Box::new(Capture::new(1000))).unwrap();
     (pc, folder)
@@ -63,6 +64,9 @@ fn act() -> impl Strategy<Value = Act> {
         layout::IDE_SECONDARY,
         layout::IDE_SECONDARY_CONTROL,
         layout::PCI_CONFIG,
+        layout::TEST_REGISTER,
+        layout::TEST_PAGE,
+        layout::TEST_LINES,
         // Where the IDE's bus master is placed.
         Port(0xc000)..=Port(0xc010),
     ];
@@ -75,6 +79,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0..0x1000_u64).prop_map(|offset| layout::LAPIC.0 + offset),
         1 => (0..0x40_u64).prop_map(|offset| layout::IOAPIC.0 + offset),
         1 => (0..0x1_0000_u64).prop_map(|offset| layout::FIRMWARE_END.0 - 1 - offset),
+        1 => (0..0x1_0010_u64).prop_map(|offset| layout::TEST_MEMORY.0 + offset),
         1 => any::<u64>(),
     ];
     // Small numbers are sizes, bits and places in RAM.

@@ -3,6 +3,7 @@
 //! The only room that names both devices and backends. [`spec`] is what is wanted, as plain data; `pc` says which chip
 //! sits where; `backends` makes the engine of a pair; `run` is the loop around a vCPU.
 mod backends;
+mod bios_leavings;
 mod console_input;
 mod firmware;
 #[cfg(test)]
@@ -20,6 +21,8 @@ mod smp_tests;
 mod spec;
 #[cfg(test)]
 mod step_tests;
+#[cfg(test)]
+mod test_device_tests;
 mod timed;
 mod virtio;
 
@@ -148,6 +151,9 @@ impl Machine {
             mp_table::write(pc.platform().ram(), spec.cpus);
         }
         let state = image.load(pc.platform().ram(), &spec.command_line, spec.screen)?;
+        if image.is_multiboot() {
+            bios_leavings::leave(pc.platform().ram(), pc.interrupts());
+        }
         let platform = Arc::clone(pc.platform());
         let backend = backends::create(spec, &platform)?;
         for slot in platform.ram().slots() {

@@ -16,6 +16,7 @@ use crate::device::interrupts::{InterruptComplex, IoApicPage, LapicPage, PicPort
 use crate::device::pci::PciHost;
 use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
+use crate::device::test_device::TestDevice;
 use crate::device::uart16550::Uart16550;
 use crate::engine::{Counters, Engine, Hypercalls, Interface, KickCell, KvmClock, Platform, PlatformParts};
 use crate::host::console::Capture;
@@ -129,8 +130,7 @@ impl Pc {
         let bench_port = BenchPort::new(Arc::clone(&clock), Arc::clone(&marks), listener);
         bus.claim_ports("bench-port", layout::BENCH, Arc::new(Lock::new(bench_port)))?;
         bus.claim_ports("post", layout::POST, Arc::new(Lock::new(Post::default())))?;
-        let lapic = Arc::new(LapicPage(Arc::clone(&interrupts)));
-        bus.claim_mmio("lapic", layout::LAPIC, layout::LAPIC_SIZE, lapic)?;
+        bus.set_own_pages(Arc::new(LapicPage(Arc::clone(&interrupts))));
         let has_screen = spec.screen || rom.is_some();
         let screen = has_screen.then(|| Screen::insert(&mut bus, i8042, Arc::clone(&ram))).transpose()?;
         if let Some(rom) = rom {
@@ -164,6 +164,10 @@ impl Pc {
         bus.claim_mmio("pci", layout::PCI_MEMORY, layout::PCI_MEMORY_SIZE, pci)?;
         let ioapic = Arc::new(IoApicPage(Arc::clone(&interrupts)));
         bus.claim_mmio("ioapic", layout::IOAPIC, layout::LAPIC_SIZE, ioapic)?;
+
+        if spec.test_device {
+            insert_test_device(&mut bus, &sink, &ram)?;
+        }
 
         firmware::set_levels(&bus);
 
@@ -244,6 +248,19 @@ impl Pc {
     pub fn marks(&self) -> Marks {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+fn insert_test_device(
+    bus: &mut Bus,
+    lines: &Arc<dyn IrqSink>,
+    ram: &Arc<GuestRam>,
+) -> Result<(), MachineError> {
+    let device = Arc::new(Lock::new(TestDevice::new(Arc::clone(lines), Arc::clone(ram))));
+    for range in [layout::TEST_REGISTER, layout::TEST_PAGE, layout::TEST_REGISTER_AGAIN, layout::TEST_LINES] {
+        bus.claim_ports("test-device", range, device.clone())?;
+    }
+    bus.claim_mmio("test-device", layout::TEST_MEMORY, layout::TEST_MEMORY_SIZE as u64, device)?;
+    Ok(())
 }
 
 /// Seconds since 1970 that the real-time clock shows first: now, or a fixed date where runs must repeat exactly.

@@ -49,6 +49,8 @@ pub struct MachineSpec {
     pub virtio: VirtioPlace,
     /// Somebody sees its text screen and types at its keyboard: the guest is told of both.
     pub screen: bool,
+    /// It has the device that public test suites of CPUs and interrupt chips use.
+    pub test_device: bool,
     /// What goes with the image, where that is firmware.
     pub firmware: FirmwareSpec,
 }
@@ -102,6 +104,7 @@ impl MachineSpec {
             kvm_clock: false,
             virtio: VirtioPlace::Pci,
             screen: false,
+            test_device: false,
             firmware: FirmwareSpec::default(),
         }
     }

@@ -13,7 +13,7 @@ pub use watcher::{Close, Watcher};
 use crate::arch::paging::PageMemory;
 use crate::arch::{Gpa, address::PAGE_SIZE, layout};
 use crate::sys::memfd;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -179,6 +179,17 @@ impl GuestRam {
 
     fn checked(&self, at: Gpa, length: usize) -> Result<*mut u8, NotRam> {
         self.host(at, length as u64).ok_or(NotRam { at, length: length as u64 })
+    }
+
+    /// Takes the page at `at` out of this process's page tables, if it is RAM; what is in it stays. The next access finds
+    /// it again, by a fault of the host's; KVM, which maps what this process maps, forgets it too.
+    pub fn release_page(&self, at: Gpa) {
+        let Some(offset) = self.offset(at.page(), PAGE_SIZE) else { return };
+        // SAFETY: the mapping is a shared one of a file, in which the bytes stay.
+        let released = unsafe {
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset as usize, PAGE_SIZE as usize)
+        };
+        debug_assert!(released.is_ok(), "a page of our own mapping");
     }
 
     /// Copies guest memory out.

@@ -19,10 +19,11 @@ use super::ioapic::{IoApic, SavedIoApic};
 use super::lapic::{self, DeliveryMode, Effect, Lapic, Message, SavedLapic, Shorthand};
 use super::pic8259::{PicPair, SavedPicPair};
 use crate::arch::layout::{IOAPIC_PIN_PIT, IRQ_CASCADE, IRQ_PIT};
+use crate::arch::msr::APIC_BASE;
 use crate::bus::{CpuSignal, InterruptController, IrqSink, Lock, Locked, MsiSink, VcpuId};
 use crate::clock::{Clock, Nanos, TimerClient, TimerQueue};
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 /// Called when an interrupt has become deliverable to a vCPU; may be called under the lock of a device.
@@ -68,6 +69,8 @@ pub struct InterruptComplex {
     chips: Lock<Chips>,
     /// For each vCPU, whether an interrupt can be taken.
     pending: Box<[AtomicBool]>,
+    /// For each vCPU, IA32_APIC_BASE: where its page is, and whether it has one.
+    bases: Box<[AtomicU64]>,
     signals: Arc<[Signals]>,
     poke: Poke,
     /// The timer queue keeps no client alive; these do.
@@ -127,6 +130,7 @@ impl InterruptComplex {
             let (pics, ioapic) = (PicPair::default(), IoApic::default());
             Self {
                 pending: lapics.iter().map(|_| AtomicBool::new(false)).collect(),
+                bases: lapics.iter().map(|lapic| AtomicU64::new(lapic.base())).collect(),
                 signals: Arc::clone(&signals),
                 chips: Lock::new(Chips { pics, ioapic, lapics, signals, called: 0 }),
                 poke,
@@ -204,8 +208,9 @@ impl InterruptComplex {
             chips.signals[i].0.store(*bits, Ordering::SeqCst);
             chips.called |= u64::from(*bits != 0) << i;
         }
-        for (lapic, state) in chips.lapics.iter_mut().zip(states) {
+        for ((lapic, state), base) in chips.lapics.iter_mut().zip(states).zip(&self.bases) {
             lapic.take_on(state);
+            base.store(lapic.base(), Ordering::Release);
         }
         (chips.pics, chips.ioapic) = (pics, ioapic);
         self.sync(&mut chips);
@@ -362,13 +367,21 @@ impl InterruptController for InterruptComplex {
         self.with_lapic(vcpu, |lapic| lapic.set_cr8(class));
     }
 
+    fn has_apic(&self, vcpu: VcpuId) -> bool {
+        self.bases.get(usize::from(vcpu.0)).is_none_or(|base| lapic::is_enabled(base.load(Ordering::Acquire)))
+    }
+
     fn read_msr(&self, vcpu: VcpuId, index: u32) -> Option<u64> {
         self.with_lapic(vcpu, |lapic| lapic.read_msr(index)).flatten()
     }
 
     fn write_msr(&self, vcpu: VcpuId, index: u32, value: u64) -> Option<()> {
         self.with(|chips| {
-            let effect = chips.lapics.get_mut(usize::from(vcpu.0))?.write_msr(index, value)?;
+            let lapic = chips.lapics.get_mut(usize::from(vcpu.0))?;
+            let effect = lapic.write_msr(index, value)?;
+            if index == APIC_BASE {
+                self.bases[usize::from(vcpu.0)].store(lapic.base(), Ordering::Release);
+            }
             chips.follow(vcpu, effect);
             Some(())
         })

@@ -1,10 +1,11 @@
 //! The complex's faces on the bus: the ports of the 8259s and the register pages of the APICs. The complex's own lock is
 //! the only one.
 use super::InterruptComplex;
-use crate::arch::{Port, Width};
-use crate::bus::{MmioTarget, PortTarget, VcpuId};
-use crate::device::{read_bytes, write_bytes};
+use crate::arch::{Gpa, Port, Width};
+use crate::bus::{MmioTarget, OwnPage, PortTarget, VcpuId};
+use crate::device::{lapic, read_bytes, write_bytes};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Ports of both 8259s and their edge/level registers; it claims all six.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ fn takes_write(offset: u64, width: Width) -> bool {
     offset & 15 == 0 && width >= Width::B4
 }
 
-/// The page of each vCPU's own local APIC.
+/// The page of each vCPU's own local APIC, which is where IA32_APIC_BASE says.
 #[derive(Debug)]
 pub struct LapicPage(pub Arc<InterruptComplex>);
 
@@ -51,6 +52,13 @@ impl MmioTarget for LapicPage {
                 }
             });
         }
+    }
+}
+
+impl OwnPage for LapicPage {
+    fn place(&self, vcpu: VcpuId) -> Option<Gpa> {
+        let base = self.0.bases.get(usize::from(vcpu.0))?;
+        lapic::page(base.load(Ordering::Acquire))
     }
 }
 

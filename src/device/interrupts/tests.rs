@@ -1,8 +1,8 @@
 mod x2apic;
 
 use super::*;
-use crate::arch::{Port, Width, msr};
-use crate::bus::{MmioTarget, PortTarget};
+use crate::arch::{Gpa, Port, Width, msr};
+use crate::bus::{MmioTarget, OwnPage, PortTarget};
 use crate::clock::ClockSource;
 use proptest::prelude::*;
 use std::sync::atomic::AtomicU32;
@@ -448,6 +448,33 @@ fn apic_base_faults_on_reserved_bits() {
     assert_eq!(bench.read(CPU0, 0x80), 0, "enabling again resets");
     assert_eq!(bench.read(CPU0, 0xf0), 0xff);
     assert_eq!(bench.complex.read_msr(CPU1, msr::APIC_BASE), Some(0xfee0_0800));
+}
+
+#[test]
+fn the_page_is_where_the_base_says() {
+    let bench = Bench::new();
+    let page = LapicPage(Arc::clone(&bench.complex));
+    let places = || [CPU0, CPU1].map(|cpu| (page.place(cpu), bench.complex.has_apic(cpu)));
+    let usual = (Some(Gpa(0xfee0_0000)), true);
+    assert_eq!(places(), [usual; 2]);
+    for (base, place) in [
+        (0xfed4_0900, (Some(Gpa(0xfed4_0000)), true)),
+        (0xfed4_0100, (None, false)),
+        (0xfee0_0900, usual),
+        (0xfee0_0d00, (None, true)),
+    ] {
+        bench.complex.write_msr(CPU0, msr::APIC_BASE, base).unwrap();
+        assert_eq!(places(), [place, usual], "{base:#x}");
+    }
+    let saved = bench.complex.saved();
+    let other = Bench::new();
+    other.complex.restore(&saved).unwrap();
+    assert_eq!(LapicPage(Arc::clone(&other.complex)).place(CPU0), None);
+    // What INIT leaves alone.
+    bench.complex.write_msr(CPU1, msr::APIC_BASE, 0xfed4_0800).unwrap();
+    bench.complex.with(|chips| chips.lapics[1].init());
+    assert_eq!(page.place(CPU1), Some(Gpa(0xfed4_0000)));
+    assert_eq!(page.place(VcpuId(9)), None, "no such vCPU");
 }
 
 #[test]

@@ -6,8 +6,7 @@
 //! State after reset. The boot processor's LINT0 is unmasked and in ExtINT mode, as a BIOS leaves it and as QEMU sets
 //! it: the 8259s reach a guest that never touches the APIC. On the others LINT0 is masked. As in QEMU, the 8259s are
 //! heard if the APIC is globally disabled, or LINT0 is unmasked in ExtINT mode, whatever the software enable says; so
-//! clearing the software enable masks all entries of the vector table but LINT0. Moving the register page by
-//! IA32_APIC_BASE changes the MSR and nothing else, again as in QEMU. INIT resets the APIC
+//! clearing the software enable masks all entries of the vector table but LINT0. INIT resets the APIC
 //! but for its ID; the complex brings INIT, start-up and NMI messages to the CPUs. SMI messages are dropped.
 mod saved;
 mod spec;
@@ -21,11 +20,22 @@ pub use saved::SavedLapic;
 pub use spec::{DeliveryMode, Shorthand};
 pub use vectors::Vectors;
 
-use crate::arch::layout;
+use crate::arch::{Gpa, layout};
 use crate::clock::{Clock, Nanos, Timer};
 use spec::{ApicBase, ERROR, Esr, FIRST_VECTOR, LINT0, LVT_COUNT, LVT_WRITABLE, Lvt, Svr, TIMER, offset};
 use std::sync::Arc;
 use timer::Counter;
+
+/// Whether this IA32_APIC_BASE enables the APIC.
+pub(in crate::device) fn is_enabled(base: u64) -> bool {
+    ApicBase::from_bits_retain(base).contains(ApicBase::ENABLE)
+}
+
+/// Where the register page is with this IA32_APIC_BASE, if it answers at all: not in x2APIC mode.
+pub(in crate::device) fn page(base: u64) -> Option<Gpa> {
+    let has_page = is_enabled(base) && !ApicBase::from_bits_retain(base).contains(ApicBase::EXTD);
+    has_page.then(|| Gpa(base).page())
+}
 
 /// An interrupt message on its way to local APICs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,7 +157,7 @@ impl Lapic {
     }
 
     fn is_enabled(&self) -> bool {
-        self.state.base.contains(ApicBase::ENABLE)
+        is_enabled(self.base())
     }
 
     fn is_software_enabled(&self) -> bool {
@@ -506,7 +516,7 @@ impl Lapic {
     /// Whether the register page answers: not while IA32_APIC_BASE disables the APIC, nor in x2APIC mode.
     #[must_use]
     pub fn has_page(&self) -> bool {
-        self.is_enabled() && !self.is_x2apic()
+        page(self.base()).is_some()
     }
 
     /// CR8.

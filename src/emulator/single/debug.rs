@@ -71,13 +71,21 @@ pub(super) fn after(cx: &mut Cx, stepped: bool) -> Option<Exception> {
     if hits == 0 && !stepped {
         return None;
     }
+    note_hits(cx.state, hits);
+    Some(if stepped { single_step(cx.state) } else { Exception::plain(Vector::Debug) })
+}
+
+/// Tells DR6 of the breakpoints on data and ports that were hit, a bit each.
+pub(super) fn note_hits(state: &mut CpuState, hits: u8) {
     if hits != 0 {
-        cx.state.dr[6] = cx.state.dr[6] & !0xf | u64::from(hits);
+        state.dr[6] = state.dr[6] & !0xf | u64::from(hits);
     }
-    if stepped {
-        cx.state.dr[6] |= DR6_BS;
-    }
-    Some(Exception::plain(Vector::Debug))
+}
+
+/// The #DB of a single step, which DR6 is told of.
+pub(super) fn single_step(state: &mut CpuState) -> Exception {
+    state.dr[6] |= DR6_BS;
+    Exception::plain(Vector::Debug)
 }
 
 /// Registers 4 and 5 are 6 and 7 unless CR4.DE forbids them; DR7.GD traps every access.

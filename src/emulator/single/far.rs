@@ -5,7 +5,7 @@ use super::cx::{Cx, Flow, Handler, Step};
 use super::flags::OF;
 use super::lower::operand_size;
 use super::op::Op;
-use super::{branch, gate, operand, segment, stack, task};
+use super::{branch, debug, gate, operand, segment, stack, task};
 use crate::arch::state::gpr::{R11, RCX, RDX, RSP};
 use crate::arch::{CpuState, Efer, Exception, Gva, Rflags, Segment, SegmentRegister, Vector};
 use crate::emulator::front::encoding::Encoding;
@@ -35,10 +35,14 @@ fn switch(state: &mut CpuState, code: u16, data: u16, cpl: u8, long: bool) {
     *state.segment_mut(SegmentRegister::Ss) = flat_data(data & !3 | u16::from(cpl), cpl);
 }
 
-/// CS and SS as SYSCALL loads them.
+/// CS and SS as SYSCALL loads them in long mode.
 pub(crate) fn enter_by_syscall(state: &mut CpuState) {
+    enter_by_star(state, true);
+}
+
+fn enter_by_star(state: &mut CpuState, long: bool) {
     let selector = (state.msrs.star >> 32) as u16;
-    switch(state, selector, selector.wrapping_add(8), 0, true);
+    switch(state, selector, selector.wrapping_add(8), 0, long);
 }
 
 /// CS and SS as SYSRET loads them.
@@ -59,6 +63,14 @@ fn done(cx: &mut Cx) -> Step {
     Ok(Flow::Renew)
 }
 
+/// After SYSCALL and SYSRET, whose trap is that of the TF which they leave: it comes before the next instruction.
+fn done_by_syscall(cx: &mut Cx) -> Step {
+    if cx.state.rflags.contains(Rflags::TF) {
+        cx.state.pending_exception = Some(debug::single_step(cx.state));
+    }
+    done(cx)
+}
+
 /// Whether SYSCALL and SYSRET exist here.
 fn has_syscall(cx: &Cx) -> bool {
     cx.state.efer.contains(Efer::SCE) && (cx.state.is_64bit_code() || cx.platform.cpuid_table().is_amd())
@@ -72,11 +84,9 @@ fn syscall(cx: &mut Cx, op: &Op) -> Step {
     if !cx.state.is_long_mode() {
         cx.set_reg(RCX as u8, next as u32);
         cx.state.rflags.remove(Rflags::IF | Rflags::VM | Rflags::RF);
-        let star = cx.state.msrs.star;
-        let selector = (star >> 32) as u16;
-        switch(cx.state, selector, selector.wrapping_add(8), 0, false);
-        cx.state.rip = star & 0xffff_ffff;
-        return done(cx);
+        enter_by_star(cx.state, false);
+        cx.state.rip = cx.state.msrs.star & 0xffff_ffff;
+        return done_by_syscall(cx);
     }
     cx.regs[RCX] = next;
     let flags = cx.rflags();
@@ -87,7 +97,7 @@ fn syscall(cx: &mut Cx, op: &Op) -> Step {
     cx.set_rflags(kept | Rflags::FIXED);
     enter_by_syscall(cx.state);
     cx.state.rip = target;
-    done(cx)
+    done_by_syscall(cx)
 }
 
 fn sysret(cx: &mut Cx, op: &Op) -> Step {
@@ -99,7 +109,7 @@ fn sysret(cx: &mut Cx, op: &Op) -> Step {
         cx.state.rflags |= Rflags::IF;
         leave_by_sysret(cx.state, false);
         cx.state.rip = cx.regs[RCX] & 0xffff_ffff;
-        return done(cx);
+        return done_by_syscall(cx);
     }
     let long = operand::instruction(op).code() == Code::Sysretq;
     let target = if long { cx.regs[RCX] } else { cx.regs[RCX] & 0xffff_ffff };
@@ -110,7 +120,7 @@ fn sysret(cx: &mut Cx, op: &Op) -> Step {
     cx.set_rflags(loaded);
     leave_by_sysret(cx.state, long);
     cx.state.rip = target;
-    done(cx)
+    done_by_syscall(cx)
 }
 
 fn sysenter(cx: &mut Cx, _: &Op) -> Step {
@@ -167,10 +177,12 @@ fn int(cx: &mut Cx, op: &Op) -> Step {
     done(cx)
 }
 
-/// INT1: a #DB that ignores the gate's privilege.
+/// INT1: a #DB that ignores the gate's privilege. One that a load of SS held off comes with it.
 fn int1(cx: &mut Cx, op: &Op) -> Step {
     cx.state.rip = operand::instruction(op).next_ip();
+    let held = std::mem::take(&mut cx.mmu.watches.hit);
     interrupt::trap(cx, Vector::Debug)?;
+    debug::note_hits(cx.state, held);
     done(cx)
 }
 

@@ -1,6 +1,7 @@
 //! CPUID without a call for help: the platform's answers, as they were given before.
 //!
-//! An answer holds for a leaf, a subleaf and CR4, which shows in one bit. Nothing is remembered while the platform's
+//! An answer holds for a leaf, a subleaf and CR4, which shows in one bit; and for a local APIC that is enabled or not, which
+//! changes so seldom that all are forgotten then. Nothing is remembered while the platform's
 //! trace is on, so that it sees each CPUID.
 use super::builder::Builder;
 use crate::arch::CpuState;
@@ -33,29 +34,42 @@ const EMPTY: Slot = Slot { asked: 0, cr4: NEVER, answer: [0; 4] };
 
 /// What CPUID was answered.
 #[derive(Debug)]
-pub(super) struct Answers(Box<[Slot; SLOTS]>);
+pub(super) struct Answers {
+    slots: Box<[Slot; SLOTS]>,
+    /// The local APIC was enabled when they were given.
+    apic: bool,
+}
 
 impl Default for Answers {
     fn default() -> Self {
-        Self(Box::new([EMPTY; SLOTS]))
+        Self { slots: Box::new([EMPTY; SLOTS]), apic: true }
     }
 }
 
 impl Answers {
     /// Where translated code finds them.
     pub(super) fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
+        self.slots.as_ptr() as u64
     }
 
     /// Forgets all.
     pub(super) fn clear(&mut self) {
-        self.0.fill(EMPTY);
+        self.slots.fill(EMPTY);
+    }
+
+    /// Forgets all if the local APIC's being enabled has changed.
+    #[inline]
+    pub(super) fn hold_for(&mut self, apic: bool) {
+        if self.apic != apic {
+            self.apic = apic;
+            self.clear();
+        }
     }
 
     /// Remembers what a leaf and a subleaf gave.
     pub(super) fn note(&mut self, (leaf, subleaf): (u32, u32), cr4: u64, answer: [u32; 4]) {
         let slot = (leaf.rotate_left(2) as usize) & (SLOTS - 1);
-        self.0[slot] = Slot { asked: u64::from(subleaf) << 32 | u64::from(leaf), cr4, answer };
+        self.slots[slot] = Slot { asked: u64::from(subleaf) << 32 | u64::from(leaf), cr4, answer };
     }
 }
 

@@ -187,6 +187,30 @@ fn the_apics_msr_is_the_platforms_and_an_unknown_one_faults() {
 }
 
 #[test]
+fn cpuid_tells_of_an_apic_that_is_enabled() {
+    let Some(mut rig) = Rig::flat(false, |a| {
+        for _ in 0..3 {
+            a.mov(eax, 1).unwrap();
+            a.cpuid().unwrap();
+            a.shr(edx, 9).unwrap();
+            a.and(edx, 1).unwrap();
+            a.shl(edi, 1).unwrap();
+            a.or(edi, edx).unwrap();
+            a.mov(ecx, crate::arch::msr::APIC_BASE).unwrap();
+            a.rdmsr().unwrap();
+            a.xor(eax, 0x800).unwrap();
+            a.wrmsr().unwrap();
+        }
+        a.mov(edx, u32::from(OFF)).unwrap();
+        a.out(dx, eax).unwrap();
+    }) else {
+        return;
+    };
+    assert!(matches!(rig.run(), Exit::PowerOff(_)));
+    assert_eq!(rig.state().gpr[gpr::RDI] & 7, 0b101);
+}
+
+#[test]
 fn cpuid_answers_from_the_platforms_table_at_both_rings() {
     for user in [false, true] {
         for (leaf, subleaf) in [(0, 0), (1, 0), (7, 0), (0x4000_0000, 0), (0x8000_0001, 0)] {

@@ -100,6 +100,9 @@ impl InterruptController for OneInterrupt {
     fn set_cr8(&self, _: VcpuId, class: u8) {
         self.cr8.store(class, Ordering::SeqCst);
     }
+    fn has_apic(&self, _: VcpuId) -> bool {
+        self.base.load(Ordering::SeqCst) >> 11 & 1 != 0
+    }
     fn read_msr(&self, _: VcpuId, index: u32) -> Option<u64> {
         (index == crate::arch::msr::APIC_BASE).then(|| self.base.load(Ordering::SeqCst))
     }
@@ -129,6 +132,7 @@ impl Rig {
         bus.claim_ports("off", Port(OFF)..=Port(OFF + 3), off).unwrap();
         bus.claim_mmio("recorder", Gpa(MMIO), 0x1000, mmio.clone()).unwrap();
         let interrupts = Arc::new(OneInterrupt::default());
+        interrupts.base.store(0xfee0_0900, Ordering::SeqCst);
         let clock = Arc::new(Clock::new(ClockSource::Real));
         let platform = Platform::new(PlatformParts {
             ram,

@@ -75,6 +75,77 @@ fn amds_syscall_exists_in_legacy_mode() {
 }
 
 #[test]
+fn syscall_and_sysret_trap_by_the_flag_that_they_leave() {
+    for engine in [EmuEngine::Single, EmuEngine::Translator] {
+        let mut b = Bench::new(|a| a.syscall().unwrap());
+        b.assemble(DATA, |a| {
+            a.or(r11d, Rflags::TF.bits() as i32).unwrap();
+            a.sysretq().unwrap();
+        });
+        b.state.msrs.star = 0x1b_0008 << 32;
+        b.state.msrs.lstar = DATA;
+        b.state.msrs.sfmask = Rflags::TF.bits();
+        b.state.rflags |= Rflags::TF;
+        b.enter_ring3();
+        let mut vcpu = b.vcpu_of(engine);
+        assert_eq!(vcpu.run(&b.machine.platform).unwrap(), crate::engine::Exit::Halted);
+        let state = vcpu.save().unwrap();
+        // HLT of the handler of #DB, entered once, from ring 3, before an instruction of it was executed.
+        let frame: [u64; 2] = std::array::from_fn(|i| b.peek(RING0_STACK - 40 + 8 * i as u64));
+        assert_eq!(state.rip, HANDLERS + 16 + 1, "{engine:?}");
+        assert_eq!((frame, state.gpr[RSP]), ([CODE + 2, 0x2b], RING0_STACK - 40), "{engine:?}");
+        assert_eq!(state.dr[6] & 0xf00f, 1 << 14, "{engine:?}");
+    }
+}
+
+#[test]
+fn int1_brings_the_breakpoint_that_a_load_of_ss_held_off() {
+    let mut b = Bench::new(|_| ());
+    b.poke(DATA, 0x10);
+    b.state.dr[1] = DATA;
+    // Reads and writes of two bytes, by register 1.
+    b.state.dr[7] = 0x400 | 1 << 2 | 0b0111 << 20;
+    let end = b.assemble(CODE, |a| {
+        a.mov(ss, word_ptr(DATA)).unwrap();
+        a.int1().unwrap();
+    });
+    // To the HLT of the handler, which is entered once.
+    assert_eq!(b.run(), super::super::Ended::Halted);
+    assert_eq!((b.state.rip, b.state.dr[6] & 0xf00f), (HANDLERS + 17, 1 << 1));
+    assert_eq!((b.peek(b.state.gpr[RSP]), b.state.gpr[RSP]), (end, STACK - 40));
+}
+
+#[test]
+fn cpuid_tells_of_an_apic_that_is_enabled() {
+    for engine in [EmuEngine::Single, EmuEngine::Translator] {
+        // A loop, so that CPUID is asked by the same code before and after.
+        let mut b = Bench::new(|a| {
+            let mut again = a.create_label();
+            a.mov(esi, 40).unwrap();
+            a.set_label(&mut again).unwrap();
+            a.mov(eax, 1).unwrap();
+            a.cpuid().unwrap();
+            a.shr(edx, 9).unwrap();
+            a.and(edx, 1).unwrap();
+            a.add(edi, edx).unwrap();
+            a.mov(ecx, msr::APIC_BASE).unwrap();
+            a.rdmsr().unwrap();
+            a.xor(eax, 0x800).unwrap();
+            a.wrmsr().unwrap();
+            a.dec(esi).unwrap();
+            a.jnz(again).unwrap();
+            a.hlt().unwrap();
+        });
+        b.state.gpr[7] = 0;
+        let mut vcpu = b.vcpu_of(engine);
+        assert_eq!(vcpu.run(&b.machine.platform).unwrap(), crate::engine::Exit::Halted);
+        assert_eq!(vcpu.save().unwrap().gpr[7], 20, "{engine:?}");
+        let beyond = 1 << b.machine.platform.cpuid_table().physical_bits();
+        assert_eq!(b.machine.platform.msr_write(VcpuId(0), msr::APIC_BASE, 0xfee0_0900 | beyond, 0), None);
+    }
+}
+
+#[test]
 fn iret_goes_to_ring_3_and_int_comes_back() {
     let mut b = Bench::new(|a| a.iretq().unwrap());
     b.assemble(DATA, |a| a.int(0x80).unwrap());

@@ -89,6 +89,7 @@ impl Session<'_, '_> {
         cx.state.rip = instruction.ip();
         cx.mmu.stop = false;
         let (at, next, resumes) = (instruction.ip(), instruction.next_ip(), site.resumes);
+        let is_wrmsr = instruction.code() == Code::Wrmsr;
         let asked = (instruction.code() == Code::Cpuid)
             .then_some((cx.regs[gpr::RAX] as u32, cx.regs[gpr::RCX] as u32));
         match (op.run)(cx, op) {
@@ -113,6 +114,13 @@ impl Session<'_, '_> {
             Ok(Flow::Jump) => self.count_retired(1),
             Ok(flow @ (Flow::Renew | Flow::Again)) => {
                 self.count_retired(u32::from(flow == Flow::Renew));
+                // A task's trap bit, or TF that SYSRET has set.
+                if let Some(exception) = self.cx.state.pending_exception.take() {
+                    return self.raise(exception);
+                }
+                if is_wrmsr {
+                    self.hold_cpuid();
+                }
                 if self.interruptible() {
                     return Go::Leave(End::Ended(Ended::Attention));
                 }

@@ -342,6 +342,7 @@ impl Session<'_, '_> {
     }
 
     fn enter(&mut self, target: usize) {
+        self.hold_cpuid();
         self.write_context();
         let enter = self.store.stubs().enter;
         // SAFETY: the stub is a function of this type.
@@ -352,6 +353,11 @@ impl Session<'_, '_> {
         enter(context, target);
         self.count_window_misses();
         self.count_instructions();
+    }
+
+    /// Forgets answers of CPUID that an MSR has changed. To be called before translated code goes on after a WRMSR.
+    fn hold_cpuid(&mut self) {
+        self.workshop.cpuid.hold_for(self.cx.platform.has_apic(self.cx.mmu.vcpu));
     }
 
     /// The byte by which translated code is asked for attention.
