@@ -57,8 +57,9 @@ const LEAF1_ECX: u32 = 1 << 0 // SSE3
     | 1 << 28 // AVX
     | 1 << 29 // F16C
     | 1 << 30; // RDRAND
-const LEAF1_ECX_APIC_MSRS: u32 = 1 << 21 // x2APIC
-    | 1 << 24; // TSC deadline
+/// In ECX of leaf 1: x2APIC mode.
+const LEAF1_ECX_X2APIC: u32 = 1 << 21;
+const LEAF1_ECX_APIC_MSRS: u32 = LEAF1_ECX_X2APIC | 1 << 24; // TSC deadline
 const LEAF1_ECX_OSXSAVE: u32 = 1 << 27;
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 /// In EDX of leaf 1: there is a local APIC, and IA32_APIC_BASE enables it.
@@ -312,6 +313,12 @@ impl CpuidTable {
     #[must_use]
     pub fn entries(&self) -> &[CpuidEntry] {
         &self.entries
+    }
+
+    /// Whether the local APIC has x2APIC mode.
+    #[must_use]
+    pub fn has_x2apic(&self) -> bool {
+        self.query(1, 0, Cr4::empty()).ecx & LEAF1_ECX_X2APIC != 0
     }
 
     /// MAXPHYADDR: how many bits a guest-physical address has. A table without the leaf says 36 (SDM 4.1.4).

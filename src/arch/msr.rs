@@ -9,6 +9,10 @@ pub const P5_MC_TYPE: u32 = 1;
 pub const TSC: u32 = 0x10;
 /// IA32_APIC_BASE.
 pub const APIC_BASE: u32 = 0x1b;
+/// In [`APIC_BASE`]: x2APIC mode.
+pub const APIC_BASE_X2APIC: u64 = 1 << 10;
+/// In [`APIC_BASE`]: the local APIC is enabled.
+pub const APIC_BASE_ENABLE: u64 = 1 << 11;
 /// IA32_FEATURE_CONTROL.
 pub const FEATURE_CONTROL: u32 = 0x3a;
 /// IA32_TSC_ADJUST.

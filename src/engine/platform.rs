@@ -241,8 +241,7 @@ impl Platform {
             _ if matches!(index, msr::KVM_WALL_CLOCK | msr::KVM_SYSTEM_TIME) => {
                 self.write_kvm_clock(vcpu, index, value, tsc_adjust)
             }
-            // Places that no address reaches.
-            _ if index == msr::APIC_BASE && value >> self.cpuid_table().physical_bits() != 0 => None,
+            _ if index == msr::APIC_BASE && value & self.apic_base_reserved() != 0 => None,
             _ => self.parts.interrupts.write_msr(vcpu, index, value),
         }
     }
@@ -253,6 +252,14 @@ impl Platform {
     #[must_use]
     pub fn has_apic(&self, vcpu: VcpuId) -> bool {
         self.parts.interrupts.has_apic(vcpu)
+    }
+
+    /// Bits of IA32_APIC_BASE that this guest's CPUs do not have: of addresses beyond theirs, and of a mode that CPUID does
+    /// not tell of.
+    fn apic_base_reserved(&self) -> u64 {
+        let cpuid = self.cpuid_table();
+        let mode = if cpuid.has_x2apic() { 0 } else { msr::APIC_BASE_X2APIC };
+        u64::MAX << cpuid.physical_bits() | mode
     }
 
     /// Executes CPUID.

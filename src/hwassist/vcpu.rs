@@ -34,8 +34,6 @@ use std::time::Duration;
 
 /// What KVM_RUN is to hand out.
 const SYNCED: i32 = (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS) as i32;
-/// In IA32_APIC_BASE: the APIC is enabled.
-const APIC_ENABLED: u64 = 1 << 11;
 /// How long an interrupt may wait after the guest has lowered CR8 on kvm_pvm.
 const CR8_POLL: Duration = Duration::from_micros(500);
 
@@ -335,7 +333,7 @@ impl KvmVcpu {
                 self.fd.nmi().map_err(host("KVM refuses an NMI"))?;
                 self.activity = Activity::Running;
             }
-            if platform.has_apic(self.id) != (self.apic_base & APIC_ENABLED != 0) {
+            if platform.has_apic(self.id) != (self.apic_base & msr::APIC_BASE_ENABLE != 0) {
                 if let Some(exit) = self.finish_access(platform, &counters)? {
                     return Ok(exit);
                 }
@@ -386,7 +384,8 @@ impl KvmVcpu {
     /// Tells KVM whether the local APIC is enabled, which its CPUID follows. Nothing is unfinished.
     fn tell_apic(&mut self, enabled: bool) -> Result<(), EngineError> {
         let mut sregs = self.fd.get_sregs().map_err(host("cannot read the registers of a vCPU"))?;
-        sregs.apic_base = self.apic_base & !APIC_ENABLED | if enabled { APIC_ENABLED } else { 0 };
+        sregs.apic_base =
+            self.apic_base & !msr::APIC_BASE_ENABLE | if enabled { msr::APIC_BASE_ENABLE } else { 0 };
         self.fd.set_sregs(&sregs).map_err(host("cannot write the registers of a vCPU"))?;
         self.apic_base = sregs.apic_base;
         Ok(())

@@ -1,4 +1,5 @@
 //! Registers of the local APIC (Intel SDM vol. 3A, chapter 11 "Advanced Programmable Interrupt Controller", 2023).
+use crate::arch::msr;
 use bitflags::bitflags;
 
 /// Offsets of the registers in the APIC's page (table 11-1).
@@ -138,9 +139,9 @@ bitflags! {
         /// This is the boot processor.
         const BSP = 1 << 8;
         /// x2APIC mode.
-        const EXTD = 1 << 10;
+        const EXTD = msr::APIC_BASE_X2APIC;
         /// Global enable.
-        const ENABLE = 1 << 11;
+        const ENABLE = msr::APIC_BASE_ENABLE;
         const _ = !0;
     }
 }

@@ -140,8 +140,11 @@ fn cpuid_tells_of_an_apic_that_is_enabled() {
         let mut vcpu = b.vcpu_of(engine);
         assert_eq!(vcpu.run(&b.machine.platform).unwrap(), crate::engine::Exit::Halted);
         assert_eq!(vcpu.save().unwrap().gpr[7], 20, "{engine:?}");
-        let beyond = 1 << b.machine.platform.cpuid_table().physical_bits();
-        assert_eq!(b.machine.platform.msr_write(VcpuId(0), msr::APIC_BASE, 0xfee0_0900 | beyond, 0), None);
+        // An address that no CPU here has, and a mode that CPUID does not tell of.
+        for bit in [b.machine.platform.cpuid_table().physical_bits(), 10] {
+            let value = 0xfee0_0900 | 1 << bit;
+            assert_eq!(b.machine.platform.msr_write(VcpuId(0), msr::APIC_BASE, value, 0), None, "bit {bit}");
+        }
     }
 }
 
