@@ -75,7 +75,7 @@ fn unavailable(reason: impl Into<String>) -> EngineError {
 
 /// Whether those in the device's group may open it.
 fn is_for_its_group(device: &Path) -> bool {
-    device.metadata().is_ok_and(|metadata| metadata.mode() & 0o060 == 0o060)
+    device.metadata().is_ok_and(|metadata| metadata.mode() & 0o060 == 0o060 && metadata.gid() != 0)
 }
 
 /// Opens `device`, with a sentence for each way in which that fails.

@@ -44,7 +44,7 @@ impl Nobody {
 fn without_the_right_to_kvm_the_program_says_how_to_get_it() {
     let Some(nobody) = Nobody::new() else { return };
     let advice = match std::fs::metadata("/dev/kvm") {
-        Ok(device) if device.mode() & 0o066 == 0o060 => "group kvm",
+        Ok(device) if device.mode() & 0o066 == 0o060 && device.gid() != 0 => "group kvm",
         Ok(device) if device.mode() & 0o006 == 0 => "setfacl",
         Ok(_) => return println!("skipped: here everybody may open /dev/kvm"),
         Err(error) => return println!("skipped: /dev/kvm: {error}"),

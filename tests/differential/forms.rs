@@ -143,6 +143,8 @@ pub fn in_scope() -> Vec<Code> {
 /// (12 #SS, 13 #GP, 14 #PF, 17 #AC). What was written before the fault is the CPU's own business too.
 pub fn unordered_faults(code: Code) -> &'static [u8] {
     match code.mnemonic() {
+        // Whether the target is judged before the return address is pushed.
+        M::Call if *IS_AMD => &[12, 13, 14, 17],
         M::Fnstenv | M::Fldenv | M::Fnsave | M::Frstor => &[12, 13, 14, 17],
         M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => &[14, 17],
         M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 => &[14, 17],
@@ -201,8 +203,8 @@ pub fn loose_faults(instruction: &Instruction) -> bool {
         _ if compares => instruction.has_rep_prefix() || instruction.has_repne_prefix(),
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Vcvtps2ph | M::Xrstor | M::Xrstor64 => true,
         // Whether the x87 unit became the MMX unit.
-        M::Movd | M::Movq | M::Movntq => instruction.op0_kind() == OpKind::Memory,
-        _ => instruction.is_vsib() || instruction.is_call_near_indirect() || stores_from_x87(instruction),
+        M::Movd | M::Movq | M::Movntq => instruction.op1_register().is_mm(),
+        _ => instruction.is_vsib() || instruction.is_call_near_indirect(),
     }
 }
 

@@ -101,11 +101,14 @@ fn syscall(cx: &mut Cx, op: &Op) -> Step {
 }
 
 fn sysret(cx: &mut Cx, op: &Op) -> Step {
-    if !has_syscall(cx) || !cx.is_protected() {
+    if !has_syscall(cx) {
         return Err(cx.raise(Exception::UD));
     }
+    if !cx.is_protected() {
+        return Err(cx.raise(Exception::GP0));
+    }
     cx.need_ring0()?;
-    if !cx.state.is_long_mode() {
+    if !cx.state.is_64bit_code() {
         cx.state.rflags |= Rflags::IF;
         leave_by_sysret(cx.state, false);
         cx.state.rip = cx.regs[RCX] & 0xffff_ffff;
@@ -123,7 +126,15 @@ fn sysret(cx: &mut Cx, op: &Op) -> Step {
     done_by_syscall(cx)
 }
 
+/// Whether SYSENTER and SYSEXIT exist here: on AMD's CPUs not in long mode.
+fn has_sysenter(cx: &Cx) -> bool {
+    !cx.state.is_long_mode() || !cx.platform.cpuid_table().is_amd()
+}
+
 fn sysenter(cx: &mut Cx, _: &Op) -> Step {
+    if !has_sysenter(cx) {
+        return Err(cx.raise(Exception::UD));
+    }
     let msrs = cx.state.msrs;
     if !cx.is_protected() || msrs.sysenter_cs & 0xfffc == 0 {
         return Err(cx.raise(Exception::GP0));
@@ -139,6 +150,9 @@ fn sysenter(cx: &mut Cx, _: &Op) -> Step {
 }
 
 fn sysexit(cx: &mut Cx, op: &Op) -> Step {
+    if !has_sysenter(cx) {
+        return Err(cx.raise(Exception::UD));
+    }
     let selector = cx.state.msrs.sysenter_cs as u16;
     if !cx.is_protected() || selector & !3 == 0 {
         return Err(cx.raise(Exception::GP0));

@@ -1,7 +1,8 @@
 //! Integers of the four operand sizes and their arithmetic, flags included, done by the host's own instructions.
 //!
 //! Each operation is the guest's instruction itself between "flags in" and "flags out" ([`super::flags`]): results,
-//! defined flags and, on a host of the same make, undefined flags are those of the hardware.
+//! defined flags and, on a host of the same make, undefined flags are those of the hardware; but for those of divisions,
+//! which leave the flags alone.
 #![expect(unsafe_code, reason = "flags can only be had from the host's instructions by inline assembly")]
 use super::flags::Flags;
 use std::arch::asm;

@@ -204,6 +204,8 @@ fn is_general(instruction: &Instruction) -> Option<Kind> {
             }
             _ => Kind::Plain,
         },
+        // AMD's CPUs read four bytes for it where two were looked up.
+        M::Movsxd if instruction.code() == Code::Movsxd_r16_rm16 => Kind::Execute,
         M::Imul | M::Movzx | M::Movsx | M::Movsxd | M::Inc | M::Dec | M::Neg | M::Not | M::Xadd
         | M::Movbe | M::Crc32 | M::Popcnt | M::Bsf | M::Bsr | M::Tzcnt | M::Lzcnt | M::Movnti
         // BMI and ADX
@@ -422,6 +424,7 @@ mod tests {
     use super::*;
     use crate::arch::cpuid::CpuidTable;
     use crate::sys::host_cpuid;
+    use iced_x86::MemoryOperand;
 
     #[test]
     fn each_control_register_is_written_in_its_own_way_whichever_comes_first() {
@@ -436,5 +439,14 @@ mod tests {
             assert_eq!(kind(Register::CR8), Kind::System);
             assert_eq!(kind(Register::CR0), Kind::SystemEnd);
         }
+    }
+
+    /// AMD's CPUs read four bytes where two were looked up: they may be the host's.
+    #[test]
+    fn what_may_read_more_than_is_looked_up_is_not_executed_as_it_is() {
+        let features = Features::of(&CpuidTable::from_host(host_cpuid::query));
+        let two_bytes = MemoryOperand::with_base(Register::RSI);
+        let instruction = Instruction::with2(Code::Movsxd_r16_rm16, Register::AX, two_bytes).unwrap();
+        assert_eq!(Forms::default().of(&instruction, &features).kind, Kind::Execute);
     }
 }

@@ -184,3 +184,16 @@ fn code_stored_before_serialize_is_what_runs_behind_it() {
     // Where CPUID does not offer it, it is #UD in both.
     assert!(b.state.gpr[RAX] & 0xff == 7 || b.state.rip == HANDLERS + 16 * 6 + 1);
 }
+
+/// AMD's CPUs read four bytes: executed as it is, it would read beyond the guest's RAM in the host.
+#[test]
+fn movsxd_of_two_bytes_reads_no_more() {
+    let mut all = registers();
+    all[RSI] = RAM as u64 - 2;
+    let b = hot(all, |a| {
+        a.mov(word_ptr(rsi), 0x8765)?;
+        // movsxd ax, [rsi]
+        a.db(&[0x66, 0x63, 0x06])
+    });
+    assert_eq!(b.state.gpr[RAX] as u16, 0x8765);
+}
