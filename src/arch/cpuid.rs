@@ -3,11 +3,16 @@
 //!
 //! The table starts from the host's answers and keeps only what every engine implements or passes through to the
 //! host's CPU: up to AVX2, BMI, FMA. Names of features are offered, never invented: a bit that the host lacks is off.
+mod promise;
+
+pub use promise::{Broken, Optional};
+
 use super::Cr4;
 use crate::abi;
+use serde::{Deserialize, Serialize};
 
 /// EAX, EBX, ECX, EDX.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
 pub struct CpuidResult {
     /// EAX.
     pub eax: u32,
@@ -20,7 +25,7 @@ pub struct CpuidResult {
 }
 
 /// One row of the table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CpuidEntry {
     /// Leaf (EAX in).
     pub leaf: u32,
@@ -31,7 +36,7 @@ pub struct CpuidEntry {
 }
 
 /// The answers to all leaves.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CpuidTable {
     entries: Vec<CpuidEntry>,
 }

@@ -43,6 +43,45 @@ pub enum Vector {
     Simd = 19,
 }
 
+impl Vector {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::DivideError,
+        Self::Debug,
+        Self::Nmi,
+        Self::Breakpoint,
+        Self::Overflow,
+        Self::BoundRange,
+        Self::InvalidOpcode,
+        Self::DeviceNotAvailable,
+        Self::DoubleFault,
+        Self::InvalidTss,
+        Self::SegmentNotPresent,
+        Self::StackFault,
+        Self::GeneralProtection,
+        Self::PageFault,
+        Self::X87,
+        Self::AlignmentCheck,
+        Self::MachineCheck,
+        Self::Simd,
+    ];
+
+    /// Whether its handler is given an error code (SDM table 6-1).
+    #[must_use]
+    pub const fn has_error_code(self) -> bool {
+        matches!(
+            self,
+            Self::DoubleFault
+                | Self::InvalidTss
+                | Self::SegmentNotPresent
+                | Self::StackFault
+                | Self::GeneralProtection
+                | Self::PageFault
+                | Self::AlignmentCheck
+        )
+    }
+}
+
 /// An exception on its way to the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exception {

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod msr;
 pub mod paging;
 pub mod rflags;
+pub mod saved;
 pub mod segment;
 pub mod state;
 
@@ -17,6 +18,7 @@ pub use address::{Gpa, Gva, Port, Width};
 pub use control::{Cr0, Cr4, Efer, Xcr0};
 pub use exception::{Exception, Vector};
 pub use rflags::Rflags;
+pub use saved::{BadCpu, SavedCpu};
 pub use segment::{DescriptorTable, Segment, SegmentRegister};
 pub use state::{Activity, CpuState, XsaveArea};
 

@@ -2,8 +2,10 @@
 //!
 //! All devices take time from one [`Clock`]. In the counted form time advances only as the engine retires
 //! instructions, so that a run repeats exactly. Lock order: a [`TimerQueue`] holds no lock while it calls a device.
+mod saved;
 mod timers;
 
+pub use saved::{ClockRefusal, SavedClock};
 pub use timers::{Timer, TimerClient, TimerQueue};
 
 use crate::sys::tsc;
@@ -54,15 +56,45 @@ struct RealTime {
 pub struct Clock {
     source: ClockSource,
     real: Mutex<RealTime>,
+    /// Instructions of a counted clock, and the time at which their count began.
     retired: AtomicU64,
+    began: AtomicU64,
+    line: Mutex<Line>,
 }
+
+/// How the TSC of a counted clock follows guest time.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    /// A point of it: at this time ...
+    nanos: u64,
+    /// ... so many ticks.
+    ticks: u64,
+    hz: u64,
+}
+
+impl Line {
+    /// One tick for each nanosecond.
+    const PLAIN: Self = Self { nanos: 0, ticks: 0, hz: NANOS_PER_SECOND };
+
+    fn at(&self, now: Nanos) -> u64 {
+        let passed = now.since(Nanos(self.nanos));
+        let ticks = match self.hz {
+            NANOS_PER_SECOND => passed,
+            hz => (u128::from(passed) * u128::from(hz) / u128::from(NANOS_PER_SECOND)) as u64,
+        };
+        self.ticks.wrapping_add(ticks)
+    }
+}
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 impl Clock {
     /// A running clock at time zero.
     #[must_use]
     pub fn new(source: ClockSource) -> Self {
         let real = RealTime { base: 0, resumed: Some(Instant::now()) };
-        Self { source, real: Mutex::new(real), retired: AtomicU64::new(0) }
+        let (retired, began, line) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Line::PLAIN));
+        Self { source, real: Mutex::new(real), retired, began, line }
     }
 
     /// Where time comes from.
@@ -82,7 +114,9 @@ impl Clock {
                 Nanos(real.base.saturating_add(running))
             }
             ClockSource::Counted { nanos_per_instruction } => {
-                Nanos(self.retired.load(Ordering::Relaxed).saturating_mul(u64::from(nanos_per_instruction)))
+                let counted =
+                    self.retired.load(Ordering::Relaxed).saturating_mul(u64::from(nanos_per_instruction));
+                Nanos(self.began.load(Ordering::Relaxed)).after(counted)
             }
         }
     }
@@ -92,7 +126,7 @@ impl Clock {
     pub fn tsc(&self) -> u64 {
         match self.source {
             ClockSource::Real => tsc::read(),
-            ClockSource::Counted { .. } => self.now().0,
+            ClockSource::Counted { .. } => self.line().at(self.now()),
         }
     }
 
@@ -101,8 +135,34 @@ impl Clock {
     pub fn tsc_hz(&self) -> u64 {
         match self.source {
             ClockSource::Real => tsc::frequency(),
-            ClockSource::Counted { .. } => 1_000_000_000,
+            ClockSource::Counted { .. } => self.line().hz,
         }
+    }
+
+    fn line(&self) -> Line {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_line(&self, nanos: u64, ticks: u64, hz: u64) {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Line { nanos, ticks, hz };
+    }
+
+    /// Puts a counted clock to a time.
+    fn set_counted(&self, now: Nanos) {
+        self.began.store(now.0, Ordering::Relaxed);
+        self.retired.store(0, Ordering::Relaxed);
+    }
+
+    /// Puts a real clock that stands to a time.
+    fn set_real(&self, now: Nanos) {
+        self.real.lock().unwrap_or_else(PoisonError::into_inner).base = now.0;
+    }
+
+    /// Whether a real clock stands.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.source == ClockSource::Real
+            && self.real.lock().unwrap_or_else(PoisonError::into_inner).resumed.is_none()
     }
 
     /// Stops a real clock; a counted one stands whenever no instruction retires. Stopping twice is harmless.

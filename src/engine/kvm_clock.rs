@@ -6,6 +6,10 @@
 //! that CPU's own TSC: so CPUs whose clocks are compared never differ, which is what the flag [`STABLE`] says.
 //! Structures are written by the CPU's own thread, at its access, or while the guest stands. The addresses are the
 //! guest's: where there is no RAM nothing is written, as in KVM.
+mod saved;
+
+pub use saved::{SavedCpuClock, SavedKvmClock};
+
 use super::{Platform, VcpuId};
 use crate::arch::{Gpa, msr};
 use crate::clock::Clock;
@@ -23,13 +27,13 @@ const NANOS: u64 = 1_000_000_000;
 /// What a machine that offers the clock keeps for it.
 #[derive(Debug)]
 pub struct KvmClock {
-    /// Since 1970, at guest time zero.
-    start: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
+    /// The time of day at guest time zero, since 1970.
+    start: Duration,
     /// TSC of a guest that never moved it, and guest time, of the same moment.
     point: Option<(u64, u64)>,
     /// [`msr::KVM_WALL_CLOCK`], and how often its structure was written.
@@ -108,8 +112,8 @@ impl KvmClock {
     /// The clock of a machine with so many CPUs, on which it is `start` since 1970 at guest time zero.
     #[must_use]
     pub fn new(start: Duration, cpus: u8) -> Self {
-        let state = State { point: None, wall: (0, 0), cpus: vec![Cpu::default(); cpus.into()] };
-        Self { start, state: Mutex::new(state) }
+        let state = State { start, point: None, wall: (0, 0), cpus: vec![Cpu::default(); cpus.into()] };
+        Self { state: Mutex::new(state) }
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
@@ -133,7 +137,7 @@ impl Platform {
         let offered = self.kvm_clock()?;
         offered.with(|state| match index {
             msr::KVM_WALL_CLOCK => {
-                let start = offered.start;
+                let start = state.start;
                 let nanos = start.subsec_nanos().to_le_bytes();
                 let bytes = [(start.as_secs() as u32).to_le_bytes(), nanos].concat();
                 state.wall = (value, publish(self.ram(), Gpa(value), state.wall.1, &bytes));

@@ -19,6 +19,7 @@ mod hypercall;
 mod kvm_clock;
 mod pair;
 mod platform;
+mod saved;
 mod site;
 mod trace;
 
@@ -27,10 +28,11 @@ pub use crate::sys::signal::KickCell;
 pub use boundary::Boundary;
 pub use counters::{Cause, Counters};
 pub use exit::{DebugEvent, Exit};
-pub use hypercall::{Hypercalls, PageRange, Stale, TextSink};
-pub use kvm_clock::KvmClock;
+pub use hypercall::{Hypercalls, PageRange, SavedHypercalls, Stale, TextSink};
+pub use kvm_clock::{KvmClock, SavedCpuClock, SavedKvmClock};
 pub use pair::{Engine, Interface, Pair};
 pub use platform::{Attention, Platform, PlatformParts};
+pub use saved::{BadOffers, SavedOffers};
 pub use site::{Cost, Occasion, Patch, Site, Sites};
 pub use trace::{Event, EventKind, Trace};
 

@@ -121,6 +121,17 @@ impl Platform {
         &self.cpuid[usize::from(vcpu.0)]
     }
 
+    /// The table that those of all CPUs are made of.
+    #[must_use]
+    pub fn cpuid_of_all(&self) -> &CpuidTable {
+        &self.parts.cpuid
+    }
+
+    /// A device's request for power-off or reset that was not taken yet is void.
+    pub fn forget_power_request(&self) {
+        let _void = self.parts.power.take();
+    }
+
     /// The hypercalls, if the machine offers them.
     #[inline]
     #[must_use]

@@ -7,6 +7,7 @@ use crate::engine::Mode;
 use crate::host::disk::DiskSpec;
 use crate::host::net::NetSpec;
 use proptest::prelude::*;
+use std::path::Path;
 use tempfile::TempDir;
 
 const CPU: VcpuId = VcpuId(0);
@@ -15,27 +16,39 @@ const WIDTHS: [Width; 4] = [Width::B1, Width::B2, Width::B4, Width::B8];
 /// A machine of 2 MiB with one of each device; those of virtio are there.
 fn machine(virtio: VirtioPlace) -> (Pc, TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let disk = |name: &str| {
-        let image = folder.path().join(name);
-        std::fs::write(&image, vec![7; 64 << 10]).unwrap();
-        DiskSpec { image, read_only: false, overlay: None }
-    };
+    for name in DISKS {
+        std::fs::write(folder.path().join(name), vec![7; 64 << 10]).unwrap();
+    }
+    let mut spec = spec(virtio, folder.path());
+    spec.entropy = true;
+    (assemble(&spec), folder)
+}
+
+/// The disks that [`spec`] names, in its folder.
+pub(super) const DISKS: [&str; 3] = ["ide", "cd", "virtio"];
+
+/// Such a machine but for the entropy device, with its disks in `folder`.
+pub(super) fn spec(virtio: VirtioPlace, folder: &Path) -> MachineSpec {
+    let disk = |name: &str| DiskSpec { image: folder.join(name), read_only: false, overlay: None };
     let mut spec = MachineSpec::new(Mode::Emu);
     spec.memory = 2 << 20;
     spec.ide_disks = vec![disk("ide")];
     spec.cdroms = vec![disk("cd")];
     spec.disks = vec![disk("virtio")];
-    spec.entropy = true;
     spec.virtio_console = true;
     spec.network = Some(NetSpec::default());
     spec.test_device = true;
     spec.virtio = virtio;
-    let pc = Pc::assemble(&spec, Some(&[0xcc; 64 << 10]), Box::new(Capture::new(1000))).unwrap();
-    (pc, folder)
+    spec
+}
+
+/// Its chips, with firmware of breakpoints.
+pub(super) fn assemble(spec: &MachineSpec) -> Pc {
+    Pc::assemble(spec, Some(&[0xcc; 64 << 10]), Box::new(Capture::new(1000)), None).unwrap()
 }
 
 #[derive(Clone, Debug)]
-enum Act {
+pub(super) enum Act {
     Port(u16, usize, Option<u32>),
     Memory(u64, usize, Option<u64>),
     /// Configuration space of a slot.
@@ -44,7 +57,7 @@ enum Act {
     Bytes(u64, Vec<u8>),
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub(super) fn act() -> impl Strategy<Value = Act> {
     let ports = [
         layout::PIC_MASTER,
         layout::PIC_SLAVE,
@@ -97,32 +110,37 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn apply(pc: &Pc, act: &Act) {
+/// Does it; what was read, and which interrupt came.
+pub(super) fn apply(pc: &Pc, act: &Act) -> (u64, Option<u8>) {
     let platform = pc.platform();
     let config = |slot: u8, register: u8, value: Option<u32>| {
         let address = 1 << 31 | u32::from(slot) << 11 | u32::from(register & 0xfc);
         platform.pio_write(CPU, Port(0xcf8), Width::B4, address);
         match value {
-            Some(value) => platform.pio_write(CPU, Port(0xcfc), Width::B4, value),
-            None => drop(platform.pio_read(CPU, Port(0xcfc), Width::B4)),
+            Some(value) => {
+                platform.pio_write(CPU, Port(0xcfc), Width::B4, value);
+                0
+            }
+            None => platform.pio_read(CPU, Port(0xcfc), Width::B4),
         }
     };
+    let mut read = 0;
     match act {
         Act::Port(port, width, Some(value)) => {
             let width = WIDTHS[*width];
             platform.pio_write(CPU, Port(*port), width, value & width.mask() as u32);
         }
-        Act::Port(port, width, None) => drop(platform.pio_read(CPU, Port(*port), WIDTHS[*width])),
+        Act::Port(port, width, None) => read = platform.pio_read(CPU, Port(*port), WIDTHS[*width]).into(),
         Act::Memory(at, width, Some(value)) => {
             let width = WIDTHS[*width];
             platform.mmio_write(CPU, Gpa(*at), width, value & width.mask());
         }
-        Act::Memory(at, width, None) => drop(platform.mmio_read(CPU, Gpa(*at), WIDTHS[*width])),
-        Act::Config(slot, register, value) => config(*slot, *register, *value),
+        Act::Memory(at, width, None) => read = platform.mmio_read(CPU, Gpa(*at), WIDTHS[*width]),
+        Act::Config(slot, register, value) => read = config(*slot, *register, *value).into(),
         Act::Bytes(at, bytes) => drop(platform.ram().write(Gpa(*at), bytes)),
     }
     platform.attend(CPU);
-    let _vector = pc.platform().acknowledge_interrupt(CPU);
+    (read, platform.acknowledge_interrupt(CPU))
 }
 
 proptest! {
@@ -134,7 +152,7 @@ proptest! {
     ) {
         let (pc, _folder) = machine(if in_memory { VirtioPlace::Memory } else { VirtioPlace::Pci });
         // Decoding and bus mastering on, as a driver begins.
-        (1..6).for_each(|slot| apply(&pc, &Act::Config(slot, 4, Some(7))));
+        (1..6).for_each(|slot| drop(apply(&pc, &Act::Config(slot, 4, Some(7)))));
         for act in &acts {
             apply(&pc, act);
             let _screen = pc.screen().and_then(super::Screen::text);

@@ -23,7 +23,7 @@ pub(super) fn insert(
     rom: &[u8],
     bus: &mut Bus,
     ram: &Arc<GuestRam>,
-) -> Result<(), MachineError> {
+) -> Result<Arc<Lock<FwCfg>>, MachineError> {
     let size = rom.len() as u64;
     let start = Gpa(layout::FIRMWARE_END.0 - size.min(layout::FIRMWARE_MOST));
     bus.claim_mmio("firmware", start, layout::FIRMWARE_END.0 - start.0, Arc::new(Rom::new(rom)))?;
@@ -31,8 +31,8 @@ pub(super) fn insert(
     bus.claim_ports("firmware-log", layout::FIRMWARE_LOG, Arc::new(Lock::new(log)))?;
     let configuration = Arc::new(Lock::new(configuration(&spec.firmware, shape, ram)));
     bus.claim_ports("fw-cfg", layout::FW_CFG, configuration.clone())?;
-    bus.claim_ports("fw-cfg", layout::FW_CFG_DMA, configuration)?;
-    Ok(())
+    bus.claim_ports("fw-cfg", layout::FW_CFG_DMA, configuration.clone())?;
+    Ok(configuration)
 }
 
 fn log(spec: &FirmwareSpec) -> Result<Box<dyn ConsoleSink>, MachineError> {

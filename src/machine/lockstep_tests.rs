@@ -40,7 +40,7 @@ impl Side {
         spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         spec.command_line = format!("{}=1 {}=1000000", abi::ARG_BUDGET_US, abi::ARG_TSC_KHZ);
         let console = Capture::new(1 << 20);
-        let pc = Pc::assemble(&spec, None, Box::new(console.clone())).unwrap();
+        let pc = Pc::assemble(&spec, None, Box::new(console.clone()), None).unwrap();
         let image = Image::parse(workload.image).unwrap();
         let state = image.load(pc.platform().ram(), &spec.command_line, spec.screen).unwrap();
         Self { pc, state, console }

@@ -13,8 +13,12 @@ mod ide;
 #[cfg(test)]
 mod lockstep_tests;
 mod mp_table;
+mod parts;
 mod pc;
 mod run;
+mod saved;
+#[cfg(test)]
+mod saved_tests;
 mod screen;
 #[cfg(test)]
 mod smp_tests;
@@ -34,7 +38,9 @@ use crate::host::net::NetError;
 pub use backends::availability;
 pub use console_input::ConsoleInput;
 use firmware::Shape;
+pub use parts::SavedPart;
 pub use run::{Limits, Stop};
+pub use saved::{RestoreError, SavedMachine, SavedShape};
 pub use screen::Screen;
 pub use spec::{FirmwareSpec, MachineSpec, VirtioPlace};
 pub use timed::{Counts, TimedCounts};
@@ -44,7 +50,7 @@ use crate::bus::ClaimConflict;
 use crate::clock::ClockSource;
 use crate::engine::{Backend, Caps, Engine, EngineError, Pair, Platform, Sites, Vcpu, VcpuId};
 use crate::loader::{Image, LoadError};
-use crate::mem::MemoryError;
+use crate::mem::{GuestRam, MemoryError};
 pub use pc::{DEVICES, Pc};
 use std::collections::BTreeMap;
 use std::io;
@@ -105,6 +111,12 @@ pub enum MachineError {
     /// Nobody takes what the guest prints any more: see [`Machine::watch_output`].
     #[error("the guest's console output can no longer be written")]
     Unheard,
+    /// A state cannot be taken on.
+    #[error("the snapshot cannot be restored: {0}")]
+    Refused(Box<RestoreError>),
+    /// A state has no form: our fault.
+    #[error("the state of the machine cannot be put into bytes: {0}")]
+    Unsaved(String),
     /// A breakpoint or step was asked of a mode without that ability.
     #[error("{0} cannot step or stop at breakpoints on this host")]
     NoDebug(Pair),
@@ -120,6 +132,7 @@ pub struct Machine {
     /// All but the boot CPU, from vCPU 1 on.
     others: Vec<Box<dyn Vcpu>>,
     pair: Pair,
+    shape: SavedShape,
     backend: Box<dyn Backend>,
     platform: Arc<Platform>,
     pc: Pc,
@@ -143,8 +156,7 @@ impl Machine {
         image: &Image,
         console: Box<dyn ConsoleSink>,
     ) -> Result<Self, MachineError> {
-        spec.check_cpus()?;
-        let pc = Pc::assemble(spec, image.rom(), console)?;
+        let pc = Pc::assemble(spec, image.rom(), console, None)?;
         // An image that lies where the tables are goes without them; firmware makes its own.
         if image.rom().is_none() {
             firmware::write(pc.platform().ram(), Shape::of(spec, spec.screen));
@@ -154,17 +166,45 @@ impl Machine {
         if image.is_multiboot() {
             bios_leavings::leave(pc.platform().ram(), pc.interrupts());
         }
+        Self::of(spec, image.rom(), pc, &state)
+    }
+
+    /// Builds a machine for a state that one like it was in, and takes it on; `fill` brings RAM. `rom` is its firmware, if it
+    /// has one.
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing stays behind. [`MachineError::Refused`] if the state cannot be had here.
+    pub fn restore(
+        spec: &MachineSpec,
+        rom: Option<&[u8]>,
+        (shape, saved): (&SavedShape, &SavedMachine),
+        fill: &mut dyn FnMut(&GuestRam) -> Result<(), String>,
+        console: Box<dyn ConsoleSink>,
+    ) -> Result<Self, MachineError> {
+        let refused = |refusal| MachineError::Refused(Box::new(refusal));
+        if let Some(difference) = shape.difference(&spec.shape(rom)) {
+            return Err(refused(RestoreError::Shape(difference)));
+        }
+        let pc = Pc::assemble(spec, rom, console, Some(saved))?;
+        let mut machine = Self::of(spec, rom, pc, &CpuState::reset())?;
+        machine.take_on(saved, fill).map_err(refused)?;
+        Ok(machine)
+    }
+
+    /// A machine of these chips, whose boot CPU begins in `state`.
+    fn of(spec: &MachineSpec, rom: Option<&[u8]>, pc: Pc, state: &CpuState) -> Result<Self, MachineError> {
         let platform = Arc::clone(pc.platform());
         let backend = backends::create(spec, &platform)?;
         for slot in platform.ram().slots() {
             backend.map_ram(slot)?;
         }
-        let vcpu = backend.create_vcpu(BOOT_CPU, &state)?;
+        let vcpu = backend.create_vcpu(BOOT_CPU, state)?;
         let waiting = CpuState { activity: Activity::WaitsForStartUp, ..CpuState::reset() };
         let others = platform.vcpus().skip(1).map(|id| backend.create_vcpu(id, &waiting));
         let others = others.collect::<Result<Vec<_>, _>>()?;
         let host_timers = run::HostTimers::observe(&platform);
-        Ok(Self { vcpu, others, pair: spec.pair, backend, platform, pc, host_timers, outlet: None })
+        let shape = spec.shape(rom);
+        Ok(Self { vcpu, others, pair: spec.pair, shape, backend, platform, pc, host_timers, outlet: None })
     }
 
     /// What the engine truly is on this host.

@@ -1,7 +1,9 @@
 //! Which chip sits where: a PC, wired by the map of [`crate::arch::layout`].
 use super::firmware::{self, Shape};
+use super::parts::Parts;
 use super::{
-    BOOT_CPU, ConsoleInput, ConsoleSink, MachineError, MachineSpec, Screen, TimedCounts, fw_cfg, ide, virtio,
+    BOOT_CPU, ConsoleInput, ConsoleSink, MachineError, MachineSpec, SavedMachine, Screen, TimedCounts,
+    fw_cfg, ide, saved, virtio,
 };
 use crate::arch::cpuid::CpuidTable;
 use crate::arch::layout;
@@ -11,6 +13,7 @@ use crate::device::acpi_pm::AcpiPm;
 use crate::device::bench_port::{BenchPort, Marks};
 use crate::device::cmos::Cmos;
 use crate::device::debug_exit::DebugExit;
+use crate::device::fw_cfg::FwCfg;
 use crate::device::i8042::I8042;
 use crate::device::interrupts::{InterruptComplex, IoApicPage, LapicPage, PicPorts};
 use crate::device::pci::PciHost;
@@ -52,15 +55,19 @@ pub struct Pc {
     disks: Vec<Failures>,
     screen: Option<Screen>,
     input: ConsoleInput,
+    parts: Parts,
 }
 
 impl Pc {
-    /// Builds the chips and claims their places; `rom` is the machine's firmware, if it has one.
+    /// Builds the chips and claims their places; `rom` is the machine's firmware, if it has one. A machine that is to go on
+    /// from a state tells its guest of the CPU that it was told of then.
     pub(super) fn assemble(
         spec: &MachineSpec,
         rom: Option<&[u8]>,
         console: Box<dyn ConsoleSink>,
+        goes_on: Option<&SavedMachine>,
     ) -> Result<Self, MachineError> {
+        spec.check_cpus()?;
         // Makes the devices' locks cheap for the vCPU's thread, if it can be had.
         let _has_barriers = membarrier::prepare();
         let ram = Arc::new(GuestRam::new(spec.memory)?);
@@ -102,6 +109,16 @@ impl Pc {
         let pm = Arc::new(Mutex::new(pm));
         pm_timer.connect(&(Arc::clone(&pm) as Arc<Mutex<dyn TimerClient>>));
 
+        let mut devices = Parts::default();
+        devices.add_locked("pit8254", &pit, Pit8254::saved, Pit8254::restore);
+        devices.add_locked("cmos", &rtc, Cmos::saved, Cmos::restore);
+        devices.add_locked("acpi-pm", &pm, AcpiPm::saved, |pm, saved| {
+            pm.restore(saved);
+            Ok(())
+        });
+        devices.add_light("i8042", &i8042, I8042::saved, I8042::restore);
+        devices.add_light("uart16550", &uart, Uart16550::saved, Uart16550::restore);
+
         let mut bus = Bus::default();
         bus.claim_ports("acpi-pm", layout::ACPI_PM, pm)?;
         let pics = Arc::new(PicPorts(Arc::clone(&interrupts)));
@@ -129,18 +146,30 @@ impl Pc {
         };
         let bench_port = BenchPort::new(Arc::clone(&clock), Arc::clone(&marks), listener);
         bus.claim_ports("bench-port", layout::BENCH, Arc::new(Lock::new(bench_port)))?;
-        bus.claim_ports("post", layout::POST, Arc::new(Lock::new(Post::default())))?;
+        let post = Arc::new(Lock::new(Post::default()));
+        devices.add_light("post", &post, Post::clone, |post, saved| {
+            *post = saved.clone();
+            Ok(())
+        });
+        bus.claim_ports("post", layout::POST, post)?;
         bus.set_own_pages(Arc::new(LapicPage(Arc::clone(&interrupts))));
         let has_screen = spec.screen || rom.is_some();
         let screen = has_screen.then(|| Screen::insert(&mut bus, i8042, Arc::clone(&ram))).transpose()?;
+        if let Some(screen) = &screen {
+            screen.add_to(&mut devices);
+        }
         if let Some(rom) = rom {
             let shape = Shape::of(spec, true);
-            fw_cfg::insert(spec, shape, rom, &mut bus, &ram)?;
+            let configuration = fw_cfg::insert(spec, shape, rom, &mut bus, &ram)?;
+            devices.add_light("fw-cfg", &configuration, FwCfg::saved, |device, saved| {
+                device.restore(saved);
+                Ok(())
+            });
         }
         // Devices are plugged in before the bridge is given its places.
         let mut pci = PciHost::new(Arc::clone(&sink));
         let messages: Arc<dyn MsiSink> = interrupts.clone();
-        let mut disks = ide::plug(spec, &mut pci, &mut bus, &ram, &sink)?;
+        let mut disks = ide::plug(spec, &mut pci, &mut bus, &ram, &sink, &mut devices)?;
         let mut sockets = virtio::Sockets {
             place: spec.virtio,
             pci: &mut pci,
@@ -149,6 +178,7 @@ impl Pc {
             lines: &sink,
             messages: &messages,
             used: 0,
+            parts: &mut devices,
         };
         disks.extend(sockets.insert_all(spec)?);
         let input = match virtio_console {
@@ -159,6 +189,12 @@ impl Pc {
             pci.show_firmware();
         }
         let pci = Arc::new(pci);
+        let mut parts = Parts::default();
+        let (saves, restores) = (Arc::clone(&interrupts), Arc::clone(&interrupts));
+        parts.add(saved::INTERRUPTS, move || saves.saved(), move |saved| restores.restore(saved));
+        let (saves, restores) = (Arc::clone(&pci), Arc::clone(&pci));
+        parts.add("pci", move || saves.saved(), move |saved| restores.restore(saved));
+        parts.append(devices);
         bus.claim_ports("pci", layout::PCI_CONFIG, pci.clone())?;
         bus.claim_ports("pci", layout::PCI_PORTS, pci.clone())?;
         bus.claim_mmio("pci", layout::PCI_MEMORY, layout::PCI_MEMORY_SIZE, pci)?;
@@ -166,7 +202,7 @@ impl Pc {
         bus.claim_mmio("ioapic", layout::IOAPIC, layout::LAPIC_SIZE, ioapic)?;
 
         if spec.test_device {
-            insert_test_device(&mut bus, &sink, &ram)?;
+            insert_test_device(&mut bus, &sink, &ram, &mut parts)?;
         }
 
         firmware::set_levels(&bus);
@@ -177,10 +213,20 @@ impl Pc {
         });
         let mut cpuid = CpuidTable::from_host(host_cpuid::query);
         cpuid.tell_frequencies(clock.tsc_hz(), layout::LAPIC_HZ as u32);
-        if spec.pair.engine == Engine::Emu {
+        if spec.pair.engine == Engine::Emu && !spec.common_cpu {
             cpuid.offer_speculation_controls();
             cpuid.offer_process_contexts();
             cpuid.offer_apic_msrs();
+        }
+        if let Some(calls) = &hypercalls {
+            cpuid.offer_hypercalls(calls.cpuid());
+        }
+        if spec.kvm_clock {
+            cpuid.offer_kvm_clock();
+        }
+        if let Some(saved) = goes_on {
+            let kept = cpuid.keeping(&saved.cpuid, |feature| saved.uses(feature));
+            cpuid = kept.map_err(|broken| MachineError::Refused(Box::new(broken.into())))?;
         }
         let controller: Arc<dyn InterruptController> = interrupts.clone();
         let platform = Arc::new(Platform::new(PlatformParts {
@@ -199,7 +245,12 @@ impl Pc {
             }),
         }));
         counters.get_or_init(|| Arc::clone(platform.counters(BOOT_CPU)));
-        Ok(Self { platform, interrupts, uart, marks, timed, disks, screen, input })
+        Ok(Self { platform, interrupts, uart, marks, timed, disks, screen, input, parts })
+    }
+
+    /// What has state to be saved.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// The platform that the chips form.
@@ -254,8 +305,10 @@ fn insert_test_device(
     bus: &mut Bus,
     lines: &Arc<dyn IrqSink>,
     ram: &Arc<GuestRam>,
+    parts: &mut Parts,
 ) -> Result<(), MachineError> {
     let device = Arc::new(Lock::new(TestDevice::new(Arc::clone(lines), Arc::clone(ram))));
+    parts.add_light("test-device", &device, TestDevice::saved, TestDevice::restore);
     for range in [layout::TEST_REGISTER, layout::TEST_PAGE, layout::TEST_REGISTER_AGAIN, layout::TEST_LINES] {
         bus.claim_ports("test-device", range, device.clone())?;
     }

@@ -1,4 +1,5 @@
 //! What a person in front of the machine has: its screen and its keyboard.
+use super::parts::Parts;
 use crate::arch::layout;
 use crate::bus::{Bus, ClaimConflict, Lock};
 use crate::device::i8042::{I8042, KeyStroke};
@@ -24,6 +25,11 @@ impl Screen {
         let vga = Arc::new(Lock::new(Vga::default()));
         bus.claim_ports("vga", layout::VGA, vga.clone())?;
         Ok(Self { vga, keyboard, ram })
+    }
+
+    /// Notes its state as one to be saved. The keyboard's is the controller's, which every machine has.
+    pub(super) fn add_to(&self, parts: &mut Parts) {
+        parts.add_light("vga", &self.vga, Vga::saved, Vga::restore);
     }
 
     /// What the screen shows now; `None` in graphics modes.

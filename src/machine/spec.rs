@@ -45,6 +45,8 @@ pub struct MachineSpec {
     pub network: Option<NetSpec>,
     /// The guest is offered KVM's clock.
     pub kvm_clock: bool,
+    /// The guest is told only of what every mode has of a CPU, so that a snapshot of it goes on in each.
+    pub common_cpu: bool,
     /// Where its virtio devices are.
     pub virtio: VirtioPlace,
     /// Somebody sees its text screen and types at its keyboard: the guest is told of both.
@@ -102,6 +104,7 @@ impl MachineSpec {
             virtio_console: false,
             network: None,
             kvm_clock: false,
+            common_cpu: false,
             virtio: VirtioPlace::Pci,
             screen: false,
             test_device: false,

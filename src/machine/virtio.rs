@@ -3,6 +3,8 @@
 //!
 //! In memory each device has a page of the window [`layout::VIRTIO`] and an input of the I/O APIC that nothing else has,
 //! both in turn. The guest learns of them from the DSDT ([`super::firmware`]).
+use super::ide::read_only;
+use super::parts::Parts;
 use super::spec::VirtioPlace;
 use super::{ConsoleSink, MachineError, MachineSpec};
 use crate::arch::{Gpa, layout};
@@ -70,15 +72,26 @@ pub(super) struct Sockets<'a> {
     pub(super) messages: &'a Arc<dyn MsiSink>,
     /// Devices that are in memory already.
     pub(super) used: u8,
+    /// Learns of them.
+    pub(super) parts: &'a mut Parts,
 }
 
 impl Sockets<'_> {
-    fn insert<D: VirtioDevice + 'static>(&mut self, device: D) -> Result<Plugged<D>, MachineError> {
+    fn insert<D: VirtioDevice + 'static>(
+        &mut self,
+        name: String,
+        device: D,
+    ) -> Result<Plugged<D>, MachineError> {
         let ram = Arc::clone(self.ram);
         Ok(match self.place {
             VirtioPlace::Pci => {
                 let device = Arc::new(Mutex::new(VirtioPci::new(device, ram, Arc::clone(self.messages))));
                 let plugged = Plugged::Pci(Arc::downgrade(&device));
+                let save = |d: &VirtioPci<D>| (d.saved(), d.transport().device().saved());
+                self.parts.add_locked(name, &device, save, |device, (registers, rest)| {
+                    device.restore(registers)?;
+                    device.restore_device(rest)
+                });
                 self.pci.plug(device).map_err(|_full| MachineError::NoSlot)?;
                 plugged
             }
@@ -91,6 +104,11 @@ impl Sockets<'_> {
                 let line = IrqLine::new(Arc::clone(self.lines), pin);
                 let device = Arc::new(Mutex::new(VirtioMmio::new(device, ram, line)));
                 let plugged = Plugged::Memory(Arc::downgrade(&device));
+                let save = |d: &VirtioMmio<D>| (d.saved(), d.transport().device().saved());
+                self.parts.add_locked(name, &device, save, |device, (registers, rest)| {
+                    device.restore(registers)?;
+                    device.restore_device(rest)
+                });
                 self.bus.claim_mmio("virtio", at, layout::VIRTIO_SIZE, device)?;
                 plugged
             }
@@ -102,7 +120,7 @@ impl Sockets<'_> {
         &mut self,
         sink: Box<dyn ConsoleSink>,
     ) -> Result<Plugged<Console>, MachineError> {
-        self.insert(Console::new(sink))
+        self.insert("virtio-console".to_owned(), Console::new(sink))
     }
 
     /// Plugs in what `spec` wants; returns how the disks fare, in their order.
@@ -111,17 +129,19 @@ impl Sockets<'_> {
         for (number, wanted) in spec.disks.iter().enumerate() {
             let failures = Failures::default();
             let store = disk::open(wanted, &failures)?;
-            self.insert(Block::new(store, &format!("trivisor-{number}")))?;
+            let block_name =
+                format!("virtio-block {number} of {} sectors{}", store.size() / 512, read_only(&*store));
+            self.insert(block_name, Block::new(store, &format!("trivisor-{number}")))?;
             all.push(failures);
         }
         if spec.entropy {
             let source = HostEntropy::open()
                 .map_err(|source| MachineError::Host { what: "cannot get random bytes", source })?;
-            self.insert(Entropy::new(Box::new(source)))?;
+            self.insert("virtio-entropy".to_owned(), Entropy::new(Box::new(source)))?;
         }
         if let Some(wanted) = &spec.network {
             let (network, incoming) = Network::open(wanted)?;
-            let card = self.insert(Net::new(mac(), Box::new(network)))?;
+            let card = self.insert("virtio-net".to_owned(), Net::new(mac(), Box::new(network)))?;
             if let Some(incoming) = incoming {
                 // A frame for which the card has no room is lost; the first after the machine's end is the last.
                 let take = move |frame: &[u8]| card.act(net::RECEIVE, |net| net.receive(frame)).is_some();

@@ -169,6 +169,11 @@ impl GuestRam {
         })
     }
 
+    /// All of RAM is other RAM now: whoever decoded code of it is to forget it.
+    pub fn forget_code(&self) {
+        self.code.forget_all();
+    }
+
     /// Host address of `length` bytes at `at`, if all of them are RAM. Valid as long as `self`.
     #[inline]
     #[must_use]

@@ -69,8 +69,8 @@ impl Window {
 /// The configuration space of one function with a header of type 0.
 #[derive(Debug)]
 pub struct ConfigSpace {
-    bytes: [u8; SIZE],
-    writable: [u8; SIZE],
+    pub(super) bytes: [u8; SIZE],
+    pub(super) writable: [u8; SIZE],
     bars: [Option<Bar>; BARS],
     /// Where the next capability goes, and where its place is to be noted.
     free: usize,
@@ -196,7 +196,7 @@ impl ConfigSpace {
         self.drive();
     }
 
-    fn drive(&mut self) {
+    pub(super) fn drive(&mut self) {
         let bit = spec::STATUS_INTERRUPT as u8;
         self.bytes[at::STATUS] = self.bytes[at::STATUS] & !bit | if self.asserted { bit } else { 0 };
         let level = self.asserted && !self.command().contains(Command::INTX_OFF);

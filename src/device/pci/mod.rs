@@ -9,11 +9,13 @@
 //! Lock order: a device's lock, then the routes', then the shared lines' and the interrupt complex's. A device is never
 //! called under the routes' lock.
 mod config;
+mod saved;
 mod spec;
 #[cfg(test)]
 mod tests;
 
 pub use config::{BarKind, ConfigSpace, Identity};
+pub use saved::SavedPci;
 pub use spec::Command;
 
 use crate::arch::layout::{PCI_LINES, PCI_MEMORY, PCI_MEMORY_SIZE, PCI_PORTS};

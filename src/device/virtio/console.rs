@@ -58,26 +58,6 @@ impl Console {
         taken
     }
 
-    /// The state to save beside the registers.
-    #[must_use]
-    pub fn saved(&self) -> SavedConsole {
-        let Self { sink: _, backlog } = self;
-        SavedConsole { backlog: backlog.iter().copied().collect() }
-    }
-
-    /// Takes on a saved state, after the registers have taken on theirs.
-    ///
-    /// # Errors
-    /// [`BadState`], if more waits than can.
-    pub fn restore(&mut self, saved: &SavedConsole) -> Result<(), BadState> {
-        let SavedConsole { backlog } = saved;
-        if backlog.len() > Self::BACKLOG {
-            return Err(BadState { device: "virtio-console", what: "more characters than fit" });
-        }
-        self.backlog = backlog.iter().copied().collect();
-        Ok(())
-    }
-
     fn give(&mut self, queue: &mut Queue, ram: &GuestRam) -> Result<(), Broken> {
         while !self.backlog.is_empty() {
             let Some(mut chain) = queue.pop(ram)? else { break };
@@ -112,6 +92,8 @@ impl Console {
 }
 
 impl VirtioDevice for Console {
+    type Saved = SavedConsole;
+
     fn device_id(&self) -> u32 {
         super::spec::device_id::CONSOLE
     }
@@ -138,6 +120,20 @@ impl VirtioDevice for Console {
     }
 
     fn reset(&mut self) {}
+
+    fn saved(&self) -> SavedConsole {
+        let Self { sink: _, backlog } = self;
+        SavedConsole { backlog: backlog.iter().copied().collect() }
+    }
+
+    fn restore(&mut self, saved: &SavedConsole) -> Result<(), BadState> {
+        let SavedConsole { backlog } = saved;
+        if backlog.len() > Self::BACKLOG {
+            return Err(BadState { device: "virtio-console", what: "more characters than fit" });
+        }
+        self.backlog = backlog.iter().copied().collect();
+        Ok(())
+    }
 }
 
 #[cfg(test)]

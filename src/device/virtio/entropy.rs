@@ -3,6 +3,7 @@
 //! A buffer is filled with [`MOST`] bytes at most; the standard lets a device give fewer than asked. Where the host has
 //! none to give, none are given.
 use super::{Broken, CONFIGURATION, Queue, VirtioDevice};
+use crate::device::BadState;
 use crate::mem::GuestRam;
 use std::io;
 
@@ -39,6 +40,8 @@ impl Entropy {
 }
 
 impl VirtioDevice for Entropy {
+    type Saved = ();
+
     fn device_id(&self) -> u32 {
         super::spec::device_id::ENTROPY
     }
@@ -73,6 +76,12 @@ impl VirtioDevice for Entropy {
     }
 
     fn reset(&mut self) {}
+
+    fn saved(&self) {}
+
+    fn restore(&mut self, (): &()) -> Result<(), BadState> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -28,13 +28,18 @@ pub use queue::{Broken, Queue};
 pub use saved::{SavedQueue, SavedTransport};
 pub use transport::Transport;
 
+use crate::device::BadState;
 use crate::mem::GuestRam;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Bytes of a device's configuration space that are kept; what lies behind reads as zero.
 pub const CONFIGURATION: usize = 64;
 
 /// A kind of virtio device, behind a [`Transport`].
 pub trait VirtioDevice: Send {
+    /// What it keeps beside the registers, and what does not follow from them.
+    type Saved: Serialize + DeserializeOwned;
     /// Which kind: a number of [`spec::device_id`].
     fn device_id(&self) -> u32;
     /// The features that it offers beside those of the transport, as bits of the standard.
@@ -53,4 +58,11 @@ pub trait VirtioDevice: Send {
     fn serve(&mut self, index: u16, queue: &mut Queue, ram: &GuestRam) -> Result<(), Broken>;
     /// As after power-on. What the host's end keeps stays.
     fn reset(&mut self);
+    /// The state to save.
+    fn saved(&self) -> Self::Saved;
+    /// Takes on a saved state, after the registers have taken on theirs.
+    ///
+    /// # Errors
+    /// [`BadState`], if the device cannot be in that state; it is unchanged then.
+    fn restore(&mut self, saved: &Self::Saved) -> Result<(), BadState>;
 }

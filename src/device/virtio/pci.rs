@@ -154,6 +154,14 @@ impl<D: VirtioDevice> VirtioPci<D> {
         Ok(())
     }
 
+    /// Has the device take on its saved state, after [`Self::restore`].
+    ///
+    /// # Errors
+    /// As [`VirtioDevice::restore`].
+    pub fn restore_device(&mut self, saved: &D::Saved) -> Result<(), BadState> {
+        self.transport.device_mut().restore(saved)
+    }
+
     /// Sends what has been raised, and recomputes the pin.
     fn sync(&mut self) {
         let raised = self.transport.take_raised();

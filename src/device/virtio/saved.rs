@@ -125,6 +125,16 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     }
 }
 
+impl<D: VirtioDevice> VirtioMmio<D> {
+    /// Has the device take on its saved state, after [`Self::restore`].
+    ///
+    /// # Errors
+    /// As [`VirtioDevice::restore`].
+    pub fn restore_device(&mut self, saved: &D::Saved) -> Result<(), BadState> {
+        self.transport_mut().device_mut().restore(saved)
+    }
+}
+
 impl Queue {
     fn saved(&self) -> SavedQueue {
         SavedQueue {

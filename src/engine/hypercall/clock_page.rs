@@ -7,10 +7,10 @@ use crate::mem::GuestRam;
 /// Where the page is, and what the last writing made of it.
 #[derive(Debug)]
 pub(super) struct ClockPage {
-    at: Gpa,
+    pub(super) at: Gpa,
     /// How far the guest's TSC is ahead of the clock's.
-    tsc_adjust: u64,
-    version: u32,
+    pub(super) tsc_adjust: u64,
+    pub(super) version: u32,
 }
 
 /// `mult` and `shift` such that `ticks * mult >> shift` are the nanoseconds of so many ticks, as exactly as 32 bits can say.

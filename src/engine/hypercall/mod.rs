@@ -8,8 +8,11 @@
 //!
 //! The convention is in [`abi`], and for guests in `docs/pv-abi.md`.
 mod clock_page;
+mod saved;
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub use saved::SavedHypercalls;
 
 use super::{EventKind, Platform};
 use crate::abi;

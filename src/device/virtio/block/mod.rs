@@ -9,6 +9,7 @@ mod spec;
 pub(in crate::device) mod tests;
 
 use super::{Broken, Buffer, BufferError, CONFIGURATION, Chain, Queue, VirtioDevice};
+use crate::device::BadState;
 use crate::device::disk::DiskStore;
 use crate::mem::GuestRam;
 use spec::{BlockFeatures, HEADER, ID, Outcome, SECTOR, at, request};
@@ -152,6 +153,8 @@ fn chunk_of(chunk: &mut [u8], left: u64) -> &mut [u8] {
 }
 
 impl VirtioDevice for Block {
+    type Saved = ();
+
     fn device_id(&self) -> u32 {
         super::spec::device_id::BLOCK
     }
@@ -195,5 +198,11 @@ impl VirtioDevice for Block {
 
     fn reset(&mut self) {
         self.flushes = false;
+    }
+
+    fn saved(&self) {}
+
+    fn restore(&mut self, (): &()) -> Result<(), BadState> {
+        Ok(())
     }
 }

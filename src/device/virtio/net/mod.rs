@@ -51,6 +51,8 @@ impl std::fmt::Debug for Net {
 /// State of the card beside its registers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SavedNet {
+    /// The address that the guest was told.
+    pub mac: [u8; 6],
     /// Frames from the host that wait for a buffer.
     pub backlog: Vec<Vec<u8>>,
 }
@@ -73,26 +75,6 @@ impl Net {
             self.backlog.push_back(frame.to_vec());
         }
         taken
-    }
-
-    /// The state to save beside the registers.
-    #[must_use]
-    pub fn saved(&self) -> SavedNet {
-        let Self { mac: _, sink: _, backlog } = self;
-        SavedNet { backlog: backlog.iter().cloned().collect() }
-    }
-
-    /// Takes on a saved state, after the registers have taken on theirs.
-    ///
-    /// # Errors
-    /// [`BadState`], if more waits than can, or what is no frame.
-    pub fn restore(&mut self, saved: &SavedNet) -> Result<(), BadState> {
-        let SavedNet { backlog } = saved;
-        if backlog.len() > Self::BACKLOG || !backlog.iter().all(|frame| FRAME.contains(&frame.len())) {
-            return Err(BadState { device: "virtio-net", what: "frames that cannot have come in" });
-        }
-        self.backlog = backlog.iter().cloned().collect();
-        Ok(())
     }
 
     fn give(&mut self, queue: &mut Queue, ram: &GuestRam) -> Result<(), Broken> {
@@ -133,6 +115,8 @@ fn frame<'a>(chain: &mut Chain, ram: &GuestRam, into: &'a mut [u8]) -> Option<&'
 }
 
 impl VirtioDevice for Net {
+    type Saved = SavedNet;
+
     fn device_id(&self) -> u32 {
         super::spec::device_id::NET
     }
@@ -161,4 +145,19 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&mut self) {}
+
+    fn saved(&self) -> SavedNet {
+        let Self { mac, sink: _, backlog } = self;
+        SavedNet { mac: *mac, backlog: backlog.iter().cloned().collect() }
+    }
+
+    fn restore(&mut self, saved: &SavedNet) -> Result<(), BadState> {
+        let SavedNet { mac, backlog } = saved;
+        if backlog.len() > Self::BACKLOG || !backlog.iter().all(|frame| FRAME.contains(&frame.len())) {
+            return Err(BadState { device: "virtio-net", what: "frames that cannot have come in" });
+        }
+        self.mac = *mac;
+        self.backlog = backlog.iter().cloned().collect();
+        Ok(())
+    }
 }

@@ -74,7 +74,7 @@ fn frames_come_in_when_there_is_a_buffer() {
     other.face.act(RECEIVE, |net| net.restore(&saved)).unwrap();
     assert_eq!(other.face.transport().device().saved(), saved);
     for backlog in [vec![vec![0; 5]], vec![vec![0; 60]; Net::BACKLOG + 1]] {
-        assert!(other.face.act(RECEIVE, |net| net.restore(&SavedNet { backlog })).is_err());
+        assert!(other.face.act(RECEIVE, |net| net.restore(&SavedNet { mac: MAC, backlog })).is_err());
     }
 }
 
