@@ -18,6 +18,7 @@
 //! | [`bench`] | workloads, runs, measurements, figures and the page |
 //! | [`emulator`] | the `emu` mode: the translator, the interpreter that it is checked against |
 //! | [`cli`] | the command line |
+//! | [`snapshot`] | a whole machine in a file, and out of it again |
 //! | [`debugger`] | stops a guest and shows what it is made of |
 pub mod abi;
 pub mod arch;
@@ -35,4 +36,5 @@ pub mod loader;
 pub mod machine;
 pub mod mem;
 pub mod pv;
+pub mod snapshot;
 pub mod sys;

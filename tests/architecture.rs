@@ -39,7 +39,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("snapshot", &["machine", "engine", "mem", "arch", "clock"]),
-    ("debugger", &["machine", "engine", "mem", "arch"]),
+    ("debugger", &["machine", "engine", "mem", "arch", "snapshot"]),
     // Beside the machine: the guest's protocol, its images, and the host's clock and CPUs.
     ("bench", &["machine", "engine", "abi", "loader", "sys"]),
     (

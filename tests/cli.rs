@@ -20,5 +20,7 @@ mod pairs;
 mod program;
 #[path = "cli/sites.rs"]
 mod sites;
+#[path = "cli/snapshots.rs"]
+mod snapshots;
 #[path = "cli/words.rs"]
 mod words;

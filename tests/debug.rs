@@ -348,3 +348,39 @@ fn what_pv_patched_is_listed_and_marked_in_the_code() {
     let elsewhere = answers(Mode::Emu, "hello", "sites");
     assert!(elsewhere[0]["text"].as_str().unwrap().contains("mode emu patches nothing"), "{elsewhere:?}");
 }
+
+#[test]
+fn a_snapshot_is_saved_and_gone_back_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a snapshot");
+    let file = file.to_str().unwrap();
+    for mode in modes() {
+        let script = format!(
+            "restore {file}\nsave\nbreak workload_main\ncontinue\nsave {file}\nprint $rsp\ndelete\ncontinue\n\
+             restore {file}\nprint $rsp\ncontinue\nrestore /dev/null\nsave /nonexistent/file"
+        );
+        let all = answers(mode, "hello", &script);
+        let [none, nameless, _, _, saved, then, _, ended, back, again, ended_again, other, nowhere] =
+            all.as_slice()
+        else {
+            panic!("{all:?}")
+        };
+        let text = |answer: &serde_json::Value| answer["text"].as_str().unwrap().to_owned();
+        assert!(text(none).starts_with("cannot read the snapshot "), "{mode}: {none}");
+        assert_eq!(
+            (&nameless["ok"], &saved["ok"]),
+            (&false.into(), &true.into()),
+            "{mode}: {nameless} {saved}"
+        );
+        assert!(saved["data"]["pages"].as_u64().unwrap() > 0, "{mode}: {saved}");
+        assert!(text(back).starts_with("the guest is where the snapshot was taken"), "{mode}: {back}");
+        assert_eq!(text(then), text(again), "{mode}");
+        assert_eq!(text(ended), text(ended_again), "{mode}");
+        assert!(text(other).ends_with("is no snapshot of trivisor"), "{mode}: {other}");
+        assert!(
+            text(nowhere).starts_with("cannot write the snapshot /nonexistent/file: "),
+            "{mode}: {nowhere}"
+        );
+        std::fs::remove_file(file).unwrap();
+    }
+}

@@ -177,7 +177,11 @@ fn boot(folder: &Path, attached: Attached, screen: bool) -> (String, TextScreen)
     let mut machine =
         Machine::build(&spec, &bios, Box::new(serial.clone())).expect("a machine with a screen");
     // A guest that hangs ends the test, too.
-    let limits = Limits { timeout: Some(std::time::Duration::from_secs(60)), interruptible: false };
+    let limits = Limits {
+        timeout: Some(std::time::Duration::from_secs(60)),
+        interruptible: false,
+        ..Limits::default()
+    };
     let stop = machine.run(&limits).expect("a machine with a screen");
     assert_eq!(stop, Stop::PowerOff(0x21), "{}", serial.text());
     let screen =

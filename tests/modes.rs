@@ -99,7 +99,7 @@ fn boot_machine(workload: &Workload, mut spec: MachineSpec, limit: Duration) -> 
     spec.command_line = format!("{}=2000 {}=2000000", abi::ARG_BUDGET_US, abi::ARG_TSC_KHZ);
     let console = Capture::new(KEEP);
     let mut machine = Machine::build(&spec, &image, Box::new(console.clone())).unwrap();
-    let limits = Limits { timeout: Some(limit), interruptible: false };
+    let limits = Limits { timeout: Some(limit), interruptible: false, ..Limits::default() };
     let stop = machine.run(&limits).unwrap_or_else(|error| panic!("{} in {pair}: {error}", workload.name));
     (stop, console.text().into_bytes())
 }

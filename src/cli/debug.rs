@@ -6,7 +6,8 @@ use super::error::CliError;
 use super::guest::GuestArguments;
 use super::units;
 use crate::debugger::{DebuggerError, Reply, Session, SessionParts, symbols::Symbols};
-use crate::machine::{ConsoleSink, Limits, Machine};
+use crate::loader::Image;
+use crate::machine::{ConsoleSink, Limits};
 use crate::sys::signal;
 use clap::Args;
 use serde_json::json;
@@ -48,7 +49,7 @@ const MARKER: &str = "│ ";
 const PROMPT: &str = "(trivisor) ";
 
 pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
-    let (image, mut spec) = arguments.guest.prepare()?;
+    let (begin, mut spec) = arguments.guest.prepare()?;
     // Nothing is measured here, and a person wants to see what was patched.
     spec.counts_sites = true;
     let mut lines = Vec::new();
@@ -62,14 +63,21 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
 
     let console = Console::new(arguments.json);
     let sink = console.clone();
-    let symbols = Symbols::new(image.symbols().iter().map(|s| (s.address, s.size, s.name.as_str())));
+    let symbols = Symbols::new(
+        begin.image().into_iter().flat_map(Image::symbols).map(|s| (s.address, s.size, s.name.as_str())),
+    );
     let session = Session::new(SessionParts {
-        builder: Box::new(move || Machine::build(&spec, &image, Box::new(sink.clone()))),
+        builder: Box::new(move || Ok(begin.build(&spec, Box::new(sink.clone()))?)),
         symbols,
-        limits: Limits { timeout: arguments.timeout, interruptible: true },
+        limits: Limits { timeout: arguments.timeout, interruptible: true, ..Limits::default() },
         interrupted: signal::interrupted,
     })
-    .map_err(|error| CliError::of_guest(arguments.guest.name(), error))?;
+    .map_err(|error| match error {
+        DebuggerError::Machine(error) => CliError::of_guest(arguments.guest.name(), error),
+        DebuggerError::Snapshot(error) => CliError::of_start(arguments.guest.name(), error),
+        // Building it makes no other.
+        error => CliError::Usage(error.to_string()),
+    })?;
     let mut face = Face { session, console, json: arguments.json };
     if !arguments.json {
         face.welcome(&arguments.guest.name().display().to_string())?;

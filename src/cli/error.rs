@@ -4,6 +4,7 @@ use crate::engine::EngineError;
 use crate::loader::LoadError;
 use crate::machine::MachineError;
 use crate::mem::MemoryError;
+use crate::snapshot::SnapshotError;
 use crate::sys::signal::{self, Interruption};
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -51,6 +52,9 @@ pub(super) enum CliError {
     /// A machine failed.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// There is no snapshot, or none that can be restored.
+    #[error(transparent)]
+    Snapshot(SnapshotError),
     /// A measurement or report failed.
     #[error(transparent)]
     Bench(#[from] BenchError),
@@ -85,10 +89,19 @@ impl CliError {
             | MachineError::Disk(_)
             | MachineError::Net(_)
             | MachineError::NoSlot
+            | MachineError::Refused(_)
             | MachineError::NoIdePlace
             | MachineError::NoVirtioPlace
             | MachineError::Engine(EngineError::Unavailable { .. })) => Self::Machine(error),
             source => Self::Guest { name, source },
+        }
+    }
+
+    /// The error of the guest `name` that was to begin or go on.
+    pub(super) fn of_start(name: &OsStr, error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Machine(error) => Self::of_guest(name, error),
+            error => Self::Snapshot(error),
         }
     }
 
@@ -103,6 +116,15 @@ impl CliError {
     /// Whether the reader of our output went away, which is nothing to talk about.
     pub(super) fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl From<SnapshotError> for CliError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Machine(error) => Self::Machine(error),
+            error => Self::Snapshot(error),
+        }
     }
 }
 

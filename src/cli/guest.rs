@@ -8,19 +8,20 @@ use crate::clock::ClockSource;
 use crate::engine::{Engine, Pair};
 use crate::host::net::NetSpec;
 use crate::loader::Image;
-use crate::machine::{EmuEngine, FirmwareSpec, MachineSpec, VirtioPlace, Without};
+use crate::machine::{ConsoleSink, EmuEngine, FirmwareSpec, Machine, MachineSpec, VirtioPlace, Without};
+use crate::snapshot::{Snapshot, SnapshotError};
 use crate::sys::tsc;
 use clap::Args;
 use clap::builder::TypedValueParser;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The guest itself, in whatever mode it is to run.
 #[derive(Args)]
 pub(super) struct ImageArguments {
     /// Name of a built-in workload, or an image: a Linux bzImage, an ELF64 with a PVH note, or a multiboot image
     /// (./NAME for a file of a workload's name)
-    #[arg(required_unless_present_any = ["kernel", "bios"])]
+    #[arg(required_unless_present_any = ["kernel", "bios", "restore"])]
     image: Option<OsString>,
     /// The image is this file: a Linux bzImage, a `vmlinux` with a PVH note or without, or another ELF64 with the note
     #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "flat"])]
@@ -46,6 +47,10 @@ pub(super) struct ImageArguments {
     /// How many CPUs the guest has, 1 to 8 (more than one in emu and kvm)
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=i64::from(MachineSpec::MOST_CPUS)), default_value = "1", allow_hyphen_values = true)]
     cpus: u8,
+    /// Go on from this snapshot, in whatever mode: the machine is as it was then, and only disks, network and firmware are
+    /// to be named. An image that is named, too, is where symbols come from
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["initrd", "append", "flat", "memory", "cpus", "vgabios", "boot_menu"])]
+    restore: Option<OsString>,
     /// The guest's command line
     #[arg(long, value_name = "STRING", default_value = "")]
     append: String,
@@ -57,15 +62,20 @@ pub(super) struct ImageArguments {
 impl ImageArguments {
     /// What the person called the guest.
     pub(super) fn name(&self) -> &OsStr {
-        self.kernel.as_deref().or(self.bios.as_deref()).or(self.image.as_deref()).unwrap_or_default()
+        let files = [&self.kernel, &self.bios, &self.image, &self.restore];
+        files.into_iter().flatten().next().map(OsString::as_os_str).unwrap_or_default()
     }
 
-    /// The image and the machine for it with this pair, of whose TSC the guest is told that it has this frequency.
+    /// Where the guest begins and the machine for it with this pair, of whose TSC the guest is told that it has this
+    /// frequency.
     pub(super) fn prepare(
         &self,
         pair: Pair,
         tsc_khz: impl FnOnce() -> u64,
-    ) -> Result<(Image, MachineSpec), CliError> {
+    ) -> Result<(Start, MachineSpec), CliError> {
+        if let Some(file) = &self.restore {
+            return self.prepare_restore(file, pair);
+        }
         let mut image = match (&self.kernel, &self.bios) {
             (Some(file), _) => image::open_file(file)?,
             (_, Some(file)) => image::open_firmware(file)?,
@@ -89,7 +99,21 @@ impl ImageArguments {
         };
         spec.cpus = self.cpus;
         spec.command_line = if image.is_linux() { self.append.clone() } else { self.command_line(tsc_khz) };
-        Ok((image, spec))
+        Ok((Start::Image(image), spec))
+    }
+
+    fn prepare_restore(&self, file: &OsStr, pair: Pair) -> Result<(Start, MachineSpec), CliError> {
+        let snapshot = Snapshot::open(Path::new(file))?;
+        let image = match (&self.kernel, &self.bios, &self.image) {
+            (Some(file), ..) => Some(image::open_file(file)?),
+            (_, Some(file), _) => Some(image::open_firmware(file)?),
+            (.., Some(name)) => Some(image::open(name, false)?),
+            (None, None, None) => None,
+        };
+        let mut spec = MachineSpec::new(pair);
+        spec.take_shape(snapshot.shape());
+        spec.firmware.log.clone_from(&self.firmware_log);
+        Ok((Start::Snapshot { snapshot: Box::new(snapshot), image }, spec))
     }
 
     /// Tells the guest its TSC's frequency, unless the person already did.
@@ -98,6 +122,43 @@ impl ImageArguments {
             return self.append.clone();
         }
         format!("{} {}={}", self.append, abi::ARG_TSC_KHZ, tsc_khz()).trim_start().to_owned()
+    }
+}
+
+/// Where a guest begins.
+pub(super) enum Start {
+    /// Before an image's first instruction.
+    Image(Image),
+    /// Where a snapshot was taken. The image, if one was named, has the firmware, and symbols.
+    Snapshot { snapshot: Box<Snapshot>, image: Option<Image> },
+}
+
+impl Start {
+    /// The image, if there is one.
+    pub(super) fn image(&self) -> Option<&Image> {
+        match self {
+            Self::Image(image) => Some(image),
+            Self::Snapshot { image, .. } => image.as_ref(),
+        }
+    }
+
+    /// Whether the guest goes on instead of beginning.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self, Self::Snapshot { .. })
+    }
+
+    /// A machine with the guest there.
+    pub(super) fn build(
+        &self,
+        spec: &MachineSpec,
+        console: Box<dyn ConsoleSink>,
+    ) -> Result<Machine, SnapshotError> {
+        match self {
+            Self::Image(image) => Ok(Machine::build(spec, image, console)?),
+            Self::Snapshot { snapshot, image } => {
+                snapshot.build(spec, image.as_ref().and_then(Image::rom), console)
+            }
+        }
     }
 }
 
@@ -121,25 +182,28 @@ pub(super) struct GuestArguments {
     #[arg(long, value_name = "FILE[,ide|,cdrom][,ro][,overlay=FILE]", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| disk::parse(&value)))]
     disk: Vec<disk::Disk>,
     /// A virtio device that gives the guest random bytes of the host
-    #[arg(long, conflicts_with = "deterministic")]
+    #[arg(long, conflicts_with_all = ["deterministic", "restore"])]
     rng: bool,
     /// The device that is the guest's console: its first serial port, or a virtio console (Linux: console=hvc0)
-    #[arg(long, value_name = "DEVICE", default_value = "serial", value_parser = ["serial", "virtio"])]
+    #[arg(long, value_name = "DEVICE", default_value = "serial", conflicts_with = "restore", value_parser = ["serial", "virtio"])]
     console: String,
     /// A virtio network card, linked to another machine by a socket (which the first makes, and the second connects to),
     /// with what passes in a capture file
     #[arg(long, value_name = "unix=PATH,pcap=FILE", conflicts_with = "deterministic", value_parser = clap::builder::OsStringValueParser::new().try_map(|value| net::parse(&value)))]
     net: Option<NetSpec>,
     /// Where the guest finds its virtio devices: on the PCI bus, or in memory, as ACPI tells (at most eight)
-    #[arg(long, value_name = "PLACE", default_value = "pci", value_parser = choices::virtio_place())]
+    #[arg(long, value_name = "PLACE", default_value = "pci", conflicts_with = "restore", value_parser = choices::virtio_place())]
     virtio: VirtioPlace,
     /// Offer the guest KVM's clock, which Linux knows as kvm-clock
-    #[arg(long)]
+    #[arg(long, conflicts_with = "restore")]
     kvm_clock: bool,
     /// A device for test suites of CPUs and interrupt chips, as QEMU's pc-testdev: ports that drive the interrupt lines
     /// (0x2000-0x2017), a register (0xe0), a port that has the host give up a page (0xe4), memory at 0xff000000
-    #[arg(long)]
+    #[arg(long, conflicts_with = "restore")]
     test_device: bool,
+    /// Tell the guest only of what every mode has of a CPU, so that a snapshot of it goes on in each
+    #[arg(long, conflicts_with = "restore")]
+    common_cpu: bool,
     /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
     #[arg(long)]
     deterministic: bool,
@@ -151,12 +215,12 @@ impl GuestArguments {
         self.image.name()
     }
 
-    /// The image and the machine for it.
-    pub(super) fn prepare(&self) -> Result<(Image, MachineSpec), CliError> {
+    /// Where the guest begins and the machine for it.
+    pub(super) fn prepare(&self) -> Result<(Start, MachineSpec), CliError> {
         let (pair, emulator) = self.pair.choice()?;
         let emulates = pair.engine == Engine::Emu;
         let tsc_khz = || if self.deterministic { 1_000_000 } else { host_tsc_khz() };
-        let (image, mut spec) = self.image.prepare(pair, tsc_khz)?;
+        let (start, mut spec) = self.image.prepare(pair, tsc_khz)?;
         if self.deterministic && !emulates {
             return Err(CliError::Usage(format!(
                 "--deterministic counts instructions, which {pair} cannot; use it with --mode emu"
@@ -182,15 +246,18 @@ impl GuestArguments {
         };
         spec.disks = attached(Attachment::Virtio);
         (spec.ide_disks, spec.cdroms) = (attached(Attachment::Ide), attached(Attachment::CdRom));
-        spec.entropy = self.rng;
         spec.network.clone_from(&self.net);
-        spec.virtio_console = self.console == "virtio";
-        spec.virtio = self.virtio;
-        spec.kvm_clock = self.kvm_clock;
-        spec.test_device = self.test_device;
+        if !start.goes_on() {
+            spec.entropy = self.rng;
+            spec.virtio_console = self.console == "virtio";
+            spec.virtio = self.virtio;
+            spec.kvm_clock = self.kvm_clock;
+            spec.test_device = self.test_device;
+            spec.common_cpu = self.common_cpu;
+        }
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         }
-        Ok((image, spec))
+        Ok((start, spec))
     }
 }

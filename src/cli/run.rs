@@ -7,12 +7,15 @@ use crate::abi;
 use crate::debugger::view::sites;
 use crate::engine::{Cause, Engine, Interface};
 use crate::host::console;
+use crate::loader::Image;
 use crate::machine::{Capture, ConsoleInput, ConsoleSink, Limits, Machine, Outlet, Screen, Stop, Stream};
+use crate::snapshot::{self, Written};
 use crate::sys::signal;
 use crate::sys::terminal::KeyByKey;
 use clap::Args;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +29,8 @@ use std::time::{Duration, Instant};
     trivisor run --engine direct --interface none pushf_popf    trap-and-emulate, which x86 breaks\n  \
     trivisor run --kernel vmlinuz --initrd initrd.gz --net unix=link,pcap=a.pcap\n  \
     trivisor run --bios bios-256k.bin --disk disk.img,ide       boots a disk; the console is the serial port\n  \
+    trivisor run --save crc32.snap --save-after 500ms crc32\n  \
+    trivisor run --restore crc32.snap --mode pv\n  \
     trivisor run --bios bios-256k.bin --vgabios vgabios-isavga.bin --disk disk.img,ide --screen\n\n\
     Ctrl-C ends the guest.\n\n\
     Exit status: 0 if the guest switched off with status 0 or, with --no-reboot, asked for a reset; 1 if it ended \
@@ -36,6 +41,12 @@ pub(super) struct RunArguments {
     /// Stop after so long (10s, 500ms, 2m)
     #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true)]
     timeout: Option<Duration>,
+    /// Write the whole machine to this file, a snapshot for --restore, and end; see --save-after
+    #[arg(long, value_name = "FILE", requires = "save_after")]
+    save: Option<PathBuf>,
+    /// When to do so: after the guest has run for so long (10s, 500ms, 2m; guest time)
+    #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "save", allow_hyphen_values = true)]
+    save_after: Option<Duration>,
     /// End when the guest asks for a reset, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
@@ -52,14 +63,17 @@ pub(super) struct RunArguments {
 }
 
 pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
-    let (image, mut spec) = arguments.guest.prepare()?;
+    let (begin, mut spec) = arguments.guest.prepare()?;
     spec.counts_instructions = arguments.count_instructions;
     // Whoever is not patched is told what that may have broken.
     let unpatched = spec.pair.engine == Engine::Direct && spec.pair.interface == Interface::None;
     spec.counts_sites = unpatched;
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     let to_host = |what| move |source| CliError::Host { what, source };
-    spec.screen = arguments.screen;
+    if begin.goes_on() && arguments.screen && !spec.screen {
+        return Err(CliError::Usage("--screen: the snapshot's machine has no screen".to_owned()));
+    }
+    spec.screen |= arguments.screen;
     // Where the screen is shown as it changes, the serial console's output has to wait.
     let live = arguments.screen && io::stdout().is_terminal();
     let _as_before =
@@ -70,6 +84,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         let limits = Limits {
             timeout: arguments.timeout.map(|t| t.saturating_sub(start.elapsed())),
             interruptible: true,
+            pause_after: arguments.save_after,
         };
         let of_guest = |error| CliError::of_guest(arguments.guest.name(), error);
         let serial = Capture::new(if live { SERIAL_KEPT } else { 0 });
@@ -81,7 +96,8 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
             let outlet = stream.outlet();
             (Box::new(stream), Some(outlet))
         };
-        let mut machine = Machine::build(&spec, &image, console).map_err(of_guest)?;
+        let mut machine =
+            begin.build(&spec, console).map_err(|error| CliError::of_start(arguments.guest.name(), error))?;
         if let Some(outlet) = &outlet {
             machine.watch_output(outlet.clone());
         }
@@ -91,6 +107,10 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         let display = display.map_err(to_host("cannot show the guest's screen"))?;
         let stop = machine.run(&limits);
         drop(display);
+        let saved = match (&stop, &arguments.save) {
+            (Ok(Stop::Paused), Some(file)) => snapshot::save(&mut machine, file),
+            _ => Ok(Written::default()),
+        };
         let stats = arguments.stats.then(|| stats(&machine, start.elapsed()));
         let rescues = machine.rescues();
         let disk_failures: Vec<_> = machine.pc().disk_failures().map(str::to_owned).collect();
@@ -122,13 +142,25 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
                 None => failure.kind().into(),
             }));
         }
+        saved?;
         match stop.map_err(of_guest)? {
+            Stop::Reset | Stop::PowerOff(_) if arguments.save.is_some() => {
+                say(&format!(
+                    "{}: the guest ended before --save-after was over; no snapshot was written",
+                    arguments.guest.name().display()
+                ));
+                return Ok(ExitCode::FAILURE);
+            }
+            // What it began with is not known here.
+            Stop::Reset if begin.goes_on() => return Ok(verdict(Stop::Reset, arguments.guest.name())),
             // A guest that resets again and again may do so faster than anyone looks for Ctrl-C.
             Stop::Reset if signal::interrupted() => {
                 return Ok(verdict(Stop::Interrupted, arguments.guest.name()));
             }
             Stop::Reset if !arguments.no_reboot => {}
-            Stop::TripleFault if spec.pair.engine == Engine::Direct && image.is_linux() => {
+            Stop::TripleFault
+                if spec.pair.engine == Engine::Direct && begin.image().is_some_and(Image::is_linux) =>
+            {
                 say(&format!(
                     "{}: the guest crashed (triple fault); {} wants guests that are written for it, and stock kernels run \
                      with --mode emu or kvm",
@@ -188,7 +220,7 @@ fn is_success(stop: Stop) -> bool {
     match stop {
         // isa-debug-exit gives (value << 1) | 1.
         Stop::PowerOff(status) => status >> 1 == u32::from(abi::EXIT_OK),
-        stop => stop == Stop::Reset,
+        stop => matches!(stop, Stop::Reset | Stop::Paused),
     }
 }
 
@@ -202,7 +234,7 @@ pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
         Stop::PowerOff(status) if !is_success(stop) => {
             failed(&format!("the guest switched off with status {}", status >> 1))
         }
-        Stop::PowerOff(_) | Stop::Reset => ExitCode::SUCCESS,
+        Stop::PowerOff(_) | Stop::Reset | Stop::Paused => ExitCode::SUCCESS,
         Stop::TripleFault => failed(
             "the guest crashed: an exception could not be delivered, nor the double fault after it (triple fault)",
         ),

@@ -8,7 +8,8 @@ use super::{choices, run, units};
 use crate::debugger::symbols::Symbols;
 use crate::debugger::view::sites::{self, Order, Report};
 use crate::engine::{Engine, Interface, Mode, Pair};
-use crate::machine::{Limits, Machine, Stream};
+use crate::loader::Image;
+use crate::machine::{Limits, Stream};
 use crate::sys::signal;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
@@ -88,7 +89,7 @@ pub(super) fn main(arguments: &SitesArguments) -> Result<ExitCode, CliError> {
         ));
     }
     let pair = Pair { engine: Engine::Direct, interface: arguments.interface };
-    let (image, mut spec) = arguments.image.prepare(pair, host_tsc_khz)?;
+    let (start, mut spec) = arguments.image.prepare(pair, host_tsc_khz)?;
     spec.counts_sites = true;
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     let name = arguments.image.name();
@@ -96,14 +97,16 @@ pub(super) fn main(arguments: &SitesArguments) -> Result<ExitCode, CliError> {
     let console = Stream::new(Box::new(io::stderr()), signal::interrupt_flag())
         .map_err(|source| CliError::Host { what: "cannot print the guest's console", source })?;
     let outlet = console.outlet();
-    let mut machine = Machine::build(&spec, &image, Box::new(console)).map_err(of_guest)?;
+    let mut machine =
+        start.build(&spec, Box::new(console)).map_err(|error| CliError::of_start(name, error))?;
     machine.watch_output(outlet);
-    let stop = machine.run(&Limits { timeout: arguments.timeout, interruptible: true });
+    let stop = machine.run(&Limits { timeout: arguments.timeout, interruptible: true, ..Limits::default() });
     let known = machine.sites().unwrap_or_default();
     // Prints the console's last words before we say ours.
     drop(machine);
 
-    let symbols = image.symbols().iter().map(|s| (s.address, s.size, s.name.as_str()));
+    let symbols =
+        start.image().into_iter().flat_map(Image::symbols).map(|s| (s.address, s.size, s.name.as_str()));
     let mut report = sites::show(&known, &Arc::new(Symbols::new(symbols)));
     report.sort(arguments.sort.into());
     let csv = arguments.csv.as_ref().map(|path| csv_of(&report).map(|bytes| (path, bytes))).transpose()?;

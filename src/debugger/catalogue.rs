@@ -27,6 +27,8 @@ pub(super) enum Verb {
     Symbols,
     Mode,
     Restart,
+    Save,
+    Restore,
     Help,
     Quit,
 }
@@ -100,6 +102,9 @@ pub(super) const ROWS: &[Row] = rows! {
     Symbols "symbols" ["sym"] "symbols [PATTERN]", "List symbols whose name holds PATTERN.", "symbols console";
     Mode "mode" [] "mode", "Say who executes the guest, and what this mode can do here.", "mode";
     Restart "restart" [] "restart", "Start the guest anew; breakpoints stay.", "restart";
+    Save "save" [] "save FILE", "Write the whole machine to FILE: a snapshot, for restore and for 'trivisor run --restore'.", "save before.snap";
+    Restore "restore" [] "restore FILE",
+        "Go to where the snapshot FILE was taken, if it is of a machine like this; breakpoints stay.", "restore before.snap";
     Help "help" ["h", "?"] "help [COMMAND]", "List the commands, or explain one.", "help x";
     Quit "quit" ["q", "exit"] "quit", "End the session and the guest.", "quit";
 };

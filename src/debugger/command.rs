@@ -99,6 +99,10 @@ pub enum Command {
     Mode,
     /// Start anew.
     Restart,
+    /// Write a snapshot to this file.
+    Save(String),
+    /// Go to where the snapshot of this file was taken.
+    Restore(String),
     /// Explain commands.
     Help(Option<String>),
     /// End.
@@ -196,9 +200,16 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Symbols => Command::Symbols(rest.to_owned()),
         Verb::Mode => none(rest, Command::Mode)?,
         Verb::Restart => none(rest, Command::Restart)?,
+        Verb::Save => Command::Save(file(rest)?),
+        Verb::Restore => Command::Restore(file(rest)?),
         Verb::Help => Command::Help((!rest.is_empty()).then(|| rest.to_owned())),
         Verb::Quit => none(rest, Command::Quit)?,
     })
+}
+
+/// The name of a file, which may have blanks in it.
+fn file(rest: &str) -> Result<String, String> {
+    if rest.is_empty() { Err("the name of a file is missing".to_owned()) } else { Ok(rest.to_owned()) }
 }
 
 fn order(rest: &str) -> Result<Order, String> {

@@ -2,6 +2,7 @@
 use super::command::ParseError;
 use super::expression::EvaluateError;
 use crate::machine::MachineError;
+use crate::snapshot::SnapshotError;
 
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum DebuggerError {
     /// The machine refused, or cannot go on.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// There is no snapshot, or none that can be restored.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// `set` on a register that it does not change.
     #[error("${0} cannot be set; general registers, $rip and $rflags can")]
     Fixed(String),

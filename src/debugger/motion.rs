@@ -224,7 +224,7 @@ impl Session {
 
     fn outcome(&mut self, stop: Stop) -> Outcome {
         match stop {
-            Stop::Stepped => Outcome::Done,
+            Stop::Stepped | Stop::Paused => Outcome::Done,
             Stop::Breakpoint(at) => Outcome::Breakpoints(self.breakpoints.hit(at)),
             Stop::Interrupted => Outcome::Interrupted,
             Stop::Timeout => Outcome::Timeout,

@@ -16,12 +16,14 @@ use super::view::{Hex, location, paging, stats, tables};
 use crate::arch::{Activity, CpuState, Gva};
 use crate::engine::{Engine, Interface, Pair};
 use crate::machine::{BOOT_CPU, Limits, Machine, MachineError};
+use crate::snapshot::{self, Snapshot, SnapshotError};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Makes the machine, at first and for `restart`.
-pub type Builder = Box<dyn FnMut() -> Result<Machine, MachineError>>;
+pub type Builder = Box<dyn FnMut() -> Result<Machine, DebuggerError>>;
 
 /// What a session is made of.
 pub struct SessionParts {
@@ -114,7 +116,7 @@ impl Session {
     ///
     /// # Errors
     /// When the machine cannot be built.
-    pub fn new(mut parts: SessionParts) -> Result<Self, MachineError> {
+    pub fn new(mut parts: SessionParts) -> Result<Self, DebuggerError> {
         let machine = (parts.builder)()?;
         machine.platform().clock().pause();
         Ok(Self {
@@ -216,6 +218,8 @@ impl Session {
             Command::Symbols(pattern) => Ok(self.list_symbols(pattern)),
             Command::Mode => self.mode(),
             Command::Restart => self.restart(),
+            Command::Save(file) => self.save(file),
+            Command::Restore(file) => self.restore(file),
             Command::Help(topic) => help(topic.as_deref()),
             Command::Quit => Ok(Reply { quit: true, ..Reply::said("") }),
         }
@@ -348,17 +352,38 @@ impl Session {
         let platform = self.machine.platform();
         platform.clock().pause();
         platform.trace().enable(tracing);
+        self.counted = stats::Counts::default();
+        self.arrive("the guest starts again")
+    }
+
+    fn save(&mut self, file: &str) -> Result<Reply, DebuggerError> {
+        let snapshot::Written { size, pages } = snapshot::save(&mut self.machine, Path::new(file))?;
+        let text = format!("{file}: {size} bytes, {pages} pages of RAM among them");
+        Ok(Reply { data: json!({"file": file, "bytes": size, "pages": pages}), ..Reply::said(text) })
+    }
+
+    fn restore(&mut self, file: &str) -> Result<Reply, DebuggerError> {
+        let snapshot = Snapshot::open(Path::new(file))?;
+        let put = snapshot.put_into(&mut self.machine);
+        if let Err(SnapshotError::Lost(why)) = &put {
+            self.ended = Some(format!("the snapshot could not be read to its end ({why})"));
+        }
+        put?;
+        self.arrive("the guest is where the snapshot was taken")
+    }
+
+    /// The machine stands somewhere else than where the guest brought it.
+    fn arrive(&mut self, how: &str) -> Result<Reply, DebuggerError> {
         self.ended = None;
         self.before = None;
         self.told.clear();
         self.events.clear();
-        self.counted = stats::Counts::default();
         self.interpreted = false;
         if !self.breakpoints.list().is_empty() {
             self.tell_breakpoints(&[])?;
         }
         let place = self.location()?;
-        Ok(Reply { text: format!("the guest starts again\n{place}"), ..Reply::view(&place) })
+        Ok(Reply { text: format!("{how}\n{place}"), ..Reply::view(&place) })
     }
 }
 

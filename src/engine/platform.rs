@@ -7,7 +7,7 @@ use crate::abi;
 use crate::arch::cpuid::{CpuidResult, CpuidTable, LEAF1_EDX_APIC};
 use crate::arch::{Cr4, Gpa, Port, Vector, Width, msr};
 use crate::bus::{Bus, CpuSignal, InterruptController, PowerRequest, PowerSwitch};
-use crate::clock::{Clock, TimerQueue};
+use crate::clock::{Clock, Timer, TimerQueue};
 use crate::mem::GuestRam;
 use std::sync::Arc;
 
@@ -100,6 +100,12 @@ impl Platform {
     #[must_use]
     pub fn timers_of(&self, vcpu: VcpuId) -> &TimerQueue {
         &self.parts.timers[usize::from(vcpu.0)]
+    }
+
+    /// A further deadline among those of the boot processor and the devices.
+    #[must_use]
+    pub fn add_timer(&self) -> Timer {
+        self.parts.timers[0].add()
     }
 
     /// How many vCPUs there are, at least one.

@@ -152,7 +152,9 @@ proptest! {
     ) {
         let (pc, _folder) = machine(if in_memory { VirtioPlace::Memory } else { VirtioPlace::Pci });
         // Decoding and bus mastering on, as a driver begins.
-        (1..6).for_each(|slot| drop(apply(&pc, &Act::Config(slot, 4, Some(7)))));
+        for slot in 1..6 {
+            apply(&pc, &Act::Config(slot, 4, Some(7)));
+        }
         for act in &acts {
             apply(&pc, act);
             let _screen = pc.screen().and_then(super::Screen::text);

@@ -137,6 +137,7 @@ pub struct Machine {
     platform: Arc<Platform>,
     pc: Pc,
     host_timers: run::HostTimers,
+    pause: run::Pause,
     outlet: Option<Outlet>,
 }
 
@@ -203,8 +204,20 @@ impl Machine {
         let others = platform.vcpus().skip(1).map(|id| backend.create_vcpu(id, &waiting));
         let others = others.collect::<Result<Vec<_>, _>>()?;
         let host_timers = run::HostTimers::observe(&platform);
+        let pause = run::Pause::new(&platform);
         let shape = spec.shape(rom);
-        Ok(Self { vcpu, others, pair: spec.pair, shape, backend, platform, pc, host_timers, outlet: None })
+        Ok(Self {
+            vcpu,
+            others,
+            pair: spec.pair,
+            shape,
+            backend,
+            platform,
+            pc,
+            host_timers,
+            pause,
+            outlet: None,
+        })
     }
 
     /// What the engine truly is on this host.
@@ -261,7 +274,7 @@ impl Machine {
     /// [`MachineError`]: the machine cannot go on.
     pub fn run(&mut self, limits: &Limits) -> Result<Stop, MachineError> {
         let vcpus = std::iter::once(&mut self.vcpu).chain(&mut self.others).map(Box::as_mut);
-        run::run(vcpus, &self.platform, &self.host_timers, self.outlet.as_ref(), limits)
+        run::run(vcpus, &self.platform, (&self.host_timers, &self.pause), self.outlet.as_ref(), limits)
     }
 
     /// Executes one instruction of the boot CPU, or enters the handler of an interrupt that waits for it; other CPUs

@@ -19,10 +19,13 @@ pub struct SavedPart {
     pub state: Vec<u8>,
 }
 
+type Save = dyn Fn() -> Result<Vec<u8>, postcard::Error> + Send + Sync;
+type Restore = dyn Fn(&[u8]) -> Result<(), RestoreError> + Send + Sync;
+
 struct Part {
     name: String,
-    save: Box<dyn Fn() -> Result<Vec<u8>, postcard::Error> + Send + Sync>,
-    restore: Box<dyn Fn(&[u8]) -> Result<(), RestoreError> + Send + Sync>,
+    save: Box<Save>,
+    restore: Box<Restore>,
 }
 
 /// All parts, in the order in which they are restored.

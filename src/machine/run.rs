@@ -6,8 +6,8 @@
 //! instruction boundary, and the run ends when all have.
 use super::{BOOT_CPU, MachineError};
 use crate::arch::{Activity, CpuState, Gva};
-use crate::clock::{ClockSource, Nanos};
-use crate::engine::{Cause, DebugEvent, DebugVcpu, EventKind, Exit, Platform, Vcpu, VcpuId};
+use crate::clock::{Clock, ClockSource, Nanos, Timer, TimerClient};
+use crate::engine::{Cause, DebugEvent, DebugVcpu, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId};
 use crate::host::console::Outlet;
 use crate::sys::deadline::DeadlineTimer;
 use crate::sys::signal::{self, Bound};
@@ -23,6 +23,8 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// Ctrl-C and SIGTERM stop the run (see [`signal::catch_interrupts`]).
     pub interruptible: bool,
+    /// At most so long, guest time.
+    pub pause_after: Option<Duration>,
 }
 
 /// Why a run stopped.
@@ -38,6 +40,8 @@ pub enum Stop {
     Timeout,
     /// Ctrl-C or SIGTERM; [`signal::interruption`] says which.
     Interrupted,
+    /// [`Limits::pause_after`] was over.
+    Paused,
     /// At a breakpoint.
     Breakpoint(Gva),
     /// One instruction was executed.
@@ -104,10 +108,54 @@ fn bind(platform: &Platform, vcpu: VcpuId) -> Result<Bound, MachineError> {
         .map_err(|source| MachineError::Host { what: "cannot install the kick signal's handler", source })
 }
 
+/// Ends a run at a guest time: a deadline in the boot CPU's queue beside those of the devices.
+pub(super) struct Pause {
+    timer: Timer,
+    due: Arc<AtomicBool>,
+    /// The queue keeps no client alive.
+    _client: Arc<Mutex<PauseClient>>,
+}
+
+struct PauseClient {
+    due: Arc<AtomicBool>,
+    kick: Arc<KickCell>,
+}
+
+impl TimerClient for PauseClient {
+    fn timer_fired(&mut self, _: Nanos) {
+        self.due.store(true, Ordering::SeqCst);
+        self.kick.kick();
+    }
+}
+
+impl Pause {
+    pub(super) fn new(platform: &Platform) -> Self {
+        let timer = platform.add_timer();
+        let due = Arc::default();
+        let kick = Arc::clone(platform.kick(BOOT_CPU));
+        let client = Arc::new(Mutex::new(PauseClient { due: Arc::clone(&due), kick }));
+        timer.connect(&(Arc::clone(&client) as Arc<Mutex<dyn TimerClient>>));
+        Self { timer, due, _client: client }
+    }
+
+    /// Arms it for a run that begins now.
+    fn begin(&self, clock: &Clock, after: Option<Duration>) {
+        self.due.store(false, Ordering::SeqCst);
+        if let Some(after) = after {
+            self.timer.arm(clock.now().after(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)));
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.due.load(Ordering::SeqCst)
+    }
+}
+
 /// One run of all vCPUs.
 struct Run<'a> {
     platform: &'a Platform,
     host_timers: &'a HostTimers,
+    pause: &'a Pause,
     /// There is a reason to stop.
     ends: AtomicBool,
     /// The first one.
@@ -134,7 +182,7 @@ impl Run<'_> {
         let all = StopsAll(self);
         let ended = bind(self.platform, id).and_then(|_bound| {
             self.host_timers.start(self.platform, id)?;
-            drive(vcpu, self.platform, id, &self.ends)
+            drive(vcpu, self.platform, id, (&self.ends, self.pause))
         });
         match ended {
             Ok(None) => {}
@@ -158,13 +206,14 @@ impl Drop for StopsAll<'_> {
 pub(super) fn run<'v>(
     vcpus: impl Iterator<Item = &'v mut (dyn Vcpu + 'static)>,
     platform: &Platform,
-    host_timers: &HostTimers,
+    (host_timers, pause): (&HostTimers, &Pause),
     outlet: Option<&Outlet>,
     limits: &Limits,
 ) -> Result<Stop, MachineError> {
     // Time may have stood.
     platform.renew_clock_page();
-    let run = Run { platform, host_timers, ends: AtomicBool::new(false), reason: Mutex::new(None) };
+    pause.begin(platform.clock(), limits.pause_after);
+    let run = Run { platform, host_timers, pause, ends: AtomicBool::new(false), reason: Mutex::new(None) };
     std::thread::scope(|scope| {
         let run = &run;
         // Dropping the sender ends the watcher.
@@ -202,6 +251,7 @@ pub(super) fn run<'v>(
         }
     });
     host_timers.stop();
+    pause.timer.cancel();
     for vcpu in platform.vcpus() {
         // A kick that came too late for this run must not end the next one.
         platform.kick(vcpu).take_leave();
@@ -241,7 +291,7 @@ fn drive(
     vcpu: &mut dyn Vcpu,
     platform: &Platform,
     id: VcpuId,
-    ends: &AtomicBool,
+    (ends, pause): (&AtomicBool, &Pause),
 ) -> Result<Option<Stop>, MachineError> {
     // Deadlines may have passed while the machine stood still.
     platform.kick(id).poke();
@@ -252,6 +302,7 @@ fn drive(
                 continue;
             }
             Exit::Kicked if ends.load(Ordering::SeqCst) => return Ok(None),
+            Exit::Kicked if id == BOOT_CPU && pause.is_due() => Stop::Paused,
             Exit::Kicked => continue,
             // The boot CPU begins where the firmware would, which is gone: the machine begins anew.
             Exit::Init if id == BOOT_CPU => Stop::Reset,

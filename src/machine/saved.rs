@@ -104,6 +104,20 @@ impl From<MachineError> for RestoreError {
     }
 }
 
+impl From<RestoreError> for MachineError {
+    fn from(error: RestoreError) -> Self {
+        Self::Refused(Box::new(error))
+    }
+}
+
+impl MachineError {
+    /// A state is that of a machine that differs in this.
+    #[must_use]
+    pub fn refused_shape(difference: String) -> Self {
+        RestoreError::Shape(difference).into()
+    }
+}
+
 impl MachineSpec {
     /// What a machine of this kind is, with this firmware.
     #[must_use]
@@ -142,7 +156,8 @@ impl MachineSpec {
 
 impl SavedShape {
     /// What is different about `own`, in a sentence; `None` if nothing is.
-    pub(super) fn difference(&self, own: &Self) -> Option<String> {
+    #[must_use]
+    pub fn difference(&self, own: &Self) -> Option<String> {
         let no = |has: bool| if has { "" } else { "no " };
         let has = |name: &str, then: bool, now: bool| {
             (then != now).then(|| {
@@ -225,7 +240,7 @@ impl Machine {
         let clock = self.platform.clock();
         let stood = clock.is_paused();
         clock.pause();
-        let saved = self.pc.parts().save().map(|parts| SavedMachine {
+        let saved = self.parts_now().map(|parts| SavedMachine {
             cpuid: self.platform.cpuid_of_all().clone(),
             clock: clock.saved(),
             cpus,
@@ -235,7 +250,15 @@ impl Machine {
         if !stood {
             clock.resume();
         }
-        saved.map_err(|error| MachineError::Unsaved(error.to_string()))
+        saved
+    }
+
+    /// The states of all parts as they are at this time: taking on its own state brings a device up to date, as an access to
+    /// it does. So a state that was restored is the one that was saved, byte for byte.
+    fn parts_now(&self) -> Result<Vec<SavedPart>, MachineError> {
+        let save = || self.pc.parts().save().map_err(|error| MachineError::Unsaved(error.to_string()));
+        self.pc.parts().restore(&save()?)?;
+        save()
     }
 
     /// Takes on the state of a machine of the same shape. `fill` brings RAM, and is called when nothing else can be refused.

@@ -57,7 +57,9 @@ proptest! {
     ) {
         let (here, there) = (folder(), folder());
         let pc = assemble(&counted(place(in_memory), here.path()));
-        (1..6).for_each(|slot| drop(apply(&pc, &Act::Config(slot, 4, Some(7)))));
+        for slot in 1..6 {
+            apply(&pc, &Act::Config(slot, 4, Some(7)));
+        }
         go_on(&pc, &before);
         let platform = pc.platform();
         let (clock, offers, parts) = (platform.clock().saved(), platform.saved_offers(), pc.parts().save().unwrap());
@@ -93,7 +95,9 @@ proptest! {
     ) {
         let here = folder();
         let pc = assemble(&counted(place(in_memory), here.path()));
-        (1..6).for_each(|slot| drop(apply(&pc, &Act::Config(slot, 4, Some(7)))));
+        for slot in 1..6 {
+            apply(&pc, &Act::Config(slot, 4, Some(7)));
+        }
         go_on(&pc, &before);
         let mut parts = pc.parts().save().unwrap();
         for (part, at, value, how) in damage {

@@ -119,7 +119,8 @@ impl Rig {
     }
 
     fn run(&mut self) {
-        let limits = Limits { timeout: Some(Duration::from_secs(60)), interruptible: false };
+        let limits =
+            Limits { timeout: Some(Duration::from_secs(60)), interruptible: false, ..Limits::default() };
         assert_eq!(self.machine.run(&limits).unwrap(), Stop::PowerOff(1), "{}", self.name);
     }
 
@@ -534,7 +535,8 @@ fn a_machine_that_was_stopped_goes_on_with_all_its_cpus() {
                 a.jmp(again)
             });
         }
-        let limits = Limits { timeout: Some(Duration::from_millis(100)), interruptible: false };
+        let limits =
+            Limits { timeout: Some(Duration::from_millis(100)), interruptible: false, ..Limits::default() };
         let mut before = [0; 3];
         for _ in 0..3 {
             assert_eq!(rig.machine.run(&limits).unwrap(), Stop::Timeout, "{}", rig.name);

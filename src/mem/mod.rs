@@ -169,6 +169,22 @@ impl GuestRam {
         })
     }
 
+    /// The stretches of the memory object that something was ever written to, or that were read through a mapping.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn touched(&self) -> io::Result<Vec<std::ops::Range<u64>>> {
+        memfd::touched(&self.file, self.size)
+    }
+
+    /// Makes all of RAM zero and gives its memory back to the host. Whoever decoded code of it is to forget it.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn clear(&self) -> io::Result<()> {
+        memfd::clear(&self.file, self.size)
+    }
+
     /// All of RAM is other RAM now: whoever decoded code of it is to forget it.
     pub fn forget_code(&self) {
         self.code.forget_all();

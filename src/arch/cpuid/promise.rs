@@ -74,8 +74,11 @@ impl Optional {
     }
 }
 
+/// Bits and their names.
+type Bits = &'static [(u8, &'static str)];
+
 /// Features by leaf, register and bit, as the manual and Linux name them.
-const NAMES: [(u32, Register, &[(u8, &str)]); 8] = [
+const NAMES: [(u32, Register, Bits); 8] = [
     (
         1,
         Ecx,

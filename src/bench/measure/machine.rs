@@ -45,7 +45,7 @@ impl Runner for MachineRunner {
         let mut machine = Machine::build(&spec, &image, Box::new(console.clone())).map_err(refused)?;
         // After building: what a backend starts beside the vCPU's thread keeps all CPUs.
         let pinned = Pinned::to(request.cpu);
-        let limits = Limits { timeout: Some(request.timeout), interruptible: true };
+        let limits = Limits { timeout: Some(request.timeout), interruptible: true, ..Limits::default() };
         let stop = machine.run(&limits);
         drop(pinned);
         let misfortune = match stop.map_err(refused)? {
@@ -55,7 +55,7 @@ impl Runner for MachineRunner {
             Stop::TripleFault => Some("triple fault".to_owned()),
             Stop::Timeout => return Err(RunError::Timeout(request.timeout)),
             Stop::Interrupted => return Err(RunError::Interrupted),
-            Stop::Breakpoint(_) | Stop::Stepped => Some("stopped for a debugger".to_owned()),
+            Stop::Breakpoint(_) | Stop::Stepped | Stop::Paused => Some("stopped for a debugger".to_owned()),
         };
         let counters = machine.platform().counters(BOOT_CPU);
         let named = |counts: Counts| {

@@ -1,0 +1,271 @@
+//! The whole machine in a file: CPUs, RAM, devices, pending interrupts, guest time; restored in any mode.
+//!
+//! What a state is made of says [`crate::machine`], how it lies in the file `format` and `docs/snapshot-format.md`. A
+//! snapshot is written beside its place and put there when it is whole; one that cannot be restored is refused with the
+//! reason, before anything is changed. Disks are not in it: their images have to be as they were.
+mod format;
+mod ram;
+
+use crate::machine::{ConsoleSink, Machine, MachineError, MachineSpec, SavedMachine, SavedShape};
+use crate::mem::GuestRam;
+use format::{HEADER, Header, Run, Section, VERSION};
+use serde::de::DeserializeOwned;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Why there is no snapshot, or none that can be restored: one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The file cannot be read.
+    #[error("cannot read the snapshot {path}: {source}", path = path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file cannot be written.
+    #[error("cannot write the snapshot {path}: {source}", path = path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is another kind of file.
+    #[error("{path} is no snapshot of trivisor", path = .0.display())]
+    NoSnapshot(PathBuf),
+    /// Another trivisor wrote it.
+    #[error("the snapshot {path} has version {version}; this trivisor reads version {VERSION}", path = path.display())]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// The end is missing.
+    #[error("the snapshot {path} is cut off: it has {size} bytes{}", whole.map(|whole| format!(" of {whole}")).unwrap_or_default(), path = path.display())]
+    CutOff {
+        /// Which file.
+        path: PathBuf,
+        /// Bytes that are there.
+        size: u64,
+        /// Bytes that were written, if that is known.
+        whole: Option<u64>,
+    },
+    /// Its bytes are not those that were written.
+    #[error("the snapshot {path} is damaged: its {what} cannot be", path = path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What of it.
+        what: &'static str,
+    },
+    /// The machine cannot be saved, or refuses the state.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The machine is half restored, and must not go on.
+    #[error("the snapshot changed while it was read, and the machine is lost: {0}")]
+    Lost(String),
+}
+
+/// What was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Written {
+    /// Bytes of the file.
+    pub size: u64,
+    /// Pages of RAM in it.
+    pub pages: u64,
+}
+
+/// A file that is removed unless it is kept.
+struct Unfinished<'a> {
+    path: &'a Path,
+    kept: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            // There is nothing more to be done about it.
+            let _stays = std::fs::remove_file(self.path);
+        }
+    }
+}
+
+/// Where a file lies until it is whole: beside its place, under a name that no other process uses.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}", std::process::id()));
+    Ok(path.with_file_name(hidden))
+}
+
+/// Saves a machine that stands to a file, in place of one that is there.
+///
+/// # Errors
+/// [`SnapshotError`]; a file that is there stays as it is.
+pub fn save(machine: &mut Machine, path: &Path) -> Result<Written, SnapshotError> {
+    let state = machine.save()?;
+    let failed = |source| SnapshotError::Write { path: path.to_owned(), source };
+    write(machine, &state, path).map_err(failed)
+}
+
+fn write(machine: &Machine, state: &SavedMachine, path: &Path) -> io::Result<Written> {
+    let temporary = beside(path)?;
+    // One that a process of this number left when it was killed.
+    let _mostly_none = std::fs::remove_file(&temporary);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&temporary)?;
+    let mut unfinished = Unfinished { path: &temporary, kept: false };
+    let begin = HEADER as u64;
+    let runs = ram::write(machine.platform().ram(), &file, begin)?;
+    let pages: u64 = runs.iter().map(|run| u64::from(run.pages)).sum();
+    let length = runs.iter().map(|run| run.bytes() as u64).sum();
+    let mut header = Header { pages: Section { offset: begin, length, checksum: 0 }, ..Header::default() };
+    header.size = begin + length;
+    let encoded = |result: Result<Vec<u8>, postcard::Error>| result.map_err(io::Error::other);
+    let mut add = |bytes: Vec<u8>| -> io::Result<Section> {
+        file.write_all_at(&bytes, header.size)?;
+        let section =
+            Section { offset: header.size, length: bytes.len() as u64, checksum: crc32fast::hash(&bytes) };
+        header.size += section.length;
+        Ok(section)
+    };
+    let runs = add(format::encode_runs(&runs))?;
+    let shape = add(encoded(postcard::to_allocvec(machine.shape()))?)?;
+    let state = add(encoded(postcard::to_allocvec(state))?)?;
+    header = Header { runs, shape, state, ..header };
+    file.write_all_at(&header.encode(), 0)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    unfinished.kept = true;
+    // The new name is to outlast a crash, too, where the file system can say so.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _unsaid = File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(Written { size: header.size, pages })
+}
+
+/// A snapshot file that was opened and looked at.
+#[derive(Debug)]
+pub struct Snapshot {
+    path: PathBuf,
+    file: File,
+    header: Header,
+    shape: SavedShape,
+    state: SavedMachine,
+    runs: Vec<Run>,
+}
+
+impl Snapshot {
+    /// Opens a snapshot and checks all of it but the pages of RAM, which are checked as they are read.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] with the reason why it is none, or none that can be read.
+    pub fn open(path: &Path) -> Result<Self, SnapshotError> {
+        let failed = |source| SnapshotError::Read { path: path.to_owned(), source };
+        // Opening a pipe would wait for its other end: look first.
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(SnapshotError::NoSnapshot(path.to_owned()));
+        }
+        let file = File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let mut first = vec![0; size.min(HEADER as u64) as usize];
+        file.read_exact_at(&mut first, 0).map_err(failed)?;
+        let header = Header::decode(path, &first, size)?;
+        let damaged = |what| SnapshotError::Damaged { path: path.to_owned(), what };
+        let section = |what, section: Section| {
+            let length = usize::try_from(section.length).map_err(|_| damaged(what))?;
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, section.offset).map_err(failed)?;
+            if crc32fast::hash(&bytes) == section.checksum { Ok(bytes) } else { Err(damaged(what)) }
+        };
+        let shape: SavedShape = decode(&section("shape", header.shape)?).ok_or_else(|| damaged("shape"))?;
+        let state = decode(&section("state", header.state)?).ok_or_else(|| damaged("state"))?;
+        let what = "list of pages";
+        let runs = format::decode_runs(&section(what, header.runs)?, shape.memory, header.pages.length);
+        let runs = runs.ok_or_else(|| damaged(what))?;
+        Ok(Self { path: path.to_owned(), file, header, shape, state, runs })
+    }
+
+    /// What machine it is of.
+    #[must_use]
+    pub fn shape(&self) -> &SavedShape {
+        &self.shape
+    }
+
+    /// Bytes of RAM that it holds.
+    #[must_use]
+    pub fn filled(&self) -> u64 {
+        self.header.pages.length
+    }
+
+    fn fill(&self, ram: &GuestRam) -> Result<(), ram::RamError> {
+        ram::fill(ram, &self.file, self.header.pages.offset, &self.runs)
+    }
+
+    fn of_ram(&self, error: ram::RamError) -> SnapshotError {
+        match error {
+            ram::RamError::Io(source) => SnapshotError::Read { path: self.path.clone(), source },
+            ram::RamError::Checksum => SnapshotError::Damaged { path: self.path.clone(), what: "RAM" },
+        }
+    }
+
+    /// Builds a machine of `spec`, which [`MachineSpec::take_shape`] made fit, and puts it where the snapshot was taken.
+    /// `rom` is its firmware, if it has one.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; nothing stays behind.
+    pub fn build(
+        &self,
+        spec: &MachineSpec,
+        rom: Option<&[u8]>,
+        console: Box<dyn ConsoleSink>,
+    ) -> Result<Machine, SnapshotError> {
+        let mut unread = None;
+        let mut fill = |ram: &GuestRam| {
+            self.fill(ram).map_err(|error| {
+                let sentence = error.to_string();
+                unread = Some(error);
+                sentence
+            })
+        };
+        let built = Machine::restore(spec, rom, (&self.shape, &self.state), &mut fill, console);
+        match unread {
+            Some(error) => Err(self.of_ram(error)),
+            None => Ok(built?),
+        }
+    }
+
+    /// Puts a machine where the snapshot was taken.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; the machine is as it was then, unless it is [`SnapshotError::Lost`].
+    pub fn put_into(&self, machine: &mut Machine) -> Result<(), SnapshotError> {
+        if let Some(difference) = self.shape.difference(machine.shape()) {
+            return Err(MachineError::refused_shape(difference).into());
+        }
+        // What is wrong with it shows before anything is changed.
+        ram::verify(&self.file, self.header.pages.offset, &self.runs).map_err(|error| self.of_ram(error))?;
+        let mut lost = None;
+        let mut fill = |ram: &GuestRam| {
+            self.fill(ram).map_err(|error| {
+                let sentence = error.to_string();
+                lost = Some(sentence.clone());
+                sentence
+            })
+        };
+        let taken = machine.take_on(&self.state, &mut fill);
+        match (lost, taken) {
+            (Some(why), _) => Err(SnapshotError::Lost(why)),
+            (None, taken) => Ok(taken.map_err(MachineError::from)?),
+        }
+    }
+}
+
+/// A value that takes all of its bytes.
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    postcard::take_from_bytes(bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(value, _)| value)
+}
