@@ -4,7 +4,10 @@
 //! snapshot is written beside its place and put there when it is whole; one that cannot be restored is refused with the
 //! reason, before anything is changed. Disks are not in it: their images have to be as they were.
 mod format;
+mod memory;
 mod ram;
+
+pub use memory::Memory;
 
 use crate::machine::{ConsoleSink, Machine, MachineError, MachineSpec, SavedMachine, SavedShape};
 use crate::mem::GuestRam;
