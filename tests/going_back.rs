@@ -16,7 +16,7 @@ const STEPS: usize = 8;
 fn machine(mode: Mode, clock: ClockSource) -> Machine {
     let mut spec = MachineSpec::new(mode);
     spec.clock = clock;
-    spec.command_line = format!("{}=20000 {}=1000000", abi::ARG_BUDGET_US, abi::ARG_TSC_KHZ);
+    spec.command_line = format!("{}=60000000 {}=1000000", abi::ARG_BUDGET_US, abi::ARG_TSC_KHZ);
     let image = Image::parse(workload::find("quicksort").unwrap().image).unwrap();
     Machine::build(&spec, &image, Box::new(Capture::new(1 << 20))).unwrap()
 }
