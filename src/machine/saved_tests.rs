@@ -20,6 +20,8 @@ fn counted(virtio: VirtioPlace, folder: &Path) -> MachineSpec {
     let mut spec = spec(virtio, folder);
     spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
     spec.kvm_clock = true;
+    // It drives lines that other devices drive, too; what those say holds after a restore.
+    spec.test_device = false;
     spec
 }
 
