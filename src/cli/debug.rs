@@ -3,6 +3,7 @@
 //! Scripts come first, then single commands, then standard input. Answers go to standard output between the lines that
 //! the guest prints; a command that cannot be done is answered in one sentence and the session goes on.
 use super::error::CliError;
+use super::gdb;
 use super::guest::GuestArguments;
 use super::units;
 use crate::debugger::{DebuggerError, Reply, Session, SessionParts, symbols::Symbols};
@@ -12,6 +13,7 @@ use crate::sys::signal;
 use clap::Args;
 use serde_json::json;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +23,8 @@ use std::time::Duration;
 #[command(after_help = "Examples:\n  \
     trivisor debug hello\n  \
     trivisor debug --mode kvm hello --command 'break workload_main' --command continue --command backtrace\n  \
-    trivisor debug --batch --json -x script hello\n\n\
+    trivisor debug --batch --json -x script hello\n  \
+    trivisor debug --gdb=1234 --mode pv hello     (then, in gdb: target remote :1234)\n\n\
     'help' at the prompt lists the commands. Ctrl-C stops the guest.\n\n\
     Exit status: 0 whatever the guest does; 1 if it could not be loaded; 2 for wrong usage. SIGTERM ends the session.")]
 pub(super) struct DebugArguments {
@@ -42,6 +45,9 @@ pub(super) struct DebugArguments {
     /// Answer each command with one JSON object on a line
     #[arg(long)]
     json: bool,
+    /// Wait for a GDB at this port (or ADDRESS:PORT) and let it drive the guest, in place of the prompt
+    #[arg(long, value_name = "PORT", value_parser = gdb::address, num_args = 0..=1, default_missing_value = "1234", require_equals = true, conflicts_with_all = ["script", "command", "batch", "json", "timeout"])]
+    gdb: Option<SocketAddr>,
 }
 
 /// Shown before the guest's lines on a terminal, to tell them from the debugger's.
@@ -59,14 +65,16 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         lines.extend(text.lines().map(str::to_owned));
     }
     lines.extend(arguments.command.iter().cloned());
-    signal::catch_ctrl_c().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
+    if arguments.gdb.is_none() {
+        signal::catch_ctrl_c().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
+    }
 
     let console = Console::new(arguments.json);
     let sink = console.clone();
     let symbols = Symbols::new(
         begin.image().into_iter().flat_map(Image::symbols).map(|s| (s.address, s.size, s.name.as_str())),
     );
-    let session = Session::new(SessionParts {
+    let mut session = Session::new(SessionParts {
         builder: Box::new(move || Ok(begin.build(&spec, Box::new(sink.clone()))?)),
         symbols,
         limits: Limits { timeout: arguments.timeout, interruptible: true, ..Limits::default() },
@@ -78,6 +86,11 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         // Building it makes no other.
         error => CliError::Usage(error.to_string()),
     })?;
+    if let Some(at) = arguments.gdb {
+        let status = gdb::serve(&mut session, at);
+        console.show(true).map_err(CliError::Output)?;
+        return status;
+    }
     let mut face = Face { session, console, json: arguments.json };
     if !arguments.json {
         face.welcome(&arguments.guest.name().display().to_string())?;

@@ -9,6 +9,7 @@ mod debug;
 mod disk;
 mod doctor;
 mod error;
+mod gdb;
 mod guest;
 mod image;
 mod list;

@@ -69,6 +69,24 @@ impl<'a> GuestMemory<'a> {
         bytes
     }
 
+    /// Writes `bytes`, and whether all of it is mapped RAM; nothing is written if not. Rights do not matter to a debugger.
+    #[must_use]
+    pub fn write(&self, space: Space, address: u64, bytes: &[u8]) -> bool {
+        let mut pieces = Vec::new();
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address.wrapping_add(done as u64);
+            let length = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(bytes.len() - done);
+            let Some(gpa) = self.locate(space, at) else { return false };
+            if self.ram.read(gpa, &mut vec![0; length]).is_err() {
+                return false;
+            }
+            pieces.push((gpa, &bytes[done..done + length]));
+            done += length;
+        }
+        pieces.into_iter().all(|(gpa, piece)| self.ram.write(gpa, piece).is_ok())
+    }
+
     /// The bytes from `address` up to the first that cannot be read, at most `length`.
     #[must_use]
     pub fn read_prefix(&self, space: Space, address: u64, length: usize) -> Vec<u8> {

@@ -10,6 +10,7 @@ pub mod command;
 mod error;
 pub mod events;
 pub mod expression;
+pub mod gdb;
 mod inspection;
 pub mod memory;
 mod motion;

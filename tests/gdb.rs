@@ -1,0 +1,253 @@
+//! Stock `gdb` drives guests in every mode; and what a connection without manners does to the server.
+//!
+//! Without `gdb` the tests that need it say that they skip.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
+use trivisor::engine::Mode;
+use trivisor::machine;
+
+/// A `trivisor debug --gdb`, which is killed at the end.
+struct Server {
+    child: Child,
+    at: SocketAddr,
+    _said: BufReader<ChildStderr>,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_trivisor"))
+            .args(["debug", "--gdb=0"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let at = line.trim_end().trim_end_matches('\'').rsplit(' ').next().unwrap();
+        let at = at.parse::<SocketAddr>().unwrap();
+        Self { child, at, _said: said }
+    }
+
+    fn connect(&self) -> Peer {
+        let stream = TcpStream::connect(self.at).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Peer(stream)
+    }
+
+    /// Whether the program ends by itself, well.
+    fn ends_well(mut self) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(20) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// The other end of a connection, which speaks the protocol by hand.
+struct Peer(TcpStream);
+
+impl Peer {
+    fn send(&mut self, packet: &str) {
+        let sum = packet.bytes().fold(0_u8, u8::wrapping_add);
+        self.0.write_all(format!("${packet}#{sum:02x}").as_bytes()).unwrap();
+    }
+
+    /// The next packet.
+    fn receive(&mut self) -> String {
+        let mut byte = || {
+            let mut one = [0];
+            self.0.read_exact(&mut one).unwrap();
+            one[0]
+        };
+        while byte() != b'$' {}
+        let text = std::iter::repeat_with(&mut byte).take_while(|&b| b != b'#').map(char::from).collect();
+        let _sum = [byte(), byte()];
+        self.0.write_all(b"+").unwrap();
+        text
+    }
+
+    fn ask(&mut self, packet: &str) -> String {
+        self.send(packet);
+        self.receive()
+    }
+
+    /// Whether the other side has closed.
+    fn is_closed(&mut self) -> bool {
+        matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
+    }
+}
+
+/// A guest of the file `name` that loops: JMP to itself.
+fn endless(folder: &std::path::Path) -> String {
+    let path = folder.join("endless");
+    std::fs::write(&path, [0xeb, 0xfe]).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn modes() -> Vec<&'static str> {
+    Mode::ALL
+        .into_iter()
+        .filter(|&mode| match machine::availability(mode) {
+            Ok(_) => true,
+            Err(reason) => {
+                eprintln!("skipped: {mode}: {reason}");
+                false
+            }
+        })
+        .map(Mode::name)
+        .collect()
+}
+
+/// What gdb says to these commands after it has connected to a server of `hello` in `mode`.
+fn gdb(mode: &str, commands: &[&str]) -> Option<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let elf = folder.path().join("hello.elf");
+    std::fs::write(&elf, trivisor::bench::workload::find("hello").unwrap().image).unwrap();
+    let server = Server::start(&["--mode", mode, "hello"]);
+    let mut command = Command::new("gdb");
+    command.args(["-q", "-batch", "-nx", "-ex", "set confirm off", "-ex", "set pagination off"]);
+    command.arg("-ex").arg(format!("target remote {}", server.at));
+    for line in commands {
+        command.args(["-ex", line]);
+    }
+    match command.arg(&elf).stdin(Stdio::null()).output() {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => {
+            eprintln!("skipped: gdb cannot be run: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn stock_gdb_stops_steps_and_changes_a_guest_in_every_mode() {
+    for mode in modes() {
+        let Some(said) = gdb(
+            mode,
+            &[
+                "break workload_main",
+                "continue",
+                "backtrace 2",
+                "set $here = $rip",
+                "stepi",
+                "print $rip > $here && $rip < $here + 16",
+                // Registers and memory take values.
+                "set $rbx = 0x1234567",
+                "print/x $rbx",
+                "set {long}($rsp - 512) = 77",
+                "print {long}($rsp - 512)",
+                "print $cs == 8",
+                // Memory that is not there is an error of the one command.
+                "x/1xb 0xffff800000000000",
+                "delete",
+                "kill",
+            ],
+        ) else {
+            return;
+        };
+        for word in
+            ["Breakpoint 1, 0x", "#1  0x", "in guest_start", "$1 = 1", "$2 = 0x1234567", "$3 = 77", "$4 = 1"]
+        {
+            assert!(said.contains(word), "{mode}: no '{word}' in:\n{said}");
+        }
+    }
+}
+
+#[test]
+fn stock_gdb_watches_memory_and_sees_the_guests_end_in_every_mode() {
+    for mode in modes() {
+        let Some(said) = gdb(
+            mode,
+            &[
+                "break workload_main",
+                "continue",
+                // The target has no watchpoints, so gdb steps: the second instruction stores to the stack.
+                "set $place = $rsp",
+                "watch *(long *)($place - 8)",
+                "delete 2",
+                "delete",
+                "continue",
+            ],
+        ) else {
+            return;
+        };
+        assert!(said.contains("exited normally"), "{mode}:\n{said}");
+    }
+}
+
+#[test]
+fn a_running_guest_stops_when_gdb_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = endless(folder.path());
+    for mode in modes() {
+        // Flat code is entered in 32-bit mode, which pv executes by the interpreter.
+        let server = Server::start(&["--mode", mode, "--flat", &image]);
+        let mut peer = server.connect();
+        assert!(peer.ask("?").starts_with(['S', 'T']), "{mode}");
+        peer.send("c");
+        std::thread::sleep(Duration::from_millis(100));
+        peer.0.write_all(&[3]).unwrap();
+        assert!(matches!(peer.receive().get(1..3), Some("02")), "{mode}: SIGINT");
+        let registers = peer.ask("g");
+        // Runs of one digit are packed.
+        assert!(registers.len() > 40 && !registers.starts_with('E'), "{mode}: {registers}");
+    }
+}
+
+#[test]
+fn a_connection_without_manners_leaves_the_guest_to_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--flat", &endless(folder.path())]);
+    let mut peer = server.connect();
+    peer.0.write_all(b"\x00GET / HTTP/1.1\r\n\r\n$#$?#00$mffffffffffffffffff,1#ff").unwrap();
+    let mut second = server.connect();
+    assert!(second.is_closed(), "one at a time");
+    // Gone in the middle of a packet, the guest running.
+    peer.send("c");
+    peer.0.write_all(b"$m10").unwrap();
+    drop(peer);
+    let start = Instant::now();
+    let mut next = loop {
+        let mut next = server.connect();
+        next.0.write_all(b"+$?#3f").unwrap();
+        let mut one = [0];
+        if next.0.read(&mut one).is_ok_and(|n| n == 1) {
+            break next;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "nobody is let in any more");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(next.receive().starts_with(['S', 'T']));
+    // A breakpoint where nothing is mapped is no one's problem; addresses of all sizes are answered.
+    assert_eq!(next.ask("Z0,deadbeef0000,1"), "OK");
+    assert!(next.ask("mffffffffffffffff,8").starts_with('E'));
+    assert!(!next.ask("m0,ffff").starts_with('E'));
+    assert_eq!(next.ask("z0,deadbeef0000,1"), "OK");
+}
+
+#[test]
+fn a_guest_goes_on_without_a_gdb_that_has_detached() {
+    let server = Server::start(&["hello"]);
+    let mut peer = server.connect();
+    assert!(peer.ask("?").starts_with(['S', 'T']));
+    assert_eq!(peer.ask("D"), "OK");
+    assert!(server.ends_well());
+}
