@@ -47,6 +47,7 @@ pub(super) fn serve(session: &mut Session, at: SocketAddr) -> Result<ExitCode, C
         occupied.store(false, Ordering::Release);
         match parting {
             Ok(Parting::Detached) => alone = true,
+            Ok(Parting::Stranger) => {}
             Ok(Parting::Lost) => {
                 alone = false;
                 say("GDB is gone; the guest stands until the next one comes")?;

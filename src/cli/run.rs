@@ -63,6 +63,9 @@ pub(super) struct RunArguments {
 }
 
 pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
+    if let Some(file) = &arguments.save {
+        snapshot::can_be_saved(file)?;
+    }
     let (begin, mut spec) = arguments.guest.prepare()?;
     spec.counts_instructions = arguments.count_instructions;
     // Whoever is not patched is told what that may have broken.

@@ -163,9 +163,16 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Stops all vCPUs, for this reason if there is none yet.
+    /// Stops all vCPUs, for this reason if there is none yet, or only a limit: what a guest did comes once.
     fn stop(&self, reason: Result<Stop, MachineError>) {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        let is_limit = |reason: &Result<Stop, MachineError>| {
+            matches!(reason, Ok(Stop::Timeout | Stop::Interrupted | Stop::Paused))
+        };
+        let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.as_ref().is_none_or(is_limit) && !(first.is_some() && is_limit(&reason)) {
+            *first = Some(reason);
+        }
+        drop(first);
         self.stop_all();
     }
 

@@ -236,6 +236,10 @@ impl Machine {
     /// # Errors
     /// When the host does not hand out a CPU's state.
     pub fn save(&mut self) -> Result<SavedMachine, MachineError> {
+        if self.shape().network {
+            let why = "frames that come meanwhile would be half in it; leave out --net";
+            return Err(MachineError::Unsaved(why.to_owned()));
+        }
         let cpus = self.vcpus().map(|vcpu| Ok(vcpu.save()?.saved())).collect::<Result<_, EngineError>>()?;
         let clock = self.platform.clock();
         let stood = clock.is_paused();
@@ -308,7 +312,8 @@ impl Machine {
         platform.ram().forget_code();
         platform.restore_offers(&saved.offers);
         // What engines made of the RAM that was there is void.
-        self.vcpus().zip(&states).try_for_each(|(vcpu, state)| vcpu.load(state))?;
+        let loaded = self.vcpus().zip(&states).try_for_each(|(vcpu, state)| vcpu.load(state));
+        loaded.map_err(|error| RestoreError::Ram(error.to_string()))?;
         // A request of before is not one of this machine.
         platform.forget_power_request();
         if !stood {

@@ -18,7 +18,7 @@ const CHECKSUM: usize = HEADER - 4;
 const NAMES: usize = 32;
 const NAME: usize = 24;
 /// Bytes of a run in the list of runs.
-const RUN: usize = 16;
+pub(super) const RUN: usize = 16;
 /// The most pages in one run: it is read, checked and written in one piece.
 pub(super) const MOST_PAGES: u32 = 64;
 /// No shape or state is larger.

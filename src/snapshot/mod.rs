@@ -9,14 +9,16 @@ mod ram;
 
 pub use memory::Memory;
 
+use crate::arch::address::PAGE_SIZE;
 use crate::machine::{ConsoleSink, Machine, MachineError, MachineSpec, SavedMachine, SavedShape};
 use crate::mem::GuestRam;
-use format::{HEADER, Header, Run, Section, VERSION};
+use format::{HEADER, Header, MAGIC, Run, Section, VERSION};
 use serde::de::DeserializeOwned;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Why there is no snapshot, or none that can be restored: one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +105,40 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
-    hidden.push(format!(".{}", std::process::id()));
+    // Two containers may have processes of one number.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    hidden.push(format!(".{}.{now:x}", std::process::id()));
     Ok(path.with_file_name(hidden))
+}
+
+/// Whether a snapshot can be put at `path`: in a folder that is there, and in place of nothing else than a snapshot. Devices,
+/// links, disks and whatever else the name may be are not to be lost.
+fn fits(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.metadata()?.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::NotADirectory));
+    }
+    let is_snapshot = match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(there) => there.is_file() && begins_as_snapshot(path)?,
+    };
+    if is_snapshot { Ok(()) } else { Err(io::Error::other("what is there is no snapshot; remove it first")) }
+}
+
+/// Whether the file begins as snapshots of any version do; an empty one may become one.
+fn begins_as_snapshot(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let mut first = [0; MAGIC.len()];
+    Ok(file.metadata()?.len() == 0 || file.read_exact_at(&mut first, 0).is_ok() && first == MAGIC)
+}
+
+/// Looks whether a snapshot can be saved at `path`, before a machine runs for it.
+///
+/// # Errors
+/// [`SnapshotError::Write`].
+pub fn can_be_saved(path: &Path) -> Result<(), SnapshotError> {
+    fits(path).map_err(|source| SnapshotError::Write { path: path.to_owned(), source })
 }
 
 /// Saves a machine that stands to a file, in place of one that is there.
@@ -118,10 +152,10 @@ pub fn save(machine: &mut Machine, path: &Path) -> Result<Written, SnapshotError
 }
 
 fn write(machine: &Machine, state: &SavedMachine, path: &Path) -> io::Result<Written> {
+    fits(path)?;
     let temporary = beside(path)?;
-    // One that a process of this number left when it was killed.
-    let _mostly_none = std::fs::remove_file(&temporary);
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&temporary)?;
+    // A guest's memory is nobody else's business.
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
     let mut unfinished = Unfinished { path: &temporary, kept: false };
     let begin = HEADER as u64;
     let runs = ram::write(machine.platform().ram(), &file, begin)?;
@@ -188,6 +222,11 @@ impl Snapshot {
         let shape: SavedShape = decode(&section("shape", header.shape)?).ok_or_else(|| damaged("shape"))?;
         let state = decode(&section("state", header.state)?).ok_or_else(|| damaged("state"))?;
         let what = "list of pages";
+        // Before a list of that length is allocated.
+        if shape.memory > GuestRam::MOST || header.runs.length > shape.memory / PAGE_SIZE * format::RUN as u64
+        {
+            return Err(damaged(what));
+        }
         let runs = format::decode_runs(&section(what, header.runs)?, shape.memory, header.pages.length);
         let runs = runs.ok_or_else(|| damaged(what))?;
         Ok(Self { path: path.to_owned(), file, header, shape, state, runs })
@@ -271,4 +310,27 @@ impl Snapshot {
 /// A value that takes all of its bytes.
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     postcard::take_from_bytes(bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(value, _)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_snapshot_takes_the_place_of_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("disk"), [0; 512]).unwrap();
+        std::fs::write(at("older"), [MAGIC.as_slice(), &[9; 20]].concat()).unwrap();
+        std::fs::write(at("empty"), []).unwrap();
+        symlink(at("older"), at("link")).unwrap();
+        for good in ["new", "older", "empty"] {
+            assert!(can_be_saved(&at(good)).is_ok(), "{good}");
+        }
+        for bad in ["disk", "link", ".", "nowhere/new", "disk/new"] {
+            assert!(can_be_saved(&at(bad)).is_err(), "{bad}");
+        }
+        assert!(can_be_saved(Path::new("/dev/null")).is_err());
+    }
 }

@@ -24,6 +24,8 @@ pub enum Parting {
     Detached,
     /// The connection is gone, or what came was no conversation: the guest stands where it stood.
     Lost,
+    /// As [`Self::Lost`], and nothing was ever asked of the guest: whoever it was, it was no GDB.
+    Stranger,
     /// The guest ended.
     Ended,
     /// GDB wants the guest ended.
@@ -49,6 +51,7 @@ pub fn serve(session: &mut Session, stream: TcpStream) -> Result<Parting, Debugg
         },
         Err(_) => Parting::Lost,
     };
+    let parting = if parting == Parting::Lost && !guest.was_asked() { Parting::Stranger } else { parting };
     guest.leave()?;
     Ok(parting)
 }

@@ -1,6 +1,6 @@
 //! The CPU's registers as GDB numbers them (GDB's `features/i386/64bit-core.xml` and `64bit-sse.xml`).
 use crate::arch::state::gpr;
-use crate::arch::{CpuState, Rflags, SegmentRegister, XsaveArea};
+use crate::arch::{CpuState, Gva, Rflags, SegmentRegister, XsaveArea};
 use gdbstub_arch::x86::reg::{F80, X86_64CoreRegs, X86SegmentRegs, X87FpuInternalRegs};
 
 /// GDB's order of the general registers.
@@ -37,6 +37,8 @@ const MXCSR_BITS: u32 = 0xffff;
 pub(super) enum Fixed {
     /// A selector, which would load a descriptor.
     Selector,
+    /// RIP, to where no code can be.
+    Rip,
 }
 
 /// The registers of `state`.
@@ -75,6 +77,13 @@ pub(super) fn of_state(state: &CpuState) -> X86_64CoreRegs {
 pub(super) fn into_state(registers: &X86_64CoreRegs, state: &mut CpuState) -> Result<(), Fixed> {
     if registers.segments != of_state(state).segments {
         return Err(Fixed::Selector);
+    }
+    let possible = match state.is_64bit_code() {
+        true => Gva(registers.rip).is_canonical(),
+        false => u32::try_from(registers.rip).is_ok(),
+    };
+    if !possible {
+        return Err(Fixed::Rip);
     }
     for (number, &value) in GENERAL.iter().zip(&registers.regs) {
         state.gpr[*number] = value;
@@ -175,6 +184,9 @@ mod tests {
         registers.segments.cs ^= 8;
         registers.rip = 7;
         assert_eq!(into_state(&registers, &mut state), Err(Fixed::Selector));
+        registers.segments.cs ^= 8;
+        registers.rip = 1 << 32;
+        assert_eq!(into_state(&registers, &mut state), Err(Fixed::Rip), "beyond 32-bit code");
         assert!(state == before);
     }
 

@@ -35,11 +35,17 @@ pub(super) struct Guest<'a> {
     /// Addresses of GDB's breakpoints; one that is set twice is here twice.
     breakpoints: Vec<Gva>,
     steps: bool,
+    asked: bool,
 }
 
 impl<'a> Guest<'a> {
     pub(super) fn new(session: &'a mut Session) -> Self {
-        Self { session, breakpoints: Vec::new(), steps: false }
+        Self { session, breakpoints: Vec::new(), steps: false, asked: false }
+    }
+
+    /// Whether anything was asked of the guest.
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked
     }
 
     /// Takes GDB's breakpoints away.
@@ -107,6 +113,7 @@ impl<'a> Guest<'a> {
     }
 
     fn state(&mut self) -> TargetResult<CpuState, Self> {
+        self.asked = true;
         self.session.machine.state().map_err(|error| TargetError::Fatal(error.into()))
     }
 
@@ -164,7 +171,10 @@ impl SingleThreadBase for Guest<'_> {
 
     fn read_addrs(&mut self, start: u64, data: &mut [u8]) -> TargetResult<usize, Self> {
         let state = self.state()?;
-        let bytes = self.session.memory(&state).read_prefix(Space::Virtual, start, data.len());
+        // Behind the last address there is nothing.
+        let room = usize::try_from(u64::MAX - start).unwrap_or(usize::MAX).saturating_add(1);
+        let length = data.len().min(room);
+        let bytes = self.session.memory(&state).read_prefix(Space::Virtual, start, length);
         if bytes.is_empty() && !data.is_empty() {
             return Err(TargetError::Errno(FAULT));
         }
@@ -174,7 +184,8 @@ impl SingleThreadBase for Guest<'_> {
 
     fn write_addrs(&mut self, start: u64, data: &[u8]) -> TargetResult<(), Self> {
         let state = self.state()?;
-        let written = self.session.memory(&state).write(Space::Virtual, start, data);
+        let fits = start.checked_add(data.len().saturating_sub(1) as u64).is_some();
+        let written = fits && self.session.memory(&state).write(Space::Virtual, start, data);
         written.then_some(()).ok_or(TargetError::Errno(FAULT))
     }
 
@@ -185,7 +196,7 @@ impl SingleThreadBase for Guest<'_> {
 
 impl SingleThreadResume for Guest<'_> {
     fn resume(&mut self, _: Option<Signal>) -> Result<(), DebuggerError> {
-        self.steps = false;
+        (self.steps, self.asked) = (false, true);
         Ok(())
     }
 

@@ -46,7 +46,10 @@ impl Cmos {
         if selected > 0x7f || weekday_ahead > 6 || phase >= SECOND {
             return Err(bad("a field is out of range"));
         }
-        if origin.abs() > FAR || seen_second.abs() > FAR || seen_tick > tick_of(self.clock.now()) {
+        if origin.unsigned_abs() > FAR.unsigned_abs()
+            || seen_second.unsigned_abs() > FAR.unsigned_abs()
+            || seen_tick > tick_of(self.clock.now())
+        {
             return Err(bad("a time is out of range"));
         }
         self.state = State { selected, ram, origin, phase, weekday_ahead, seen_second, seen_tick };

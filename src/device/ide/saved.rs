@@ -7,6 +7,9 @@ use super::spec::{Control, MOST_MULTIPLE, MasterCommand, MasterStatus, SECTOR, S
 use crate::device::BadState;
 use serde::{Deserialize, Serialize};
 
+/// What a command of 48 bits can name (ATA-6, 6.2).
+const MOST_SECTORS: u64 = 1 << 48;
+
 /// State of both channels.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SavedIde {
@@ -116,6 +119,11 @@ impl Channel {
                 }
                 _ => return Err("other disks"),
             }
+        }
+        if let Work::Pio { at, .. } | Work::Dma { at, .. } = &saved.work
+            && *at > MOST_SECTORS
+        {
+            return Err("a sector beyond what a command can name");
         }
         match &saved.work {
             Work::Pio { left, buffer, done, .. } => {

@@ -41,7 +41,7 @@ impl ClockPage {
             let _ = ram.write(self.at.offset(offset as u64), bytes);
         };
         self.version = self.version.wrapping_add(2) & !1;
-        put(std::mem::offset_of!(abi::ClockPage, version), &(self.version - 1).to_le_bytes());
+        put(std::mem::offset_of!(abi::ClockPage, version), &self.version.wrapping_sub(1).to_le_bytes());
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         put(std::mem::offset_of!(abi::ClockPage, flags), &page.flags.to_le_bytes());
         put(std::mem::offset_of!(abi::ClockPage, tsc), &page.tsc.to_le_bytes());
