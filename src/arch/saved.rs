@@ -163,26 +163,25 @@ impl SavedCpu {
             spec_ctrl,
             tsc_adjust,
         ] = &self.msrs;
-        let known = |what| BadCpu(what);
         let xsave =
             self.xsave.as_slice().try_into().map_err(|_| BadCpu("the XSAVE area has another size"))?;
         let state = CpuState {
             gpr: self.gpr,
             rip: self.rip,
-            rflags: Rflags::from_bits(self.rflags).ok_or(known("RFLAGS has a reserved bit"))?,
+            rflags: Rflags::from_bits(self.rflags).ok_or(BadCpu("RFLAGS has a reserved bit"))?,
             segments: self.segments.map(segment),
             ldtr: segment(self.ldtr),
             tr: segment(self.tr),
             gdtr: DescriptorTable { base: self.gdtr.0, limit: self.gdtr.1 },
             idtr: DescriptorTable { base: self.idtr.0, limit: self.idtr.1 },
-            cr0: Cr0::from_bits(self.cr0).ok_or(known("CR0 has a reserved bit"))?,
+            cr0: Cr0::from_bits(self.cr0).ok_or(BadCpu("CR0 has a reserved bit"))?,
             cr2: self.cr2,
             cr3: self.cr3,
             cr4: Cr4::from_bits(self.cr4)
                 .filter(|cr4| (Cr4::SUPPORTED | Cr4::PCIDE).contains(*cr4))
-                .ok_or(known("CR4 has a bit that no guest can set"))?,
-            efer: Efer::from_bits(self.efer).ok_or(known("EFER has a reserved bit"))?,
-            xcr0: Xcr0::from_bits(self.xcr0).ok_or(known("XCR0 has a reserved bit"))?,
+                .ok_or(BadCpu("CR4 has a bit that no guest can set"))?,
+            efer: Efer::from_bits(self.efer).ok_or(BadCpu("EFER has a reserved bit"))?,
+            xcr0: Xcr0::from_bits(self.xcr0).ok_or(BadCpu("XCR0 has a reserved bit"))?,
             dr: self.dr,
             msrs: Msrs {
                 star,
@@ -232,7 +231,7 @@ fn require(holds: bool, otherwise: &'static str) -> Result<(), BadCpu> {
 }
 
 fn is_canonical(address: u64) -> bool {
-    (address as i64) << 16 >> 16 == address as i64
+    Gva(address).is_canonical()
 }
 
 /// Control registers and what hangs on them (SDM 28.3.1.1).

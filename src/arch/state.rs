@@ -35,6 +35,18 @@ impl XsaveArea {
     pub const SIZE: usize = 832;
     /// Offset of the x87 control word.
     pub const FCW: usize = 0;
+    /// Offset of the x87 status word.
+    pub const FSW: usize = 2;
+    /// Offset of the x87 tags, a bit for each register that is not empty.
+    pub const FTW: usize = 4;
+    /// Offset of the last x87 opcode.
+    pub const FOP: usize = 6;
+    /// Offset of the last x87 instruction's address, 8 bytes.
+    pub const FIP: usize = 8;
+    /// Offset of the last x87 operand's address, 8 bytes.
+    pub const FDP: usize = 16;
+    /// Offset of ST0, 16 bytes a register.
+    pub const ST: usize = 32;
     /// Offset of MXCSR.
     pub const MXCSR: usize = 24;
     /// Offset of XMM0.

@@ -2,11 +2,10 @@
 //!
 //! One GDB at a time: others are sent away while one is there. A guest that GDB detached from goes on by itself; one whose
 //! GDB is gone without a word stands until the next comes.
-use super::error::CliError;
+use super::error::{CliError, say};
 use crate::debugger::gdb::{self, Parting};
 use crate::debugger::{DebuggerError, Session};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
-use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ pub(super) fn serve(session: &mut Session, at: SocketAddr) -> Result<ExitCode, C
     let listening = TcpListener::bind(at).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (at, listener) =
         listening.map_err(|source| CliError::Host { what: "cannot wait for GDB there", source })?;
-    say(&format!("waiting for GDB: 'target remote {at}'"))?;
+    say(&format!("waiting for GDB: 'target remote {at}'"));
     let (sender, visitors) = bounded(1);
     let occupied = Arc::new(AtomicBool::new(false));
     let door = Arc::clone(&occupied);
@@ -50,11 +49,11 @@ pub(super) fn serve(session: &mut Session, at: SocketAddr) -> Result<ExitCode, C
             Ok(Parting::Stranger) => {}
             Ok(Parting::Lost) => {
                 alone = false;
-                say("GDB is gone; the guest stands until the next one comes")?;
+                say("GDB is gone; the guest stands until the next one comes");
             }
             Ok(Parting::Ended | Parting::Killed) => return Ok(ExitCode::SUCCESS),
             Err(error) => {
-                say(&error.to_string())?;
+                say(&error.to_string());
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -85,11 +84,6 @@ fn next_while_running(
             return Ok(None);
         }
     }
-}
-
-fn say(text: &str) -> Result<(), CliError> {
-    let mut err = io::stderr().lock();
-    writeln!(err, "trivisor: {text}").map_err(CliError::Output)
 }
 
 #[cfg(test)]

@@ -77,10 +77,8 @@ impl<'a> GuestMemory<'a> {
         while done < bytes.len() {
             let at = address.wrapping_add(done as u64);
             let length = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(bytes.len() - done);
-            let Some(gpa) = self.locate(space, at) else { return false };
-            if self.ram.read(gpa, &mut vec![0; length]).is_err() {
-                return false;
-            }
+            let in_ram = |gpa: &Gpa| self.ram.offset(*gpa, length as u64).is_some();
+            let Some(gpa) = self.locate(space, at).filter(in_ram) else { return false };
             pieces.push((gpa, &bytes[done..done + length]));
             done += length;
         }

@@ -182,13 +182,12 @@ impl Machine {
         fill: &mut dyn FnMut(&GuestRam) -> Result<(), String>,
         console: Box<dyn ConsoleSink>,
     ) -> Result<Self, MachineError> {
-        let refused = |refusal| MachineError::Refused(Box::new(refusal));
         if let Some(difference) = shape.difference(&spec.shape(rom)) {
-            return Err(refused(RestoreError::Shape(difference)));
+            return Err(MachineError::refused_shape(difference));
         }
         let pc = Pc::assemble(spec, rom, console, Some(saved))?;
         let mut machine = Self::of(spec, rom, pc, &CpuState::reset())?;
-        machine.take_on(saved, fill).map_err(refused)?;
+        machine.take_on(saved, fill)?;
         Ok(machine)
     }
 

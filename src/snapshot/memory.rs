@@ -2,7 +2,7 @@
 //!
 //! What changed is found by comparison with the snapshot before, which holds for every way in which an engine writes RAM:
 //! through host pointers, another process's mappings, or KVM. It costs a read of the pages that were ever touched.
-use super::SnapshotError;
+use super::{SnapshotError, take_on};
 use crate::arch::address::PAGE_SIZE;
 use crate::machine::{Machine, MachineError, SavedMachine};
 use crate::mem::GuestRam;
@@ -79,19 +79,7 @@ impl Memory {
         if self.chunks.len() != (machine.platform().ram().size() as usize).div_ceil(CHUNK_BYTES) {
             return Err(MachineError::refused_shape("it has another size of RAM".to_owned()).into());
         }
-        let mut lost = None;
-        let mut fill = |ram: &GuestRam| {
-            self.fill(ram).map_err(|error| {
-                let sentence = error.to_string();
-                lost = Some(sentence.clone());
-                sentence
-            })
-        };
-        let taken = machine.take_on(&self.state, &mut fill);
-        match (lost, taken) {
-            (Some(why), _) => Err(SnapshotError::Lost(why)),
-            (None, taken) => Ok(taken.map_err(MachineError::from)?),
-        }
+        take_on(machine, &self.state, |ram| self.fill(ram).map_err(|error| error.to_string()))
     }
 
     fn fill(&self, ram: &GuestRam) -> io::Result<()> {

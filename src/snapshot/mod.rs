@@ -10,7 +10,9 @@ mod ram;
 pub use memory::Memory;
 
 use crate::arch::address::PAGE_SIZE;
-use crate::machine::{ConsoleSink, Machine, MachineError, MachineSpec, SavedMachine, SavedShape};
+use crate::machine::{
+    ConsoleSink, Machine, MachineError, MachineSpec, RestoreError, SavedMachine, SavedShape,
+};
 use crate::mem::GuestRam;
 use format::{HEADER, Header, MAGIC, Run, Section, VERSION};
 use serde::de::DeserializeOwned;
@@ -72,7 +74,7 @@ pub enum SnapshotError {
     #[error(transparent)]
     Machine(#[from] MachineError),
     /// The machine is half restored, and must not go on.
-    #[error("the snapshot changed while it was read, and the machine is lost: {0}")]
+    #[error("the machine was lost on its way into the snapshot: {0}")]
     Lost(String),
 }
 
@@ -100,6 +102,10 @@ impl Drop for Unfinished<'_> {
     }
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Where a file lies until it is whole: beside its place, under a name that no other process uses.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
@@ -114,8 +120,7 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 /// Whether a snapshot can be put at `path`: in a folder that is there, and in place of nothing else than a snapshot. Devices,
 /// links, disks and whatever else the name may be are not to be lost.
 fn fits(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.metadata()?.is_dir() {
+    if !folder_of(path).metadata()?.is_dir() {
         return Err(io::Error::from(io::ErrorKind::NotADirectory));
     }
     let is_snapshot = match path.symlink_metadata() {
@@ -180,8 +185,7 @@ fn write(machine: &Machine, state: &SavedMachine, path: &Path) -> io::Result<Wri
     std::fs::rename(&temporary, path)?;
     unfinished.kept = true;
     // The new name is to outlast a crash, too, where the file system can say so.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let _unsaid = File::open(folder).and_then(|folder| folder.sync_all());
+    let _unsaid = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
     Ok(Written { size: header.size, pages })
 }
 
@@ -291,20 +295,21 @@ impl Snapshot {
         }
         // What is wrong with it shows before anything is changed.
         ram::verify(&self.file, self.header.pages.offset, &self.runs).map_err(|error| self.of_ram(error))?;
-        let mut lost = None;
-        let mut fill = |ram: &GuestRam| {
-            self.fill(ram).map_err(|error| {
-                let sentence = error.to_string();
-                lost = Some(sentence.clone());
-                sentence
-            })
-        };
-        let taken = machine.take_on(&self.state, &mut fill);
-        match (lost, taken) {
-            (Some(why), _) => Err(SnapshotError::Lost(why)),
-            (None, taken) => Ok(taken.map_err(MachineError::from)?),
-        }
+        take_on(machine, &self.state, |ram| self.fill(ram).map_err(|error| error.to_string()))
     }
+}
+
+/// Puts a machine into `state`, with the RAM that `fill` brings.
+fn take_on(
+    machine: &mut Machine,
+    state: &SavedMachine,
+    mut fill: impl FnMut(&GuestRam) -> Result<(), String>,
+) -> Result<(), SnapshotError> {
+    machine.take_on(state, &mut fill).map_err(|refusal| match refusal {
+        // From there on it is neither what it was nor what it was to be.
+        RestoreError::Ram(why) => SnapshotError::Lost(why),
+        refusal => MachineError::from(refusal).into(),
+    })
 }
 
 /// A value that takes all of its bytes.

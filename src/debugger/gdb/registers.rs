@@ -22,13 +22,6 @@ const GENERAL: [usize; 16] = [
     14,
     15,
 ];
-/// Offsets in the XSAVE area (SDM vol. 1, table 10-2).
-const FSW: usize = 2;
-const TAGS: usize = 4;
-const FOP: usize = 6;
-const FIP: usize = 8;
-const FDP: usize = 16;
-const ST: usize = 32;
 /// Bits of MXCSR that are not reserved.
 const MXCSR_BITS: u32 = 0xffff;
 
@@ -57,16 +50,16 @@ pub(super) fn of_state(state: &CpuState) -> X86_64CoreRegs {
             fs: selector(SegmentRegister::Fs),
             gs: selector(SegmentRegister::Gs),
         },
-        st: std::array::from_fn(|i| bytes::<10>(area, ST + 16 * i)),
+        st: std::array::from_fn(|i| bytes::<10>(area, XsaveArea::ST + 16 * i)),
         fpu: X87FpuInternalRegs {
             fctrl: half(area, XsaveArea::FCW).into(),
-            fstat: half(area, FSW).into(),
+            fstat: half(area, XsaveArea::FSW).into(),
             ftag: full_tags(area),
             fiseg: 0,
-            fioff: u32::from_le_bytes(bytes(area, FIP)),
+            fioff: u32::from_le_bytes(bytes(area, XsaveArea::FIP)),
             foseg: 0,
-            fooff: u32::from_le_bytes(bytes(area, FDP)),
-            fop: u32::from(half(area, FOP) & 0x7ff),
+            fooff: u32::from_le_bytes(bytes(area, XsaveArea::FDP)),
+            fop: u32::from(half(area, XsaveArea::FOP) & 0x7ff),
         },
         xmm: std::array::from_fn(|i| u128::from_le_bytes(bytes(area, XsaveArea::XMM + 16 * i))),
         mxcsr: area.mxcsr(),
@@ -96,17 +89,17 @@ pub(super) fn into_state(registers: &X86_64CoreRegs, state: &mut CpuState) -> Re
     let area = &mut state.xsave.0;
     let mut put = |at: usize, bytes: &[u8]| area[at..at + bytes.len()].copy_from_slice(bytes);
     for (i, value) in registers.st.iter().enumerate() {
-        put(ST + 16 * i, value);
+        put(XsaveArea::ST + 16 * i, value);
     }
     for (i, value) in registers.xmm.iter().enumerate() {
         put(XsaveArea::XMM + 16 * i, &value.to_le_bytes());
     }
     put(XsaveArea::FCW, &(registers.fpu.fctrl as u16).to_le_bytes());
-    put(FSW, &(registers.fpu.fstat as u16).to_le_bytes());
-    put(TAGS, &[short_tags(registers.fpu.ftag)]);
-    put(FOP, &(registers.fpu.fop as u16 & 0x7ff).to_le_bytes());
-    put(FIP, &registers.fpu.fioff.to_le_bytes());
-    put(FDP, &registers.fpu.fooff.to_le_bytes());
+    put(XsaveArea::FSW, &(registers.fpu.fstat as u16).to_le_bytes());
+    put(XsaveArea::FTW, &[short_tags(registers.fpu.ftag)]);
+    put(XsaveArea::FOP, &(registers.fpu.fop as u16 & 0x7ff).to_le_bytes());
+    put(XsaveArea::FIP, &registers.fpu.fioff.to_le_bytes());
+    put(XsaveArea::FDP, &registers.fpu.fooff.to_le_bytes());
     put(XsaveArea::MXCSR, &(registers.mxcsr & MXCSR_BITS).to_le_bytes());
     area[XsaveArea::XSTATE_BV] |= 3;
     Ok(())
@@ -123,12 +116,12 @@ fn half(area: &XsaveArea, at: usize) -> u16 {
 /// The tag word with two bits a register, of which the area keeps one: 3 is empty, 0 a number, 1 zero, 2 all else (SDM
 /// vol. 1, 8.1.7).
 fn full_tags(area: &XsaveArea) -> u32 {
-    let top = usize::from(half(area, FSW) >> 11 & 7);
+    let top = usize::from(half(area, XsaveArea::FSW) >> 11 & 7);
     (0..8).fold(0, |tags, physical| {
-        let tag = if area.0[TAGS] >> physical & 1 == 0 {
+        let tag = if area.0[XsaveArea::FTW] >> physical & 1 == 0 {
             3
         } else {
-            let value: F80 = bytes(area, ST + 16 * ((physical + 8 - top) % 8));
+            let value: F80 = bytes(area, XsaveArea::ST + 16 * ((physical + 8 - top) % 8));
             let exponent = u16::from_le_bytes([value[8], value[9]]) & 0x7fff;
             let fraction = u64::from_le_bytes(std::array::from_fn(|i| value[i]));
             match (exponent, fraction) {
@@ -160,7 +153,7 @@ mod tests {
         for (i, byte) in state.xsave.0[..416].iter_mut().enumerate().skip(32) {
             *byte = i as u8;
         }
-        state.xsave.0[TAGS] = 0x5a;
+        state.xsave.0[XsaveArea::FTW] = 0x5a;
         let before = state.clone();
         let registers = of_state(&state);
         assert_eq!(registers.regs[1], before.gpr[gpr::RBX], "GDB's second register is RBX");
@@ -195,10 +188,10 @@ mod tests {
         let mut state = CpuState::reset();
         let area = &mut state.xsave.0;
         // TOP is 6: ST0 is the seventh physical register, 1.0; ST1 the eighth, zero; ST2 the first, an infinity.
-        area[FSW + 1] = 6 << 3;
-        area[TAGS] = 0b1100_0001;
-        area[ST + 7..ST + 10].copy_from_slice(&[0x80, 0xff, 0x3f]);
-        area[ST + 32 + 7..ST + 32 + 10].copy_from_slice(&[0x80, 0xff, 0x7f]);
+        area[XsaveArea::FSW + 1] = 6 << 3;
+        area[XsaveArea::FTW] = 0b1100_0001;
+        area[XsaveArea::ST + 7..XsaveArea::ST + 10].copy_from_slice(&[0x80, 0xff, 0x3f]);
+        area[XsaveArea::ST + 32 + 7..XsaveArea::ST + 32 + 10].copy_from_slice(&[0x80, 0xff, 0x7f]);
         let tags = of_state(&state).fpu.ftag;
         assert_eq!(tags, 0b01_00_11_11_11_11_11_10);
         assert_eq!(short_tags(tags), 0b1100_0001);

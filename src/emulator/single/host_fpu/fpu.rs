@@ -7,10 +7,10 @@ use iced_x86::{Encoder, Instruction, Register};
 use std::ops::Range;
 
 /// x87 opcode, instruction and data pointers in the image: FOP, FIP, FDP.
-const POINTERS: Range<usize> = 6..24;
-const FOP: Range<usize> = 6..8;
-const FIP: Range<usize> = 8..16;
-const FDP: Range<usize> = 16..24;
+const POINTERS: Range<usize> = XsaveArea::FOP..XsaveArea::FDP + 8;
+const FOP: Range<usize> = XsaveArea::FOP..XsaveArea::FOP + 2;
+const FIP: Range<usize> = XsaveArea::FIP..XsaveArea::FIP + 8;
+const FDP: Range<usize> = XsaveArea::FDP..XsaveArea::FDP + 8;
 
 /// The eleven bits of an x87 instruction that FOP shows: the low bits of its first byte (D8 to DF), and its second, as
 /// in the shortest encoding (a superfluous SIB byte is not known any more).
