@@ -70,6 +70,11 @@ pub(crate) struct Context {
     pub opened_count: u64,
     /// Addresses of those of `windows` that are not empty, each once.
     pub opened: [u64; 4 * CLASSES],
+    /// How many of [`Self::opened_ac`] count.
+    pub opened_ac_count: u64,
+    /// Addresses of windows that were opened with RFLAGS.AC set and hold only so, each once; some may hold nothing or
+    /// something else by now.
+    pub opened_ac: [u64; 2 * CLASSES],
     /// What `misses` was when they were counted last.
     pub misses_counted: u32,
     /// Address of the answers to CPUID; see `super::super::translate::cpuid`.
@@ -80,8 +85,8 @@ pub(crate) struct Context {
     pub unswitched: u64,
     /// The bits of `tag` that change between supervisor and user.
     pub levels: u64,
-    /// Addresses of the soft TLB's banks of the supervisor and of the user.
-    pub tlbs: [u64; 2],
+    /// Addresses of the soft TLB's banks of the supervisor, of the user and of the supervisor with RFLAGS.AC set.
+    pub tlbs: [u64; 3],
     /// Where registers are while a window is moved, see [`super::stubs::Stubs::refill`].
     pub scratch: [u64; 2],
     /// Guest instructions that translated code has completed since they were brought to the ledger, where it counts them.
@@ -120,6 +125,8 @@ impl Context {
     pub(crate) const EXECUTED: i32 = offset_of!(Self, executed) as i32;
     pub(crate) const OPENED_COUNT: i32 = offset_of!(Self, opened_count) as i32;
     pub(crate) const OPENED: i32 = offset_of!(Self, opened) as i32;
+    pub(crate) const OPENED_AC_COUNT: i32 = offset_of!(Self, opened_ac_count) as i32;
+    pub(crate) const OPENED_AC: i32 = offset_of!(Self, opened_ac) as i32;
     pub(crate) const MISSES: i32 = offset_of!(Self, misses) as i32;
 
     /// Offset of a window.
@@ -168,7 +175,7 @@ impl Frame {
                 bank: 0,
                 unswitched: 0,
                 levels: 0,
-                tlbs: [0; 2],
+                tlbs: [0; 3],
                 scratch: [0; 2],
                 pending: 0,
                 msr_places: 0,
@@ -181,6 +188,8 @@ impl Frame {
                 wide: [[[Window::default(); WIDE]; 2]; 2],
                 opened_count: 0,
                 opened: [0; 4 * CLASSES],
+                opened_ac_count: 0,
+                opened_ac: [0; 2 * CLASSES],
             },
         })
     }

@@ -40,6 +40,8 @@ pub(crate) struct Marks {
     pub local: u64,
 }
 
+/// The bits of a mark that stand for the mode of code, [`Limits::number`](super::translate::Limits::number).
+const MODE: u64 = 0xff;
 /// The low half of no mark of jumps.
 pub(crate) const NO_MARK: u32 = u32::MAX;
 /// How often a link to another page is patched. Who changes translations all the time is better served by the jump cache.
@@ -55,6 +57,9 @@ pub(crate) struct Jump {
     pub tag: u64,
     /// Host address for entering with saved flags.
     pub target: usize,
+    /// Guest-physical address of the block, if no other page belongs to it. Under another mark it still leads there, if
+    /// RIP does. Not read by translated code.
+    place: u64,
 }
 
 impl Jump {
@@ -64,7 +69,9 @@ impl Jump {
     pub(crate) const TARGET: i32 = 16;
 }
 
-const NO_JUMP: Jump = Jump { rip: u64::MAX, tag: u64::MAX, target: 0 };
+/// No place of a block.
+const NO_PLACE: u64 = u64::MAX;
+const NO_JUMP: Jump = Jump { rip: u64::MAX, tag: u64::MAX, target: 0, place: NO_PLACE };
 
 /// Address of a jump cache that is always empty.
 pub(crate) fn no_jumps() -> u64 {
@@ -343,9 +350,23 @@ impl CodeStore {
         self.links.get(link as usize).is_some_and(|link| link.mark.is_some())
     }
 
-    /// Remembers where an address leads.
-    pub(crate) fn note_jump(&mut self, rip: u64, tag: u64, target: usize) {
-        self.jumps[jump_index(rip)] = Jump { rip, tag, target };
+    /// Where an address leads that is at `gpa` now, if it was when it was last remembered, under a mark of the same mode as
+    /// `tag`. It is remembered under `tag` from now on.
+    #[inline]
+    pub(crate) fn jump_again(&mut self, rip: u64, gpa: u64, tag: u64) -> Option<usize> {
+        let jump = &mut self.jumps[jump_index(rip)];
+        let holds = jump.rip == rip && jump.place == gpa && (jump.tag ^ tag) & MODE == 0;
+        holds.then(|| {
+            jump.tag = tag;
+            jump.target
+        })
+    }
+
+    /// Remembers where an address leads: to `block`.
+    pub(crate) fn note_jump(&mut self, rip: u64, tag: u64, block: u32) {
+        let Some(Some(block)) = self.blocks.get(block as usize) else { return };
+        let place = if block.second_page.is_none() { block.gpa } else { NO_PLACE };
+        self.jumps[jump_index(rip)] = Jump { rip, tag, target: block.entries.saved, place };
     }
 
     fn release(&mut self, number: u32) {

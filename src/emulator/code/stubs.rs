@@ -52,6 +52,8 @@ pub(crate) struct Stubs {
     pub no_return: usize,
     /// To be called: puts the guest's vector registers into the host's.
     pub load_vectors: usize,
+    /// To be called: drops the windows that are listed in [`Context::opened_ac`]. Changes RAX, RCX and flags.
+    pub drop_ac: usize,
     /// To be called, for the supervisor and the user, for reading and for writing, and for each of [`SPANS`]: moves a window
     /// to where the address in RCX lies, if that and the span is in a wide window, or if it is the user's in a page that the
     /// soft TLB knows and no miss is to be told of yet. The window's offset is in EAX, the host's RAX in the first of
@@ -237,6 +239,45 @@ fn refill(asm: &mut Assembler, user: bool, write: bool, kind: usize) {
     asm.ret();
 }
 
+/// Writes [`Stubs::drop_ac`].
+fn drop_ac(asm: &mut Assembler) {
+    let entry = |base, index, list| Mem { base: Some(base), index: Some((index, 3)), disp: list };
+    asm.store(field(Context::SCRATCH), RDX);
+    let next = asm.position();
+    asm.load(RCX, field(Context::OPENED_AC_COUNT));
+    asm.alu_imm(true, Alu::Sub, RCX, 1);
+    let done = asm.jump_if(Condition::BELOW);
+    asm.store(field(Context::OPENED_AC_COUNT), RCX);
+    asm.load(RAX, field(Context::ITSELF));
+    asm.load(RAX, entry(RAX, RCX, Context::OPENED_AC));
+    // What is empty is not listed among those that are open.
+    asm.alu_imm(true, Alu::Cmp, Mem::at(RAX, offset_of!(Window, length) as i32), 0);
+    let empty = asm.jump_if(Condition::EQUAL);
+    for offset in (0..size_of::<Window>()).step_by(8) {
+        asm.store_imm(Mem::at(RAX, offset as i32), 0);
+    }
+    // Those opened last are at the end of the list.
+    asm.load(RCX, field(Context::ITSELF));
+    asm.load(RDX, field(Context::OPENED_COUNT));
+    let search = asm.position();
+    asm.alu_imm(true, Alu::Sub, RDX, 1);
+    let unlisted = asm.jump_if(Condition::BELOW);
+    asm.alu(Alu::Cmp, RAX, entry(RCX, RDX, Context::OPENED));
+    let found = asm.jump_if(Condition::EQUAL);
+    asm.jump_back(search);
+    asm.bind(found);
+    asm.alu_imm(true, Alu::Sub, field(Context::OPENED_COUNT), 1);
+    asm.load(RAX, field(Context::OPENED_COUNT));
+    asm.load(RAX, entry(RCX, RAX, Context::OPENED));
+    asm.store(entry(RCX, RDX, Context::OPENED), RAX);
+    asm.bind(empty);
+    asm.bind(unlisted);
+    asm.jump_back(next);
+    asm.bind(done);
+    asm.load(RDX, field(Context::SCRATCH));
+    asm.ret();
+}
+
 impl Stubs {
     /// Writes the stubs; `base` is the address of the buffer's start. `avx` says that the guest has YMM registers.
     pub(crate) fn emit(asm: &mut Assembler, base: usize, avx: bool, callees: Callees) -> Self {
@@ -323,6 +364,9 @@ impl Stubs {
                 refill(asm, number & 2 != 0, number & 1 != 0, kind);
             }
         }
+
+        stubs.drop_ac = base + asm.position();
+        drop_ac(asm);
 
         stubs.load_vectors = base + asm.position();
         load_vectors(asm, avx);

@@ -17,6 +17,7 @@ use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Cr0, Cr4, Exception, Rflags};
 use crate::engine::{Platform, VcpuId};
 use crate::mem::{GuestRam, Watcher};
+use std::mem::offset_of;
 pub(crate) use tlb::{Bank, Tlb};
 
 /// An exception was raised; it lies in [`Mmu::exception`].
@@ -44,6 +45,10 @@ pub(crate) struct Mmu<'a> {
 }
 
 impl Mmu<'_> {
+    /// Where the mode's AC is, from `bank` on: translated code changes both.
+    pub(crate) const AC_FROM_BANK: i32 =
+        (offset_of!(Self, mode) + offset_of!(PagingMode, ac)) as i32 - offset_of!(Self, bank) as i32;
+
     /// Takes over the registers of `state` that decide about accesses.
     pub(crate) fn refresh(&mut self, state: &CpuState) {
         self.mode = PagingMode { physical_bits: self.mode.physical_bits, ..PagingMode::of(state) };

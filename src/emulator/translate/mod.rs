@@ -23,6 +23,7 @@ mod levels;
 mod narrow;
 mod port;
 pub(crate) mod session;
+mod smap;
 mod string;
 mod system;
 #[cfg(test)]

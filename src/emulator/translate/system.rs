@@ -19,7 +19,7 @@ use std::mem::offset_of;
 
 const RSP: u8 = 4;
 pub(super) const RFLAGS: i32 = offset_of!(CpuState, rflags) as i32;
-const CR4: i32 = offset_of!(CpuState, cr4) as i32;
+pub(super) const CR4: i32 = offset_of!(CpuState, cr4) as i32;
 const TSC_ADJUST: i32 = (offset_of!(CpuState, msrs) + offset_of!(Msrs, tsc_adjust)) as i32;
 const TSC_AUX: i32 = (offset_of!(CpuState, msrs) + offset_of!(Msrs, tsc_aux)) as i32;
 const KERNEL_GS_BASE: i32 = (offset_of!(CpuState, msrs) + offset_of!(Msrs, kernel_gs_base)) as i32;
@@ -72,6 +72,8 @@ pub(super) fn knows(instruction: &Instruction) -> Option<bool> {
             false
         }
         M::Swapgs | M::Wrmsr | M::Wrfsbase | M::Wrgsbase | M::Syscall | M::Sysretq | M::Clts => true,
+        // Groups of accesses are not to reach over a change of what may be accessed.
+        M::Stac | M::Clac => true,
         M::Rdfsbase | M::Rdgsbase => false,
         _ => return None,
     })
@@ -124,6 +126,8 @@ impl Builder<'_> {
             }
             M::Wrmsr if place.ring0 => self.wrmsr(),
             M::Swapgs if place.ring0 => self.swapgs(),
+            M::Stac if place.ring0 => self.set_ac(true),
+            M::Clac if place.ring0 => self.set_ac(false),
             _ if place.ends => {
                 self.end(instruction);
                 return true;
@@ -157,14 +161,14 @@ impl Builder<'_> {
     }
 
     /// Clears a flag of RFLAGS that is none of the status flags. Changes RCX.
-    fn clear(&mut self, flag: Rflags) {
+    pub(super) fn clear(&mut self, flag: Rflags) {
         self.save_flags();
         let rflags = self.state(RFLAGS);
         self.asm.alu_imm(false, Alu::And, rflags, !(flag.bits() as i32));
     }
 
     /// Sets a flag of RFLAGS that is none of the status flags. Changes RCX.
-    fn set(&mut self, flag: Rflags) {
+    pub(super) fn set(&mut self, flag: Rflags) {
         self.save_flags();
         let rflags = self.state(RFLAGS);
         self.asm.op(false, 0x81, 1, rflags);

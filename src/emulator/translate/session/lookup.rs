@@ -128,6 +128,18 @@ impl Session<'_, '_> {
             if place.host.is_none() {
                 return Err(End::Careful);
             }
+            #[cfg(test)]
+            let limited = self.budget.is_some();
+            #[cfg(not(test))]
+            let limited = false;
+            let remembers = windows == self.windows && !limited;
+            if remembers {
+                let tag = if place.global { marks.global } else { marks.local };
+                if let Some(target) = self.store.jump_again(rip, place.gpa.0, tag) {
+                    self.take_over(tag);
+                    return Ok(target);
+                }
+            }
             let known = self.store.find(place.gpa.0, limits.key(rip));
             let known = known.and_then(|block| Some((block, self.reach(block, rip, place)?)));
             let found = known.or_else(|| {
@@ -137,12 +149,8 @@ impl Session<'_, '_> {
             let (block, is_global) = found.ok_or(End::Careful)?;
             let tag = if is_global { marks.global } else { marks.local };
             let entries = self.store.entries(block).ok_or(End::Careful)?;
-            #[cfg(test)]
-            let limited = self.budget.is_some();
-            #[cfg(not(test))]
-            let limited = false;
-            if windows == self.windows && !limited {
-                self.store.note_jump(rip, tag, entries.saved);
+            if remembers {
+                self.store.note_jump(rip, tag, block);
             }
             self.take_over(tag);
             return Ok(entries.saved);
@@ -175,7 +183,8 @@ impl Session<'_, '_> {
     fn take_over(&mut self, tag: u64) {
         self.drop_windows();
         let tlb = self.cx.mmu.tlb.bank_address(self.cx.mmu.bank);
-        let banks = [Bank::Supervisor, Bank::User].map(|bank| self.cx.mmu.tlb.bank_address(bank));
+        let banks =
+            [Bank::Supervisor, Bank::User, Bank::SupervisorAc].map(|bank| self.cx.mmu.tlb.bank_address(bank));
         let unswitched = Limits::vectors_unless_switched(self.cx.state);
         let mut levels = mark_of_levels();
         if self.cx.state.cr4.contains(Cr4::PGE) {

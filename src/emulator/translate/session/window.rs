@@ -101,6 +101,27 @@ impl Session<'_, '_> {
         }
     }
 
+    /// Drops windows of the supervisor by their bits. Of those that hold with RFLAGS.AC only there are few, and each CLAC
+    /// drops them.
+    fn drop_supervisors(&mut self, mut bits: u128) {
+        // SAFETY: as in `write_context`.
+        let context = unsafe { &mut *self.context };
+        let windows = context.windows.as_flattened_mut().as_flattened_mut();
+        while bits != 0 {
+            let Some(window) = windows.get_mut(bits.trailing_zeros() as usize) else { return };
+            bits &= bits - 1;
+            if window.is_empty() {
+                continue;
+            }
+            *window = Window::default();
+            let (place, count) = (&raw const *window as u64, context.opened_count as usize);
+            if let Some(number) = context.opened[..count].iter().rposition(|&opened| opened == place) {
+                context.opened_count -= 1;
+                context.opened[number] = context.opened[count - 1];
+            }
+        }
+    }
+
     /// Drops windows that do not hold any more.
     pub(super) fn drop_windows(&mut self) {
         for number in 0..self.cx.mmu.tlb.forgotten.len() {
@@ -122,7 +143,9 @@ impl Session<'_, '_> {
         // Translated code changes to the other privilege by itself, with RFLAGS.AC clear.
         let other = [Bank::Supervisor, Bank::User][1 - set];
         now.banks[1 - set] = now.banks[1 - set].map(|_| other);
-        if before == now {
+        // With RFLAGS.AC the supervisor may do more, not less. Translated code changes it by itself, too.
+        let ac = self.known.of_ac != 0 && now.banks[0] != Some(Bank::SupervisorAc);
+        if before == now && !ac {
             return;
         }
         self.known.under = now;
@@ -130,17 +153,18 @@ impl Session<'_, '_> {
         let all = before.generation != now.generation;
         let space = all || before.local_generation != now.local_generation;
         let users = space || before.banks[1] != now.banks[1];
-        // With RFLAGS.AC the supervisor may do more, not less.
-        let ac = before.banks[0] == Some(Bank::SupervisorAc) && now.banks[0] != before.banks[0];
         let code = before.protections != now.protections;
         let gone = if space { local } else { 0 } | if ac { of_ac } else { 0 };
-        if users || code || gone != 0 {
+        (self.known.local, self.known.of_ac) = (local & !gone, of_ac & !gone);
+        if users || code {
             self.drop_open(|which, _| {
                 all || users && which.user || code && which.write || which.bit & gone != 0
             });
+        } else {
+            self.drop_supervisors(gone);
         }
-        if space || ac {
-            self.drop_stretches(|_, depends| all || space && depends.on_space || ac && depends.on_ac);
+        if space {
+            self.drop_stretches(|_, depends| all || depends.on_space);
         }
         if users {
             self.cx.mmu.tlb.aliases.forget_if_full();
@@ -149,18 +173,20 @@ impl Session<'_, '_> {
 
     /// A window of the supervisor around `at`, of a stretch that is known or found now.
     fn stretch(&mut self, at: u64, write: bool) -> Option<(Window, Depends)> {
+        let with_ac = self.cx.mmu.bank == Bank::SupervisorAc;
         let stretches = &mut self.known.stretches[usize::from(write)];
-        let (stretch, depends) =
-            match stretches.iter().find(|(stretch, _)| !stretch.is_empty() && stretch.holds(at)) {
-                Some(&known) => known,
-                None => {
-                    let found = self.cx.mmu.stretch(at, write)?;
-                    let next = &mut self.known.next_stretch;
-                    *next = (*next + 1) % STRETCHES;
-                    stretches[*next] = found;
-                    found
-                }
-            };
+        let (stretch, depends) = match stretches.iter().find(|(stretch, depends)| {
+            !stretch.is_empty() && stretch.holds(at) && (with_ac || !depends.on_ac)
+        }) {
+            Some(&known) => known,
+            None => {
+                let found = self.cx.mmu.stretch(at, write)?;
+                let next = &mut self.known.next_stretch;
+                *next = (*next + 1) % STRETCHES;
+                stretches[*next] = found;
+                found
+            }
+        };
         let window = if write { self.cx.mmu.without_code(&stretch, at)? } else { stretch };
         Some((window, depends))
     }
@@ -207,6 +233,12 @@ impl Session<'_, '_> {
         if empty {
             context.opened[context.opened_count as usize] = (&raw const *window) as u64;
             context.opened_count += 1;
+        }
+        let place = (&raw const *window) as u64;
+        let of_ac = &mut context.opened_ac;
+        if depends.on_ac && !of_ac[..context.opened_ac_count as usize].contains(&place) {
+            of_ac[context.opened_ac_count as usize] = place;
+            context.opened_ac_count += 1;
         }
         let least = if set == 0 {
             let bit = 1 << (usize::from(miss.write) * CLASSES + miss.class);

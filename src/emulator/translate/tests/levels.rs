@@ -186,14 +186,7 @@ fn smap_holds_after_a_system_call_though_the_kernel_lifted_it_before() {
         with_system_calls(b);
         b.state.cr4 |= Cr4::SMAP;
         b.map(0, PAGE | 0x67);
-        // All that the kernel uses belongs to the supervisor: a table of small pages for the first 2 MiB.
-        let table = 0x11_0000;
-        for page in 0..512 {
-            let user = if page << 12 == CODE { 4 } else { 0 };
-            b.poke(table + 8 * page, page << 12 | 0x63 | user);
-        }
-        let directory = crate::engine::fake::FakeMachine::TABLES.0 + 0x2000;
-        b.poke(directory, table | 0x67);
+        super::smap::give_to_the_supervisor(b, Some(CODE));
         b.assemble(KERNEL, |a| {
             let mut body = || -> Result<(), IcedError> {
                 let mut bare = a.create_label();

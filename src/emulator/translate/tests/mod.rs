@@ -12,6 +12,7 @@ mod lockstep;
 mod ports;
 mod rewriting;
 mod self_modifying;
+mod smap;
 mod spaces;
 mod store;
 mod strings;
