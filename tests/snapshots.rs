@@ -217,8 +217,8 @@ fn files_that_are_cut_off_or_damaged_are_refused_and_nothing_is_half_restored() 
     let longer = [&good[..], b"x"].concat();
     refused(&longer, "longer");
     let mut newer = good.clone();
-    newer[8] = 2;
-    assert!(refused(&newer, "newer").ends_with("has version 2; this trivisor reads version 1"));
+    newer[8] = 3;
+    assert!(refused(&newer, "newer").ends_with("has version 3; this trivisor reads version 2"));
     assert!(refused(b"\x7fELF, for example, and some more", "other").ends_with("is no snapshot of trivisor"));
 }
 

@@ -72,6 +72,8 @@ bitflags! {
         const SMAP = 1 << 21;
         /// Protection keys for user pages.
         const PKE = 1 << 22;
+        /// Protection keys for supervisor pages.
+        const PKS = 1 << 24;
     }
 }
 
@@ -100,6 +102,8 @@ bitflags! {
         const SSE = 1 << 1;
         /// AVX: upper halves of YMM.
         const AVX = 1 << 2;
+        /// PKRU.
+        const PKRU = 1 << 9;
     }
 }
 
@@ -110,13 +114,22 @@ impl Default for Xcr0 {
     }
 }
 
+impl Xcr0 {
+    /// Whether XSETBV takes it (SDM vol. 1, 13.3). That CPUID offers each of its bits is another question.
+    #[must_use]
+    pub fn is_valid(self) -> bool {
+        self.contains(Self::X87) && (self.contains(Self::SSE) || !self.contains(Self::AVX))
+    }
+}
+
 impl Cr0 {
     /// Bits that exist; writing another one of the upper half raises #GP.
     pub const DEFINED: Self = Self::all();
 }
 
 impl Cr4 {
-    /// Bits that our guests may set, all of them offered by [`super::cpuid`]; others raise #GP.
+    /// Bits that each of our guests may set, all of them offered by [`super::cpuid`]. Others raise #GP, but for those of
+    /// features that only some modes offer: [`Self::OPTIONAL`].
     pub const SUPPORTED: Self = Self::TSD
         .union(Self::DE)
         .union(Self::PSE)
@@ -131,4 +144,6 @@ impl Cr4 {
         .union(Self::OSXSAVE)
         .union(Self::SMEP)
         .union(Self::SMAP);
+    /// Bits that guests may set where CPUID offers what they are for.
+    pub const OPTIONAL: Self = Self::PCIDE.union(Self::PKE).union(Self::PKS);
 }

@@ -7,7 +7,7 @@ mod promise;
 
 pub use promise::{Broken, Optional};
 
-use super::Cr4;
+use super::{Cr4, Xcr0, XsaveArea};
 use crate::abi;
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,12 @@ const LEAF7_EBX: u32 = 1 << 0 // FSGSBASE
     | 1 << 24 // CLWB
     | 1 << 29; // SHA
 const LEAF7_ECX: u32 = 1 << 2; // UMIP
+/// In ECX of leaf 7: protection keys for user pages.
+const LEAF7_ECX_PKU: u32 = 1 << 3;
+/// In ECX of leaf 7: CR4.PKE is set.
+const LEAF7_ECX_OSPKE: u32 = 1 << 4;
+/// In ECX of leaf 7: protection keys for supervisor pages.
+const LEAF7_ECX_PKS: u32 = 1 << 31;
 const LEAF7_EDX: u32 = 1 << 14; // SERIALIZE
 const LEAF7_EDX_SPECULATION: u32 = 1 << 26 // IBRS and IBPB
     | 1 << 29; // IA32_ARCH_CAPABILITIES
@@ -113,6 +119,12 @@ const EXT1_EDX: u32 = 1 << 11 // SYSCALL
     | 1 << 26 // 1 GiB pages
     | 1 << 27 // RDTSCP
     | 1 << 29; // long mode
+/// Bytes of XSAVE's image: x87, SSE and AVX.
+const SAVE_AREA: u32 = XsaveArea::SIZE as u32;
+/// The same with PKRU.
+const SAVE_AREA_WITH_PKRU: u32 = XsaveArea::SIZE_WITH_PKRU as u32;
+/// The number of PKRU as a component of XSAVE's image.
+const PKRU_COMPONENT: u32 = Xcr0::PKRU.bits().trailing_zeros();
 /// Features that the engines provide themselves, whatever the host's own CPUID says.
 const LEAF1_EDX_OURS: u32 = LEAF1_EDX_APIC;
 const LEAF7_EBX_OURS: u32 = 1 << 7 | 1 << 20;
@@ -155,7 +167,7 @@ impl CpuidTable {
             },
         );
         // XSAVE: x87, SSE and AVX in the standard format; no compaction, no supervisor states.
-        put(0xd, Some(0), CpuidResult { eax: 7, ebx: 832, ecx: 832, edx: 0 });
+        put(0xd, Some(0), CpuidResult { eax: 7, ebx: SAVE_AREA, ecx: SAVE_AREA, edx: 0 });
         put(0xd, Some(1), CpuidResult { eax: host(0xd, 1).eax & 1, ..CpuidResult::default() });
         put(0xd, Some(2), CpuidResult { eax: 256, ebx: 576, ecx: 0, edx: 0 });
         let signature = |i: usize| {
@@ -279,6 +291,77 @@ impl CpuidTable {
         }
     }
 
+    /// Offers protection keys, for user and for supervisor pages, for engines that have them of their own. PKRU follows the
+    /// other components of XSAVE's image, as on AMD's CPUs without AVX-512.
+    pub fn offer_protection_keys(&mut self) {
+        self.withdraw_protection_keys();
+        for entry in &mut self.entries {
+            match (entry.leaf, entry.subleaf) {
+                (7, Some(0)) => entry.result.ecx |= LEAF7_ECX_PKU | LEAF7_ECX_PKS,
+                (0xd, Some(0)) => {
+                    entry.result.eax |= Xcr0::PKRU.bits() as u32;
+                    (entry.result.ebx, entry.result.ecx) = (SAVE_AREA_WITH_PKRU, SAVE_AREA_WITH_PKRU);
+                }
+                _ => {}
+            }
+        }
+        let at = self.entries.partition_point(|e| (e.leaf, e.subleaf) < (0xd, Some(PKRU_COMPONENT)));
+        let (eax, ebx) = (SAVE_AREA_WITH_PKRU - XsaveArea::PKRU as u32, XsaveArea::PKRU as u32);
+        let result = CpuidResult { eax, ebx, ..CpuidResult::default() };
+        self.entries.insert(at, CpuidEntry { leaf: 0xd, subleaf: Some(PKRU_COMPONENT), result });
+    }
+
+    /// Takes back [`Self::offer_protection_keys`].
+    pub fn withdraw_protection_keys(&mut self) {
+        if !self.has_protection_keys() {
+            return;
+        }
+        self.entries.retain(|e| (e.leaf, e.subleaf) != (0xd, Some(PKRU_COMPONENT)));
+        for entry in &mut self.entries {
+            match (entry.leaf, entry.subleaf) {
+                (7, Some(0)) => entry.result.ecx &= !(LEAF7_ECX_PKU | LEAF7_ECX_PKS),
+                (0xd, Some(0)) => {
+                    entry.result.eax &= !(Xcr0::PKRU.bits() as u32);
+                    (entry.result.ebx, entry.result.ecx) = (SAVE_AREA, SAVE_AREA);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether protection keys are offered.
+    #[must_use]
+    pub fn has_protection_keys(&self) -> bool {
+        self.query(7, 0, Cr4::empty()).ecx & LEAF7_ECX_PKU != 0
+    }
+
+    /// The bits of CR4 that a guest may set.
+    #[must_use]
+    pub fn cr4(&self) -> Cr4 {
+        let mut cr4 = Cr4::SUPPORTED;
+        cr4.set(Cr4::PCIDE, self.query(1, 0, Cr4::empty()).ecx >> 17 & 1 != 0);
+        cr4.set(Cr4::PKE | Cr4::PKS, self.has_protection_keys());
+        cr4
+    }
+
+    /// The bits of XCR0 that a guest may set.
+    #[must_use]
+    pub fn xcr0(&self) -> Xcr0 {
+        Xcr0::from_bits_truncate(self.query(0xd, 0, Cr4::empty()).eax.into())
+    }
+
+    /// Bytes of XSAVE's image for the components that `enabled` names: EBX of leaf 0DH.
+    #[must_use]
+    pub fn save_area(&self, enabled: Xcr0) -> u32 {
+        let end = |e: &CpuidEntry| match (e.leaf, e.subleaf) {
+            (0xd, Some(component @ 2..64)) if enabled.bits() >> component & 1 != 0 => {
+                e.result.eax + e.result.ebx
+            }
+            _ => 0,
+        };
+        self.entries.iter().map(end).fold(XsaveArea::YMM_HIGH as u32, u32::max)
+    }
+
     /// Offers x2APIC mode and the local APIC's deadline timer. For engines that bring their MSRs to the platform, whatever
     /// the host.
     pub fn offer_apic_msrs(&mut self) {
@@ -352,6 +435,9 @@ impl CpuidTable {
         if leaf == 1 && cr4.contains(Cr4::OSXSAVE) {
             result.ecx |= LEAF1_ECX_OSXSAVE;
         }
+        if leaf == 7 && subleaf == 0 && cr4.contains(Cr4::PKE) {
+            result.ecx |= LEAF7_ECX_OSPKE;
+        }
         result
     }
 }
@@ -402,6 +488,35 @@ mod tests {
         assert_eq!(table.query(7, 0, Cr4::empty()).ebx, LEAF7_EBX_OURS);
         let vendor = table.query(abi::CPUID_HYPERVISOR, 0, Cr4::empty());
         assert_eq!(vendor.ebx.to_le_bytes(), *b"TriV");
+    }
+
+    #[test]
+    fn protection_keys_are_offered_and_taken_back() {
+        let plain = CpuidTable::from_host(|_, _| CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 });
+        let mut table = plain.clone();
+        assert!(!table.has_protection_keys());
+        assert_eq!(table.cr4(), Cr4::SUPPORTED);
+        table.offer_protection_keys();
+        table.offer_protection_keys();
+        assert!(table.has_protection_keys() && table.entries().is_sorted_by_key(|e| (e.leaf, e.subleaf)));
+        assert_eq!(table.query(7, 0, Cr4::empty()).ecx, 1 << 31 | 1 << 3 | 1 << 2);
+        assert_eq!(table.query(7, 0, Cr4::PKE).ecx, 1 << 31 | 1 << 4 | 1 << 3 | 1 << 2);
+        assert_eq!(table.query(0xd, 9, Cr4::empty()), CpuidResult { eax: 8, ebx: 832, ecx: 0, edx: 0 });
+        assert_eq!(table.cr4(), Cr4::SUPPORTED | Cr4::PKE | Cr4::PKS);
+        assert_eq!(table.xcr0().bits(), 0x207);
+        table.withdraw_protection_keys();
+        assert_eq!(table, plain);
+    }
+
+    #[test]
+    fn the_save_area_is_as_large_as_what_is_enabled() {
+        let mut table = CpuidTable::from_host(|_, _| CpuidResult::default());
+        let sizes =
+            |table: &CpuidTable| [1, 3, 7, 0x201, 0x207].map(|x| table.save_area(Xcr0::from_bits_retain(x)));
+        assert_eq!(sizes(&table), [576, 576, 832, 576, 832]);
+        table.offer_protection_keys();
+        assert_eq!(sizes(&table), [576, 576, 832, 840, 840]);
+        assert_eq!(table.query(0xd, 0, Cr4::empty()).ecx, 840);
     }
 
     #[test]

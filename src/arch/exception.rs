@@ -138,6 +138,8 @@ bitflags::bitflags! {
         const RESERVED = 1 << 3;
         /// The access was an instruction fetch.
         const FETCH = 1 << 4;
+        /// The page's protection key forbids the access.
+        const KEY = 1 << 5;
     }
 }
 

@@ -41,6 +41,8 @@ pub const MCG_STATUS: u32 = 0x17a;
 pub const MISC_ENABLE: u32 = 0x1a0;
 /// IA32_TSC_DEADLINE: the local APIC's.
 pub const TSC_DEADLINE: u32 = 0x6e0;
+/// IA32_PKRS: rights of supervisor pages by protection key.
+pub const PKRS: u32 = 0x6e1;
 /// The first MSR of the local APIC in x2APIC mode.
 pub const X2APIC: u32 = 0x800;
 /// IA32_PAT.
@@ -145,6 +147,8 @@ pub struct Msrs {
     pub misc_enable: u64,
     /// See [`SPEC_CTRL`].
     pub spec_ctrl: u64,
+    /// See [`PKRS`].
+    pub pkrs: u64,
     /// What the guest's TSC is ahead of the clock's, by writes to [`TSC`] and [`TSC_ADJUST`]; in ticks, wrapping.
     pub tsc_adjust: u64,
 }
@@ -165,6 +169,7 @@ impl Default for Msrs {
             tsc_aux: 0,
             misc_enable: 1,
             spec_ctrl: 0,
+            pkrs: 0,
             tsc_adjust: 0,
         }
     }

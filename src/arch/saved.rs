@@ -30,10 +30,11 @@ pub struct SavedCpu {
     pub xcr0: u64,
     pub dr: [u64; 8],
     /// STAR, LSTAR, CSTAR, SFMASK, KERNEL_GS_BASE, SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP, PAT, TSC_AUX, MISC_ENABLE,
-    /// SPEC_CTRL, TSC_ADJUST.
-    pub msrs: [u64; 13],
-    /// The XSAVE area, 832 bytes.
+    /// SPEC_CTRL, TSC_ADJUST, PKRS.
+    pub msrs: [u64; 14],
+    /// The XSAVE area without PKRU, 832 bytes.
     pub xsave: Vec<u8>,
+    pub pkru: u32,
     /// 0 runs, 1 is halted, 2 waits for a start-up message, 3 is shut down.
     pub activity: u8,
     pub interrupt_shadow: bool,
@@ -74,6 +75,7 @@ impl CpuState {
             dr,
             msrs,
             xsave,
+            pkru,
             activity,
             interrupt_shadow,
             nmi_blocked,
@@ -93,6 +95,7 @@ impl CpuState {
             misc_enable,
             spec_ctrl,
             tsc_adjust,
+            pkrs,
         } = *msrs;
         let segment =
             |&Segment { selector, base, limit, attributes }: &Segment| (selector, base, limit, attributes);
@@ -126,8 +129,10 @@ impl CpuState {
                 misc_enable,
                 spec_ctrl,
                 tsc_adjust,
+                pkrs,
             ],
             xsave: xsave.0.to_vec(),
+            pkru: *pkru,
             activity: match activity {
                 Activity::Running => 0,
                 Activity::Halted => 1,
@@ -162,6 +167,7 @@ impl SavedCpu {
             misc_enable,
             spec_ctrl,
             tsc_adjust,
+            pkrs,
         ] = &self.msrs;
         let xsave =
             self.xsave.as_slice().try_into().map_err(|_| BadCpu("the XSAVE area has another size"))?;
@@ -178,7 +184,7 @@ impl SavedCpu {
             cr2: self.cr2,
             cr3: self.cr3,
             cr4: Cr4::from_bits(self.cr4)
-                .filter(|cr4| (Cr4::SUPPORTED | Cr4::PCIDE).contains(*cr4))
+                .filter(|cr4| (Cr4::SUPPORTED | Cr4::OPTIONAL).contains(*cr4))
                 .ok_or(BadCpu("CR4 has a bit that no guest can set"))?,
             efer: Efer::from_bits(self.efer).ok_or(BadCpu("EFER has a reserved bit"))?,
             xcr0: Xcr0::from_bits(self.xcr0).ok_or(BadCpu("XCR0 has a reserved bit"))?,
@@ -197,8 +203,10 @@ impl SavedCpu {
                 misc_enable,
                 spec_ctrl,
                 tsc_adjust,
+                pkrs,
             },
             xsave: XsaveArea(xsave),
+            pkru: self.pkru,
             activity: match self.activity {
                 0 => Activity::Running,
                 1 => Activity::Halted,
@@ -275,7 +283,7 @@ fn check_rest(state: &CpuState) -> Result<(), BadCpu> {
     let m = &state.msrs;
     let addresses = [m.lstar, m.cstar, m.kernel_gs_base, m.sysenter_esp, m.sysenter_eip];
     require(addresses.into_iter().all(is_canonical), "an MSR with an address that is not canonical")?;
-    require((m.sfmask | m.tsc_aux) >> 32 == 0, "an MSR with a reserved bit")?;
+    require((m.sfmask | m.tsc_aux | m.pkrs) >> 32 == 0, "an MSR with a reserved bit")?;
     require(m.spec_ctrl & !super::msr::SPEC_CTRL_BITS == 0, "IA32_SPEC_CTRL with a reserved bit")?;
     require(
         m.pat.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7)),
@@ -305,6 +313,9 @@ mod tests {
         halted.xsave.0[XsaveArea::XMM] = 9;
         halted.msrs.star = 77;
         halted.gpr[5] = 6;
+        (halted.pkru, halted.msrs.pkrs) = (0x5555_5554, 0xc);
+        halted.cr4 |= Cr4::PKE | Cr4::PKS;
+        halted.xcr0 |= Xcr0::PKRU;
         vec![CpuState::reset(), CpuState::pvh_entry(1, 2), CpuState::linux32_entry(3, 4), halted]
     }
 
@@ -319,12 +330,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        let changes: [(&str, Change); 14] = [
+        let changes: [(&str, Change); 15] = [
             ("paging without protection", |s| s.cr0 &= !1),
             ("EFER.LMA", |s| s.efer &= !(1 << 8)),
             ("CR4.PAE", |s| s.cr4 = 0),
             ("CR3", |s| s.cr3 = 1 << 46),
             ("XCR0", |s| s.xcr0 = 5),
+            ("an MSR with a reserved bit", |s| s.msrs[13] = 1 << 32),
             ("RIP", |s| s.rip = 1 << 63),
             ("canonical", |s| s.gdtr.0 = 1 << 47),
             ("above 4 GiB", |s| s.segments[0].1 = 1 << 32),

@@ -55,6 +55,10 @@ impl XsaveArea {
     pub const XSTATE_BV: usize = 512;
     /// Offset of the upper half of YMM0.
     pub const YMM_HIGH: usize = 576;
+    /// Offset of PKRU in the images of guests that have it; here it is [`CpuState::pkru`].
+    pub const PKRU: usize = Self::SIZE;
+    /// Bytes of an image with PKRU.
+    pub const SIZE_WITH_PKRU: usize = Self::PKRU + 8;
 
     /// The 256 bits of YMM `index` (0–15), low half first.
     #[must_use]
@@ -147,6 +151,8 @@ pub struct CpuState {
     pub msrs: Msrs,
     /// x87, SSE, AVX.
     pub xsave: XsaveArea,
+    /// PKRU: rights of user pages by protection key (SDM 4.6.2).
+    pub pkru: u32,
     /// Running or waiting.
     pub activity: Activity,
     /// Interrupts are held off for one instruction (after STI, MOV SS, POP SS).
@@ -229,6 +235,7 @@ impl CpuState {
             dr,
             msrs: Msrs::default(),
             xsave: XsaveArea::default(),
+            pkru: 0,
             activity: Activity::Running,
             interrupt_shadow: false,
             nmi_blocked: false,
@@ -247,6 +254,7 @@ impl CpuState {
             msrs: self.msrs,
             xcr0: self.xcr0,
             xsave: self.xsave.clone(),
+            pkru: self.pkru,
             ..reset
         }
     }

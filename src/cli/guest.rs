@@ -204,6 +204,9 @@ pub(super) struct GuestArguments {
     /// Tell the guest only of what every mode has of a CPU, so that a snapshot of it goes on in each
     #[arg(long, conflicts_with = "restore")]
     common_cpu: bool,
+    /// Offer the guest protection keys: PKRU for its programs' pages, IA32_PKRS for its own (emu only)
+    #[arg(long, conflicts_with_all = ["restore", "common_cpu"])]
+    protection_keys: bool,
     /// Count time in instructions instead of reading the host's clock: runs repeat exactly (emu only)
     #[arg(long)]
     deterministic: bool,
@@ -224,6 +227,11 @@ impl GuestArguments {
         if self.deterministic && !emulates {
             return Err(CliError::Usage(format!(
                 "--deterministic counts instructions, which {pair} cannot; use it with --mode emu"
+            )));
+        }
+        if self.protection_keys && !emulates {
+            return Err(CliError::Usage(format!(
+                "--protection-keys offers what {pair} cannot give; use it with --mode emu"
             )));
         }
         let emulator = emulator.unwrap_or_default();
@@ -254,6 +262,7 @@ impl GuestArguments {
             spec.kvm_clock = self.kvm_clock;
             spec.test_device = self.test_device;
             spec.common_cpu = self.common_cpu;
+            spec.protection_keys = self.protection_keys;
         }
         if self.deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };

@@ -91,6 +91,8 @@ pub fn read(state: &CpuState, name: &str) -> Option<u64> {
         "sysenter_eip" => msrs.sysenter_eip,
         "pat" => msrs.pat,
         "tsc_aux" => msrs.tsc_aux,
+        "pkru" => state.pkru.into(),
+        "pkrs" => msrs.pkrs,
         _ => return None,
     })
 }

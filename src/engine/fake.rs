@@ -125,6 +125,13 @@ impl MmioDevice for FakeDevice {
     }
 }
 
+/// What a machine offers that not every one does.
+#[derive(Clone, Copy, Default)]
+struct Offers {
+    hypercalls: bool,
+    protection_keys: bool,
+}
+
 /// The machine and the handles a test needs.
 pub(crate) struct FakeMachine {
     /// What a backend is given.
@@ -151,12 +158,12 @@ impl FakeMachine {
 
     /// One vCPU and `size` bytes of RAM, the host's CPUID; no hypercalls.
     pub(crate) fn new(size: u64, source: ClockSource) -> Self {
-        Self::with(size, source, false, host_cpuid::query)
+        Self::with(size, source, Offers::default(), host_cpuid::query)
     }
 
     /// The same on a host whose CPU is of another vendor: 12 letters.
     pub(crate) fn of_vendor(size: u64, vendor: [u8; 12]) -> Self {
-        Self::with(size, ClockSource::Real, false, move |leaf, subleaf| {
+        Self::with(size, ClockSource::Real, Offers::default(), move |leaf, subleaf| {
             let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| vendor[4 * i + j]));
             let own = host_cpuid::query(leaf, subleaf);
             if leaf == 0 { CpuidResult { ebx: word(0), edx: word(1), ecx: word(2), ..own } } else { own }
@@ -165,10 +172,17 @@ impl FakeMachine {
 
     /// The same, which offers hypercalls.
     pub(crate) fn offering_hypercalls(size: u64, source: ClockSource) -> Self {
-        Self::with(size, source, true, host_cpuid::query)
+        let offers = Offers { hypercalls: true, ..Offers::default() };
+        Self::with(size, source, offers, host_cpuid::query)
     }
 
-    fn with(size: u64, source: ClockSource, offers: bool, host: impl Fn(u32, u32) -> CpuidResult) -> Self {
+    /// The same, which offers protection keys.
+    pub(crate) fn offering_protection_keys(size: u64) -> Self {
+        let offers = Offers { protection_keys: true, ..Offers::default() };
+        Self::with(size, ClockSource::Real, offers, host_cpuid::query)
+    }
+
+    fn with(size: u64, source: ClockSource, offers: Offers, host: impl Fn(u32, u32) -> CpuidResult) -> Self {
         let ram = Arc::new(GuestRam::new(size).unwrap());
         let interrupts = Arc::new(FakeInterrupts::default());
         *interrupts.apic_base.lock().unwrap() = 0xfee0_0900;
@@ -194,10 +208,13 @@ impl FakeMachine {
             cpuid: {
                 let mut cpuid = CpuidTable::from_host(host);
                 cpuid.offer_process_contexts();
+                if offers.protection_keys {
+                    cpuid.offer_protection_keys();
+                }
                 cpuid
             },
             kicks: vec![kick],
-            hypercalls: offers.then(|| Hypercalls::new(sink)),
+            hypercalls: offers.hypercalls.then(|| Hypercalls::new(sink)),
             kvm_clock: None,
         });
         Self { text, platform, interrupts, port, mmio, timers }

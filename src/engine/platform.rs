@@ -5,7 +5,7 @@ use super::hypercall::Hypercalls;
 use super::{Cause, Counters, EventKind, Exit, KickCell, KvmClock, Trace, VcpuId};
 use crate::abi;
 use crate::arch::cpuid::{CpuidResult, CpuidTable, LEAF1_EDX_APIC};
-use crate::arch::{Cr4, Gpa, Port, Vector, Width, msr};
+use crate::arch::{CpuState, Gpa, Port, Vector, Width, msr};
 use crate::bus::{Bus, CpuSignal, InterruptController, PowerRequest, PowerSwitch};
 use crate::clock::{Clock, Timer, TimerQueue};
 use crate::mem::GuestRam;
@@ -279,9 +279,13 @@ impl Platform {
         u64::MAX << cpuid.physical_bits() | mode
     }
 
-    /// Executes CPUID.
-    pub fn cpuid(&self, vcpu: VcpuId, leaf: u32, subleaf: u32, cr4: Cr4) -> CpuidResult {
-        let mut result = self.cpuid_table_of(vcpu).query(leaf, subleaf, cr4);
+    /// Executes CPUID on a CPU in this state, of which it shows some bits of CR4 and how large an area XCR0 asks for.
+    pub fn cpuid(&self, vcpu: VcpuId, leaf: u32, subleaf: u32, state: &CpuState) -> CpuidResult {
+        let table = self.cpuid_table_of(vcpu);
+        let mut result = table.query(leaf, subleaf, state.cr4);
+        if (leaf, subleaf) == (0xd, 0) {
+            result.ebx = table.save_area(state.xcr0);
+        }
         if leaf == 1 && !self.has_apic(vcpu) {
             result.edx &= !LEAF1_EDX_APIC;
         }

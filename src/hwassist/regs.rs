@@ -294,6 +294,8 @@ pub(super) fn save(
         dr,
         msrs,
         xsave,
+        // Its guests are not offered protection keys.
+        pkru: 0,
         activity,
         interrupt_shadow: events.interrupt.shadow != 0,
         nmi_blocked: events.nmi.masked != 0,

@@ -218,6 +218,11 @@ impl Pc {
             cpuid.offer_process_contexts();
             cpuid.offer_apic_msrs();
         }
+        // Who was told of protection keys has them where it goes on, if they can be had.
+        let told = goes_on.is_some_and(|saved| saved.cpuid.has_protection_keys());
+        if spec.pair.engine == Engine::Emu && (spec.protection_keys || told) {
+            cpuid.offer_protection_keys();
+        }
         if let Some(calls) = &hypercalls {
             cpuid.offer_hypercalls(calls.cpuid());
         }

@@ -2,7 +2,7 @@
 use super::parts::{self, SavedPart};
 use super::{Machine, MachineError, MachineSpec, VirtioPlace};
 use crate::arch::cpuid::{Broken, CpuidTable, Optional};
-use crate::arch::{BadCpu, Cr4, SavedCpu};
+use crate::arch::{BadCpu, Cr4, SavedCpu, Xcr0};
 use crate::clock::{ClockRefusal, SavedClock};
 use crate::device::BadState;
 use crate::device::interrupts::SavedInterrupts;
@@ -208,6 +208,7 @@ impl SavedMachine {
         const TIMER: usize = 0;
         const DEADLINE: u32 = 0b10 << 17;
         const SPEC_CTRL: usize = 11;
+        const PKRS: usize = 13;
         let chips = self.parts.iter().find(|part| part.name == INTERRUPTS);
         let chips = chips.and_then(|part| parts::decode::<SavedInterrupts>(INTERRUPTS, &part.state).ok());
         let lapics = chips.map(|chips| chips.lapics).unwrap_or_default();
@@ -216,6 +217,11 @@ impl SavedMachine {
             Optional::TscDeadline => lapics.iter().any(|lapic| lapic.lvt[TIMER] & 0b11 << 17 == DEADLINE),
             Optional::ProcessContexts => self.cpus.iter().any(|cpu| cpu.cr4 & Cr4::PCIDE.bits() != 0),
             Optional::SpeculationControls => self.cpus.iter().any(|cpu| cpu.msrs[SPEC_CTRL] != 0),
+            Optional::ProtectionKeys => self.cpus.iter().any(|cpu| {
+                cpu.cr4 & (Cr4::PKE | Cr4::PKS).bits() != 0
+                    || cpu.xcr0 & Xcr0::PKRU.bits() != 0
+                    || (cpu.pkru, cpu.msrs[PKRS]) != (0, 0)
+            }),
         }
     }
 }

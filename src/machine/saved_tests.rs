@@ -1,9 +1,11 @@
 //! All chips and devices of a machine saved at any moment of a hostile guest's work, and taken on by another machine: both go
 //! on alike, whatever the guest does next. Damaged states are refused, or give machines that stand any guest.
 use super::fuzz_tests::{Act, DISKS, act, apply, assemble, spec};
-use super::{MachineSpec, Pc, SavedPart, VirtioPlace};
-use crate::arch::Gpa;
+use super::{Capture, Machine, MachineSpec, Pc, SavedPart, VirtioPlace};
+use crate::arch::{Cr4, Gpa};
 use crate::clock::ClockSource;
+use crate::engine::Mode;
+use crate::loader::Image;
 use proptest::prelude::*;
 use std::path::Path;
 use tempfile::TempDir;
@@ -144,4 +146,53 @@ fn a_state_of_another_machine_is_refused_in_a_sentence() {
         sentence.ends_with("it has a part that is not here: virtio-block 0 of 128 sectors"),
         "{sentence}"
     );
+}
+
+/// Protection keys are in a snapshot. Where they cannot be had it goes on as long as the guest does not use them.
+#[test]
+fn protection_keys_go_where_they_can_be_had() {
+    let image = Image::flat(vec![0xf4]).unwrap();
+    let spec = |mode, protection_keys| {
+        let mut spec = MachineSpec::new(mode);
+        (spec.memory, spec.protection_keys) = (16 << 20, protection_keys);
+        spec
+    };
+    let build = |spec: &MachineSpec| Machine::build(spec, &image, Box::new(Capture::new(0))).unwrap();
+    let mut machine = build(&spec(Mode::Emu, true));
+    let (shape, mut saved) = (machine.shape().clone(), machine.save().unwrap());
+    assert!(saved.cpuid.has_protection_keys());
+    let restore = |mode, saved: &super::SavedMachine| {
+        Machine::restore(
+            &spec(mode, false),
+            None,
+            (&shape, saved),
+            &mut |_| Ok(()),
+            Box::new(Capture::new(0)),
+        )
+    };
+    // Nothing of them is in use.
+    for mode in [Mode::Emu, Mode::Kvm] {
+        if super::availability(mode).is_ok() {
+            let mut restored = restore(mode, &saved).unwrap();
+            assert_eq!(restored.save().unwrap().cpuid.has_protection_keys(), mode == Mode::Emu);
+        }
+    }
+    let mut plain = build(&spec(Mode::Emu, false));
+    plain.take_on(&saved, &mut |_| Ok(())).unwrap();
+    // In use, by one register after the other.
+    let refused = "the guest uses protection keys, which this mode does not have";
+    saved.cpus[0].cr4 |= Cr4::PKE.bits();
+    let changes: [fn(&mut crate::arch::SavedCpu); 3] =
+        [|cpu| cpu.pkru = 0x5555_5554, |cpu| cpu.msrs[13] = 8, |cpu| cpu.xcr0 |= 1 << 9];
+    for change in changes {
+        change(&mut saved.cpus[0]);
+        let mut restored = restore(Mode::Emu, &saved).unwrap();
+        assert_eq!(restored.save().unwrap().cpus, saved.cpus);
+        assert_eq!(plain.take_on(&saved, &mut |_| Ok(())).unwrap_err().to_string(), refused);
+        if super::availability(Mode::Kvm).is_ok() {
+            let sentence = restore(Mode::Kvm, &saved).unwrap_err().to_string();
+            assert_eq!(sentence, format!("the snapshot cannot be restored: {refused}"));
+        }
+        saved.cpus[0].cr4 &= !Cr4::PKE.bits();
+    }
 }

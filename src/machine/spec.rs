@@ -47,6 +47,8 @@ pub struct MachineSpec {
     pub kvm_clock: bool,
     /// The guest is told only of what every mode has of a CPU, so that a snapshot of it goes on in each.
     pub common_cpu: bool,
+    /// The guest is offered protection keys, where it is emulated: no other engine has them to give.
+    pub protection_keys: bool,
     /// Where its virtio devices are.
     pub virtio: VirtioPlace,
     /// Somebody sees its text screen and types at its keyboard: the guest is told of both.
@@ -105,6 +107,7 @@ impl MachineSpec {
             network: None,
             kvm_clock: false,
             common_cpu: false,
+            protection_keys: false,
             virtio: VirtioPlace::Pci,
             screen: false,
             test_device: false,

@@ -9,7 +9,7 @@ use std::path::Path;
 /// What every snapshot begins with.
 pub(super) const MAGIC: [u8; 8] = *b"trivisor";
 /// The version that is written, and the only one that is read.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Bytes of the header: one page.
 pub(super) const HEADER: usize = PAGE_SIZE as usize;
 /// Where the header's own checksum is.

@@ -42,6 +42,9 @@ fn wrong_arguments_are_told_in_one_sentence() {
         (&["run", "hello", "--timeout", "1e9"], &["--timeout", "not a duration"]),
         (&["run", "hello", "--timeout", "99999999999999999999m"], &["--timeout", "leave the option out"]),
         (&["run", "hello", "--mode", "kvm", "--deterministic"], &["--deterministic", "--mode emu"]),
+        (&["run", "hello", "--mode", "kvm", "--protection-keys"], &["--protection-keys", "--mode emu"]),
+        (&["debug", "hello", "--mode", "pv", "--protection-keys"], &["--protection-keys", "--mode emu"]),
+        (&["run", "hello", "--common-cpu", "--protection-keys"], &["--common-cpu", "--protection-keys"]),
         (&["run", "hello", "--mode", "pv", "--cpus", "2"], &["--cpus", "2 CPUs"]),
         (
             &["run", "hello", "--disk", "a,rw"],

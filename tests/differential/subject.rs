@@ -301,6 +301,6 @@ fn user_mode() -> CpuState {
     state.cr3 = PML4;
     state.cr4 = Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE | Cr4::FSGSBASE | Cr4::UMIP;
     state.efer = Efer::SCE | Efer::LME | Efer::LMA | Efer::NXE;
-    state.xcr0 = Xcr0::all();
+    state.xcr0 = Xcr0::X87 | Xcr0::SSE | Xcr0::AVX;
     state
 }

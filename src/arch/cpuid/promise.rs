@@ -49,6 +49,8 @@ pub enum Optional {
     ProcessContexts,
     /// IA32_SPEC_CTRL and what goes with it.
     SpeculationControls,
+    /// Protection keys: CR4.PKE, CR4.PKS, PKRU and IA32_PKRS.
+    ProtectionKeys,
 }
 
 impl Optional {
@@ -60,6 +62,7 @@ impl Optional {
             Self::TscDeadline => "the TSC deadline timer",
             Self::ProcessContexts => "PCID",
             Self::SpeculationControls => "IA32_SPEC_CTRL",
+            Self::ProtectionKeys => "protection keys",
         }
     }
 
@@ -163,7 +166,15 @@ impl CpuidTable {
     /// # Errors
     /// [`Broken`], if that cannot hold here.
     pub fn keeping(&self, told: &Self, uses: impl Fn(Optional) -> bool) -> Result<Self, Broken> {
-        let mut kept = self.clone();
+        let (mut kept, mut told) = (self.clone(), told.clone());
+        // They take rows of their own.
+        if !(self.has_protection_keys() && told.has_protection_keys()) {
+            if uses(Optional::ProtectionKeys) {
+                return Err(Broken::Used(Optional::ProtectionKeys));
+            }
+            kept.withdraw_protection_keys();
+            told.withdraw_protection_keys();
+        }
         let mut missing = vec![];
         for entry in &mut kept.entries {
             let (leaf, subleaf) = (entry.leaf, entry.subleaf);
@@ -240,7 +251,22 @@ mod tests {
             Optional::SpeculationControls,
         ] {
             assert_eq!(plain.keeping(&emulated, |feature| feature == used), Err(Broken::Used(used)));
-            assert_eq!(emulated.keeping(&emulated, |_| true).unwrap(), emulated);
+            let all_but_keys = |feature| feature != Optional::ProtectionKeys;
+            assert_eq!(emulated.keeping(&emulated, all_but_keys).unwrap(), emulated);
+        }
+    }
+
+    #[test]
+    fn protection_keys_that_are_not_used_are_taken_back() {
+        let (plain, mut with_keys) = (host((0, 0)), host((0, 0)));
+        with_keys.offer_protection_keys();
+        assert_eq!(with_keys.keeping(&with_keys, |_| true).unwrap(), with_keys);
+        assert_eq!(plain.keeping(&with_keys, |_| false).unwrap(), plain);
+        assert_eq!(with_keys.keeping(&plain, |_| false).unwrap(), plain);
+        // Whatever the table says: the CPU's state is of the file, too.
+        for (own, told) in [(&plain, &with_keys), (&with_keys, &plain), (&plain, &plain)] {
+            let refused = own.keeping(told, |feature| feature == Optional::ProtectionKeys).unwrap_err();
+            assert_eq!(refused.to_string(), "the guest uses protection keys, which this mode does not have");
         }
     }
 

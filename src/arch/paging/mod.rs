@@ -3,6 +3,7 @@
 //! [`walk`] checks rights and sets accessed and dirty bits, as the CPU does on a TLB miss; [`look`] shows a
 //! translation level by level and changes nothing, for people and debuggers.
 mod format;
+mod keys;
 mod stretch;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use super::cpuid::MOST_PHYSICAL_BITS;
 use super::exception::{Exception, PageFaultCode};
 use super::{CpuState, Cr0, Cr4, Efer, Gpa, Gva, Rflags};
 use format::{A, D, Format, G, NX, P, RW, US};
+pub use keys::{KeyRights, key};
 pub use stretch::{ReadyPage, ready_pages};
 
 /// Guest-physical memory as the walker needs it. `None` where there is no RAM: such entries read as not present.
@@ -54,12 +56,16 @@ pub struct PagingMode {
     pub cr0: Cr0,
     /// CR3.
     pub cr3: u64,
-    /// CR4 (PSE, PAE, SMEP, SMAP).
+    /// CR4 (PSE, PAE, SMEP, SMAP, PKE, PKS).
     pub cr4: Cr4,
     /// EFER (LMA, NXE).
     pub efer: Efer,
     /// RFLAGS.AC, which lifts SMAP.
     pub ac: bool,
+    /// PKRU.
+    pub pkru: u32,
+    /// IA32_PKRS.
+    pub pkrs: u32,
     /// MAXPHYADDR: entries must not have address bits from this one on.
     pub physical_bits: u8,
 }
@@ -76,6 +82,8 @@ impl PagingMode {
             cr4: state.cr4,
             efer: state.efer,
             ac: state.rflags.contains(Rflags::AC),
+            pkru: state.pkru,
+            pkrs: state.msrs.pkrs as u32,
             physical_bits: MOST_PHYSICAL_BITS,
         }
     }
@@ -96,7 +104,7 @@ pub struct Translation {
     pub gpa: Gpa,
     /// Bytes covered by the leaf entry: 4 KiB, 2 MiB, 4 MiB or 1 GiB.
     pub page_size: u64,
-    /// All levels allow writing.
+    /// All levels allow writing, and so does the page's key, where it was asked for somebody's access.
     pub writable: bool,
     /// All levels allow ring 3.
     pub user: bool,
@@ -143,6 +151,19 @@ impl Leaf {
             global: self.entry & G != 0 && mode.cr4.contains(Cr4::PGE),
             dirty: self.entry & D != 0,
         }
+    }
+
+    /// As [`Self::translation`], for accesses of `privilege`.
+    fn translation_for(
+        &self,
+        format: Format,
+        mode: &PagingMode,
+        gva: Gva,
+        privilege: Privilege,
+    ) -> Translation {
+        let mut translation = self.translation(format, mode, gva);
+        translation.writable &= mode.key_allows(self.entry, self.user, Access::Write, privilege);
+        translation
     }
 }
 
@@ -263,7 +284,10 @@ fn walk_once(
         common &= l.entry;
     };
     let leaf = descend(memory, mode, format, gva, met).map_err(fault)?;
-    if !allowed(mode, &leaf, access, privilege) {
+    if !mode.key_allows(leaf.entry, leaf.user, access, privilege) {
+        return Err(fault(PageFaultCode::PRESENT | PageFaultCode::KEY));
+    }
+    if !allowed_by_levels(mode, &leaf, access, privilege) {
         return Err(fault(PageFaultCode::PRESENT));
     }
 
@@ -282,7 +306,7 @@ fn walk_once(
         all_set &= memory.set_bits(leaf.at, leaf.entry as u32, wanted as u32);
     }
     let leaf = Leaf { entry: leaf.entry | wanted, ..leaf };
-    Ok((leaf.translation(format, mode, gva), all_set))
+    Ok((leaf.translation_for(format, mode, gva, privilege), all_set))
 }
 
 /// What [`walk`] would find, if it finds something and need not set a bit for it. `None` too with paging off.
@@ -303,11 +327,17 @@ pub fn known(
     let leaf = descend(memory, mode, format, gva, met).ok()?;
     let dirty = access != Access::Write || leaf.entry & D != 0;
     (accessed && dirty && allowed(mode, &leaf, access, privilege))
-        .then(|| leaf.translation(format, mode, gva))
+        .then(|| leaf.translation_for(format, mode, gva, privilege))
+}
+
+/// Whether an access is allowed (SDM 4.6).
+fn allowed(mode: &PagingMode, leaf: &Leaf, access: Access, privilege: Privilege) -> bool {
+    mode.key_allows(leaf.entry, leaf.user, access, privilege)
+        && allowed_by_levels(mode, leaf, access, privilege)
 }
 
 /// Whether the rights of all levels allow the access (SDM 4.6.1).
-fn allowed(mode: &PagingMode, leaf: &Leaf, access: Access, privilege: Privilege) -> bool {
+fn allowed_by_levels(mode: &PagingMode, leaf: &Leaf, access: Access, privilege: Privilege) -> bool {
     let &Leaf { writable, user, executable, .. } = leaf;
     let smap = mode.cr4.contains(Cr4::SMAP) && !(mode.ac && privilege == Privilege::Supervisor);
     match (privilege, access) {

@@ -94,8 +94,17 @@ mod tests {
         let bit = |usual: bool, bit: u32| {
             prop_oneof![7 => Just(usual), 1 => Just(!usual)].prop_map(move |on| u64::from(on) << bit)
         };
-        (bit(true, 0), bit(true, 1), bit(true, 2), bit(true, 5), bit(true, 6), bit(false, 7), bit(false, 63))
-            .prop_map(move |(p, w, u, a, d, ps, nx)| table | p | w | u | a | d | ps | nx)
+        let key = (0_u64..16).prop_map(|key| key << 59);
+        let bits = (
+            bit(true, 0),
+            bit(true, 1),
+            bit(true, 2),
+            bit(true, 5),
+            bit(true, 6),
+            bit(false, 7),
+            bit(false, 63),
+        );
+        (bits, key).prop_map(move |((p, w, u, a, d, ps, nx), key)| table | p | w | u | a | d | ps | nx | key)
     }
 
     proptest! {
@@ -106,10 +115,11 @@ mod tests {
             reserved in (0_usize..1024, 46_u32..52),
             from in 0_u64..1020,
             count in 0_u64..600,
-            bits in any::<[bool; 4]>(),
+            bits in any::<[bool; 6]>(),
+            keys in any::<(u32, u32)>(),
             user in any::<bool>(),
         ) {
-            let [smap, wp, nxe, ac] = bits;
+            let [smap, wp, nxe, ac, pke, pks] = bits;
             let mut words = vec![0_u64; 5 * 512];
             (words[0], words[512], words[2 * 512], words[2 * 512 + 1]) = upper;
             words[3 * 512..].copy_from_slice(&leaves);
@@ -121,6 +131,9 @@ mod tests {
             mode.cr0.set(Cr0::WP, wp);
             mode.cr4 = Cr4::PAE;
             mode.cr4.set(Cr4::SMAP, smap);
+            mode.cr4.set(Cr4::PKE, pke);
+            mode.cr4.set(Cr4::PKS, pks);
+            (mode.pkru, mode.pkrs) = keys;
             mode.efer = Efer::LMA | Efer::LME;
             mode.efer.set(Efer::NXE, nxe);
             let privilege = if user { Privilege::User } else { Privilege::Supervisor };

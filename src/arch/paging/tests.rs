@@ -49,6 +49,8 @@ fn long(rights: u64) -> (Memory, PagingMode) {
         cr4: Cr4::PAE,
         efer: Efer::LMA | Efer::NXE,
         ac: false,
+        pkru: 0,
+        pkrs: 0,
         physical_bits: 46,
     };
     (memory, mode)

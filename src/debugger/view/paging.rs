@@ -1,10 +1,11 @@
 //! A page-table walk, drawn level by level (SDM 4.3–4.5).
 use super::{Angled, Hex};
-use crate::arch::paging::{Level, look};
+use crate::arch::paging::{Level, PagingMode, key, look};
 use crate::arch::{Cr0, Cr4, Efer, Gva};
 use crate::debugger::memory::{GuestMemory, Space};
 use crate::debugger::symbols::Symbols;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::fmt;
 
 /// One entry on the way.
@@ -19,7 +20,7 @@ pub struct Step {
     /// The entry.
     pub entry: Hex,
     /// Its flags in words.
-    pub flags: Vec<&'static str>,
+    pub flags: Vec<Cow<'static, str>>,
     /// Whether it maps a page.
     pub leaf: bool,
 }
@@ -73,9 +74,10 @@ pub fn walk(memory: &GuestMemory<'_>, symbols: &Symbols, address: u64) -> Walk {
         match (physical, levels.last()) {
             (Some(gpa), Some(leaf)) => {
                 format!(
-                    "guest-physical {gpa}, {} page{}{}",
+                    "guest-physical {gpa}, {} page{}{}{}",
                     size_name(pae, leaf.level),
                     rights(&levels, pae, mode.efer.contains(Efer::NXE)),
+                    by_key(mode, &levels),
                     what_lies_there(memory, gpa.0)
                 )
             }
@@ -90,7 +92,7 @@ pub fn walk(memory: &GuestMemory<'_>, symbols: &Symbols, address: u64) -> Walk {
         symbol: symbols.label(address),
         paging,
         cr3: Hex(mode.cr3),
-        steps: levels.iter().map(|level| step(level, address, pae, long)).collect(),
+        steps: levels.iter().map(|level| step(level, address, pae, mode)).collect(),
         physical: physical.map(Hex::from),
         outcome,
     }
@@ -104,7 +106,8 @@ fn what_lies_there(memory: &GuestMemory<'_>, at: u64) -> &'static str {
     }
 }
 
-fn step(level: &Level, address: u64, pae: bool, long: bool) -> Step {
+fn step(level: &Level, address: u64, pae: bool, mode: &PagingMode) -> Step {
+    let long = mode.efer.contains(Efer::LMA);
     let table = match level.level {
         4 => "PML4",
         3 => "PDPT",
@@ -117,12 +120,16 @@ fn step(level: &Level, address: u64, pae: bool, long: bool) -> Step {
         _ => (12 + 9 * (u32::from(level.level) - 1), 0x1ff),
     };
     let rights_in_entry = long || level.level < 3;
+    let mut flags = flags(level, pae, rights_in_entry).into_iter().map(Cow::from).collect::<Vec<_>>();
+    if level.leaf && mode.has_keys() {
+        flags.push(format!("key {}", key(level.entry)).into());
+    }
     Step {
         table,
         index: address >> shift & mask,
         entry_at: level.entry_at.into(),
         entry: Hex(level.entry),
-        flags: flags(level, pae, rights_in_entry),
+        flags,
         leaf: level.leaf,
     }
 }
@@ -163,6 +170,17 @@ fn rights(levels: &[Level], pae: bool, nxe: bool) -> String {
         if never { "not executable" } else { "executable" },
         if all(2) { "ring 3 too" } else { "rings 0 to 2 only" }
     )
+}
+
+/// What the page's protection key forbids, and whom: PKRU and IA32_PKRS ask nobody for his ring.
+fn by_key(mode: &PagingMode, levels: &[Level]) -> &'static str {
+    let user = levels.iter().all(|level| level.entry >> 2 & 1 != 0);
+    let rights = levels.last().and_then(|leaf| mode.key_rights(leaf.entry, user));
+    match rights.map(|rights| (rights.access, rights.write)) {
+        Some((false, _)) => "; its key forbids data accesses",
+        Some((_, false)) => "; its key forbids writing",
+        _ => "",
+    }
 }
 
 const fn size_name(pae: bool, level: u8) -> &'static str {
@@ -208,6 +226,31 @@ mod tests {
             .map(|at| walk(&memory, &symbols, at).to_string())
             .to_vec();
         insta::assert_snapshot!(text.join("\n\n"));
+    }
+
+    #[test]
+    fn protection_keys_show_where_they_count() {
+        let (ram, mut state) = long_mode();
+        let leaf = Gpa(look(&ram, GuestMemory::new(&ram, &state).paging(), Gva(0x20_0094))
+            .pop()
+            .unwrap()
+            .entry_at
+            .0);
+        let mut entry = [0; 8];
+        ram.read(leaf, &mut entry).unwrap();
+        ram.write(leaf, &(u64::from_le_bytes(entry) | 5 << 59).to_le_bytes()).unwrap();
+        let outcome = |state: &CpuState| {
+            let walk = walk(&GuestMemory::new(&ram, state), &Symbols::default(), 0x20_0094);
+            (walk.steps.last().unwrap().flags.contains(&"key 5".into()), walk.outcome)
+        };
+        let (shown, plain) = outcome(&state);
+        assert!(!shown && !plain.contains("key"));
+        state.cr4 |= Cr4::PKE | Cr4::PKS;
+        assert_eq!(outcome(&state), (true, plain.clone()));
+        for (rights, forbids) in [(0b01, "data accesses"), (0b10, "writing"), (0b11, "data accesses")] {
+            (state.pkru, state.msrs.pkrs) = (rights << 10, u64::from(rights) << 10);
+            assert_eq!(outcome(&state), (true, format!("{plain}; its key forbids {forbids}")));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Registers, with what changed marked and flags by name.
 use super::segment::describe;
 use super::{Angled, Hex};
-use crate::arch::{Activity, CpuState, DescriptorTable, Rflags, Segment, XsaveArea};
+use crate::arch::paging::KeyRights;
+use crate::arch::{Activity, CpuState, Cr4, DescriptorTable, Rflags, Segment, XsaveArea};
 use crate::debugger::registers::{GENERAL, SEGMENTS, read};
 use crate::debugger::symbols::Symbols;
 use serde::Serialize;
@@ -250,7 +251,10 @@ fn control(source: &Source<'_>, into: &mut Vec<Register>) {
         ("efer", bits(now.efer.iter_names().map(|(n, _)| n))),
         ("xcr0", bits(now.xcr0.iter_names().map(|(n, _)| n))),
     ];
-    for (name, meaning) in rows {
+    // Rights by protection key, where they count.
+    let keys = [("pkru", Cr4::PKE), ("pkrs", Cr4::PKS)].into_iter().filter(|(_, bit)| now.cr4.contains(*bit));
+    let keys = keys.map(|(name, _)| (name, forbidden(read(now, name).unwrap_or(0) as u32)));
+    for (name, meaning) in rows.into_iter().chain(keys) {
         into.push(register(source, name, read(now, name).unwrap_or(0), meaning));
     }
     into.push(Register {
@@ -259,6 +263,16 @@ fn control(source: &Source<'_>, into: &mut Vec<Register>) {
         changed: false,
         meaning: "task priority of the local APIC".to_owned(),
     });
+}
+
+/// Which keys a register forbids something.
+fn forbidden(rights: u32) -> String {
+    let word = |key: u8| match KeyRights::of(rights, key) {
+        KeyRights { access: false, .. } => Some(format!("{key}: no access")),
+        KeyRights { write: false, .. } => Some(format!("{key}: no writing")),
+        _ => None,
+    };
+    (0..16).filter_map(word).collect::<Vec<_>>().join(", ")
 }
 
 fn vectors(source: &Source<'_>, shown: &mut Registers) {

@@ -82,6 +82,7 @@ impl Features {
             (F::SHA, bit(seven.ebx, 29)),
             (F::VAES, bit(seven.ecx, 9)),
             (F::VPCLMULQDQ, bit(seven.ecx, 10)),
+            (F::PKU, bit(seven.ecx, 3)),
             (F::RDPID, bit(seven.ecx, 22)),
             (F::SERIALIZE, bit(seven.edx, 14)),
             (F::XSAVEOPT, bit(save.eax, 0)),

@@ -7,6 +7,7 @@
 //!
 //! Address spaces ([`Space`]) are told apart by PCID (SDM 4.10.1): each has banks of its own for user pages, and a stamp for
 //! what was made of its code. The supervisor's bank is shared: what is not global in it is forgotten with every write of CR3.
+mod rights;
 mod space;
 
 use super::alias::Aliases;
@@ -354,14 +355,7 @@ impl Tlb {
                 self.spaces[number].abandon();
             }
         }
-        if self.local.len() + self.global.len() > ENTRIES / 2 {
-            self.entries[..ENTRIES].fill(EMPTY);
-            self.local.clear();
-            self.global.clear();
-        }
-        for at in self.local.drain(..).chain(self.global.drain(..)) {
-            self.entries[usize::from(at)] = EMPTY;
-        }
+        self.forget_supervisor_bank();
         self.large = NOWHERE;
         self.begin_generation();
         self.forget_global_code();

@@ -44,7 +44,7 @@ pub(crate) struct Window {
 /// What a window holds for.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Depends {
-    /// For the current address space only.
+    /// For the current address space only, or while PKRU is as it is.
     pub on_space: bool,
     /// For the supervisor with RFLAGS.AC set only.
     pub on_ac: bool,
@@ -143,7 +143,9 @@ impl Mmu<'_> {
         let gpa = leaf.gpa.page().0;
         let slot = self.ram.slots().iter().find(|s| (s.gpa.0..s.gpa.0 + s.size).contains(&gpa))?;
         let (low, high) = (slot.gpa.0, slot.gpa.0 + slot.size);
-        let depends = Depends { on_space: !leaf.global, on_ac: leaf.user && self.bank == Bank::SupervisorAc };
+        // Rights of user pages are also PKRU's, which changes as spaces do.
+        let on_space = !leaf.global || leaf.user;
+        let depends = Depends { on_space, on_ac: leaf.user && self.bank == Bank::SupervisorAc };
         // What physical addresses are more than virtual ones is the same for all leaves of a stretch.
         let ahead = leaf.gpa.0.wrapping_sub(at);
         let start = (at & !(leaf.page_size - 1)).wrapping_add(ahead);

@@ -83,16 +83,11 @@ fn set_cr3(cx: &mut Cx, value: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether CPUID offers PCIDs.
-fn has_pcids(cx: &Cx) -> bool {
-    cx.platform.cpuid_table().query(1, 0, Cr4::empty()).ecx >> 17 & 1 != 0
-}
-
 fn set_cr4(cx: &mut Cx, value: u64) -> Result<(), Fault> {
     let old = cx.state.cr4;
     let new = Cr4::from_bits_retain(value);
     let drops_pae = old.contains(Cr4::PAE) && !new.contains(Cr4::PAE) && cx.state.is_long_mode();
-    let supported = if has_pcids(cx) { Cr4::SUPPORTED | Cr4::PCIDE } else { Cr4::SUPPORTED };
+    let supported = cx.platform.cpuid_table().cr4();
     let sets_pcide = new.contains(Cr4::PCIDE) && !old.contains(Cr4::PCIDE);
     let bad_pcide = sets_pcide && (!cx.state.is_long_mode() || cx.state.cr3 & 0xfff != 0);
     if !supported.contains(new) || drops_pae || bad_pcide {
@@ -103,7 +98,7 @@ fn set_cr4(cx: &mut Cx, value: u64) -> Result<(), Fault> {
         check_paging(cx, |mode| mode.cr4 = new)?;
     }
     cx.state.cr4 = new;
-    let watched = reloads | Cr4::SMAP | Cr4::PCIDE;
+    let watched = reloads | Cr4::SMAP | Cr4::PCIDE | Cr4::PKE | Cr4::PKS;
     if (old ^ new).intersects(watched) {
         cx.mmu.tlb.flush_all();
         let mode = PagingMode { cr4: new, ..cx.mmu.mode };
@@ -265,8 +260,8 @@ fn xsetbv(cx: &mut Cx, op: &Op) -> Step {
     }
     cx.need_ring0()?;
     let value = u64::from(cx.reg::<u32>(RDX as u8)) << 32 | u64::from(cx.reg::<u32>(RAX as u8));
-    let wanted = Xcr0::from_bits(value)
-        .filter(|x| x.contains(Xcr0::X87) && (x.contains(Xcr0::SSE) || !x.contains(Xcr0::AVX)));
+    let offered = cx.platform.cpuid_table().xcr0();
+    let wanted = Xcr0::from_bits(value).filter(|xcr0| xcr0.is_valid() && offered.contains(*xcr0));
     match wanted {
         Some(xcr0) if cx.reg::<u32>(RCX as u8) == 0 => cx.state.xcr0 = xcr0,
         _ => return Err(cx.raise(Exception::GP0)),
@@ -377,6 +372,7 @@ pub(super) fn changes_state(instruction: &Instruction) -> bool {
             | Mnemonic::Clac
             | Mnemonic::Stac
             | Mnemonic::Xsetbv
+            | Mnemonic::Wrpkru
     ) || instruction.mnemonic() == Mnemonic::Mov
         && instruction.op0_kind() == OpKind::Register
         && (instruction.op0_register().is_cr() || instruction.op0_register().is_segment_register())

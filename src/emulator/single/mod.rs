@@ -23,6 +23,7 @@ mod host_fpu;
 mod hypercall;
 pub(crate) mod int;
 pub(crate) mod io;
+mod keys;
 mod legacy;
 pub(crate) mod lower;
 mod moves;
@@ -195,6 +196,7 @@ fn rare(instruction: &Instruction) -> Option<Handler> {
         .or_else(|| string::lower(instruction))
         .or_else(|| stack::lower_rare(instruction))
         .or_else(|| control::lower(instruction))
+        .or_else(|| keys::lower(instruction))
         .or_else(|| debug::lower(instruction))
         .or_else(|| hypercall::lower(instruction))
         .or_else(|| msr::lower(instruction))

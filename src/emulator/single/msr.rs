@@ -24,6 +24,11 @@ fn speculation(cx: &Cx) -> bool {
     cx.platform.cpuid_table().query(7, 0, Cr4::empty()).edx >> 26 & 1 != 0
 }
 
+/// Whether CPUID offers the guest protection keys.
+fn keys(cx: &Cx) -> bool {
+    cx.platform.cpuid_table().has_protection_keys()
+}
+
 /// Reads an MSR; `None` is #GP.
 fn read(cx: &Cx, index: u32) -> Option<u64> {
     let m = &cx.state.msrs;
@@ -36,6 +41,7 @@ fn read(cx: &Cx, index: u32) -> Option<u64> {
         msr::MISC_ENABLE => m.misc_enable,
         msr::SPEC_CTRL if speculation(cx) => m.spec_ctrl,
         msr::ARCH_CAPABILITIES | msr::PRED_CMD if !speculation(cx) => return None,
+        msr::PKRS if keys(cx) => m.pkrs,
         msr::PAT => m.pat,
         msr::EFER => cx.state.efer.bits(),
         msr::STAR => m.star,
@@ -73,6 +79,10 @@ fn write(cx: &mut Cx, index: u32, value: u64) -> Option<()> {
             cx.state.msrs.spec_ctrl = value;
         }
         msr::PRED_CMD if !speculation(cx) || value > 1 => return None,
+        msr::PKRS if keys(cx) => {
+            cx.state.msrs.pkrs = word()?;
+            super::keys::take_over(cx);
+        }
         msr::PAT => cx.state.msrs.pat = Some(value).filter(|&v| valid_pat(v))?,
         msr::EFER => {
             // LMA is the CPU's own; LME cannot change while paging is on.
@@ -153,7 +163,7 @@ fn rdpid(cx: &mut Cx, op: &Op) -> Step {
 
 fn cpuid(cx: &mut Cx, _: &Op) -> Step {
     let (leaf, subleaf) = (cx.regs[RAX] as u32, cx.regs[RCX] as u32);
-    let r = cx.platform.cpuid(cx.mmu.vcpu, leaf, subleaf, cx.state.cr4);
+    let r = cx.platform.cpuid(cx.mmu.vcpu, leaf, subleaf, cx.state);
     cx.regs[RAX] = r.eax.into();
     cx.regs[RBX] = r.ebx.into();
     cx.regs[RCX] = r.ecx.into();

@@ -91,6 +91,10 @@ fn execute<const GENERAL: bool>(cx: &mut Cx, op: &Op) -> Step {
     if GENERAL {
         cx.regs[..16].copy_from_slice(&cx.state.gpr);
         cx.flags = flags::from_rflags(cx.state.rflags);
+        // XRSTOR, which reads its mask from general registers.
+        if cx.state.pkru != cx.mmu.mode.pkru {
+            super::keys::take_over(cx);
+        }
     }
     cx.stored()
 }

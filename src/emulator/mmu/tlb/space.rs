@@ -163,6 +163,12 @@ impl Tlb {
     /// Forgets the banks and the code of a space.
     pub(super) fn forget_space(&mut self, number: usize) {
         self.forget_code(number);
+        self.forget_banks(number);
+        self.local_generation += u64::from(number == self.current);
+    }
+
+    /// Forgets the banks of a space.
+    pub(super) fn forget_banks(&mut self, number: usize) {
         let space = &mut self.spaces[number];
         if space.filled.len() >= ENTRIES {
             let first = (2 + 2 * number) * ENTRIES;
@@ -172,7 +178,6 @@ impl Tlb {
         for at in space.filled.drain(..) {
             self.entries[usize::from(at)] = EMPTY;
         }
-        self.local_generation += u64::from(number == self.current);
     }
 
     /// Forgets a page that is global in the banks of other spaces.

@@ -6,11 +6,12 @@
 use super::classify::Save;
 use super::{MXCSR_MASK, OperandMemory, Prepared};
 use crate::arch::state::{XsaveArea, gpr};
-use crate::arch::{CpuState, Cr0, Exception, Gva, Rflags, Vector};
+use crate::arch::{CpuState, Cr0, Exception, Gva, Rflags, Vector, Xcr0};
 
 const X87: u64 = 1;
 const SSE: u64 = 2;
 const AVX: u64 = 4;
+const PKRU: u64 = Xcr0::PKRU.bits();
 const FIP: usize = 8;
 const FDP: usize = 16;
 const ST: usize = 32;
@@ -130,7 +131,8 @@ fn in_use(state: &CpuState) -> u64 {
     let x87 = area[..24] != initial.0[..24] || area[ST..XsaveArea::XMM].iter().any(|&b| b != 0);
     let sse = area[XsaveArea::XMM..LEGACY_END].iter().any(|&b| b != 0);
     let avx = area[XsaveArea::YMM_HIGH..].iter().any(|&b| b != 0);
-    u64::from(x87) | u64::from(sse) << 1 | u64::from(avx) << 2
+    let pkru = if state.pkru == 0 { 0 } else { PKRU };
+    u64::from(x87) | u64::from(sse) << 1 | u64::from(avx) << 2 | pkru
 }
 
 fn xsave<M: OperandMemory + ?Sized>(
@@ -154,6 +156,10 @@ fn xsave<M: OperandMemory + ?Sized>(
     if written & AVX != 0 {
         memory.probe_write(state, part(XsaveArea::YMM_HIGH), high_end - XsaveArea::YMM_HIGH)?;
     }
+    let pkru = u64::from(state.pkru).to_le_bytes();
+    if written & PKRU != 0 {
+        memory.probe_write(state, part(XsaveArea::PKRU), pkru.len())?;
+    }
     if written & X87 != 0 {
         memory.write(state, at, &image[..24])?;
         memory.write(state, part(ST), &image[ST..XsaveArea::XMM])?;
@@ -171,6 +177,9 @@ fn xsave<M: OperandMemory + ?Sized>(
             high
         };
         memory.write(state, part(XsaveArea::YMM_HIGH), &high[..high_end - XsaveArea::YMM_HIGH])?;
+    }
+    if written & PKRU != 0 {
+        memory.write(state, part(XsaveArea::PKRU), &pkru)?;
     }
     let bits = u64::from_le_bytes(header) & !requested | in_use & requested;
     memory.write(state, part(HEADER), &bits.to_le_bytes())
@@ -206,6 +215,11 @@ fn xrstor<M: OperandMemory + ?Sized>(
         let high = XsaveArea::YMM_HIGH;
         memory.read(state, at.offset(high as u64), &mut image[high..high_end])?;
     }
+    // Its upper half is not used.
+    let mut pkru = [0; 4];
+    if present & PKRU != 0 {
+        memory.read(state, at.offset(XsaveArea::PKRU as u64), &mut pkru)?;
+    }
     if requested & (SSE | AVX) != 0 {
         let mxcsr = mxcsr_of(&image)?;
         state.xsave.set_mxcsr(mxcsr);
@@ -226,6 +240,9 @@ fn xrstor<M: OperandMemory + ?Sized>(
         if requested & component != 0 {
             state.xsave.0[range.clone()].copy_from_slice(&image[range]);
         }
+    }
+    if requested & PKRU != 0 {
+        state.pkru = u32::from_le_bytes(pkru);
     }
     Ok(())
 }

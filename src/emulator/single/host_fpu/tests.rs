@@ -69,7 +69,7 @@ fn ready() -> (HostFpu, CpuState, Page) {
     let mut state = CpuState::reset();
     state.cr0 = Cr0::PE | Cr0::MP | Cr0::NE;
     state.cr4 = Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE;
-    state.xcr0 = Xcr0::all();
+    state.xcr0 = Xcr0::X87 | Xcr0::SSE | Xcr0::AVX;
     state.efer = crate::arch::Efer::LMA;
     state.segments[1].attributes |= crate::arch::Segment::LONG;
     (HostFpu::new().unwrap(), state, Page([0; 4096]))

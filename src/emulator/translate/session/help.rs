@@ -143,10 +143,11 @@ impl Session<'_, '_> {
         Go::Next
     }
 
-    /// Remembers what CPUID has just answered, if nobody wants to see each one.
+    /// Remembers what CPUID has just answered, if nobody wants to see each one. Leaf 0DH shows XCR0, by which answers are not
+    /// told apart.
     #[cold]
     fn note_cpuid(&mut self, asked: (u32, u32)) {
-        if !self.cx.platform.trace().is_enabled() {
+        if !self.cx.platform.trace().is_enabled() && asked.0 != 0xd {
             let answer =
                 [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX].map(|register| self.cx.regs[register] as u32);
             self.workshop.cpuid.note(asked, self.cx.state.cr4.bits(), answer);

@@ -6,6 +6,7 @@ mod carriers;
 mod contexts;
 mod exceptions;
 mod interrupts;
+mod keys;
 mod levels;
 mod listing;
 mod lockstep;

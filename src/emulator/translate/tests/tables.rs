@@ -183,7 +183,7 @@ fn cpuid_answers_as_the_platform_does_and_follows_cr4() {
         b.state.gpr[7] = POINTERS;
     })
     .run();
-    let one = b.machine.platform.cpuid(CPU, 1, 0, b.state.cr4);
+    let one = b.machine.platform.cpuid(CPU, 1, 0, &b.state);
     assert_eq!((b.state.gpr[RAX], b.state.gpr[RCX]), (one.eax.into(), one.ecx.into()));
     assert!(b.state.cr4.contains(Cr4::OSXSAVE) && one.ecx >> 27 & 1 == 1);
     assert_eq!(b.state.gpr[RSP], STACK);
