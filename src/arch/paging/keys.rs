@@ -176,7 +176,7 @@ mod tests {
                 (true, Access::Read) => user_page,
                 (true, Access::Write) => user_page && writable,
                 (true, Access::Execute) => user_page && !never_executed,
-                (false, Access::Execute) => !never_executed && !(user_page && self.smep),
+                (false, Access::Execute) => !(never_executed || user_page && self.smep),
                 (false, data) => {
                     let explicit_with_ac = privilege == Privilege::Supervisor && self.ac;
                     let prevented = user_page && self.smap && !explicit_with_ac;
