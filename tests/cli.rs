@@ -22,5 +22,7 @@ mod program;
 mod sites;
 #[path = "cli/snapshots.rs"]
 mod snapshots;
+#[path = "cli/switching.rs"]
+mod switching;
 #[path = "cli/words.rs"]
 mod words;

@@ -16,11 +16,16 @@ fn debugger(mode: Mode, arguments: &[&str]) -> Command {
 
 /// Runs a script; the answers to its commands as JSON.
 fn answers(mode: Mode, guest: &str, script: &str) -> Vec<Value> {
+    answers_with(mode, guest, script, &[])
+}
+
+fn answers_with(mode: Mode, guest: &str, script: &str, arguments: &[&str]) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("script");
     std::fs::write(&file, script).unwrap();
     let path = file.to_str().unwrap();
-    let output = debugger(mode, &["--json", "--batch", "-x", path, guest]).output().unwrap();
+    let all = [&["--json", "--batch", "-x", path], arguments, &[guest]].concat();
+    let output = debugger(mode, &all).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{mode}: {:?}\n{text}\n{errors}", output.status);
@@ -382,5 +387,119 @@ fn a_snapshot_is_saved_and_gone_back_to() {
             "{mode}: {nowhere}"
         );
         std::fs::remove_file(file).unwrap();
+    }
+}
+
+#[test]
+fn the_guest_goes_on_in_another_mode_with_its_breakpoints_and_registers() {
+    let modes = modes();
+    let find = |name: &str| *modes.iter().find(|mode| mode.name() == name).unwrap();
+    for (from, to) in [("emu", "pv"), ("pv", "kvm"), ("kvm", "emu"), ("pv", "emu"), ("kvm", "pv")] {
+        if !modes.iter().any(|mode| mode.name() == from) || !modes.iter().any(|mode| mode.name() == to) {
+            continue;
+        }
+        let script = format!(
+            "break guest_start\nbreak workload_main\ncontinue\nregisters\nmode {to}\nregisters\nmode\nmode {to}\n\
+             continue\nstep 2\nmode {from}\ncontinue\ninfo break\nmode {to}"
+        );
+        let common: &[&str] = if from == "emu" { &["--common-cpu"] } else { &[] };
+        let all = answers_with(find(from), "hello", &script, common);
+        let what = format!("{from} to {to}: {all:#?}");
+        assert_eq!(all[2]["data"]["symbol"], "guest_start", "{what}");
+        assert_eq!((&all[4]["ok"], &all[4]["data"]["mode"]), (&true.into(), &to.into()), "{what}");
+        assert!(all[4]["data"]["took_us"].as_f64().unwrap() > 0.0, "{what}");
+        assert_eq!(all[3]["data"]["general"], all[5]["data"]["general"], "{what}");
+        assert_eq!(all[6]["data"]["mode"], to, "{what}");
+        assert!(all[7]["text"].as_str().unwrap().contains("already"), "{what}");
+        assert_eq!(all[8]["data"]["symbol"], "workload_main", "{what}");
+        assert_eq!(all[9]["data"]["stopped"], "done", "{what}");
+        assert_eq!(all[10]["data"]["mode"], from, "{what}");
+        assert_eq!(all[11]["data"]["why"], "the guest switched off with status 0", "{what}");
+        let hits: Vec<_> = (0..2).map(|i| &all[12]["data"]["breakpoints"][i]["hits"]).collect();
+        assert_eq!(hits, [1, 1], "{what}");
+        assert_eq!(all[13]["ok"], false, "{what}");
+        let printed: String = all.iter().filter_map(|a| a["console"].as_str()).collect();
+        assert_eq!(printed.matches("Hello from a guest").count(), 1, "{what}");
+    }
+    if modes.len() > 1 {
+        let refused = &answers(find("emu"), "hello", "mode kvm")[0];
+        assert_eq!(refused["ok"], false, "{refused}");
+        assert!(
+            refused["text"].as_str().unwrap().starts_with("the guest cannot go on in kvm: "),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
+fn a_condition_lets_the_guest_pass_until_it_is_true() {
+    for mode in modes() {
+        // Each character that is printed goes out at one instruction.
+        let all = answers(
+            mode,
+            "hello",
+            "catch device uart16550\nbreak workload_main\ncontinue\ndelete 1\nbreak workload_main if $rip == 0\n\
+             break guest_start\ninfo break\nbreak workload_main if $rsp != 0 && byte[$rip] == byte[workload_main]\n\
+             restart\ncontinue\ncontinue\ninfo break\nbreak workload_main if qword[0x7fffffffffff]\nrestart\ncontinue\n\
+             continue",
+        );
+        let what = format!("{mode}: {all:#?}");
+        // The guest sets its console up first.
+        assert_eq!(all[2]["data"]["stopped"], "caught", "{what}");
+        assert!(all[6]["text"].as_str().unwrap().contains(" if $rip == 0x0, hits: 0"), "{what}");
+        assert_eq!(all[9]["data"]["symbol"], "guest_start", "{what}");
+        assert_eq!(all[10]["data"]["breakpoints"], serde_json::json!([2, 5]), "{what}");
+        let hits: Vec<_> = (0..4).map(|i| all[11]["data"]["breakpoints"][i]["hits"].as_u64()).collect();
+        assert_eq!(hits, [Some(1), Some(0), Some(1), Some(1)], "{what}");
+        // One that has no value stops, too.
+        assert_eq!(all[15]["data"]["breakpoints"], serde_json::json!([2, 5, 6]), "{what}");
+    }
+}
+
+#[test]
+fn events_of_the_guest_stop_it_in_every_mode() {
+    for mode in modes() {
+        let caught = |guest: &str, words: &str, kind: &str| {
+            let all =
+                answers(mode, guest, &format!("catch {words}\ncontinue\ncontinue\ninfo break\nregisters"));
+            let what = format!("{mode}, catch {words}: {all:#?}");
+            for answer in &all[1..3] {
+                assert_eq!(answer["data"]["stopped"], "caught", "{what}");
+                assert!(answer["data"]["event"].as_str().unwrap().starts_with(kind), "{what}");
+                assert_eq!(answer["data"]["catchpoints"], serde_json::json!([1]), "{what}");
+            }
+            assert_eq!(all[3]["data"]["catchpoints"][0]["hits"], 2, "{what}");
+            all
+        };
+        let all = caught("hello", "exit port-write 0x3f8", "port-write: out 0x3f8 (COM1), 0x");
+        // It stands right behind the instruction: OUT is one byte long, or two.
+        let script = "catch exit port-write 0x3f8\ncontinue\nx/2xb $rip - 2";
+        let bytes = answers(mode, "hello", script);
+        let text = bytes[2]["text"].as_str().unwrap();
+        assert!(text.contains("0xee") || text.contains("0xe6"), "{mode}: {text}\n{all:?}");
+        caught("hello", "device uart16550", "port-");
+        caught("page_fault", "exception 14", "exception: ");
+        caught("timer_interrupt", "interrupt", "interrupt: ");
+        caught("cr3_write", "cr-write 3", "cr-write: cr3 = 0x");
+        caught("control_registers", "cr-write", "cr-write: cr");
+        caught("hlt_wake", "exit halt", "halt: ");
+        caught("mmio_read", "exit mmio", "mmio-");
+        let wrong = answers(mode, "hello", "catch device nothing\ncatch rain\ncatch exit rain\ncontinue");
+        assert!(wrong[0]["text"].as_str().unwrap().contains("there are "), "{mode}: {wrong:?}");
+        assert!(wrong[..3].iter().all(|answer| answer["ok"] == false), "{mode}: {wrong:?}");
+        assert_eq!(wrong[3]["data"]["stopped"], "ended", "{mode}: {wrong:?}");
+        println!("{mode}: done");
+    }
+}
+
+#[test]
+fn a_deleted_catchpoint_and_steps_over_events() {
+    for mode in modes() {
+        let all =
+            answers(mode, "hello", "catch exit port\nstep 1000000\nstep\ninfo break\ndelete 1\ncontinue");
+        let what = format!("{mode}: {all:#?}");
+        assert_eq!(all[1]["data"]["stopped"], "caught", "{what}");
+        assert!(["done", "caught"].contains(&all[2]["data"]["stopped"].as_str().unwrap()), "{what}");
+        assert_eq!(all[5]["data"]["stopped"], "ended", "{what}");
     }
 }

@@ -145,7 +145,10 @@ fn gdb(mode: &str, commands: &[&str]) -> Option<String> {
         command.args(["-ex", line]);
     }
     match command.arg(&elf).stdin(Stdio::null()).output() {
-        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        // What 'monitor' is answered goes to standard error.
+        Ok(output) => Some(
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat(),
+        ),
         Err(error) => {
             eprintln!("skipped: gdb cannot be run: {error}");
             None
@@ -209,6 +212,46 @@ fn stock_gdb_watches_memory_and_sees_the_guests_end_in_every_mode() {
         };
         for word in ["Old value = 5", "New value = 0", "exited normally"] {
             assert!(said.contains(word), "{mode}: no '{word}' in:\n{said}");
+        }
+    }
+}
+
+#[test]
+fn stock_gdb_moves_a_guest_to_another_mode_and_catches_its_events() {
+    let modes = modes();
+    for (from, to) in [("pv", "kvm"), ("kvm", "emu"), ("pv", "emu"), ("kvm", "pv")] {
+        if !modes.contains(&from) || !modes.contains(&to) {
+            continue;
+        }
+        let move_there = format!("monitor mode {to}");
+        let Some(said) = gdb(
+            from,
+            &[
+                "break workload_main",
+                &move_there,
+                "continue",
+                "monitor mode",
+                "delete",
+                "monitor catch exit port-write 0x3f8",
+                "continue",
+                "monitor info break",
+                "monitor delete",
+                "continue",
+            ],
+        ) else {
+            return;
+        };
+        let moved = format!("the guest goes on in {to}; the move took ");
+        let there = format!("{to}: ");
+        for word in [
+            moved.as_str(),
+            there.as_str(),
+            "Breakpoint 1, 0x",
+            "Program received signal SIGTRAP",
+            "catch exit port-write 0x3f8, hits: 1",
+            "exited normally",
+        ] {
+            assert!(said.contains(word), "{from} to {to}: no '{word}' in:\n{said}");
         }
     }
 }

@@ -252,6 +252,45 @@ fn a_stock_kernel_reaches_user_space_under_kvm() {
     assert!(!emulated || told.lines().any(|line| line.ends_with(" syscall")), "{told}");
 }
 
+#[test]
+fn a_stock_kernel_boots_while_it_is_switched_between_emu_and_kvm() {
+    let Some((kernel, busybox)) = debian() else { return };
+    let emulated = match machine::availability(Mode::Kvm) {
+        Ok(caps) => caps.label.starts_with(EMULATED_SUPERVISOR),
+        Err(error) => {
+            println!("skipped: {error}");
+            return;
+        }
+    };
+    if emulated && std::env::var_os("TRIVISOR_LINUX_KVM").is_none() {
+        println!(
+            "skipped: this host's KVM emulates ring 0, where it takes minutes; TRIVISOR_LINUX_KVM does it"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let initrd = folder.path().join("initrd");
+    let lines = "busybox sha256sum /bin/busybox\nbusybox echo last line\nbusybox poweroff -f\n";
+    let busybox = std::fs::read(&busybox).unwrap();
+    std::fs::write(&initrd, Cpio::with_init(&busybox, lines)).unwrap();
+    let append = if emulated { format!("console=ttyS0 {SLOW_RING_0}") } else { "console=ttyS0".to_owned() };
+    let (kernel, initrd) = (kernel.to_str().unwrap(), initrd.to_str().unwrap());
+    let moves = ["--switch-every", "10ms", "--switch-among", "emu,kvm", "--json"];
+    let image = [&moves[..], &["--kernel", kernel, "--initrd", initrd, "--append", &append]].concat();
+    let output = run_in("emu", if emulated { "3600s" } else { "240s" }, &image);
+    let (printed, told) = (text(&output.stdout), text(&output.stderr));
+    println!("{told}");
+    assert!(output.status.success(), "{told}\n{printed}");
+    let digest: String = Sha256::digest(&busybox).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(printed.contains(&format!("{digest}  /bin/busybox")), "{printed}");
+    assert!(printed.contains("last line"), "{printed}");
+    let told: serde_json::Value = serde_json::from_str(told.trim_end()).unwrap();
+    assert_eq!(told["refused"].as_array().map(Vec::len), Some(0), "{told}");
+    for direction in told["moves"].as_array().unwrap() {
+        assert!(direction["count"].as_u64() > Some(10), "{told}");
+    }
+}
+
 /// What spares a kernel work where ring 0 is slow.
 const SLOW_RING_0: &str = "noxsave highres=off mitigations=off nowatchdog tsc=reliable no_timer_check \
     clearcpuid=59,129,137,141,151,297,308,580 cryptomgr.notests initcall_blacklist=trace_eval_init";

@@ -134,6 +134,29 @@ impl Bus {
         Ok(())
     }
 
+    /// The names of those that claimed something, each once.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        let all = self.port_claims.iter().map(|c| c.name).chain(self.mmio_claims.iter().map(|c| c.name));
+        let mut names: Vec<_> = all.collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The ports that `name` has claimed.
+    #[must_use]
+    pub fn ports_of(&self, name: &str) -> Vec<Port> {
+        let mine =
+            |index: u8| index.checked_sub(1).is_some_and(|i| self.port_claims[usize::from(i)].name == name);
+        (0..=u16::MAX).filter(|&port| mine(self.ports[usize::from(port)])).map(Port).collect()
+    }
+
+    /// The addresses that `name` has claimed: first and last of each stretch.
+    pub fn memory_of(&self, name: &str) -> impl Iterator<Item = RangeInclusive<u64>> {
+        self.mmio_claims.iter().filter(move |c| c.name == name).map(|c| c.start..=c.start + (c.size - 1))
+    }
+
     /// Reads a port. `width` is 1, 2 or 4 bytes.
     #[must_use]
     pub fn port_read(&self, port: Port, width: Width) -> u32 {

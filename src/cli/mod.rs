@@ -3,6 +3,7 @@
 //! Exit status: 0 for success, 1 for a failure (also a guest's), 2 for wrong usage, and after a signal 128 and its number:
 //! 130 after Ctrl-C, 143 after SIGTERM. Messages go to standard error in one sentence; results go to standard output. A
 //! reader of either that goes away ends a command without a word.
+mod account;
 mod bench;
 mod choices;
 mod debug;
@@ -20,6 +21,7 @@ mod report;
 mod run;
 mod screen;
 mod sites;
+mod switching;
 mod units;
 
 use crate::sys::membarrier;

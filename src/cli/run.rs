@@ -2,13 +2,16 @@
 use super::error::{CliError, interrupted, say};
 use super::guest::GuestArguments;
 use super::screen::{self, Display};
-use super::units;
+use super::switching::SwitchArguments;
+use super::{account, units};
 use crate::abi;
 use crate::debugger::view::sites;
-use crate::engine::{Cause, Engine, Interface};
+use crate::engine::{Engine, Interface};
 use crate::host::console;
 use crate::loader::Image;
-use crate::machine::{Capture, ConsoleInput, ConsoleSink, Limits, Machine, Outlet, Screen, Stop, Stream};
+use crate::machine::{
+    Capture, ConsoleInput, ConsoleSink, Journey, Limits, Machine, MachineError, Outlet, Screen, Stop, Stream,
+};
 use crate::snapshot::{self, Written};
 use crate::sys::signal;
 use crate::sys::terminal::KeyByKey;
@@ -31,6 +34,8 @@ use std::time::{Duration, Instant};
     trivisor run --bios bios-256k.bin --disk disk.img,ide       boots a disk; the console is the serial port\n  \
     trivisor run --save crc32.snap --save-after 500ms crc32\n  \
     trivisor run --restore crc32.snap --mode pv\n  \
+    trivisor run --switch-at 20ms=kvm,50ms=pv crc32             goes on in other modes\n  \
+    trivisor run --switch-every 10ms --switch-among emu,kvm crc32\n  \
     trivisor run --bios bios-256k.bin --vgabios vgabios-isavga.bin --disk disk.img,ide --screen\n\n\
     Ctrl-C ends the guest.\n\n\
     Exit status: 0 if the guest switched off with status 0 or, with --no-reboot, asked for a reset; 1 if it ended \
@@ -57,6 +62,11 @@ pub(super) struct RunArguments {
     /// Print what happened, by cause, to standard error
     #[arg(long)]
     stats: bool,
+    /// Print what is told at the end (--stats, moves between modes) as one JSON object, to standard error
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    switch: SwitchArguments,
     /// With --stats, let the translator count instructions, too: it is two or three times as slow then
     #[arg(long, requires = "stats")]
     count_instructions: bool,
@@ -66,7 +76,10 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
     if let Some(file) = &arguments.save {
         snapshot::can_be_saved(file)?;
     }
+    let itinerary = arguments.switch.itinerary()?;
     let (begin, mut spec) = arguments.guest.prepare()?;
+    // A snapshot's guest was told of its CPU before.
+    spec.common_cpu |= itinerary.is_some() && !begin.goes_on();
     spec.counts_instructions = arguments.count_instructions;
     // Whoever is not patched is told what that may have broken.
     let unpatched = spec.pair.engine == Engine::Direct && spec.pair.interface == Interface::None;
@@ -108,13 +121,19 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         input.connect(&machine, screen.clone());
         let display = screen.clone().filter(|_| live).map(Display::start).transpose();
         let display = display.map_err(to_host("cannot show the guest's screen"))?;
-        let stop = machine.run(&limits);
+        let mut journey = itinerary.clone().map(|it| Journey::new(it, machine.platform().clock().now()));
+        let stop = match &mut journey {
+            Some(journey) => machine.run_on_journey(&limits, journey, &mut |refusal| {
+                say(&format!("the guest cannot go on in {}: {}", refusal.to, refusal.reason));
+            }),
+            None => machine.run(&limits),
+        };
         drop(display);
         let saved = match (&stop, &arguments.save) {
             (Ok(Stop::Paused), Some(file)) => snapshot::save(&mut machine, file),
             _ => Ok(Written::default()),
         };
-        let stats = arguments.stats.then(|| stats(&machine, start.elapsed()));
+        let account = arguments.account(&machine, start.elapsed(), &stop, journey.as_ref());
         let rescues = machine.rescues();
         let disk_failures: Vec<_> = machine.pc().disk_failures().map(str::to_owned).collect();
         let left_alone = if unpatched { machine.sites() } else { None };
@@ -124,13 +143,11 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
             let text = serial.text() + &screen::lines(screen);
             io::stdout().write_all(text.as_bytes()).map_err(CliError::Output)?;
         }
-        if let Some(stats) = stats {
-            // Statistics that nobody can read are no failure of the run.
-            let _closed = io::stderr().write_all(stats.as_bytes());
-        }
+        // An account that nobody can read is no failure of the run.
+        let _closed = io::stderr().write_all(account.as_bytes());
         let ended_well = stop.as_ref().is_ok_and(|&stop| is_success(stop));
         // What went wrong is told in one sentence.
-        if ended_well && !arguments.stats && !rescues.is_empty() {
+        if ended_well && account.is_empty() && !rescues.is_empty() {
             say(&rescued(&rescues));
         }
         for failure in disk_failures {
@@ -174,6 +191,28 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
             }
             stop => return Ok(verdict(stop, arguments.guest.name())),
         }
+    }
+}
+
+impl RunArguments {
+    /// What is told at the end, as far as it was asked for.
+    fn account(
+        &self,
+        machine: &Machine,
+        wall: Duration,
+        stop: &Result<Stop, MachineError>,
+        journey: Option<&Journey>,
+    ) -> String {
+        let refusals = journey.map(Journey::refusals).unwrap_or_default();
+        if self.json {
+            let stop = stop.as_ref().map_or_else(ToString::to_string, |stop| format!("{stop:?}"));
+            return account::json(machine, wall, &stop, machine.moves(), refusals);
+        }
+        let mut text = if self.stats { account::stats(machine, wall) } else { String::new() };
+        if journey.is_some() {
+            text.push_str(&account::moves(machine.moves(), refusals));
+        }
+        text
     }
 }
 
@@ -243,7 +282,9 @@ pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
         ),
         Stop::Timeout => failed("stopped, because --timeout was over"),
         Stop::Interrupted => interrupted(|by| format!("{name}: stopped by {by}")),
-        Stop::Breakpoint(_) | Stop::Stepped => failed("stopped for a debugger that is not there"),
+        Stop::Breakpoint(_) | Stop::Caught(_) | Stop::Stepped => {
+            failed("stopped for a debugger that is not there")
+        }
     }
 }
 
@@ -261,40 +302,4 @@ fn rescued(rescues: &[(String, u64)]) -> String {
         "the host's KVM could not execute {total} {noun}, so trivisor executed {pronoun}: {}",
         named.join(", ")
     )
-}
-
-/// What happened, by cause, a line each.
-fn stats(machine: &Machine, wall: Duration) -> String {
-    let caps = machine.caps();
-    let platform = machine.platform();
-    // Of all CPUs together.
-    let count = |cause| platform.vcpus().map(|id| platform.counters(id).get(cause)).sum::<u64>();
-    let mut text = format!(
-        "mode {}: engine {}, interface {}, {}\n{:>16}  {:.3} s\n",
-        machine.pair(),
-        caps.engine,
-        machine.pair().interface.name(),
-        caps.label,
-        "wall time",
-        wall.as_secs_f64()
-    );
-    for cause in Cause::ALL {
-        let count = count(cause);
-        if count > 0 {
-            text.push_str(&format!("{:>16}  {count}\n", cause.name()));
-        }
-        if cause == Cause::Rescue {
-            for (instruction, count) in machine.rescues() {
-                text.push_str(&format!("{:>16}    {count} {instruction}\n", ""));
-            }
-        }
-    }
-    let (cycles, translated) = (count(Cause::TranslateCycles), count(Cause::Translate));
-    if cycles > 0 && translated > 0 {
-        text.push_str(&format!(
-            "translating one guest instruction took {} cycles of the host's TSC\n",
-            cycles / translated
-        ));
-    }
-    text
 }

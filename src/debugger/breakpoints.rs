@@ -1,6 +1,8 @@
-//! The breakpoints that a person has set, numbered as they came.
+//! The breakpoints and catchpoints that a person has set, numbered as they came.
+use super::condition::Condition;
 use crate::arch::Gva;
-use serde::Serialize;
+use crate::engine::{Catch, Event};
+use serde::{Serialize, Serializer};
 
 /// One breakpoint.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -12,35 +14,65 @@ pub struct Breakpoint {
     pub at: Gva,
     /// As it was written.
     pub written: String,
+    /// It stops the guest only if this is true.
+    #[serde(serialize_with = "condition")]
+    pub condition: Option<Condition>,
     /// How often it was met.
     pub hits: u64,
+}
+
+fn condition<S: Serializer>(condition: &Option<Condition>, to: S) -> Result<S::Ok, S::Error> {
+    condition.as_ref().map(ToString::to_string).serialize(to)
+}
+
+/// Events that stop the guest.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Catchpoint {
+    /// As a breakpoint's.
+    pub number: u32,
+    /// As it was written.
+    pub written: String,
+    /// How often it was met.
+    pub hits: u64,
+    /// What is caught.
+    #[serde(skip)]
+    pub filters: Vec<Catch>,
 }
 
 /// All breakpoints of a session.
 #[derive(Debug, Default)]
 pub struct Breakpoints {
     list: Vec<Breakpoint>,
+    catches: Vec<Catchpoint>,
     made: u32,
 }
 
 impl Breakpoints {
     /// Adds one; the same address twice gives two, as each may be deleted on its own.
-    pub fn add(&mut self, at: Gva, written: String) -> &Breakpoint {
+    pub fn add(&mut self, at: Gva, written: String, condition: Option<Condition>) -> &Breakpoint {
         self.made += 1;
-        self.list.push(Breakpoint { number: self.made, at, written, hits: 0 });
+        self.list.push(Breakpoint { number: self.made, at, written, condition, hits: 0 });
         &self.list[self.list.len() - 1]
+    }
+
+    /// Adds a catchpoint; its number.
+    pub fn add_catch(&mut self, written: String, filters: Vec<Catch>) -> u32 {
+        self.made += 1;
+        self.catches.push(Catchpoint { number: self.made, written, hits: 0, filters });
+        self.made
     }
 
     /// Removes number `number`; whether there was one.
     pub fn remove(&mut self, number: u32) -> bool {
-        let before = self.list.len();
+        let before = self.list.len() + self.catches.len();
         self.list.retain(|b| b.number != number);
-        self.list.len() < before
+        self.catches.retain(|c| c.number != number);
+        self.list.len() + self.catches.len() < before
     }
 
     /// Removes all; how many there were.
     pub fn clear(&mut self) -> usize {
-        std::mem::take(&mut self.list).len()
+        std::mem::take(&mut self.list).len() + std::mem::take(&mut self.catches).len()
     }
 
     /// In the order in which they were set.
@@ -49,18 +81,23 @@ impl Breakpoints {
         &self.list
     }
 
-    /// Whether one stands at `at`.
+    /// The catchpoints, in the order in which they were set.
     #[must_use]
-    pub fn contains(&self, at: Gva) -> bool {
-        self.list.iter().any(|b| b.at == at)
+    pub fn catches(&self) -> &[Catchpoint] {
+        &self.catches
     }
 
-    /// Counts a meeting at `at`; the numbers that stand there.
-    pub fn hit(&mut self, at: Gva) -> Vec<u32> {
-        let met = self.list.iter_mut().filter(|b| b.at == at);
-        met.map(|b| {
-            b.hits += 1;
-            b.number
+    /// Counts a meeting of these.
+    pub fn count(&mut self, numbers: &[u32]) {
+        self.list.iter_mut().filter(|b| numbers.contains(&b.number)).for_each(|b| b.hits += 1);
+    }
+
+    /// Counts an event; the numbers of the catchpoints whose it is.
+    pub fn hit_catches(&mut self, event: &Event) -> Vec<u32> {
+        let met = self.catches.iter_mut().filter(|c| c.matches(event));
+        met.map(|c| {
+            c.hits += 1;
+            c.number
         })
         .collect()
     }
@@ -82,22 +119,21 @@ mod tests {
     #[test]
     fn numbers_are_not_used_twice() {
         let mut breakpoints = Breakpoints::default();
-        assert_eq!(breakpoints.add(Gva(1), "1".into()).number, 1);
-        assert_eq!(breakpoints.add(Gva(2), "2".into()).number, 2);
+        assert_eq!(breakpoints.add(Gva(1), "1".into(), None).number, 1);
+        assert_eq!(breakpoints.add_catch("2".into(), vec![]), 2);
         assert!(breakpoints.remove(2));
         assert!(!breakpoints.remove(2));
-        assert_eq!(breakpoints.add(Gva(2), "2".into()).number, 3);
+        assert_eq!(breakpoints.add(Gva(2), "2".into(), None).number, 3);
     }
 
     #[test]
     fn an_engine_is_told_each_address_once() {
         let mut breakpoints = Breakpoints::default();
-        breakpoints.add(Gva(9), "a".into());
-        breakpoints.add(Gva(2), "b".into());
-        breakpoints.add(Gva(9), "c".into());
+        breakpoints.add(Gva(9), "a".into(), None);
+        breakpoints.add(Gva(2), "b".into(), None);
+        breakpoints.add(Gva(9), "c".into(), None);
         assert_eq!(breakpoints.addresses(&[Gva(2), Gva(4)]), [Gva(2), Gva(4), Gva(9)]);
-        assert_eq!(breakpoints.hit(Gva(9)), [1, 3]);
-        assert_eq!(breakpoints.list()[0].hits, 1);
-        assert_eq!(breakpoints.hit(Gva(4)), [0_u32; 0]);
+        breakpoints.count(&[1, 3]);
+        assert_eq!(breakpoints.list().iter().map(|b| b.hits).collect::<Vec<_>>(), [1, 0, 1]);
     }
 }

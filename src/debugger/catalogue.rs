@@ -9,6 +9,7 @@ pub(super) enum Verb {
     Until,
     Finish,
     Break,
+    Catch,
     Delete,
     Info,
     Registers,
@@ -69,8 +70,14 @@ pub(super) const ROWS: &[Row] = rows! {
     Until "until" ["u", "advance"] "until ADDR", "Run until ADDR, or until something else stops the guest.",
         "until guest_start+0x20";
     Finish "finish" ["fin"] "finish", "Run until this function returns to its caller, and show RAX.", "finish";
-    Break "break" ["b", "br"] "break ADDR", "Stop before the instruction at ADDR. Alone it lists the breakpoints.",
-        "break workload_main";
+    Break "break" ["b", "br"] "break ADDR [if CONDITION]",
+        "Stop before the instruction at ADDR, if CONDITION is true there: comparisons (== != < <= > >=, unsigned) of registers, \
+         symbols, numbers, characters and memory (byte, word, dword or qword[ADDR]), with && and || between. Alone it lists \
+         the breakpoints.", "break workload_main if $rdi > 3";
+    Catch "catch" [] "catch exit|interrupt|exception|cr-write|device [WHICH]",
+        "Stop behind an instruction that makes such an event, or at the handler that it enters. 'exit CAUSE [WHICH]': CAUSE is a \
+         word of the trace (port-write, mmio, msr, cpuid, halt), WHICH a port, address, MSR or leaf. Else WHICH is a vector, the \
+         number of a control register, or the name of a device.", "catch exit port-write 0x3f8";
     Delete "delete" ["d", "del"] "delete [NUMBER]", "Delete a breakpoint, or all.", "delete 1";
     Info "info" ["i"] "info break|registers", "List the breakpoints, or show the registers.", "info break";
     Registers "registers" ["r", "regs"] "registers [all|segments|control|debug|msr|xmm|NAME]",
@@ -100,7 +107,9 @@ pub(super) const ROWS: &[Row] = rows! {
     Backtrace "backtrace" ["bt", "where"] "backtrace",
         "Show the callers, as far as prologues, frame pointers and return addresses tell.", "backtrace";
     Symbols "symbols" ["sym"] "symbols [PATTERN]", "List symbols whose name holds PATTERN.", "symbols console";
-    Mode "mode" [] "mode", "Say who executes the guest, and what this mode can do here.", "mode";
+    Mode "mode" [] "mode [emu|pv|kvm]",
+        "Say who executes the guest, and what this mode can do here; or let the guest go on in another mode. Breakpoints stay.",
+        "mode kvm";
     Restart "restart" [] "restart", "Start the guest anew; breakpoints stay.", "restart";
     Save "save" [] "save FILE", "Write the whole machine to FILE: a snapshot, for restore and for 'trivisor run --restore'.", "save before.snap";
     Restore "restore" [] "restore FILE",

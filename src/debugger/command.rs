@@ -1,10 +1,13 @@
 //! A line of text becomes a typed command.
 use super::catalogue::{self, Verb};
+use super::catching::CatchRequest;
+use super::condition::Condition;
 use super::expression::{Expression, ExpressionError, parse_number};
 use super::memory::Space;
 use super::view::memory::{Format, Shape, Unit};
 use super::view::registers::Group;
 use super::view::sites::Order;
+use crate::engine::Mode;
 
 /// An address and what kind it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +43,19 @@ pub enum Command {
     /// Run to the caller.
     Finish,
     /// Set a breakpoint.
-    Break(Expression),
+    Break {
+        /// Where.
+        at: Expression,
+        /// It stops the guest only if this is true.
+        condition: Option<Condition>,
+    },
+    /// Stop at events.
+    Catch {
+        /// Which.
+        request: CatchRequest,
+        /// As it was written.
+        written: String,
+    },
     /// Delete one breakpoint or all.
     Delete(Option<u32>),
     /// List breakpoints.
@@ -95,8 +110,8 @@ pub enum Command {
     Backtrace,
     /// Symbols.
     Symbols(String),
-    /// What mode it is.
-    Mode,
+    /// What mode it is; or go on in this one.
+    Mode(Option<Mode>),
     /// Start anew.
     Restart,
     /// Write a snapshot to this file.
@@ -178,7 +193,11 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Finish => none(rest, Command::Finish)?,
         Verb::Break if rest.is_empty() => Command::Breakpoints,
         // GDB marks addresses by an asterisk.
-        Verb::Break => Command::Break(address(rest.strip_prefix('*').unwrap_or(rest))?),
+        Verb::Break => breakpoint(rest.strip_prefix('*').unwrap_or(rest))?,
+        Verb::Catch => Command::Catch {
+            request: CatchRequest::parse(rest, |word| parse_number(word).map_err(|error| error.to_string()))?,
+            written: rest.split_whitespace().collect::<Vec<_>>().join(" "),
+        },
         Verb::Delete if rest.is_empty() => Command::Delete(None),
         Verb::Delete => Command::Delete(Some(
             rest.parse().map_err(|_| format!("'{rest}' is not the number of a breakpoint"))?,
@@ -198,13 +217,21 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Idt => none(rest, Command::Idt)?,
         Verb::Backtrace => none(rest, Command::Backtrace)?,
         Verb::Symbols => Command::Symbols(rest.to_owned()),
-        Verb::Mode => none(rest, Command::Mode)?,
+        Verb::Mode => Command::Mode(mode(rest)?),
         Verb::Restart => none(rest, Command::Restart)?,
         Verb::Save => Command::Save(file(rest)?),
         Verb::Restore => Command::Restore(file(rest)?),
         Verb::Help => Command::Help((!rest.is_empty()).then(|| rest.to_owned())),
         Verb::Quit => none(rest, Command::Quit)?,
     })
+}
+
+fn mode(rest: &str) -> Result<Option<Mode>, String> {
+    let known = Mode::ALL.into_iter().find(|mode| mode.name() == rest);
+    match known {
+        None if !rest.is_empty() => Err(format!("'{rest}' is no mode: emu, pv and kvm are")),
+        known => Ok(known),
+    }
 }
 
 /// The name of a file, which may have blanks in it.
@@ -236,6 +263,17 @@ fn count(rest: &str) -> Result<u64, String> {
 fn address(text: &str) -> Result<Expression, String> {
     let (expression, rest) = front(text)?;
     if rest.is_empty() { Ok(expression) } else { Err(format!("'{rest}' is too much")) }
+}
+
+fn breakpoint(rest: &str) -> Result<Command, String> {
+    let (at, rest) = front(rest)?;
+    let condition =
+        match rest.strip_prefix("if").filter(|rest| rest.starts_with(|c: char| !c.is_alphanumeric())) {
+            Some(text) => Some(Condition::parse(text).map_err(|error| error.to_string())?),
+            None if rest.is_empty() => None,
+            None => return Err(format!("'{rest}' is too much")),
+        };
+    Ok(Command::Break { at, condition })
 }
 
 fn front(text: &str) -> Result<(Expression, &str), String> {
@@ -372,13 +410,17 @@ mod tests {
         assert_eq!(one("s"), Command::Step(1));
         assert_eq!(one("step 0x10"), Command::Step(16));
         assert_eq!(one("  N   2 "), Command::Next(2));
-        assert_eq!(one("b *0x1000"), Command::Break(number(0x1000)));
+        assert_eq!(one("b *0x1000"), Command::Break { at: number(0x1000), condition: None });
+        let condition = Some(Condition::parse("$rax == 1").unwrap());
+        assert_eq!(one("b 0x1000 if $rax == 1"), Command::Break { at: number(0x1000), condition });
+        assert!(matches!(one("catch exit port"), Command::Catch { .. }));
         assert_eq!(one("b"), Command::Breakpoints);
         assert_eq!(one("info b"), Command::Breakpoints);
         assert_eq!(one("i r all"), Command::Registers(Group::All));
         assert_eq!(one("r"), Command::Registers(Group::General));
         assert_eq!(one("r $RAX"), Command::Register("rax".into()));
         assert_eq!(one("delete 3"), Command::Delete(Some(3)));
+        assert_eq!((one("mode"), one("mode pv")), (Command::Mode(None), Command::Mode(Some(Mode::Pv))));
         assert_eq!(parse(""), Ok(None));
         assert_eq!(parse("# a comment"), Ok(None));
     }
@@ -422,10 +464,14 @@ mod tests {
         assert!(error("st").contains("step or stats"), "{}", error("st"));
         assert_eq!(error("step 0"), "'0' is not a count; the syntax is 'step [N]', for instance 'step 3'");
         assert!(error("break 1 2").starts_with("'2' is too much"));
+        assert!(error("break 1 if").starts_with("'if' is too much"));
+        assert!(error("break 1 if ").starts_with("'if' is too much"));
+        assert!(error("break 1 if $rax = 2").starts_with("'= 2' is no comparison"));
         assert!(error("x/4z 0").starts_with("'z' is neither a format nor a size"));
         assert!(error("walk").starts_with("an address is missing"));
         assert!(error("trace perhaps").starts_with("'perhaps' is neither"));
         assert!(error("set = 4").starts_with("a register's name"));
+        assert!(error("mode xen").starts_with("'xen' is no mode"));
     }
 
     proptest! {

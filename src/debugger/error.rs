@@ -1,7 +1,9 @@
 //! What a person is told when a command cannot be done: one sentence; the session goes on.
 use super::command::ParseError;
+use super::condition::UndecidedError;
 use super::expression::EvaluateError;
-use crate::machine::MachineError;
+use crate::engine::Mode;
+use crate::machine::{MachineError, MoveError};
 use crate::snapshot::SnapshotError;
 
 /// Why a command was not done.
@@ -22,12 +24,31 @@ pub enum DebuggerError {
     /// `set` on a register that it does not change.
     #[error("${0} cannot be set; general registers, $rip and $rflags can")]
     Fixed(String),
+    /// The guest stays in its mode.
+    #[error("the guest cannot go on in {to}: {reason}")]
+    Move {
+        /// Where it was to go.
+        to: Mode,
+        /// Why it cannot.
+        reason: MoveError,
+    },
     /// The guest does not run any more.
     #[error("{0}; 'restart' starts it again")]
     Ended(String),
     /// No breakpoint has this number.
     #[error("there is no breakpoint {0}; 'info break' lists them")]
     NoBreakpoint(u32),
+    /// A condition has no value.
+    #[error(transparent)]
+    Undecided(#[from] UndecidedError),
+    /// No device has this name.
+    #[error("there is no device '{name}'; there are {names}")]
+    NoDevice {
+        /// The one that was asked for.
+        name: String,
+        /// Those that there are.
+        names: String,
+    },
     /// More was asked for than a person can read.
     #[error("{what} {asked} is more than one command shows; at most {most}")]
     TooMuch {

@@ -6,7 +6,9 @@
 //! Looking changes nothing: page tables are walked without setting bits, and device memory is never read.
 pub mod breakpoints;
 mod catalogue;
+mod catching;
 pub mod command;
+pub mod condition;
 mod error;
 pub mod events;
 pub mod expression;
@@ -14,6 +16,7 @@ pub mod gdb;
 mod inspection;
 pub mod memory;
 mod motion;
+mod moving;
 pub mod registers;
 pub mod session;
 pub mod symbols;

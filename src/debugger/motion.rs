@@ -14,6 +14,7 @@ use crate::arch::{Activity, CpuState, Gva};
 use crate::machine::Stop;
 use iced_x86::{FlowControl, Instruction, Mnemonic};
 use serde_json::json;
+use std::time::Instant;
 
 /// Why a command came back to the prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,6 +23,8 @@ enum Outcome {
     Done,
     /// It met breakpoints.
     Breakpoints(Vec<u32>),
+    /// It made an event that these catch; in words.
+    Caught(Vec<u32>, String),
     /// Ctrl-C.
     Interrupted,
     /// The time limit.
@@ -65,7 +68,7 @@ impl Session {
                 return Ok(Outcome::Interrupted);
             }
             let state = self.machine.state()?;
-            let met = self.breakpoints.hit(Gva(linear_rip(&state)));
+            let met = self.meet(Gva(linear_rip(&state)));
             if !met.is_empty() {
                 return Ok(Outcome::Breakpoints(met));
             }
@@ -138,6 +141,10 @@ impl Session {
                 let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
                 ("breakpoint", format!("breakpoint {}\n", list.join(", ")))
             }
+            Outcome::Caught(numbers, what) => {
+                let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
+                ("caught", format!("catchpoint {}, {what}\n", list.join(", ")))
+            }
             Outcome::Interrupted => ("interrupted", "stopped by Ctrl-C\n".to_owned()),
             Outcome::Timeout => ("timeout", "stopped, because --timeout was over\n".to_owned()),
             Outcome::Ended(why) => {
@@ -150,8 +157,13 @@ impl Session {
         let mut reply = Reply::view(&place);
         reply.text = format!("{head}{place}");
         reply.data["stopped"] = json!(reason);
-        if let Outcome::Breakpoints(numbers) = outcome {
-            reply.data["breakpoints"] = json!(numbers);
+        match outcome {
+            Outcome::Breakpoints(numbers) => reply.data["breakpoints"] = json!(numbers),
+            Outcome::Caught(numbers, what) => {
+                reply.data["catchpoints"] = json!(numbers);
+                reply.data["event"] = json!(what);
+            }
+            _ => {}
         }
         Ok(reply)
     }
@@ -182,13 +194,30 @@ impl Session {
     }
 
     fn run(&mut self) -> Result<Outcome, DebuggerError> {
-        let stop = self.run_machine()?;
-        Ok(self.outcome(stop))
+        let start = Instant::now();
+        loop {
+            let stop = self.run_machine()?;
+            match self.outcome(stop) {
+                // No condition is true here.
+                Outcome::Breakpoints(met) if met.is_empty() => {}
+                outcome => return Ok(outcome),
+            }
+            if let Some(ended) = self.is_enough(start) {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Whether a command that began at `start` has run for long enough, where runs are too short to notice that.
+    fn is_enough(&self, start: Instant) -> Option<Outcome> {
+        let late = self.limits.timeout.is_some_and(|timeout| start.elapsed() >= timeout);
+        if (self.interrupted)() { Some(Outcome::Interrupted) } else { late.then_some(Outcome::Timeout) }
     }
 
     /// Runs the machine, and takes notice if breakpoints make that the interpreter's work.
     fn run_machine(&mut self) -> Result<Stop, DebuggerError> {
-        if !self.told.is_empty() && self.machine.breakpoints_are_interpreted() {
+        let breakpoints = !self.told.is_empty() && self.machine.breakpoints_are_interpreted();
+        if breakpoints || self.machine.catches_are_interpreted() {
             self.interpreted = true;
             self.sought = true;
         }
@@ -207,13 +236,18 @@ impl Session {
     }
 
     fn run_to_told(&mut self, target: Gva, above: Option<u64>) -> Result<Outcome, DebuggerError> {
+        let start = Instant::now();
         loop {
             let stop = self.run_machine()?;
-            if stop != Stop::Breakpoint(target) {
-                return Ok(self.outcome(stop));
+            let outcome = self.outcome(stop);
+            if !matches!(&outcome, Outcome::Breakpoints(met) if met.is_empty()) {
+                return Ok(outcome);
             }
-            if self.breakpoints.contains(target) {
-                return Ok(self.outcome(stop));
+            if let Some(ended) = self.is_enough(start) {
+                return Ok(ended);
+            }
+            if stop != Stop::Breakpoint(target) {
+                continue;
             }
             let state: CpuState = self.machine.state()?;
             if above.is_none_or(|rsp| linear_rsp(&state) >= rsp) {
@@ -225,7 +259,11 @@ impl Session {
     fn outcome(&mut self, stop: Stop) -> Outcome {
         match stop {
             Stop::Stepped | Stop::Paused => Outcome::Done,
-            Stop::Breakpoint(at) => Outcome::Breakpoints(self.breakpoints.hit(at)),
+            Stop::Breakpoint(at) => Outcome::Breakpoints(self.meet(at)),
+            Stop::Caught(event) => {
+                let (numbers, what) = self.caught(&event);
+                Outcome::Caught(numbers, what)
+            }
             Stop::Interrupted => Outcome::Interrupted,
             Stop::Timeout => Outcome::Timeout,
             // isa-debug-exit makes (value << 1) | 1 of what the guest wrote.

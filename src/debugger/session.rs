@@ -4,18 +4,19 @@
 use super::breakpoints::Breakpoints;
 use super::catalogue;
 use super::command::{self, Command, ParseError};
+use super::condition::Condition;
 use super::error::DebuggerError;
 use super::events::EventLog;
 use super::expression::{Expression, Names};
 use super::inspection::Examining;
 use super::memory::{GuestMemory, linear_rip};
+use super::moving::own_way;
 use super::registers;
 use super::symbols::{SymbolError, Symbols};
 use super::unwind;
 use super::view::{Hex, location, paging, stats, tables};
 use crate::arch::{Activity, CpuState, Gva};
-use crate::engine::{Engine, Interface, Pair};
-use crate::machine::{BOOT_CPU, Limits, Machine, MachineError};
+use crate::machine::{BOOT_CPU, Limits, Machine};
 use crate::snapshot::{self, Snapshot, SnapshotError};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -95,7 +96,7 @@ impl std::fmt::Debug for Session {
 }
 
 /// Names in expressions.
-struct Scope<'a> {
+pub(super) struct Scope<'a> {
     state: &'a CpuState,
     cr8: u8,
     symbols: &'a Symbols,
@@ -185,7 +186,8 @@ impl Session {
             Command::Continue => self.go_on(),
             Command::Until(at) => self.until(at),
             Command::Finish => self.finish(),
-            Command::Break(at) => self.set_breakpoint(at),
+            Command::Break { at, condition } => self.set_breakpoint(at, condition.as_ref()),
+            Command::Catch { request, written } => self.catch(request, written),
             Command::Delete(number) => self.delete(*number),
             Command::Breakpoints => Ok(self.list_breakpoints()),
             Command::Registers(group) => self.registers(*group),
@@ -216,7 +218,8 @@ impl Session {
                 Ok(Reply::view(&unwind::backtrace(&self.memory(&state), &self.symbols, &state)))
             }
             Command::Symbols(pattern) => Ok(self.list_symbols(pattern)),
-            Command::Mode => self.mode(),
+            Command::Mode(None) => self.mode(),
+            Command::Mode(Some(mode)) => self.move_to(*mode),
             Command::Restart => self.restart(),
             Command::Save(file) => self.save(file),
             Command::Restore(file) => self.restore(file),
@@ -232,7 +235,12 @@ impl Session {
     pub(super) fn evaluate(&mut self, expression: &Expression) -> Result<u64, DebuggerError> {
         let state = self.machine.state()?;
         let cr8 = self.machine.platform().cr8(BOOT_CPU);
-        Ok(expression.evaluate(&Scope { state: &state, cr8, symbols: &self.symbols })?)
+        Ok(expression.evaluate(&self.scope(&state, cr8))?)
+    }
+
+    /// What names in expressions stand for.
+    pub(super) fn scope<'a>(&'a self, state: &'a CpuState, cr8: u8) -> Scope<'a> {
+        Scope { state, cr8, symbols: &self.symbols }
     }
 
     /// Where the guest stands.
@@ -246,17 +254,22 @@ impl Session {
         Ok(location::show(&self.code(&state, &marks, &[]), linear_rip(&state), halted))
     }
 
-    fn set_breakpoint(&mut self, at: &Expression) -> Result<Reply, DebuggerError> {
+    fn set_breakpoint(
+        &mut self,
+        at: &Expression,
+        condition: Option<&Condition>,
+    ) -> Result<Reply, DebuggerError> {
         let address = Gva(self.evaluate(at)?);
         let written = at.to_string();
-        let number = self.breakpoints.add(address, written).number;
+        let number = self.breakpoints.add(address, written, condition.cloned()).number;
         if let Err(error) = self.tell_breakpoints(&[]) {
             self.breakpoints.remove(number);
             return Err(error);
         }
         let label = self.symbols.label(address.0);
         let place = label.as_ref().map(|l| format!(" <{l}>")).unwrap_or_default();
-        let mut reply = Reply::said(format!("breakpoint {number} at {address}{place}"));
+        let when = condition.map(|condition| format!(" if {condition}")).unwrap_or_default();
+        let mut reply = Reply::said(format!("breakpoint {number} at {address}{place}{when}"));
         reply.data = json!({"number": number, "at": Hex(address.0), "symbol": label});
         if self.machine.breakpoints_are_interpreted() {
             self.note_interpreter(&mut reply);
@@ -275,6 +288,7 @@ impl Session {
             },
         };
         self.tell_breakpoints(&[])?;
+        self.tell_catches();
         Ok(Reply::said(text))
     }
 
@@ -282,8 +296,8 @@ impl Session {
     pub(super) fn note_interpreter(&mut self, reply: &mut Reply) {
         if !std::mem::replace(&mut self.noted, true) {
             let note = format!(
-                "note: breakpoints are looked for by the interpreter: while there are any, and in until, next and \
-                 finish, the guest does not run {}",
+                "note: breakpoints, and some events that are caught, are looked for by the interpreter: while there are \
+                 any, and in until, next and finish, the guest does not run {}",
                 own_way(self.machine.pair())
             );
             reply.text.push_str(&format!("\n{note}"));
@@ -292,58 +306,26 @@ impl Session {
     }
 
     fn list_breakpoints(&self) -> Reply {
-        let list = self.breakpoints.list();
-        let mut text = String::from("there are no breakpoints; 'break ADDR' sets one");
-        if !list.is_empty() {
-            let lines = list.iter().map(|b| {
+        let (list, catches) = (self.breakpoints.list(), self.breakpoints.catches());
+        let mut lines: Vec<_> = list
+            .iter()
+            .map(|b| {
                 let label = self.symbols.label(b.at.0).map(|l| format!(" <{l}>")).unwrap_or_default();
-                format!("{:>3}  {}{label}  {}, hits: {}", b.number, b.at, b.written, b.hits)
-            });
-            text = lines.collect::<Vec<_>>().join("\n");
+                let when = b.condition.as_ref().map(|c| format!(" if {c}")).unwrap_or_default();
+                (b.number, format!("{:>3}  {}{label}  {}{when}, hits: {}", b.number, b.at, b.written, b.hits))
+            })
+            .chain(
+                catches
+                    .iter()
+                    .map(|c| (c.number, format!("{:>3}  catch {}, hits: {}", c.number, c.written, c.hits))),
+            )
+            .collect();
+        lines.sort();
+        let mut text = String::from("there are no breakpoints; 'break ADDR' sets one");
+        if !lines.is_empty() {
+            text = lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>().join("\n");
         }
-        Reply { data: json!({"breakpoints": list}), ..Reply::said(text) }
-    }
-
-    fn mode(&mut self) -> Result<Reply, DebuggerError> {
-        let pair = self.machine.pair();
-        // Telling the engine of the breakpoints that it already has shows whether it takes any.
-        self.told.clear();
-        let debug = match self.tell_breakpoints(&[]) {
-            Ok(()) => true,
-            Err(DebuggerError::Machine(MachineError::NoDebug(_))) => false,
-            Err(error) => return Err(error),
-        };
-        let interpreted = self.machine.breakpoints_are_interpreted();
-        let own = self.machine.has_own_way();
-        let caps = self.machine.caps();
-        let what = match (pair.engine, pair.interface) {
-            (Engine::Emu, _) => "full emulation",
-            (Engine::Direct, Interface::None) => "trap-and-emulate: the guest runs natively as it is",
-            (Engine::Direct, _) => "paravirtualization: the guest is patched and runs natively",
-            (Engine::Kvm, _) => "hardware-assisted virtualization through KVM",
-        };
-        let ability = match (debug, interpreted) {
-            (false, _) => "it cannot step or stop at breakpoints".to_owned(),
-            (true, true) => format!(
-                "it steps and stops at breakpoints, both by the interpreter: the guest does not run {} then",
-                own_way(pair)
-            ),
-            (true, false) if own => {
-                "it stops at breakpoints by itself, and steps by the interpreter".to_owned()
-            }
-            (true, false) => "it steps and stops at breakpoints".to_owned(),
-        };
-        let text = format!(
-            "{pair}: {what}; engine {}, interface {}, {}; {ability}",
-            caps.engine,
-            pair.interface.name(),
-            caps.label
-        );
-        let data = json!({
-            "mode": pair.to_string(), "engine": caps.engine, "interface": pair.interface.name(), "label": caps.label,
-            "debug": debug, "breakpoints_interpreted": interpreted,
-        });
-        Ok(Reply { data, ..Reply::said(text) })
+        Reply { data: json!({"breakpoints": list, "catchpoints": catches}), ..Reply::said(text) }
     }
 
     fn restart(&mut self) -> Result<Reply, DebuggerError> {
@@ -379,20 +361,12 @@ impl Session {
         self.told.clear();
         self.events.clear();
         self.interpreted = false;
+        self.tell_catches();
         if !self.breakpoints.list().is_empty() {
             self.tell_breakpoints(&[])?;
         }
         let place = self.location()?;
         Ok(Reply { text: format!("{how}\n{place}"), ..Reply::view(&place) })
-    }
-}
-
-/// How a guest is executed when no one looks.
-pub(super) fn own_way(pair: Pair) -> &'static str {
-    match pair.engine {
-        Engine::Emu => "by the translator",
-        Engine::Direct => "natively",
-        Engine::Kvm => "in KVM",
     }
 }
 

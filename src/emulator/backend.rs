@@ -129,13 +129,6 @@ impl Core {
             Self::Single(single) => single,
         }
     }
-
-    fn flush(&mut self) {
-        match self {
-            Self::Translator(translator) => translator.flush(),
-            Self::Single(single) => single.flush(),
-        }
-    }
 }
 
 struct EmuVcpu {
@@ -160,8 +153,11 @@ impl Vcpu for EmuVcpu {
             if outcome == Outcome::TripleFault {
                 return Ok(Exit::TripleFault);
             }
-            // Instructions are counted and breakpoints looked at only by the interpreter.
-            let plain = self.breakpoints.is_empty() && platform.clock().source() == ClockSource::Real;
+            // Instructions are counted and breakpoints looked at only by the interpreter, which also comes out right behind the
+            // instruction that made an event.
+            let plain = self.breakpoints.is_empty()
+                && !platform.trace().catches()
+                && platform.clock().source() == ClockSource::Real;
             let ended = match &mut self.core {
                 Core::Translator(translator) if plain => translator.run(&mut self.state, platform)?,
                 core => core.single().run(&mut self.state, platform, &self.breakpoints, &mut fresh)?,
@@ -182,7 +178,8 @@ impl Vcpu for EmuVcpu {
 
     fn load(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.state = state.clone();
-        self.core.flush();
+        // Whoever changes code tells its map.
+        self.core.single().forget_translations();
         Ok(())
     }
 

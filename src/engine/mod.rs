@@ -11,6 +11,7 @@
 //!
 //! [`Platform::at_boundary`] is 1 and 2 for a backend that has the state at hand.
 mod boundary;
+mod catch;
 mod counters;
 mod exit;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod trace;
 pub use crate::bus::VcpuId;
 pub use crate::sys::signal::KickCell;
 pub use boundary::Boundary;
+pub use catch::Catch;
 pub use counters::{Cause, Counters};
 pub use exit::{DebugEvent, Exit};
 pub use hypercall::{Hypercalls, PageRange, SavedHypercalls, Stale, TextSink};
@@ -162,6 +164,23 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// When the host refuses.
     fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError>;
+    /// RAM was written without its vCPUs, which stand: what was made of page tables is void. Before they run again each is
+    /// told its state ([`Vcpu::load`]), and those that decode code that it may be other code ([`GuestRam::forget_code`]).
+    ///
+    /// [`GuestRam::forget_code`]: crate::mem::GuestRam::forget_code
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn ram_changed(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+    /// Whether a guest that has come to `state` elsewhere can go on here.
+    ///
+    /// # Errors
+    /// [`EngineError::Unfit`] with the reason.
+    fn accepts(&self, _state: &CpuState) -> Result<(), EngineError> {
+        Ok(())
+    }
 }
 
 /// One virtual CPU.
@@ -182,6 +201,13 @@ pub trait Vcpu: Send {
     /// # Errors
     /// When the host refuses the state.
     fn load(&mut self, state: &CpuState) -> Result<(), EngineError>;
+    /// The guest goes on elsewhere: nothing of it may run here until the vCPU is told its state ([`Self::load`]).
+    ///
+    /// # Errors
+    /// When what ran here does not do what it is told: the vCPU is to be dropped.
+    fn leave(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// What was patched in the guest's code, if the mode patches and was told to keep account of it. The guest stands.
     fn sites(&self) -> Option<Sites> {
         None

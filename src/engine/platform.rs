@@ -83,6 +83,12 @@ impl Platform {
         &self.parts.ram
     }
 
+    /// Ports and device memory.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.parts.bus
+    }
+
     /// Guest time.
     #[inline]
     #[must_use]

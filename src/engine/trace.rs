@@ -1,9 +1,11 @@
-//! The exit trace: the last accesses and events of a machine, for people who look at it.
+//! The exit trace: the last accesses and events of a machine, for people who look at it or want to be stopped by one.
 //!
 //! Off by default and then one relaxed load on the access path.
+use super::catch::Catch;
+use crate::sys::signal::KickCell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +34,8 @@ pub enum EventKind {
     Rescue,
     /// The CPU halted.
     Halt,
+    /// `value` was written to control register `at`; told only by engines that execute the instruction themselves.
+    ControlWrite,
 }
 
 /// One line of the trace.
@@ -53,12 +57,24 @@ pub struct Event {
 struct Ring {
     events: VecDeque<Event>,
     next: u64,
+    /// What stops the machine, and by whom.
+    catches: Vec<Catch>,
+    kick: Option<Arc<KickCell>>,
+    /// What was caught first since the last look.
+    caught: Option<Event>,
 }
+
+/// Somebody wants events to be kept.
+const RECORDS: u8 = 1;
+/// Somebody wants to be stopped by some.
+const CATCHES: u8 = 2;
+/// Some of them KVM does not hear of.
+const CATCHES_HIDDEN: u8 = 4;
 
 /// A ring of the last [`Trace::CAPACITY`] events.
 #[derive(Debug, Default)]
 pub struct Trace {
-    enabled: AtomicBool,
+    wants: AtomicU8,
     ring: Mutex<Ring>,
 }
 
@@ -66,42 +82,95 @@ impl Trace {
     /// Events that are kept.
     pub const CAPACITY: usize = 4096;
 
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn wants(&self, what: u8) -> bool {
+        self.wants.load(Ordering::Relaxed) & what != 0
+    }
+
     /// Switches recording on or off.
     pub fn enable(&self, on: bool) {
-        self.enabled.store(on, Ordering::Relaxed);
+        if on {
+            self.wants.fetch_or(RECORDS, Ordering::Relaxed);
+        } else {
+            self.wants.fetch_and(!RECORDS, Ordering::Relaxed);
+        }
     }
 
     /// Whether events are recorded.
     #[inline]
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        self.enabled.load(Ordering::Relaxed)
+        self.wants(RECORDS)
+    }
+
+    /// From now on events that one of `catches` matches have `kick` leave its run, and are there to be taken
+    /// ([`Self::take_caught`]).
+    pub fn catch(&self, catches: Vec<Catch>, kick: &Arc<KickCell>) {
+        let hidden = catches.iter().any(Catch::is_hidden_by_hardware);
+        let wants = if catches.is_empty() { 0 } else { CATCHES } | if hidden { CATCHES_HIDDEN } else { 0 };
+        let mut ring = self.lock();
+        ring.caught = None;
+        ring.catches = catches;
+        ring.kick = Some(Arc::clone(kick));
+        self.wants.fetch_and(RECORDS, Ordering::Relaxed);
+        self.wants.fetch_or(wants, Ordering::Relaxed);
+    }
+
+    /// Whether some event may stop the machine. An engine that comes out late for it goes by single instructions then.
+    #[inline]
+    #[must_use]
+    pub fn catches(&self) -> bool {
+        self.wants(CATCHES)
+    }
+
+    /// Whether one of them is of a kind that hardware keeps to itself: an interpreter has to look for it.
+    #[inline]
+    #[must_use]
+    pub fn catches_hidden(&self) -> bool {
+        self.wants(CATCHES_HIDDEN)
+    }
+
+    /// The event that was caught since the last look, if one was.
+    pub fn take_caught(&self) -> Option<Event> {
+        if self.catches() { self.lock().caught.take() } else { None }
     }
 
     /// Records an event, if recording is on.
     #[inline]
     pub fn record(&self, kind: EventKind, at: u64, value: u64, width: u8) {
-        if self.is_enabled() {
+        if self.wants(RECORDS | CATCHES) {
             self.push(kind, at, value, width);
         }
     }
 
     #[cold]
     fn push(&self, kind: EventKind, at: u64, value: u64, width: u8) {
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if ring.events.len() == Self::CAPACITY {
-            ring.events.pop_front();
-        }
+        let mut ring = self.lock();
         let number = ring.next;
         ring.next += 1;
-        ring.events.push_back(Event { number, kind, at, value, width });
+        let event = Event { number, kind, at, value, width };
+        if ring.caught.is_none() && ring.catches.iter().any(|catch| catch.matches(&event)) {
+            ring.caught = Some(event);
+            if let Some(kick) = &ring.kick {
+                kick.kick();
+            }
+        }
+        if self.is_enabled() {
+            if ring.events.len() == Self::CAPACITY {
+                ring.events.pop_front();
+            }
+            ring.events.push_back(event);
+        }
     }
 
     /// Takes the events recorded so far, oldest first.
     #[must_use]
     pub fn drain(&self) -> Vec<Event> {
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.events.drain(..).collect()
+        self.lock().events.drain(..).collect()
     }
 }
 
@@ -120,5 +189,21 @@ mod tests {
         }
         let events = trace.drain();
         assert_eq!((events.len(), events[0].number), (Trace::CAPACITY, 2));
+    }
+
+    #[test]
+    fn what_is_caught_kicks_and_is_told_once() {
+        let (trace, kick) = (Trace::default(), KickCell::new());
+        trace.catch(vec![Catch::Kind(EventKind::Interrupt, Some(0x20))], &kick);
+        trace.record(EventKind::Interrupt, 0x21, 0, 0);
+        assert!(!kick.is_raised() && trace.take_caught().is_none());
+        trace.record(EventKind::Interrupt, 0x20, 0, 0);
+        trace.record(EventKind::Interrupt, 0x20, 1, 0);
+        assert!(kick.take_leave());
+        assert_eq!(trace.take_caught().map(|event| (event.at, event.value)), Some((0x20, 0)));
+        assert!(trace.take_caught().is_none() && trace.drain().is_empty(), "nobody records");
+        trace.catch(vec![], &kick);
+        trace.record(EventKind::Interrupt, 0x20, 0, 0);
+        assert!(!trace.catches() && trace.take_caught().is_none());
     }
 }

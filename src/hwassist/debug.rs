@@ -60,6 +60,15 @@ impl KvmVcpu {
         ended
     }
 
+    /// `run` where events are to be met that KVM keeps to itself.
+    pub(super) fn run_seeing_all(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+        let at = match &self.stops {
+            Stops::None => vec![],
+            Stops::Hardware(at) | Stops::Stepping(at) => at.clone(),
+        };
+        self.run_by_steps(platform, &at)
+    }
+
     /// `run` with breakpoints.
     pub(super) fn run_to_breakpoint(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         match self.stops.clone() {

@@ -119,21 +119,35 @@ impl KvmVcpu {
         Ok(outcome)
     }
 
-    /// Enters the guest's handler for the vector that KVM was given and has not delivered, if there is one. Else a
+    /// Enters the guest's handler for the vector or NMI that KVM was given and has not delivered, if there is one. Else a
     /// state that is saved now would have lost it: the interrupt chips count it as taken.
     pub(super) fn deliver_queued(&mut self, platform: &Platform) -> Result<Option<Outcome>, EngineError> {
         if !std::mem::take(&mut self.queued) {
             return Ok(None);
         }
         let mut events = self.fd.get_vcpu_events().map_err(host("cannot read the events of a vCPU"))?;
-        if events.interrupt.injected == 0 {
+        let vector = (events.interrupt.injected != 0).then_some(events.interrupt.nr);
+        // One that comes while another is handled is KVM's to keep.
+        let held_back = events.nmi.masked != 0 && events.nmi.injected == 0;
+        let nmi = (events.nmi.injected | events.nmi.pending) != 0 && !held_back;
+        if vector.is_none() && !nmi {
             return Ok(None);
         }
         events.interrupt.injected = 0;
+        if nmi {
+            // Its handler has not been entered yet.
+            (events.nmi.injected, events.nmi.pending, events.nmi.masked) = (0, 0, 0);
+        }
         self.fd.set_vcpu_events(&events).map_err(host("cannot write the events of a vCPU"))?;
         self.forget_single();
         let mut state = self.save_state()?;
-        let outcome = self.single().deliver_interrupt(&mut state, platform, events.interrupt.nr)?;
+        let mut outcome = Outcome::Retired;
+        if let Some(vector) = vector {
+            outcome = self.single().deliver_interrupt(&mut state, platform, vector)?;
+        }
+        if nmi && outcome != Outcome::TripleFault {
+            outcome = self.single().deliver_nmi(&mut state, platform)?;
+        }
         self.load_state(&state)?;
         Ok(Some(outcome))
     }

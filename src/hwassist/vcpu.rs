@@ -52,7 +52,7 @@ pub(super) struct KvmVcpu {
     pub(super) window_open: bool,
     /// The next KVM_RUN finishes an access first.
     pub(super) unfinished: bool,
-    /// A vector was handed over since the last settling; it may not have been delivered yet.
+    /// A vector or an NMI was handed over since the last settling; it may not have been delivered yet.
     pub(super) queued: bool,
     /// CR8 as KVM reported it last.
     cr8: u64,
@@ -331,6 +331,7 @@ impl KvmVcpu {
             if platform.take_nmi(self.id) {
                 // KVM holds it back while another one is handled.
                 self.fd.nmi().map_err(host("KVM refuses an NMI"))?;
+                self.queued = true;
                 self.activity = Activity::Running;
             }
             if platform.has_apic(self.id) != (self.apic_base & msr::APIC_BASE_ENABLE != 0) {
@@ -423,7 +424,11 @@ fn serve_mmio(platform: &Platform, id: VcpuId, at: u64, read: bool, data: &mut [
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        if self.stops == Stops::None { self.run_freely(platform) } else { self.run_to_breakpoint(platform) }
+        match self.stops {
+            _ if platform.trace().catches_hidden() => self.run_seeing_all(platform),
+            Stops::None => self.run_freely(platform),
+            _ => self.run_to_breakpoint(platform),
+        }
     }
 
     fn save(&mut self) -> Result<CpuState, EngineError> {

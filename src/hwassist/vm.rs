@@ -241,6 +241,10 @@ impl Backend for KvmBackend {
         vcpu.load(reset)?;
         Ok(Box::new(vcpu))
     }
+
+    fn ram_changed(&self) -> Result<(), EngineError> {
+        self.shared.forget_translations()
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,10 @@ mod firmware;
 mod fuzz_tests;
 mod fw_cfg;
 mod ide;
+mod journey;
 #[cfg(test)]
 mod lockstep_tests;
+mod moving;
 mod mp_table;
 mod parts;
 mod pc;
@@ -38,6 +40,9 @@ use crate::host::net::NetError;
 pub use backends::availability;
 pub use console_input::ConsoleInput;
 use firmware::Shape;
+pub use journey::{Itinerary, Journey, Refusal};
+use moving::Executor;
+pub use moving::{Direction, MoveError, Moves};
 pub use parts::SavedPart;
 pub use run::{Limits, Stop};
 pub use saved::{RestoreError, SavedMachine, SavedShape};
@@ -48,7 +53,7 @@ pub use timed::{Counts, TimedCounts};
 use crate::arch::{Activity, CpuState, Gva};
 use crate::bus::ClaimConflict;
 use crate::clock::ClockSource;
-use crate::engine::{Backend, Caps, Engine, EngineError, Pair, Platform, Sites, Vcpu, VcpuId};
+use crate::engine::{Caps, Catch, Engine, EngineError, Pair, Platform, Sites, VcpuId};
 use crate::loader::{Image, LoadError};
 use crate::mem::{GuestRam, MemoryError};
 pub use pc::{DEVICES, Pc};
@@ -128,12 +133,13 @@ pub const BOOT_CPU: VcpuId = VcpuId(0);
 /// A machine that is ready to run.
 pub struct Machine {
     // Fields are dropped in this order: the vCPUs before what they run on.
-    vcpu: Box<dyn Vcpu>,
-    /// All but the boot CPU, from vCPU 1 on.
-    others: Vec<Box<dyn Vcpu>>,
-    pair: Pair,
+    executor: Executor,
+    /// Engines that the guest was moved away from, and may be moved back to.
+    left: Vec<Executor>,
+    moves: Moves,
+    /// What it was built as; its pair may be another by now.
+    spec: MachineSpec,
     shape: SavedShape,
-    backend: Box<dyn Backend>,
     platform: Arc<Platform>,
     pc: Pc,
     host_timers: run::HostTimers,
@@ -143,7 +149,7 @@ pub struct Machine {
 
 impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Machine").field("pair", &self.pair).finish_non_exhaustive()
+        f.debug_struct("Machine").field("pair", &self.pair()).finish_non_exhaustive()
     }
 }
 
@@ -194,23 +200,18 @@ impl Machine {
     /// A machine of these chips, whose boot CPU begins in `state`.
     fn of(spec: &MachineSpec, rom: Option<&[u8]>, pc: Pc, state: &CpuState) -> Result<Self, MachineError> {
         let platform = Arc::clone(pc.platform());
-        let backend = backends::create(spec, &platform)?;
-        for slot in platform.ram().slots() {
-            backend.map_ram(slot)?;
-        }
-        let vcpu = backend.create_vcpu(BOOT_CPU, state)?;
         let waiting = CpuState { activity: Activity::WaitsForStartUp, ..CpuState::reset() };
-        let others = platform.vcpus().skip(1).map(|id| backend.create_vcpu(id, &waiting));
-        let others = others.collect::<Result<Vec<_>, _>>()?;
+        let others = vec![waiting; platform.vcpus().count() - 1];
+        let executor = Executor::create(spec, &platform, (state, &others))?;
         let host_timers = run::HostTimers::observe(&platform);
         let pause = run::Pause::new(&platform);
         let shape = spec.shape(rom);
         Ok(Self {
-            vcpu,
-            others,
-            pair: spec.pair,
+            executor,
+            left: Vec::new(),
+            moves: Moves::default(),
+            spec: spec.clone(),
             shape,
-            backend,
             platform,
             pc,
             host_timers,
@@ -222,13 +223,13 @@ impl Machine {
     /// What the engine truly is on this host.
     #[must_use]
     pub fn caps(&self) -> &Caps {
-        self.backend.caps()
+        self.executor.caps()
     }
 
     /// Who executes the guest's instructions, and what it sees.
     #[must_use]
     pub fn pair(&self) -> Pair {
-        self.pair
+        self.executor.pair
     }
 
     /// The machine without its CPU: RAM, counters, trace.
@@ -252,14 +253,16 @@ impl Machine {
     /// What was patched in the guest's code, if the mode patches and [`MachineSpec::counts_sites`] asked for account.
     #[must_use]
     pub fn sites(&self) -> Option<Sites> {
-        self.vcpu.sites()
+        self.executor.vcpu.sites()
     }
 
     /// The instructions that the host could not execute and how often they were met, on all CPUs; the most frequent first.
     #[must_use]
     pub fn rescues(&self) -> Vec<(String, u64)> {
         let mut sums = BTreeMap::<String, u64>::new();
-        for (name, count) in std::iter::once(&self.vcpu).chain(&self.others).flat_map(|vcpu| vcpu.rescues()) {
+        let engines = std::iter::once(&self.executor).chain(&self.left);
+        let vcpus = engines.flat_map(|engine| std::iter::once(&engine.vcpu).chain(&engine.others));
+        for (name, count) in vcpus.flat_map(|vcpu| vcpu.rescues()) {
             *sums.entry(name).or_default() += count;
         }
         let mut rescues: Vec<_> = sums.into_iter().collect();
@@ -272,7 +275,7 @@ impl Machine {
     /// # Errors
     /// [`MachineError`]: the machine cannot go on.
     pub fn run(&mut self, limits: &Limits) -> Result<Stop, MachineError> {
-        let vcpus = std::iter::once(&mut self.vcpu).chain(&mut self.others).map(Box::as_mut);
+        let vcpus = self.executor.vcpus().map(Box::as_mut);
         run::run(vcpus, &self.platform, (&self.host_timers, &self.pause), self.outlet.as_ref(), limits)
     }
 
@@ -286,7 +289,8 @@ impl Machine {
     /// # Errors
     /// [`MachineError`], also if the mode cannot step.
     pub fn step(&mut self) -> Result<Stop, MachineError> {
-        let debug = self.vcpu.as_debug().ok_or(MachineError::NoDebug(self.pair))?;
+        let pair = self.pair();
+        let debug = self.executor.vcpu.as_debug().ok_or(MachineError::NoDebug(pair))?;
         run::step(debug, &self.platform)
     }
 
@@ -295,7 +299,26 @@ impl Machine {
     /// # Errors
     /// [`MachineError`], also if the mode has none.
     pub fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), MachineError> {
-        Ok(self.vcpu.as_debug().ok_or(MachineError::NoDebug(self.pair))?.set_breakpoints(at)?)
+        let pair = self.pair();
+        Ok(self.executor.vcpu.as_debug().ok_or(MachineError::NoDebug(pair))?.set_breakpoints(at)?)
+    }
+
+    /// From now on events that one of `catches` matches stop the machine; no others. The boot CPU stands behind the
+    /// instruction that made the event, or before the first one of the handler that it entered.
+    pub fn catch_events(&self, catches: Vec<Catch>) {
+        self.platform.trace().catch(catches, self.platform.kick(BOOT_CPU));
+    }
+
+    /// Whether a run that catches events is carried out by the interpreter, though one without is not.
+    #[must_use]
+    pub fn catches_are_interpreted(&self) -> bool {
+        let trace = self.platform.trace();
+        let looks = match self.pair().engine {
+            Engine::Emu => trace.catches(),
+            Engine::Direct => false,
+            Engine::Kvm => trace.catches_hidden(),
+        };
+        looks && self.has_own_way()
     }
 
     /// Whether steps, and runs with breakpoints, leave this machine's own way of executing to the interpreter. Steps
@@ -304,13 +327,14 @@ impl Machine {
     pub fn has_own_way(&self) -> bool {
         // Time is counted in instructions by the interpreter alone.
         let counted = self.platform.clock().source() != ClockSource::Real;
-        let interpreter = self.pair.engine == Engine::Emu && self.caps().engine == EmuEngine::Single.name();
+        let interpreter = self.pair().engine == Engine::Emu && self.caps().engine == EmuEngine::Single.name();
         !counted && !interpreter
     }
 
     /// Whether a run with breakpoints is carried out by the interpreter, though one without is not.
     pub fn breakpoints_are_interpreted(&mut self) -> bool {
-        self.has_own_way() && self.vcpu.as_debug().is_some_and(|debug| debug.interprets_with_breakpoints())
+        self.has_own_way()
+            && self.executor.vcpu.as_debug().is_some_and(|debug| debug.interprets_with_breakpoints())
     }
 
     /// The boot CPU's architectural state.
@@ -318,7 +342,7 @@ impl Machine {
     /// # Errors
     /// When the host does not hand it out.
     pub fn state(&mut self) -> Result<CpuState, MachineError> {
-        Ok(self.vcpu.save()?)
+        Ok(self.executor.vcpu.save()?)
     }
 
     /// Replaces the boot CPU's architectural state.
@@ -326,6 +350,6 @@ impl Machine {
     /// # Errors
     /// When the host refuses it.
     pub fn set_state(&mut self, state: &CpuState) -> Result<(), MachineError> {
-        Ok(self.vcpu.load(state)?)
+        Ok(self.executor.vcpu.load(state)?)
     }
 }

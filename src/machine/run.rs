@@ -7,7 +7,7 @@
 use super::{BOOT_CPU, MachineError};
 use crate::arch::{Activity, CpuState, Gva};
 use crate::clock::{Clock, ClockSource, Nanos, Timer, TimerClient};
-use crate::engine::{Cause, DebugEvent, DebugVcpu, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId};
+use crate::engine::{Cause, DebugEvent, DebugVcpu, Event, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId};
 use crate::host::console::Outlet;
 use crate::sys::deadline::DeadlineTimer;
 use crate::sys::signal::{self, Bound};
@@ -44,6 +44,8 @@ pub enum Stop {
     Paused,
     /// At a breakpoint.
     Breakpoint(Gva),
+    /// An event that was to be caught ([`super::Machine::catch_events`]).
+    Caught(Event),
     /// One instruction was executed.
     Stepped,
 }
@@ -219,6 +221,7 @@ pub(super) fn run<'v>(
 ) -> Result<Stop, MachineError> {
     // Time may have stood.
     platform.renew_clock_page();
+    let _former = platform.trace().take_caught();
     pause.begin(platform.clock(), limits.pause_after);
     let run = Run { platform, host_timers, pause, ends: AtomicBool::new(false), reason: Mutex::new(None) };
     std::thread::scope(|scope| {
@@ -309,8 +312,12 @@ fn drive(
                 continue;
             }
             Exit::Kicked if ends.load(Ordering::SeqCst) => return Ok(None),
-            Exit::Kicked if id == BOOT_CPU && pause.is_due() => Stop::Paused,
-            Exit::Kicked => continue,
+            Exit::Kicked if id != BOOT_CPU => continue,
+            Exit::Kicked => match platform.trace().take_caught() {
+                Some(event) => Stop::Caught(event),
+                None if pause.is_due() => Stop::Paused,
+                None => continue,
+            },
             // The boot CPU begins where the firmware would, which is gone: the machine begins anew.
             Exit::Init if id == BOOT_CPU => Stop::Reset,
             Exit::Init => {
@@ -342,7 +349,16 @@ pub(super) fn step(vcpu: &mut dyn DebugVcpu, platform: &Platform) -> Result<Stop
     // Makes the engine look at deadlines. No host timer is needed beside it: a step is over at once, and the next one
     // looks again.
     platform.kick(BOOT_CPU).poke();
-    Ok(match vcpu.step(platform)? {
+    let _former = platform.trace().take_caught();
+    let exit = vcpu.step(platform)?;
+    if let Some(event) = platform.trace().take_caught() {
+        // The kick that came with it is not for the next step.
+        platform.kick(BOOT_CPU).take_leave();
+        if matches!(exit, Exit::Debug(DebugEvent::Step) | Exit::Kicked | Exit::Halted) {
+            return Ok(Stop::Caught(event));
+        }
+    }
+    Ok(match exit {
         Exit::Debug(DebugEvent::Step) | Exit::Kicked => Stop::Stepped,
         Exit::Halted => {
             skip_to_next_deadline(platform);

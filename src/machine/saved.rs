@@ -234,7 +234,7 @@ impl Machine {
     }
 
     fn vcpus(&mut self) -> impl Iterator<Item = &mut Box<dyn Vcpu>> {
-        std::iter::once(&mut self.vcpu).chain(&mut self.others)
+        self.executor.vcpus()
     }
 
     /// The state of all but RAM. The machine stands, and so does its clock meanwhile.
@@ -318,6 +318,8 @@ impl Machine {
         platform.ram().forget_code();
         platform.restore_offers(&saved.offers);
         // What engines made of the RAM that was there is void.
+        let forgets = self.executor.backend.ram_changed();
+        forgets.map_err(|error| RestoreError::Ram(error.to_string()))?;
         let loaded = self.vcpus().zip(&states).try_for_each(|(vcpu, state)| vcpu.load(state));
         loaded.map_err(|error| RestoreError::Ram(error.to_string()))?;
         // A request of before is not one of this machine.

@@ -113,8 +113,8 @@ impl Rig {
         self.assemble(at, code);
         let state = Self::long_mode(at);
         match number.checked_sub(1) {
-            None => self.machine.vcpu.load(&state).unwrap(),
-            Some(other) => self.machine.others[other as usize].load(&state).unwrap(),
+            None => self.machine.executor.vcpu.load(&state).unwrap(),
+            Some(other) => self.machine.executor.others[other as usize].load(&state).unwrap(),
         }
     }
 
@@ -365,10 +365,10 @@ fn a_cpu_is_started_by_messages_and_stopped_by_init() {
             }
             off(a)
         });
-        assert_eq!(rig.machine.others[0].save().unwrap().activity, Activity::WaitsForStartUp);
+        assert_eq!(rig.machine.executor.others[0].save().unwrap().activity, Activity::WaitsForStartUp);
         rig.run();
         assert_eq!(rig.get(0x8100) & 0xffff, 2, "{}", rig.name);
-        let state = rig.machine.others[0].save().unwrap();
+        let state = rig.machine.executor.others[0].save().unwrap();
         assert_eq!((state.cr0.contains(Cr0::PE), state.segments[1].base), (false, 0x8000), "{}", rig.name);
     });
 }
@@ -394,7 +394,7 @@ fn an_nmi_comes_through_to_a_cpu_that_takes_no_interrupts() {
             off(a)
         });
         rig.run();
-        let state = rig.machine.others[0].save().unwrap();
+        let state = rig.machine.executor.others[0].save().unwrap();
         assert!(!state.rflags.contains(Rflags::IF), "{}", rig.name);
     });
 }

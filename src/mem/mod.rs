@@ -5,9 +5,11 @@
 //! bytes at once, as the guest's CPUs do: accesses are raw copies and atomics, never references into RAM.
 #![expect(unsafe_code, reason = "guest RAM is raw shared memory")]
 mod code_map;
+mod seal;
 mod watcher;
 
 pub use code_map::{CodeChanges, CodeMap};
+pub use seal::CodeSeal;
 pub use watcher::{Close, Watcher};
 
 use crate::arch::paging::PageMemory;

@@ -164,7 +164,7 @@ impl GuestRam {
     }
 
     /// A number that tells other contents of these chunks of a page apart.
-    fn digest(&self, page: u64, chunks: u64) -> u64 {
+    pub(super) fn digest(&self, page: u64, chunks: u64) -> u64 {
         let Some(start) = self.gpa_of(page * PAGE_SIZE) else { return 0 };
         let mut digest = 0_u64;
         let mut left = chunks;

@@ -117,4 +117,14 @@ impl Backend for Direct {
         let ram = Arc::clone(&self.ram);
         Ok(Box::new(vcpu::PvVcpu::new(id, ram, reset.clone(), self.interface, self.counts_sites)?))
     }
+
+    fn accepts(&self, state: &CpuState) -> Result<(), EngineError> {
+        // A guest that has not set itself up yet may still do so elsewhere.
+        let places = [("IDT", state.idtr.base), ("GDT", state.gdtr.base), ("code", state.rip)];
+        let taken = places.into_iter().find(|(_, at)| state.is_long_mode() && !space::is_guest_address(*at));
+        taken.map_or(Ok(()), |(what, _)| {
+            let reason = format!("its {what} is where the monitor is, or above {:#x}", layout::MONITOR);
+            Err(EngineError::Unfit { mode: Mode::Pv, reason })
+        })
+    }
 }

@@ -187,6 +187,22 @@ impl Sides {
         Ok(())
     }
 
+    /// To be called before the guest goes on elsewhere: all processes wait in the stub, and the kernel's maps nothing of the
+    /// guest's. What a user's maps goes before it is let go again ([`Self::clear`]).
+    pub(super) fn leave(&mut self) -> Result<(), EngineError> {
+        if let Some(current) = self.current {
+            self.stand()?;
+            self.shut_ways();
+            let child = &mut self.users[current].side.child;
+            child.renew();
+            self.pairing.dismiss(child);
+            self.current = None;
+        }
+        let Side { child, space } = &mut self.kernel;
+        space.clear(child)?;
+        child.flush()
+    }
+
     /// Has the current user's process execute its requests, and wait in the stub.
     fn confine(&mut self) -> Result<(), EngineError> {
         self.shut_ways();

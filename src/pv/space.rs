@@ -66,6 +66,11 @@ pub(super) fn is_guest_page(address: u64) -> bool {
     (LOWEST..MONITOR).contains(&address) && !in_zone(address)
 }
 
+/// Whether the monitor leaves this address to the guest; the first pages are out of reach of the host's programs alone.
+pub(super) fn is_guest_address(address: u64) -> bool {
+    address < MONITOR && !in_zone(address)
+}
+
 /// Whether the address lies in the thunk zone.
 pub(super) fn in_zone(address: u64) -> bool {
     address.wrapping_sub(ZONE) < ZONE_SIZE

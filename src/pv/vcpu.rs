@@ -442,6 +442,10 @@ impl Vcpu for PvVcpu {
             if outcome == Outcome::TripleFault {
                 return Ok(Exit::TripleFault);
             }
+            if platform.trace().catches() && platform.kick(self.id).is_raised() {
+                // What was delivered was caught: nothing goes before that is looked at.
+                continue;
+            }
             if !first && self.breakpoints.contains(&self.state.rip) {
                 return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
             }
@@ -468,6 +472,10 @@ impl Vcpu for PvVcpu {
         self.sides.switch(&PagingMode::of(state))?;
         self.patches.clear();
         Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), EngineError> {
+        self.sides.leave()
     }
 
     fn sites(&self) -> Option<Sites> {

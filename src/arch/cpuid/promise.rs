@@ -160,6 +160,25 @@ pub enum Broken {
 }
 
 impl CpuidTable {
+    /// The features that it tells of and that only some of our modes have.
+    pub fn optional(&self) -> impl Iterator<Item = Optional> {
+        use Optional::{ProcessContexts, ProtectionKeys, SpeculationControls, TscDeadline, X2Apic};
+        let keys = self.has_protection_keys().then_some(ProtectionKeys);
+        let tells = move |feature: &Optional| {
+            self.entries.iter().any(|entry| {
+                let words = WORDS.into_iter().filter(|w| (w.0, w.1) == (entry.leaf, entry.subleaf));
+                words.into_iter().any(|(leaf, _, register, _)| {
+                    let word = *register.of(&mut entry.result.clone());
+                    (0..32).any(|bit| {
+                        word & 1 << bit != 0 && Optional::of(leaf, register, bit) == Some(*feature)
+                    })
+                })
+            })
+        };
+        let by_bits = [X2Apic, TscDeadline, ProcessContexts, SpeculationControls];
+        by_bits.into_iter().filter(tells).chain(keys)
+    }
+
     /// The table of a machine that would be told this one, and whose guest was told `told` before: what it goes on to be
     /// told. That is what it was told, without what it does not use ([`Optional`]) and is not there.
     ///
@@ -253,7 +272,9 @@ mod tests {
             assert_eq!(plain.keeping(&emulated, |feature| feature == used), Err(Broken::Used(used)));
             let all_but_keys = |feature| feature != Optional::ProtectionKeys;
             assert_eq!(emulated.keeping(&emulated, all_but_keys).unwrap(), emulated);
+            assert!(emulated.optional().any(|feature| feature == used));
         }
+        assert_eq!((plain.optional().count(), emulated.optional().count()), (0, 4));
     }
 
     #[test]
@@ -268,6 +289,8 @@ mod tests {
             let refused = own.keeping(told, |feature| feature == Optional::ProtectionKeys).unwrap_err();
             assert_eq!(refused.to_string(), "the guest uses protection keys, which this mode does not have");
         }
+        let keys: Vec<_> = with_keys.optional().collect();
+        assert_eq!(keys, [Optional::ProtectionKeys]);
     }
 
     #[test]

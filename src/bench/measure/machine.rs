@@ -55,7 +55,9 @@ impl Runner for MachineRunner {
             Stop::TripleFault => Some("triple fault".to_owned()),
             Stop::Timeout => return Err(RunError::Timeout(request.timeout)),
             Stop::Interrupted => return Err(RunError::Interrupted),
-            Stop::Breakpoint(_) | Stop::Stepped | Stop::Paused => Some("stopped for a debugger".to_owned()),
+            Stop::Breakpoint(_) | Stop::Caught(_) | Stop::Stepped | Stop::Paused => {
+                Some("stopped for a debugger".to_owned())
+            }
         };
         let counters = machine.platform().counters(BOOT_CPU);
         let named = |counts: Counts| {

@@ -96,6 +96,11 @@ impl<'a> Guest<'a> {
             Stop::Timeout | Stop::Paused => return None,
             Stop::Stepped => Reason::DoneStep,
             Stop::Breakpoint(_) => Reason::SwBreak(()),
+            Stop::Caught(event) => {
+                // GDB has no word for it; 'monitor info break' tells.
+                let _told_there = self.session.caught(&event);
+                Reason::Signal(Signal::SIGTRAP)
+            }
             Stop::Interrupted => Reason::Signal(Signal::SIGINT),
             stop => {
                 let (why, reason) = match stop {
@@ -244,13 +249,15 @@ impl HwBreakpoint for Guest<'_> {
 }
 
 impl MonitorCmd for Guest<'_> {
-    /// The session's own commands, as far as they only look: GDB would not learn that the guest had moved.
+    /// The session's own commands, as far as the guest stays where it is: GDB would not learn that it had moved.
     fn handle_monitor_cmd(&mut self, line: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), DebuggerError> {
         let line = String::from_utf8_lossy(line);
         let answer = match command::parse(&line) {
             Ok(None) => Ok(String::new()),
-            Ok(Some(command)) if only_looks(&command) => {
-                self.session.execute(&command).map(|reply| reply.text)
+            Ok(Some(command)) if stays(&command) => {
+                let answer = self.session.execute(&command).map(|reply| reply.text);
+                // The session knows its own breakpoints, and we GDB's.
+                answer.and_then(|text| self.session.tell_breakpoints(&self.breakpoints).map(|()| text))
             }
             Ok(Some(_)) => Ok("this is GDB's to do; 'monitor help' lists what only looks, too".to_owned()),
             Err(error) => Err(error.into()),
@@ -263,7 +270,7 @@ impl MonitorCmd for Guest<'_> {
     }
 }
 
-fn only_looks(command: &Command) -> bool {
+fn stays(command: &Command) -> bool {
     use Command as C;
     matches!(
         command,
@@ -281,7 +288,10 @@ fn only_looks(command: &Command) -> bool {
             | C::Idt
             | C::Backtrace
             | C::Symbols(_)
-            | C::Mode
+            | C::Mode(_)
+            | C::Catch { .. }
+            | C::Breakpoints
+            | C::Delete(_)
             | C::Help(_)
     )
 }

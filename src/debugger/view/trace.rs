@@ -64,7 +64,9 @@ pub fn lines<'a>(events: impl Iterator<Item = &'a Traced>, symbols: &Symbols) ->
         .collect()
 }
 
-const fn name(kind: EventKind) -> &'static str {
+/// The word for a kind of event.
+#[must_use]
+pub const fn name(kind: EventKind) -> &'static str {
     match kind {
         EventKind::PortRead => "port-read",
         EventKind::PortWrite => "port-write",
@@ -78,10 +80,13 @@ const fn name(kind: EventKind) -> &'static str {
         EventKind::Hypercall => "hypercall",
         EventKind::Rescue => "rescue",
         EventKind::Halt => "halt",
+        EventKind::ControlWrite => "cr-write",
     }
 }
 
-fn words(kind: EventKind, at: u64, value: u64, width: u8) -> String {
+/// What happened, in words.
+#[must_use]
+pub fn words(kind: EventKind, at: u64, value: u64, width: u8) -> String {
     let digits = 2 * usize::from(width);
     let text = |value: u64| match u8::try_from(value) {
         Ok(b @ 0x20..0x7f) if width == 1 => format!(" '{}'", char::from(b)),
@@ -102,6 +107,7 @@ fn words(kind: EventKind, at: u64, value: u64, width: u8) -> String {
         EventKind::Hypercall => format!("hypercall at {at:#x}, {value:#x}"),
         EventKind::Rescue => format!("instruction at {at:#x} executed by the interpreter"),
         EventKind::Halt => "halted until an interrupt".to_owned(),
+        EventKind::ControlWrite => format!("cr{at} = {value:#x}"),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::arch::paging::{self, PagingMode};
 use crate::arch::state::gpr::{RAX, RCX, RDX};
 use crate::arch::{Cr0, Cr4, Efer, Exception, Rflags, Segment, SegmentRegister, Xcr0};
 use crate::emulator::mmu::Fault;
+use crate::engine::EventKind;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 /// Ends a handler after which code must be looked at anew.
@@ -119,6 +120,11 @@ fn mode_mask(cx: &Cx) -> u64 {
     if cx.state.is_64bit_code() { u64::MAX } else { 0xffff_ffff }
 }
 
+/// Tells whoever traces that a control register was written.
+fn tell(cx: &Cx, register: u64, value: u64) {
+    cx.platform.trace().record(EventKind::ControlWrite, register, value, 8);
+}
+
 fn mov_to_control<const N: usize>(cx: &mut Cx, op: &Op) -> Step {
     cx.need_ring0()?;
     let value = cx.reg::<u64>(op.src) & mode_mask(cx);
@@ -129,12 +135,14 @@ fn mov_to_control<const N: usize>(cx: &mut Cx, op: &Op) -> Step {
         4 => set_cr4(cx, value)?,
         8 if value < 16 => {
             cx.platform.set_cr8(cx.mmu.vcpu, value as u8);
+            tell(cx, 8, value);
             // It may let an interrupt in.
             return Ok(Flow::Stop);
         }
         8 => return Err(cx.raise(Exception::GP0)),
         _ => return Err(cx.raise(Exception::UD)),
     }
+    tell(cx, N as u64, value);
     renew(cx, op)
 }
 
@@ -170,6 +178,7 @@ macro_rules! by_control_register {
 fn clts(cx: &mut Cx, op: &Op) -> Step {
     cx.need_ring0()?;
     cx.state.cr0 -= Cr0::TS;
+    tell(cx, 0, cx.state.cr0.bits());
     renew(cx, op)
 }
 
@@ -184,6 +193,7 @@ fn lmsw(cx: &mut Cx, op: &Op) -> Step {
     let old = cx.state.cr0.bits();
     let value = old & !0xe | word & 0xf;
     set_cr0(cx, value)?;
+    tell(cx, 0, value);
     renew(cx, op)
 }
 

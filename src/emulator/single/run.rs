@@ -332,7 +332,8 @@ fn run_blocks(
         let careful = cx.state.interrupt_shadow
             || cx.state.rflags.intersects(Rflags::TF | Rflags::RF)
             || debug::is_armed(cx.state)
-            || !breakpoints.is_empty();
+            || !breakpoints.is_empty()
+            || cx.platform.trace().catches();
         let mut previous: Option<u32> = None;
         // Block after block of the same mode.
         loop {

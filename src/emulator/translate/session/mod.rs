@@ -102,14 +102,6 @@ impl Translator {
         &mut self.single
     }
 
-    /// Forgets cached translations and code.
-    pub(crate) fn flush(&mut self) {
-        self.single.flush();
-        if let Some(store) = &mut self.store {
-            store.clear();
-        }
-    }
-
     /// Executes until something needs attention.
     ///
     /// # Errors
