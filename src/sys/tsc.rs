@@ -11,28 +11,56 @@ pub fn read() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// TSC ticks per second, measured once against the monotonic clock over 20 ms (error below 10⁻⁴).
+/// A moment by both clocks.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    ticks: u64,
+    /// By how many ticks it may be another one.
+    doubt: u64,
+    at: Instant,
+}
+
+impl Moment {
+    /// Now. A pair of readings is good when nothing came between them: the tightest of several.
+    fn now() -> Self {
+        let one = |_| {
+            let before = read();
+            let at = Instant::now();
+            let doubt = read().wrapping_sub(before) / 2;
+            Self { ticks: before.wrapping_add(doubt), doubt: doubt + 1, at }
+        };
+        let first = one(());
+        (0..20).map(|_| one(())).fold(first, |best, next| if next.doubt < best.doubt { next } else { best })
+    }
+}
+
+/// When the measurement of [`frequency`] began.
+static BEGIN: OnceLock<Moment> = OnceLock::new();
+
+/// Begins to measure [`frequency`], which then need not wait as long, or not at all.
+pub fn begin_measuring() {
+    let _begun = BEGIN.get_or_init(Moment::now);
+}
+
+/// TSC ticks per second, measured once against the monotonic clock, as long as it takes until what the readings may be off
+/// is below 2·10⁻⁵ of it: some milliseconds. After 20 ms it is taken as it is (on no host above 10⁻⁴).
 #[must_use]
 pub fn frequency() -> u64 {
+    const PRECISION: u64 = 50_000;
+    const LONGEST: Duration = Duration::from_millis(20);
     static HZ: OnceLock<u64> = OnceLock::new();
     *HZ.get_or_init(|| {
-        // A pair of readings is good when nothing came between them: keep the tightest of several.
-        let pair = || {
-            (0..20)
-                .map(|_| {
-                    let before = read();
-                    let now = Instant::now();
-                    let after = read();
-                    (after.wrapping_sub(before), before.wrapping_add(after.wrapping_sub(before) / 2), now)
-                })
-                .min_by_key(|p| p.0)
-                .map_or_else(|| (read(), Instant::now()), |p| (p.1, p.2))
-        };
-        let (tsc0, t0) = pair();
-        std::thread::sleep(Duration::from_millis(20));
-        let (tsc1, t1) = pair();
-        let nanos = t1.duration_since(t0).as_nanos().max(1);
-        u64::try_from(u128::from(tsc1.wrapping_sub(tsc0)) * 1_000_000_000 / nanos).unwrap_or(1).max(1)
+        let begin = *BEGIN.get_or_init(Moment::now);
+        loop {
+            let end = Moment::now();
+            let (ticks, passed) = (end.ticks.wrapping_sub(begin.ticks), end.at.duration_since(begin.at));
+            let is_precise = (begin.doubt + end.doubt).saturating_mul(PRECISION) <= ticks;
+            if is_precise || passed >= LONGEST {
+                let nanos = passed.as_nanos().max(1);
+                return u64::try_from(u128::from(ticks) * 1_000_000_000 / nanos).unwrap_or(1).max(1);
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
     })
 }
 
@@ -49,5 +77,19 @@ mod tests {
         let a = super::read();
         assert!(super::read() > a);
         assert!((500_000_000..10_000_000_000).contains(&super::frequency()));
+    }
+
+    #[test]
+    fn the_frequency_is_as_precise_as_it_says() {
+        super::begin_measuring();
+        let hz = super::frequency();
+        let begin = super::Moment::now();
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        let end = super::Moment::now();
+        let ticks = end.ticks - begin.ticks;
+        let by_clock = end.at.duration_since(begin.at).as_nanos() * u128::from(hz) / 1_000_000_000;
+        let off = ticks.abs_diff(u64::try_from(by_clock).unwrap());
+        let doubt = begin.doubt + end.doubt;
+        assert!(off <= ticks / 10_000 + doubt, "{off} of {ticks} ticks, {doubt} in doubt");
     }
 }

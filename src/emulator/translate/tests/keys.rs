@@ -199,6 +199,14 @@ fn expected(steps: &[Step], rounds: u32, state: &CpuState) -> (u64, u64, u64) {
     (faults, codes, value)
 }
 
+/// Turns SMAP on, with all pages the supervisor's but those at [`WINDOW`].
+fn prevent_supervisor(b: &mut Bench) {
+    b.state.cr4 |= Cr4::SMAP;
+    for i in 0..512 {
+        b.poke(FakeMachine::TABLES.0 + 0x2000 + 8 * i, i << 21 | 0x83);
+    }
+}
+
 /// Runs a program on both engines, and compares them with each other and with the manual.
 fn agree(seed: u64, ring3: bool, smap: bool) {
     const ROUNDS: u32 = 6;
@@ -229,10 +237,7 @@ fn agree(seed: u64, ring3: bool, smap: bool) {
             b.enter_ring3();
         }
         if smap {
-            b.state.cr4 |= Cr4::SMAP;
-            for i in 0..512 {
-                b.poke(FakeMachine::TABLES.0 + 0x2000 + 8 * i, i << 21 | 0x83);
-            }
+            prevent_supervisor(b);
         }
     });
     let (faults, codes, value) = expected(&steps, ROUNDS, &pair.benches[0].state);
@@ -256,7 +261,8 @@ fn rights_hold_from_the_moment_they_change() {
 
 #[test]
 fn a_loop_that_is_hot_sees_rights_that_another_space_was_given() {
-    // Two address spaces by PCID; rights change in the one, and hold in the other, too.
+    // Two address spaces by PCID; rights change in the one, and hold in the other, too. With SMAP and RFLAGS.AC what is known
+    // of a space outlives a switch to another.
     let b = pair(|a| {
         let (mut again, mut fault) = (a.create_label(), a.create_label());
         a.mov(r15d, 100)?;
@@ -280,6 +286,8 @@ fn a_loop_that_is_hot_sees_rights_that_another_space_was_given() {
     })
     .set_up(|b| {
         b.map(0, DATA | 7 | 3 << 59);
+        prevent_supervisor(b);
+        b.state.rflags |= Rflags::AC;
         b.state.cr4 |= Cr4::PKE | Cr4::PCIDE;
         let keep = 1 << 63;
         (b.state.gpr[13], b.state.gpr[14]) = (b.state.cr3 | 1 | keep, b.state.cr3 | 2 | keep);
