@@ -402,7 +402,7 @@ fn the_guest_goes_on_in_another_mode_with_its_breakpoints_and_registers() {
             "break guest_start\nbreak workload_main\ncontinue\nregisters\nmode {to}\nregisters\nmode\nmode {to}\n\
              continue\nstep 2\nmode {from}\ncontinue\ninfo break\nmode {to}"
         );
-        let common: &[&str] = if from == "emu" { &["--common-cpu"] } else { &[] };
+        let common: &[&str] = if from == "emu" { &["--common-cpu", "--host-clock"] } else { &[] };
         let all = answers_with(find(from), "hello", &script, common);
         let what = format!("{from} to {to}: {all:#?}");
         assert_eq!(all[2]["data"]["symbol"], "guest_start", "{what}");

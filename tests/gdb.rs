@@ -257,6 +257,57 @@ fn stock_gdb_moves_a_guest_to_another_mode_and_catches_its_events() {
 }
 
 #[test]
+fn stock_gdb_goes_back_where_the_mode_can_and_says_so_where_it_cannot() {
+    for mode in modes() {
+        let goes_back = mode == "emu";
+        let mut commands = vec!["break workload_main", "continue", "backtrace 2", "set $slot = $rsp - 8"];
+        if goes_back {
+            // The second instruction, and later ones, store to the stack.
+            commands.extend([
+                "stepi 2",
+                "reverse-stepi",
+                "x/i $rip",
+                "watch *(long *)$slot",
+                "continue",
+                "set $new = *(long *)$slot",
+                "reverse-continue",
+                "print *(long *)$slot != $new",
+                "delete 2",
+                "reverse-continue",
+                "finish",
+                "reverse-continue",
+                "print (long)$rip == (long)&workload_main",
+                "delete",
+                "reverse-continue",
+            ]);
+        } else {
+            commands.push("reverse-continue");
+        }
+        let Some(said) = gdb(mode, &commands) else { return };
+        let words: &[&str] = if goes_back {
+            &[
+                "Breakpoint 1, 0x",
+                "in guest_start",
+                "Hardware watchpoint 2: *(long *)$slot",
+                "Old value = ",
+                "$1 = 1",
+                "No more reverse-execution history",
+            ]
+        } else {
+            &["Breakpoint 1, 0x", "does not support this command"]
+        };
+        for word in words {
+            assert!(said.contains(word), "{mode}: no '{word}' in:\n{said}");
+        }
+        if goes_back {
+            assert_eq!(said.matches("Old value = ").count(), 2, "there and back: {said}");
+            assert!(said.contains("$2 = 1"), "{said}");
+            assert_eq!(said.matches("in guest_start ()").count(), 2, "the caller, and finished: {said}");
+        }
+    }
+}
+
+#[test]
 fn a_running_guest_stops_when_gdb_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let image = endless(folder.path());

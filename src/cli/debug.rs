@@ -6,9 +6,9 @@ use super::error::CliError;
 use super::gdb;
 use super::guest::GuestArguments;
 use super::units;
-use crate::debugger::{DebuggerError, Reply, Session, SessionParts, symbols::Symbols};
+use crate::debugger::{DebuggerError, Printed, Reply, Session, SessionParts, symbols::Symbols};
 use crate::loader::Image;
-use crate::machine::{ConsoleSink, Limits};
+use crate::machine::{ConsoleSink, Limits, MachineSpec};
 use crate::sys::signal;
 use clap::Args;
 use serde_json::json;
@@ -24,12 +24,16 @@ use std::time::Duration;
     trivisor debug hello\n  \
     trivisor debug --mode kvm hello --command 'break workload_main' --command continue --command backtrace\n  \
     trivisor debug --batch --json -x script hello\n  \
-    trivisor debug --gdb=1234 --mode pv hello     (then, in gdb: target remote :1234)\n\n\
+    trivisor debug --gdb=1234 --mode pv hello     (then, in gdb: target remote :1234)\n  \
+    trivisor debug --replay hello.rec hello       (forwards and backwards in what 'run --record' wrote)\n\n\
     'help' at the prompt lists the commands. Ctrl-C stops the guest.\n\n\
     Exit status: 0 whatever the guest does; 1 if it could not be loaded; 2 for wrong usage. SIGTERM ends the session.")]
 pub(super) struct DebugArguments {
     #[command(flatten)]
     guest: GuestArguments,
+    /// Let guest time be the host's in mode emu, too: the translator runs the guest, which cannot go back then
+    #[arg(long, conflicts_with = "deterministic")]
+    host_clock: bool,
     /// Stop each continue, next, until or finish after so long (10s, 500ms, 2m)
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     timeout: Option<Duration>,
@@ -55,9 +59,10 @@ const MARKER: &str = "│ ";
 const PROMPT: &str = "(trivisor) ";
 
 pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
-    let (begin, mut spec) = arguments.guest.prepare()?;
+    let (begin, mut spec) = arguments.guest.prepare_for_debugger(arguments.host_clock)?;
     // Nothing is measured here, and a person wants to see what was patched.
     spec.counts_sites = true;
+    let no_way_back = no_way_back(&spec);
     let mut lines = Vec::new();
     for path in &arguments.script {
         let read = std::fs::read_to_string(path);
@@ -74,8 +79,14 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
     let symbols = Symbols::new(
         begin.image().into_iter().flat_map(Image::symbols).map(|s| (s.address, s.size, s.name.as_str())),
     );
+    let tape = begin.tape();
+    let printed = Printed::default();
+    let once = printed.clone();
     let mut session = Session::new(SessionParts {
-        builder: Box::new(move || Ok(begin.build(&spec, Box::new(sink.clone()))?)),
+        builder: Box::new(move || Ok(begin.build(&spec, once.once(Box::new(sink.clone())))?)),
+        printed,
+        tape,
+        no_way_back,
         symbols,
         limits: Limits { timeout: arguments.timeout, interruptible: true, ..Limits::default() },
         interrupted: signal::interrupted,
@@ -108,6 +119,27 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         face.converse()?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why this guest could not do the same again, whatever its clock.
+fn no_way_back(spec: &MachineSpec) -> Option<&'static str> {
+    if spec.network.is_some() {
+        return Some("what comes by the network does not come again; leave out --net");
+    }
+    if spec.entropy {
+        return Some("random bytes of the host do not come again; leave out --rng");
+    }
+    if spec.cpus > 1 {
+        return Some("its CPUs run side by side; start it with one");
+    }
+    if !spec.without.is_nothing() {
+        return Some("the translator does not count instructions; leave out --without");
+    }
+    let disks = spec.disks.iter().chain(&spec.ide_disks);
+    if disks.into_iter().any(|disk| !disk.read_only) {
+        return Some("it can write its disk, which does not go back; attach the disk with ',ro'");
+    }
+    None
 }
 
 #[derive(PartialEq, Eq)]
@@ -228,9 +260,9 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
 
 /// What the guest prints: passed on by whole lines, or kept for the next JSON object.
 #[derive(Clone)]
-struct Console(Arc<Mutex<Printed>>);
+struct Console(Arc<Mutex<Waiting>>);
 
-struct Printed {
+struct Waiting {
     /// Kept for [`Console::take`] instead of passed on.
     keep: bool,
     marker: &'static str,
@@ -245,10 +277,10 @@ impl Console {
 
     fn new(keep: bool) -> Self {
         let marker = if io::stdout().is_terminal() { MARKER } else { "" };
-        Self(Arc::new(Mutex::new(Printed { keep, marker, bytes: Vec::new(), dropped: 0 })))
+        Self(Arc::new(Mutex::new(Waiting { keep, marker, bytes: Vec::new(), dropped: 0 })))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Printed> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -269,7 +301,7 @@ impl Console {
     }
 }
 
-impl Printed {
+impl Waiting {
     fn pass_on(&mut self, whole: bool) -> io::Result<()> {
         let last = self.bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
         let length = if whole { self.bytes.len() } else { last };

@@ -5,6 +5,7 @@ use crate::loader::LoadError;
 use crate::machine::MachineError;
 use crate::mem::MemoryError;
 use crate::snapshot::SnapshotError;
+use crate::snapshot::recording::RecordingError;
 use crate::sys::signal::{self, Interruption};
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -55,6 +56,9 @@ pub(super) enum CliError {
     /// There is no snapshot, or none that can be restored.
     #[error(transparent)]
     Snapshot(SnapshotError),
+    /// There is no recording, or a run was not the recorded one.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
     /// A measurement or report failed.
     #[error(transparent)]
     Bench(#[from] BenchError),

@@ -8,7 +8,10 @@ use crate::clock::ClockSource;
 use crate::engine::{Engine, Pair};
 use crate::host::net::NetSpec;
 use crate::loader::Image;
-use crate::machine::{ConsoleSink, EmuEngine, FirmwareSpec, Machine, MachineSpec, VirtioPlace, Without};
+use crate::machine::{
+    ConsoleSink, EmuEngine, FirmwareSpec, Machine, MachineError, MachineSpec, VirtioPlace, Without,
+};
+use crate::snapshot::recording::{Recording, RecordingError, Tape};
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::sys::tsc;
 use clap::Args;
@@ -21,7 +24,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct ImageArguments {
     /// Name of a built-in workload, or an image: a Linux bzImage, an ELF64 with a PVH note, or a multiboot image
     /// (./NAME for a file of a workload's name)
-    #[arg(required_unless_present_any = ["kernel", "bios", "restore"])]
+    #[arg(required_unless_present_any = ["kernel", "bios", "restore", "replay"])]
     image: Option<OsString>,
     /// The image is this file: a Linux bzImage, a `vmlinux` with a PVH note or without, or another ELF64 with the note
     #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "flat"])]
@@ -51,6 +54,10 @@ pub(super) struct ImageArguments {
     /// to be named. An image that is named, too, is where symbols come from
     #[arg(long, value_name = "FILE", conflicts_with_all = ["initrd", "append", "flat", "memory", "cpus", "vgabios", "boot_menu"])]
     restore: Option<OsString>,
+    /// Go on in this recording of 'run --record' (with 'debug'; 'trivisor replay' runs it to its end). An image that is named,
+    /// too, is where symbols come from
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["restore", "bios", "initrd", "append", "flat", "memory", "cpus"])]
+    pub(super) replay: Option<PathBuf>,
     /// The guest's command line
     #[arg(long, value_name = "STRING", default_value = "")]
     append: String,
@@ -63,7 +70,8 @@ impl ImageArguments {
     /// What the person called the guest.
     pub(super) fn name(&self) -> &OsStr {
         let files = [&self.kernel, &self.bios, &self.image, &self.restore];
-        files.into_iter().flatten().next().map(OsString::as_os_str).unwrap_or_default()
+        let name = files.into_iter().flatten().next().map(OsString::as_os_str);
+        name.or(self.replay.as_deref().map(Path::as_os_str)).unwrap_or_default()
     }
 
     /// Where the guest begins and the machine for it with this pair, of whose TSC the guest is told that it has this
@@ -129,6 +137,8 @@ impl ImageArguments {
 pub(super) enum Start {
     /// Before an image's first instruction.
     Image(Image),
+    /// Where a recording begins. The image, if one was named, has symbols.
+    Recording { recording: Box<Recording>, image: Option<Image> },
     /// Where a snapshot was taken. The image, if one was named, has the firmware, and symbols.
     Snapshot { snapshot: Box<Snapshot>, image: Option<Image> },
 }
@@ -138,13 +148,21 @@ impl Start {
     pub(super) fn image(&self) -> Option<&Image> {
         match self {
             Self::Image(image) => Some(image),
-            Self::Snapshot { image, .. } => image.as_ref(),
+            Self::Snapshot { image, .. } | Self::Recording { image, .. } => image.as_ref(),
         }
     }
 
     /// Whether the guest goes on instead of beginning.
     pub(super) fn goes_on(&self) -> bool {
-        matches!(self, Self::Snapshot { .. })
+        matches!(self, Self::Snapshot { .. } | Self::Recording { .. })
+    }
+
+    /// What came from outside, if this was recorded.
+    pub(super) fn tape(&self) -> Tape {
+        match self {
+            Self::Recording { recording, .. } => recording.tape(),
+            _ => Tape::default(),
+        }
     }
 
     /// A machine with the guest there.
@@ -155,6 +173,12 @@ impl Start {
     ) -> Result<Machine, SnapshotError> {
         match self {
             Self::Image(image) => Ok(Machine::build(spec, image, console)?),
+            Self::Recording { recording, .. } => recording.build(console).map_err(|error| match error {
+                RecordingError::Snapshot(error) => error,
+                RecordingError::Machine(error) => error.into(),
+                // Building one makes no other.
+                error => MachineError::Unsaved(error.to_string()).into(),
+            }),
             Self::Snapshot { snapshot, image } => {
                 snapshot.build(spec, image.as_ref().and_then(Image::rom), console)
             }
@@ -218,13 +242,71 @@ impl GuestArguments {
         self.image.name()
     }
 
-    /// Where the guest begins and the machine for it.
-    pub(super) fn prepare(&self) -> Result<(Start, MachineSpec), CliError> {
+    /// Where the guest begins and the machine for it, in a run that is recorded if `records`.
+    pub(super) fn prepare_run(&self, records: bool) -> Result<(Start, MachineSpec), CliError> {
+        if self.image.replay.is_some() {
+            return Err(CliError::Usage(
+                "--replay is for 'trivisor debug'; 'trivisor replay FILE' runs a recording again".to_owned(),
+            ));
+        }
+        let (pair, _) = self.pair.choice()?;
+        if records && pair.engine != Engine::Emu {
+            return Err(CliError::Usage(format!(
+                "--record counts instructions, which {pair} cannot; use it with --mode emu"
+            )));
+        }
+        self.prepare_with(self.deterministic || records)
+    }
+
+    /// The same for a debugger, with which a guest goes back where that is possible: unless time is to be the host's, it is
+    /// counted in instructions.
+    pub(super) fn prepare_for_debugger(&self, host_clock: bool) -> Result<(Start, MachineSpec), CliError> {
+        let (pair, _) = self.pair.choice()?;
+        let counts = pair.engine == Engine::Emu
+            && !host_clock
+            && self.without.is_none()
+            && self.disk.iter().all(|disk| disk.spec.read_only || disk.attachment == Attachment::CdRom)
+            && self.net.is_none()
+            && !self.rng
+            && self.image.cpus == 1;
+        let (start, mut spec) = self.prepare_with(self.deterministic || counts)?;
+        // A snapshot of several CPUs.
+        if spec.cpus > 1 && !self.deterministic {
+            spec.clock = ClockSource::Real;
+        }
+        Ok((start, spec))
+    }
+
+    fn prepare_replay(&self, file: &Path) -> Result<(Start, MachineSpec), CliError> {
+        let (pair, _) = self.pair.choice()?;
+        let recording = Recording::open(file)?;
+        let mut spec = recording.spec();
+        if pair.engine != Engine::Emu {
+            return Err(CliError::Usage(format!(
+                "a recording counts instructions, which {pair} cannot; leave out --mode"
+            )));
+        }
+        if !self.disk.is_empty() || self.net.is_some() {
+            return Err(CliError::Usage("a recorded machine has no disks and no network".to_owned()));
+        }
+        let image = match (&self.image.kernel, &self.image.image) {
+            (Some(file), _) => Some(image::open_file(file)?),
+            (_, Some(name)) => Some(image::open(name, false)?),
+            (None, None) => None,
+        };
+        spec.counts_sites = false;
+        Ok((Start::Recording { recording: Box::new(recording), image }, spec))
+    }
+
+    fn prepare_with(&self, deterministic: bool) -> Result<(Start, MachineSpec), CliError> {
+        if let Some(file) = &self.image.replay {
+            return self.prepare_replay(file);
+        }
         let (pair, emulator) = self.pair.choice()?;
         let emulates = pair.engine == Engine::Emu;
-        let tsc_khz = || if self.deterministic { 1_000_000 } else { host_tsc_khz() };
+        let tsc_khz = || if deterministic { 1_000_000 } else { host_tsc_khz() };
         let (start, mut spec) = self.image.prepare(pair, tsc_khz)?;
-        if self.deterministic && !emulates {
+        if deterministic && !emulates {
             return Err(CliError::Usage(format!(
                 "--deterministic counts instructions, which {pair} cannot; use it with --mode emu"
             )));
@@ -264,7 +346,7 @@ impl GuestArguments {
             spec.common_cpu = self.common_cpu;
             spec.protection_keys = self.protection_keys;
         }
-        if self.deterministic {
+        if deterministic {
             spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
         }
         Ok((start, spec))

@@ -17,6 +17,7 @@ mod list;
 mod net;
 mod pair;
 mod refusal;
+mod replay;
 mod report;
 mod run;
 mod screen;
@@ -53,6 +54,8 @@ struct Arguments {
 enum Command {
     /// Run a guest; its console is standard input and output
     Run(run::RunArguments),
+    /// Run a recording of 'run --record' again: the same output, the same end
+    Replay(replay::ReplayArguments),
     /// Step through a guest and look inside, at a prompt or by a script
     Debug(debug::DebugArguments),
     /// Run a guest in mode pv and list what was patched in it: how, how often executed, at what cost
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
     let _has_barriers = membarrier::prepare();
     let result = match arguments.command {
         Command::Run(arguments) => run::main(&arguments),
+        Command::Replay(arguments) => replay::main(&arguments),
         Command::Debug(arguments) => debug::main(&arguments),
         Command::Sites(arguments) => sites::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),

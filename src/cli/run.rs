@@ -8,10 +8,12 @@ use crate::abi;
 use crate::debugger::view::sites;
 use crate::engine::{Engine, Interface};
 use crate::host::console;
+use crate::host::keys;
 use crate::loader::Image;
 use crate::machine::{
-    Capture, ConsoleInput, ConsoleSink, Journey, Limits, Machine, MachineError, Outlet, Screen, Stop, Stream,
+    Capture, ConsoleInput, ConsoleSink, Given, Journey, Limits, Machine, Outlet, Screen, Stop, Stream,
 };
+use crate::snapshot::recording::{self, Mailbox, Recorder, RecordingError};
 use crate::snapshot::{self, Written};
 use crate::sys::signal;
 use crate::sys::terminal::KeyByKey;
@@ -36,6 +38,7 @@ use std::time::{Duration, Instant};
     trivisor run --restore crc32.snap --mode pv\n  \
     trivisor run --switch-at 20ms=kvm,50ms=pv crc32             goes on in other modes\n  \
     trivisor run --switch-every 10ms --switch-among emu,kvm crc32\n  \
+    trivisor run --record hello.rec hello                       then: trivisor replay hello.rec\n  \
     trivisor run --bios bios-256k.bin --vgabios vgabios-isavga.bin --disk disk.img,ide --screen\n\n\
     Ctrl-C ends the guest.\n\n\
     Exit status: 0 if the guest switched off with status 0 or, with --no-reboot, asked for a reset; 1 if it ended \
@@ -52,6 +55,10 @@ pub(super) struct RunArguments {
     /// When to do so: after the guest has run for so long (10s, 500ms, 2m; guest time)
     #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "save", allow_hyphen_values = true)]
     save_after: Option<Duration>,
+    /// Record the run in this file, for 'trivisor replay' and 'debug --replay': where it begins, what is typed and when, where
+    /// it ends. Time is counted in instructions (emu only, without disks, --net and --rng); a reset ends it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["save", "disk", "net", "rng", "bios", "switch_at", "switch_every"])]
+    record: Option<PathBuf>,
     /// End when the guest asks for a reset, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
@@ -76,8 +83,11 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
     if let Some(file) = &arguments.save {
         snapshot::can_be_saved(file)?;
     }
+    if let Some(file) = &arguments.record {
+        recording::can_be_recorded(file)?;
+    }
     let itinerary = arguments.switch.itinerary()?;
-    let (begin, mut spec) = arguments.guest.prepare()?;
+    let (begin, mut spec) = arguments.guest.prepare_run(arguments.record.is_some())?;
     // A snapshot's guest was told of its CPU before.
     spec.common_cpu |= itinerary.is_some() && !begin.goes_on();
     spec.counts_instructions = arguments.count_instructions;
@@ -101,8 +111,8 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
             timeout: arguments.timeout.map(|t| t.saturating_sub(start.elapsed())),
             interruptible: true,
             pause_after: arguments.save_after,
+            ..Limits::default()
         };
-        let of_guest = |error| CliError::of_guest(arguments.guest.name(), error);
         let serial = Capture::new(if live { SERIAL_KEPT } else { 0 });
         let (console, outlet): (Box<dyn ConsoleSink>, _) = if live {
             (Box::new(serial.clone()), None)
@@ -118,17 +128,31 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
             machine.watch_output(outlet.clone());
         }
         let screen = machine.pc().screen().filter(|_| arguments.screen).cloned();
-        input.connect(&machine, screen.clone());
+        let mut recorder = match &arguments.record {
+            Some(file) => {
+                let name = arguments.guest.name().to_string_lossy();
+                Some(Recorder::begin(&mut machine, file, &name)?)
+            }
+            None => None,
+        };
+        input.connect(&machine, screen.clone(), recorder.as_ref().map(Recorder::mailbox));
         let display = screen.clone().filter(|_| live).map(Display::start).transpose();
         let display = display.map_err(to_host("cannot show the guest's screen"))?;
         let mut journey = itinerary.clone().map(|it| Journey::new(it, machine.platform().clock().now()));
-        let stop = match &mut journey {
-            Some(journey) => machine.run_on_journey(&limits, journey, &mut |refusal| {
-                say(&format!("the guest cannot go on in {}: {}", refusal.to, refusal.reason));
-            }),
-            None => machine.run(&limits),
+        let stop = match (&mut recorder, &mut journey) {
+            (Some(recorder), _) => recorder.run(&mut machine, &limits),
+            (None, Some(journey)) => machine
+                .run_on_journey(&limits, journey, &mut |refusal| {
+                    say(&format!("the guest cannot go on in {}: {}", refusal.to, refusal.reason));
+                })
+                .map_err(RecordingError::from),
+            (None, None) => machine.run(&limits).map_err(RecordingError::from),
         };
         drop(display);
+        let recorded = match (recorder, &stop) {
+            (Some(recorder), &Ok(stop)) => recorder.finish(&mut machine, stop),
+            _ => Ok(()),
+        };
         let saved = match (&stop, &arguments.save) {
             (Ok(Stop::Paused), Some(file)) => snapshot::save(&mut machine, file),
             _ => Ok(Written::default()),
@@ -163,7 +187,13 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
             }));
         }
         saved?;
-        match stop.map_err(of_guest)? {
+        let stop = stop.map_err(|error| match error {
+            RecordingError::Machine(error) => CliError::of_guest(arguments.guest.name(), error),
+            error => error.into(),
+        })?;
+        recorded?;
+        match stop {
+            Stop::Reset if arguments.record.is_some() => return Ok(verdict(stop, arguments.guest.name())),
             Stop::Reset | Stop::PowerOff(_) if arguments.save.is_some() => {
                 say(&format!(
                     "{}: the guest ended before --save-after was over; no snapshot was written",
@@ -200,7 +230,7 @@ impl RunArguments {
         &self,
         machine: &Machine,
         wall: Duration,
-        stop: &Result<Stop, MachineError>,
+        stop: &Result<Stop, RecordingError>,
         journey: Option<&Journey>,
     ) -> String {
         let refusals = journey.map(Journey::refusals).unwrap_or_default();
@@ -226,6 +256,11 @@ enum Target {
     Nowhere,
     Console(ConsoleInput),
     Keyboard(Screen),
+    /// A recorded machine; its keyboard, or its console.
+    Recorded {
+        mailbox: Mailbox,
+        keyboard: bool,
+    },
 }
 
 /// Standard input, on its way to whichever machine runs at the time.
@@ -241,6 +276,7 @@ impl Input {
                 Target::Nowhere => 0,
                 Target::Console(input) => input.receive(bytes),
                 Target::Keyboard(screen) => screen::strike(screen, bytes),
+                Target::Recorded { mailbox, keyboard } => offer(mailbox, *keyboard, bytes),
             })
         };
         console::feed(Box::new(io::stdin()), take)
@@ -248,13 +284,28 @@ impl Input {
         Ok(Self(current))
     }
 
-    fn connect(&self, machine: &Machine, screen: Option<Screen>) {
-        let target = match screen {
-            Some(screen) => Target::Keyboard(screen),
-            None => Target::Console(machine.pc().console_input().clone()),
+    fn connect(&self, machine: &Machine, screen: Option<Screen>, mailbox: Option<Mailbox>) {
+        let target = match (mailbox, screen) {
+            (Some(mailbox), screen) => Target::Recorded { mailbox, keyboard: screen.is_some() },
+            (_, Some(screen)) => Target::Keyboard(screen),
+            (_, None) => Target::Console(machine.pc().console_input().clone()),
         };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
+}
+
+/// Offers what is typed to a recorded machine; of how many bytes it is.
+fn offer(mailbox: &Mailbox, keyboard: bool, typed: &[u8]) -> usize {
+    let (length, given) = if keyboard {
+        match keys::first(typed) {
+            Some((length, strokes)) => (length, Given::Keys(strokes)),
+            None => return typed.len(),
+        }
+    } else {
+        (typed.len(), Given::Console(typed.to_vec()))
+    };
+    // Bytes that are no keys are done with.
+    if given.length() == 0 || mailbox.offer(given) { length } else { 0 }
 }
 
 /// Whether the guest ended as one that has done its work.
@@ -282,9 +333,12 @@ pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
         ),
         Stop::Timeout => failed("stopped, because --timeout was over"),
         Stop::Interrupted => interrupted(|by| format!("{name}: stopped by {by}")),
-        Stop::Breakpoint(_) | Stop::Caught(_) | Stop::Stepped => {
-            failed("stopped for a debugger that is not there")
-        }
+        Stop::Breakpoint(_)
+        | Stop::Caught(_)
+        | Stop::Written(_)
+        | Stop::Stepped
+        | Stop::Position
+        | Stop::Called => failed("stopped for a debugger that is not there"),
     }
 }
 

@@ -6,6 +6,10 @@ pub(super) enum Verb {
     Step,
     Next,
     Continue,
+    ReverseStep,
+    ReverseNext,
+    ReverseContinue,
+    WhoWrote,
     Until,
     Finish,
     Break,
@@ -67,6 +71,14 @@ pub(super) const ROWS: &[Row] = rows! {
         "next";
     Continue "continue" ["c", "cont"] "continue",
         "Run until a breakpoint, Ctrl-C, --timeout or the guest's end.", "continue";
+    ReverseStep "reverse-step" ["rs", "rsi", "reverse-stepi"] "reverse-step [N]",
+        "Go back one instruction, or N; or the delivery of one interrupt.", "reverse-step 3";
+    ReverseNext "reverse-next" ["rn", "rni", "reverse-nexti"] "reverse-next [N]",
+        "Like reverse-step, but over calls and interrupts that have come back.", "reverse-next";
+    ReverseContinue "reverse-continue" ["rc"] "reverse-continue",
+        "Go back to the breakpoint that was met last, or to the beginning.", "reverse-continue";
+    WhoWrote "who-wrote" ["ww"] "who-wrote ADDR [LENGTH]",
+        "Go back to the instruction that wrote to the LENGTH bytes (8) at ADDR last.", "who-wrote $rsp+8 4";
     Until "until" ["u", "advance"] "until ADDR", "Run until ADDR, or until something else stops the guest.",
         "until guest_start+0x20";
     Finish "finish" ["fin"] "finish", "Run until this function returns to its caller, and show RAX.", "finish";

@@ -38,6 +38,19 @@ pub enum Command {
     Next(u64),
     /// Run.
     Continue,
+    /// Go back so many turns.
+    ReverseStep(u64),
+    /// The same, over calls.
+    ReverseNext(u64),
+    /// Go back to the last breakpoint.
+    ReverseContinue,
+    /// Go back to before the last write to memory.
+    WhoWrote {
+        /// Where.
+        address: Expression,
+        /// Bytes.
+        length: Option<Expression>,
+    },
     /// Run to an address.
     Until(Expression),
     /// Run to the caller.
@@ -189,6 +202,14 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Step => Command::Step(count(rest)?),
         Verb::Next => Command::Next(count(rest)?),
         Verb::Continue => none(rest, Command::Continue)?,
+        Verb::ReverseStep => Command::ReverseStep(count(rest)?),
+        Verb::ReverseNext => Command::ReverseNext(count(rest)?),
+        Verb::ReverseContinue => none(rest, Command::ReverseContinue)?,
+        Verb::WhoWrote => {
+            let (address, rest) = front(rest)?;
+            let length = if rest.is_empty() { None } else { Some(self::address(rest)?) };
+            Command::WhoWrote { address, length }
+        }
         Verb::Until => Command::Until(address(rest)?),
         Verb::Finish => none(rest, Command::Finish)?,
         Verb::Break if rest.is_empty() => Command::Breakpoints,

@@ -59,6 +59,20 @@ pub enum DebuggerError {
         /// How much is possible.
         most: u64,
     },
+    /// The guest cannot go back; why, and what to do.
+    #[error("the guest cannot go back here: {0}")]
+    NoWayBack(&'static str),
+    /// There is nothing before.
+    #[error("this is the beginning of what can be gone back to")]
+    Beginning,
+    /// A guest that was to do again what it did before did something else: our fault, or that of a disk that has changed.
+    #[error(
+        "the guest did not do the same again: it left its way at position {0}; 'restart' starts it again"
+    )]
+    Diverged(u64),
+    /// Not mapped, or a device.
+    #[error("there is no memory at {0:#x}")]
+    NotRam(u64),
     /// `finish` without a caller.
     #[error("the return address of this function cannot be found; 'until ADDR' runs to an address")]
     NoCaller,

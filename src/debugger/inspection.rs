@@ -77,6 +77,7 @@ impl Session {
             return Err(DebuggerError::Fixed(register.to_owned()));
         }
         self.machine.set_state(&state)?;
+        self.begin_anew();
         self.register(register)
     }
 

@@ -17,11 +17,16 @@ mod inspection;
 pub mod memory;
 mod motion;
 mod moving;
+mod printed;
 pub mod registers;
+mod reverse;
 pub mod session;
 pub mod symbols;
+mod timeline;
 pub mod unwind;
 pub mod view;
+mod writer;
 
 pub use error::DebuggerError;
+pub use printed::Printed;
 pub use session::{Reply, Session, SessionParts};

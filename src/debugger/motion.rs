@@ -18,7 +18,7 @@ use std::time::Instant;
 
 /// Why a command came back to the prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     /// It did what it should.
     Done,
     /// It met breakpoints.
@@ -29,6 +29,10 @@ enum Outcome {
     Interrupted,
     /// The time limit.
     Timeout,
+    /// It went back to where what is known begins.
+    Beginning,
+    /// It is where its recording ends.
+    RecordingEnds,
     /// The guest ended; one sentence.
     Ended(String),
 }
@@ -134,7 +138,7 @@ impl Session {
     }
 
     /// Says why the guest stopped, and where.
-    fn tell(&mut self, outcome: Outcome) -> Result<Reply, DebuggerError> {
+    pub(super) fn tell(&mut self, outcome: Outcome) -> Result<Reply, DebuggerError> {
         let (reason, head) = match &outcome {
             Outcome::Done => ("done", String::new()),
             Outcome::Breakpoints(numbers) => {
@@ -146,6 +150,10 @@ impl Session {
                 ("caught", format!("catchpoint {}, {what}\n", list.join(", ")))
             }
             Outcome::Interrupted => ("interrupted", "stopped by Ctrl-C\n".to_owned()),
+            Outcome::Beginning => {
+                ("beginning", "this is the beginning of what can be gone back to\n".to_owned())
+            }
+            Outcome::RecordingEnds => ("recording ends", "this is the end of the recording\n".to_owned()),
             Outcome::Timeout => ("timeout", "stopped, because --timeout was over\n".to_owned()),
             Outcome::Ended(why) => {
                 self.ended = Some(why.clone());
@@ -186,7 +194,10 @@ impl Session {
     fn one_step(&mut self, state: &CpuState) -> Result<Outcome, DebuggerError> {
         let rip = linear_rip(state);
         self.interpreted |= self.machine.has_own_way();
-        let stop = self.machine.step()?;
+        if self.is_at_end() {
+            return Ok(Outcome::RecordingEnds);
+        }
+        let stop = self.step_guest()?;
         let tracing = self.machine.platform().trace();
         let waits = state.activity == Activity::Halted;
         self.events.collect(tracing, (!waits).then_some(rip));
@@ -222,7 +233,7 @@ impl Session {
             self.sought = true;
         }
         let limits = self.limits;
-        Ok(self.machine.run(&limits)?)
+        self.run_guest(&limits)
     }
 
     /// Runs to `target`; with `above`, only when RSP is at least that there.
@@ -258,7 +269,8 @@ impl Session {
 
     fn outcome(&mut self, stop: Stop) -> Outcome {
         match stop {
-            Stop::Stepped | Stop::Paused => Outcome::Done,
+            Stop::Position if self.is_at_end() => Outcome::RecordingEnds,
+            Stop::Stepped | Stop::Paused | Stop::Position | Stop::Written(_) | Stop::Called => Outcome::Done,
             Stop::Breakpoint(at) => Outcome::Breakpoints(self.meet(at)),
             Stop::Caught(event) => {
                 let (numbers, what) = self.caught(&event);
@@ -280,7 +292,7 @@ impl Session {
 }
 
 /// Whether an instruction goes elsewhere and usually comes back to the one after it, or takes its time.
-fn comes_back(instruction: &Instruction) -> bool {
+pub(super) fn comes_back(instruction: &Instruction) -> bool {
     let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     let control = instruction.flow_control();
     matches!(control, FlowControl::Call | FlowControl::IndirectCall)

@@ -11,12 +11,16 @@ use super::expression::{Expression, Names};
 use super::inspection::Examining;
 use super::memory::{GuestMemory, linear_rip};
 use super::moving::own_way;
+use super::printed::Printed;
 use super::registers;
 use super::symbols::{SymbolError, Symbols};
+use super::timeline::Timeline;
 use super::unwind;
 use super::view::{Hex, location, paging, stats, tables};
 use crate::arch::{Activity, CpuState, Gva};
+use crate::engine::Engine;
 use crate::machine::{BOOT_CPU, Limits, Machine};
+use crate::snapshot::recording::Tape;
 use crate::snapshot::{self, Snapshot, SnapshotError};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -36,6 +40,12 @@ pub struct SessionParts {
     pub limits: Limits,
     /// Whether the person wants to have the prompt back (Ctrl-C); asked between single steps.
     pub interrupted: fn() -> bool,
+    /// Through which the builder's machines print.
+    pub printed: Printed,
+    /// What came from outside, if it is a recorded guest.
+    pub tape: Tape,
+    /// Why the guest cannot go back, if something else than the mode's clock forbids it.
+    pub no_way_back: Option<&'static str>,
 }
 
 /// The answer to a command.
@@ -87,6 +97,14 @@ pub struct Session {
     noted: bool,
     pub(super) examining: Examining,
     repeat: Option<Command>,
+    /// What comes from outside.
+    pub(super) tape: Tape,
+    /// Linear addresses, and bytes, whose writes stop the guest.
+    pub(super) watched: Vec<(Gva, u64)>,
+    /// The guest's past, if it can go back.
+    pub(super) timeline: Option<Timeline>,
+    /// Why not, if it cannot.
+    pub(super) no_way_back: &'static str,
 }
 
 impl std::fmt::Debug for Session {
@@ -120,7 +138,19 @@ impl Session {
     pub fn new(mut parts: SessionParts) -> Result<Self, DebuggerError> {
         let machine = (parts.builder)()?;
         machine.platform().clock().pause();
+        let reason = match (parts.no_way_back, machine.pair().engine) {
+            (Some(reason), _) => reason,
+            (None, Engine::Emu) => "its time is the host's; start it without --host-clock",
+            (None, _) => {
+                "in this mode it does not do the same twice; 'save FILE' writes a snapshot, from which 'debug --mode emu --restore \
+                 FILE' goes on, forwards and back"
+            }
+        };
+        let timeline = (machine.counts_turns() && parts.no_way_back.is_none())
+            .then(|| Timeline::new(&machine, parts.printed));
         Ok(Self {
+            timeline,
+            no_way_back: reason,
             builder: parts.builder,
             machine,
             symbols: Arc::new(parts.symbols),
@@ -137,6 +167,8 @@ impl Session {
             noted: false,
             examining: Examining::default(),
             repeat: None,
+            watched: Vec::new(),
+            tape: parts.tape,
         })
     }
 
@@ -161,7 +193,10 @@ impl Session {
         let command = match command::parse(line)? {
             Some(command) => {
                 self.repeat = match &command {
-                    Command::Step(_) | Command::Next(_) => Some(command.clone()),
+                    Command::Step(_)
+                    | Command::Next(_)
+                    | Command::ReverseStep(_)
+                    | Command::ReverseNext(_) => Some(command.clone()),
                     Command::Examine { .. } => Some(Command::Examine { shape: None, place: None }),
                     _ => None,
                 };
@@ -184,6 +219,10 @@ impl Session {
             Command::Step(count) => self.step(*count),
             Command::Next(count) => self.next(*count),
             Command::Continue => self.go_on(),
+            Command::ReverseStep(count) => self.reverse_step(*count),
+            Command::ReverseNext(count) => self.reverse_next(*count),
+            Command::ReverseContinue => self.reverse_continue(),
+            Command::WhoWrote { address, length } => self.who_wrote(address, length.as_ref()),
             Command::Until(at) => self.until(at),
             Command::Finish => self.finish(),
             Command::Break { at, condition } => self.set_breakpoint(at, condition.as_ref()),
@@ -335,6 +374,7 @@ impl Session {
         platform.clock().pause();
         platform.trace().enable(tracing);
         self.counted = stats::Counts::default();
+        self.tape.go_to(0);
         self.arrive("the guest starts again")
     }
 
@@ -351,6 +391,8 @@ impl Session {
             self.ended = Some(format!("the snapshot could not be read to its end ({why})"));
         }
         put?;
+        // What came from outside afterwards came to another guest.
+        self.tape = Tape::default();
         self.arrive("the guest is where the snapshot was taken")
     }
 
@@ -362,6 +404,8 @@ impl Session {
         self.events.clear();
         self.interpreted = false;
         self.tell_catches();
+        self.begin_anew();
+        self.machine.watch_writes(&self.watched)?;
         if !self.breakpoints.list().is_empty() {
             self.tell_breakpoints(&[])?;
         }

@@ -1,4 +1,5 @@
 //! The `emu` mode: vCPUs that the translator or the interpreter runs.
+use super::mmu::watch::OUTSIDE;
 use super::single::{Ended, Outcome, Single};
 use super::technique::Without;
 use super::translate::session::Translator;
@@ -8,7 +9,6 @@ use crate::engine::{
     Backend, Boundary, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId,
 };
 use crate::mem::{GuestRam, RamSlot};
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Who executes instructions in mode emu.
@@ -111,7 +111,14 @@ impl Backend for Emulator {
             }
             EmuEngine::Single => Core::Single(Box::new(Single::new(id, ram))),
         };
-        Ok(Box::new(EmuVcpu { id, state: reset.clone(), core, breakpoints: HashSet::new() }))
+        Ok(Box::new(EmuVcpu {
+            id,
+            state: reset.clone(),
+            core,
+            breakpoints: Vec::new(),
+            watches: false,
+            goes_on: false,
+        }))
     }
 }
 
@@ -135,27 +142,47 @@ struct EmuVcpu {
     id: VcpuId,
     state: CpuState,
     core: Core,
-    breakpoints: HashSet<u64>,
+    /// Ascending.
+    breakpoints: Vec<u64>,
+    /// A debugger watches memory.
+    watches: bool,
+    /// The next run goes on with one that was cut off.
+    goes_on: bool,
 }
 
 impl Vcpu for EmuVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        let mut fresh = true;
+        let mut fresh = !std::mem::take(&mut self.goes_on);
         loop {
-            let outcome = match platform.at_boundary(self.id, &self.state) {
-                Boundary::Leave(exit) => return Ok(exit),
-                Boundary::Interrupt(vector) => {
-                    self.core.single().deliver_interrupt(&mut self.state, platform, vector)?
+            if let Some(at) = self.core.single().take_written() {
+                return Ok(Exit::Debug(DebugEvent::Written(Gva(at))));
+            }
+            if platform.progress().is_at_target() {
+                return Ok(Exit::Debug(DebugEvent::Position));
+            }
+            self.core.single().end_epoch(platform);
+            let delivered = match platform.at_boundary(self.id, &self.state) {
+                Boundary::Leave(exit) => {
+                    // One that halts runs on after its wait.
+                    self.goes_on = exit == Exit::Halted;
+                    return Ok(exit);
                 }
-                Boundary::Nmi => self.core.single().deliver_nmi(&mut self.state, platform)?,
-                Boundary::Execute => Outcome::Retired,
+                Boundary::Interrupt(vector) => {
+                    Some(self.core.single().deliver_interrupt(&mut self.state, platform, vector)?)
+                }
+                Boundary::Nmi => Some(self.core.single().deliver_nmi(&mut self.state, platform)?),
+                Boundary::Execute => None,
             };
-            if outcome == Outcome::TripleFault {
-                return Ok(Exit::TripleFault);
+            match delivered {
+                Some(Outcome::TripleFault) => return Ok(Exit::TripleFault),
+                // That was a turn.
+                Some(_) => continue,
+                None => {}
             }
             // Instructions are counted and breakpoints looked at only by the interpreter, which also comes out right behind the
             // instruction that made an event.
             let plain = self.breakpoints.is_empty()
+                && !self.watches
                 && !platform.trace().catches()
                 && platform.clock().source() == ClockSource::Real;
             let ended = match &mut self.core {
@@ -163,7 +190,8 @@ impl Vcpu for EmuVcpu {
                 core => core.single().run(&mut self.state, platform, &self.breakpoints, &mut fresh)?,
             };
             match ended {
-                Ended::Attention | Ended::Halted => {}
+                // All else is looked at where the loop turns.
+                Ended::Attention | Ended::Halted | Ended::Position | Ended::Written => {}
                 Ended::TripleFault => return Ok(Exit::TripleFault),
                 Ended::Breakpoint => {
                     return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
@@ -190,11 +218,29 @@ impl Vcpu for EmuVcpu {
 
 impl DebugVcpu for EmuVcpu {
     fn step(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        self.core.single().step_vcpu(&mut self.state, platform)
+        let exit = self.core.single().step_vcpu(&mut self.state, platform);
+        // A step is over anyway.
+        self.core.single().take_written();
+        exit
     }
 
     fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError> {
         self.breakpoints = at.iter().map(|gva| gva.0).collect();
+        self.breakpoints.sort_unstable();
         Ok(())
+    }
+
+    fn watch_writes(&mut self, at: &[(Gva, u64)]) -> Result<bool, EngineError> {
+        if at.len() > OUTSIDE {
+            return Ok(false);
+        }
+        let at: Vec<_> = at.iter().map(|&(gva, length)| (gva.0, length)).collect();
+        self.core.single().watch(&at);
+        self.watches = !at.is_empty();
+        Ok(true)
+    }
+
+    fn go_on(&mut self) {
+        self.goes_on = true;
     }
 }

@@ -30,4 +30,8 @@ pub enum DebugEvent {
     Step,
     /// The next instruction is at a breakpoint.
     Breakpoint(Gva),
+    /// Memory that is watched was written: the first byte of the write.
+    Written(Gva),
+    /// The target of [`super::Progress`] is reached.
+    Position,
 }

@@ -20,6 +20,7 @@ mod hypercall;
 mod kvm_clock;
 mod pair;
 mod platform;
+mod progress;
 mod saved;
 mod site;
 mod trace;
@@ -34,6 +35,7 @@ pub use hypercall::{Hypercalls, PageRange, SavedHypercalls, Stale, TextSink};
 pub use kvm_clock::{KvmClock, SavedCpuClock, SavedKvmClock};
 pub use pair::{Engine, Interface, Pair};
 pub use platform::{Attention, Platform, PlatformParts};
+pub use progress::Progress;
 pub use saved::{BadOffers, SavedOffers};
 pub use site::{Cost, Occasion, Patch, Site, Sites};
 pub use trace::{Event, EventKind, Trace};
@@ -245,4 +247,18 @@ pub trait DebugVcpu {
     fn interprets_with_breakpoints(&self) -> bool {
         true
     }
+
+    /// Replaces what is watched for writes: linear addresses, and bytes from there on. `run` stops behind an instruction that
+    /// wrote one of them, whatever it wrote, with [`DebugEvent::Written`]. Says whether that many can be watched; if not,
+    /// nothing is.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn watch_writes(&mut self, at: &[(Gva, u64)]) -> Result<bool, EngineError> {
+        Ok(at.is_empty())
+    }
+
+    /// The next `run` only goes on with one that was cut off: it stops at a breakpoint at its first instruction, too. A mode
+    /// whose runs are not cut at exact positions need not know of it.
+    fn go_on(&mut self) {}
 }

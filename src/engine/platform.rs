@@ -2,12 +2,12 @@
 //!
 //! Counting and tracing happen here, once, for all modes.
 use super::hypercall::Hypercalls;
-use super::{Cause, Counters, EventKind, Exit, KickCell, KvmClock, Trace, VcpuId};
+use super::{Cause, Counters, EventKind, Exit, KickCell, KvmClock, Progress, Trace, VcpuId};
 use crate::abi;
 use crate::arch::cpuid::{CpuidResult, CpuidTable, LEAF1_EDX_APIC};
 use crate::arch::{CpuState, Gpa, Port, Vector, Width, msr};
 use crate::bus::{Bus, CpuSignal, InterruptController, PowerRequest, PowerSwitch};
-use crate::clock::{Clock, Timer, TimerQueue};
+use crate::clock::{Clock, ClockSource, Timer, TimerQueue};
 use crate::mem::GuestRam;
 use std::sync::Arc;
 
@@ -41,6 +41,7 @@ pub struct Platform {
     /// What CPUID says, by vCPU.
     cpuid: Vec<CpuidTable>,
     counters: Vec<Arc<Counters>>,
+    progress: Progress,
     trace: Trace,
 }
 
@@ -73,7 +74,7 @@ impl Platform {
         let counters = parts.kicks.iter().map(|_| Arc::default()).collect();
         let cpus = parts.kicks.len().min(255) as u8;
         let cpuid = (0..cpus).map(|id| parts.cpuid.of_cpu(id, cpus)).collect();
-        Self { parts, cpuid, counters, trace: Trace::default() }
+        Self { parts, cpuid, counters, progress: Progress::default(), trace: Trace::default() }
     }
 
     /// Guest RAM.
@@ -154,6 +155,20 @@ impl Platform {
     /// KVM's clock, if the machine offers it.
     pub(super) fn kvm_clock(&self) -> Option<&KvmClock> {
         self.parts.kvm_clock.as_ref()
+    }
+
+    /// How far the machine has come, if its clock is counted.
+    #[inline]
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// A turn was made that retired no instruction: something was delivered, or a clock went on.
+    pub fn count_turn(&self) {
+        if self.parts.clock.source() != ClockSource::Real {
+            self.progress.advance(1);
+        }
     }
 
     /// The exit trace.

@@ -9,6 +9,7 @@ mod firmware;
 #[cfg(test)]
 mod fuzz_tests;
 mod fw_cfg;
+mod given;
 mod ide;
 mod journey;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod test_device_tests;
 mod timed;
 mod virtio;
 
+pub use crate::device::i8042::KeyStroke;
 pub use crate::device::uart16550::ConsoleSink;
 pub use crate::emulator::{EmuEngine, Technique, UnknownTechnique, Without};
 pub use crate::host::console::{Capture, Outlet, Stream};
@@ -40,6 +42,7 @@ use crate::host::net::NetError;
 pub use backends::availability;
 pub use console_input::ConsoleInput;
 use firmware::Shape;
+pub use given::{Bell, Given};
 pub use journey::{Itinerary, Journey, Refusal};
 use moving::Executor;
 pub use moving::{Direction, MoveError, Moves};
@@ -275,6 +278,11 @@ impl Machine {
     /// # Errors
     /// [`MachineError`]: the machine cannot go on.
     pub fn run(&mut self, limits: &Limits) -> Result<Stop, MachineError> {
+        if limits.goes_on
+            && let Some(debug) = self.executor.vcpu.as_debug()
+        {
+            debug.go_on();
+        }
         let vcpus = self.executor.vcpus().map(Box::as_mut);
         run::run(vcpus, &self.platform, (&self.host_timers, &self.pause), self.outlet.as_ref(), limits)
     }
@@ -321,14 +329,28 @@ impl Machine {
         looks && self.has_own_way()
     }
 
+    /// Replaces what is watched for writes by the boot CPU: linear addresses, and bytes from there on. Runs stop behind an
+    /// instruction that wrote there, whatever it wrote. Says whether the mode can watch that much; if not, nothing is.
+    ///
+    /// # Errors
+    /// [`MachineError`], when the host refuses.
+    pub fn watch_writes(&mut self, at: &[(Gva, u64)]) -> Result<bool, MachineError> {
+        self.executor.vcpu.as_debug().map_or(Ok(at.is_empty()), |debug| Ok(debug.watch_writes(at)?))
+    }
+
+    /// Whether the machine does the same again from the same state: its time is counted in instructions.
+    #[must_use]
+    pub fn counts_turns(&self) -> bool {
+        self.platform.clock().source() != ClockSource::Real
+    }
+
     /// Whether steps, and runs with breakpoints, leave this machine's own way of executing to the interpreter. Steps
     /// always do; for breakpoints see [`Machine::breakpoints_are_interpreted`].
     #[must_use]
     pub fn has_own_way(&self) -> bool {
         // Time is counted in instructions by the interpreter alone.
-        let counted = self.platform.clock().source() != ClockSource::Real;
         let interpreter = self.pair().engine == Engine::Emu && self.caps().engine == EmuEngine::Single.name();
-        !counted && !interpreter
+        !self.counts_turns() && !interpreter
     }
 
     /// Whether a run with breakpoints is carried out by the interpreter, though one without is not.

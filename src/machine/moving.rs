@@ -19,7 +19,9 @@ pub enum MoveError {
     #[error("the guest was told that its CPU has {}; with --common-cpu it is told only of what every mode has", .0.join(", "))]
     Told(Vec<&'static str>),
     /// Time is counted in instructions.
-    #[error("the guest's time is counted in instructions (--deterministic), which only emu can")]
+    #[error(
+        "the guest's time is counted in instructions (--deterministic), which only emu can; the debugger's --host-clock lets it be the host's"
+    )]
     Counted,
     /// The guest makes hypercalls, or is about to learn that it cannot any more.
     #[error("the page by which a guest makes hypercalls leads into the engine that it began in")]

@@ -25,6 +25,10 @@ pub struct Limits {
     pub interruptible: bool,
     /// At most so long, guest time.
     pub pause_after: Option<Duration>,
+    /// Up to this position (see [`crate::engine::Progress`]), where the machine counts turns.
+    pub until: Option<u64>,
+    /// The run goes on with one that a limit cut off: a breakpoint at its first instruction counts, too.
+    pub goes_on: bool,
 }
 
 /// Why a run stopped.
@@ -42,6 +46,12 @@ pub enum Stop {
     Interrupted,
     /// [`Limits::pause_after`] was over.
     Paused,
+    /// At [`Limits::until`].
+    Position,
+    /// By a [`super::Bell`].
+    Called,
+    /// Behind a write to what is watched, which began there.
+    Written(Gva),
     /// At a breakpoint.
     Breakpoint(Gva),
     /// An event that was to be caught ([`super::Machine::catch_events`]).
@@ -114,8 +124,23 @@ fn bind(platform: &Platform, vcpu: VcpuId) -> Result<Bound, MachineError> {
 pub(super) struct Pause {
     timer: Timer,
     due: Arc<AtomicBool>,
+    asked: Asked,
     /// The queue keeps no client alive.
     _client: Arc<Mutex<PauseClient>>,
+}
+
+/// Whether somebody asks for the end of a run, from outside.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    flag: Arc<AtomicBool>,
+    kick: Arc<KickCell>,
+}
+
+impl Asked {
+    pub(super) fn ask(&self) {
+        self.flag.store(true, Ordering::SeqCst);
+        self.kick.kick();
+    }
 }
 
 struct PauseClient {
@@ -135,17 +160,30 @@ impl Pause {
         let timer = platform.add_timer();
         let due = Arc::default();
         let kick = Arc::clone(platform.kick(BOOT_CPU));
+        let asked = Asked { flag: Arc::default(), kick: Arc::clone(&kick) };
         let client = Arc::new(Mutex::new(PauseClient { due: Arc::clone(&due), kick }));
         timer.connect(&(Arc::clone(&client) as Arc<Mutex<dyn TimerClient>>));
-        Self { timer, due, _client: client }
+        Self { timer, due, asked, _client: client }
     }
 
     /// Arms it for a run that begins now.
     fn begin(&self, clock: &Clock, after: Option<Duration>) {
         self.due.store(false, Ordering::SeqCst);
+        // A call that came while nothing ran, or too late for the last run.
+        if self.asked.flag.load(Ordering::SeqCst) {
+            self.asked.kick.kick();
+        }
         if let Some(after) = after {
             self.timer.arm(clock.now().after(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)));
         }
+    }
+
+    pub(super) fn asked(&self) -> Asked {
+        self.asked.clone()
+    }
+
+    fn takes_call(&self) -> bool {
+        self.asked.flag.swap(false, Ordering::SeqCst)
     }
 
     fn is_due(&self) -> bool {
@@ -168,7 +206,10 @@ impl Run<'_> {
     /// Stops all vCPUs, for this reason if there is none yet, or only a limit: what a guest did comes once.
     fn stop(&self, reason: Result<Stop, MachineError>) {
         let is_limit = |reason: &Result<Stop, MachineError>| {
-            matches!(reason, Ok(Stop::Timeout | Stop::Interrupted | Stop::Paused))
+            matches!(
+                reason,
+                Ok(Stop::Timeout | Stop::Interrupted | Stop::Paused | Stop::Position | Stop::Called)
+            )
         };
         let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         if first.as_ref().is_none_or(is_limit) && !(first.is_some() && is_limit(&reason)) {
@@ -223,6 +264,7 @@ pub(super) fn run<'v>(
     platform.renew_clock_page();
     let _former = platform.trace().take_caught();
     pause.begin(platform.clock(), limits.pause_after);
+    platform.progress().set_target(limits.until);
     let run = Run { platform, host_timers, pause, ends: AtomicBool::new(false), reason: Mutex::new(None) };
     std::thread::scope(|scope| {
         let run = &run;
@@ -262,6 +304,7 @@ pub(super) fn run<'v>(
     });
     host_timers.stop();
     pause.timer.cancel();
+    platform.progress().set_target(None);
     for vcpu in platform.vcpus() {
         // A kick that came too late for this run must not end the next one.
         platform.kick(vcpu).take_leave();
@@ -316,6 +359,7 @@ fn drive(
             Exit::Kicked => match platform.trace().take_caught() {
                 Some(event) => Stop::Caught(event),
                 None if pause.is_due() => Stop::Paused,
+                None if pause.takes_call() => Stop::Called,
                 None => continue,
             },
             // The boot CPU begins where the firmware would, which is gone: the machine begins anew.
@@ -335,6 +379,8 @@ fn drive(
             }
             Exit::Debug(DebugEvent::Step) => Stop::Stepped,
             Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
+            Exit::Debug(DebugEvent::Position) => Stop::Position,
+            Exit::Debug(DebugEvent::Written(at)) => Stop::Written(at),
             Exit::PowerOff(status) => Stop::PowerOff(status),
             Exit::Reset => Stop::Reset,
             Exit::TripleFault => Stop::TripleFault,
@@ -359,12 +405,13 @@ pub(super) fn step(vcpu: &mut dyn DebugVcpu, platform: &Platform) -> Result<Stop
         }
     }
     Ok(match exit {
-        Exit::Debug(DebugEvent::Step) | Exit::Kicked => Stop::Stepped,
+        Exit::Debug(DebugEvent::Step | DebugEvent::Position) | Exit::Kicked => Stop::Stepped,
         Exit::Halted => {
             skip_to_next_deadline(platform);
             Stop::Stepped
         }
         Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
+        Exit::Debug(DebugEvent::Written(at)) => Stop::Written(at),
         Exit::PowerOff(status) => Stop::PowerOff(status),
         Exit::Reset | Exit::Init => Stop::Reset,
         // The boot CPU takes none.
@@ -383,6 +430,7 @@ fn skip_to_next_deadline(platform: &Platform) -> bool {
     let kick = platform.kick(BOOT_CPU);
     if !kick.is_raised() {
         platform.clock().skip_to(deadline);
+        platform.count_turn();
         kick.poke();
     }
     true

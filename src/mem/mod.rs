@@ -8,6 +8,7 @@ mod code_map;
 mod seal;
 mod watcher;
 
+pub use crate::sys::written::Written;
 pub use code_map::{CodeChanges, CodeMap};
 pub use seal::CodeSeal;
 pub use watcher::{Close, Watcher};
@@ -18,7 +19,7 @@ use crate::sys::memfd;
 use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Why RAM could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,8 @@ pub struct GuestRam {
     slots: Vec<RamSlot>,
     size: u64,
     code: CodeMap,
+    /// Pages that were released so far.
+    released: AtomicU64,
 }
 
 impl GuestRam {
@@ -108,7 +111,7 @@ impl GuestRam {
                 host: base + low as usize,
             });
         }
-        Ok(Self { file, map, slots, size, code: CodeMap::new(size) })
+        Ok(Self { file, map, slots, size, code: CodeMap::new(size), released: AtomicU64::new(0) })
     }
 
     /// The memory object, for mapping it elsewhere. Slot offsets refer to it.
@@ -179,6 +182,21 @@ impl GuestRam {
         memfd::touched(&self.file, self.size)
     }
 
+    /// Watches which pages are written through this mapping, which must outlive the watch. It loses what a page that is
+    /// released was: see [`Self::released`].
+    ///
+    /// # Errors
+    /// When the host cannot.
+    pub fn watch_writes(&self) -> io::Result<Written> {
+        Written::watch(self.map.as_mut_ptr() as usize, self.map.len())
+    }
+
+    /// How often [`Self::release_page`] has released a page.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
+    }
+
     /// Makes all of RAM zero and gives its memory back to the host. Whoever decoded code of it is to forget it.
     ///
     /// # Errors
@@ -213,6 +231,7 @@ impl GuestRam {
             self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset as usize, PAGE_SIZE as usize)
         };
         debug_assert!(released.is_ok(), "a page of our own mapping");
+        self.released.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Copies guest memory out.

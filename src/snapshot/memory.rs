@@ -5,7 +5,8 @@
 use super::{SnapshotError, take_on};
 use crate::arch::address::PAGE_SIZE;
 use crate::machine::{Machine, MachineError, SavedMachine};
-use crate::mem::GuestRam;
+use crate::mem::{GuestRam, Written};
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -21,6 +22,7 @@ const ZERO: [u8; PAGE] = [0; PAGE];
 type Page = Arc<[u8; PAGE]>;
 /// Pages that follow each other; those that are missing are zero.
 type Chunk = Arc<[Option<Page>; CHUNK]>;
+const NO_PAGES: [Option<Page>; CHUNK] = [const { None }; CHUNK];
 
 /// A machine at a moment.
 #[derive(Clone, Debug)]
@@ -82,11 +84,24 @@ impl Memory {
         take_on(machine, &self.state, |ram| self.fill(ram).map_err(|error| error.to_string()))
     }
 
+    /// Bytes of the guest's memory at an offset of the memory object, at most a page and not beyond its end.
+    #[must_use]
+    pub fn bytes(&self, offset: u64, length: usize) -> Vec<u8> {
+        let (number, into) = ((offset / PAGE_SIZE) as usize, (offset % PAGE_SIZE) as usize);
+        let chunk = self.chunks.get(number / CHUNK).and_then(Option::as_ref);
+        let page = chunk.and_then(|chunk| chunk[number % CHUNK].as_ref()).map_or(&ZERO, |page| page);
+        page[into..(into + length).min(PAGE)].to_vec()
+    }
+
+    fn page(&self, number: usize) -> Option<&Page> {
+        self.chunks.get(number / CHUNK)?.as_ref()?[number % CHUNK].as_ref()
+    }
+
     fn fill(&self, ram: &GuestRam) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK_BYTES];
         let touched = ram.touched()?;
         // What was never touched is zero now, and is to hold something only where the snapshot does.
-        let now: std::collections::HashSet<usize> = chunks_in(&touched).collect();
+        let now: HashSet<usize> = chunks_in(&touched).collect();
         for (number, chunk) in self.chunks.iter().enumerate() {
             if chunk.is_none() && !now.contains(&number) {
                 continue;
@@ -108,6 +123,18 @@ fn failed(source: io::Error) -> SnapshotError {
     SnapshotError::Machine(MachineError::Host { what: "cannot copy the guest's memory", source })
 }
 
+/// Bytes that these snapshots keep of RAM together.
+#[must_use]
+pub fn kept<'a>(snapshots: impl Iterator<Item = &'a Memory>) -> u64 {
+    let (mut chunks, mut pages) = (HashSet::new(), HashSet::new());
+    for chunk in snapshots.flat_map(|memory| memory.chunks.iter().flatten()) {
+        if chunks.insert(Arc::as_ptr(chunk)) {
+            pages.extend(chunk.iter().flatten().map(Arc::as_ptr));
+        }
+    }
+    pages.len() as u64 * PAGE_SIZE
+}
+
 /// RAM as chunks, and how many bytes of it are copies.
 fn copy(ram: &GuestRam, before: Option<&Memory>) -> io::Result<(Vec<Option<Chunk>>, u64)> {
     let count = (ram.size() as usize).div_ceil(CHUNK_BYTES);
@@ -122,7 +149,7 @@ fn copy(ram: &GuestRam, before: Option<&Memory>) -> io::Result<(Vec<Option<Chunk
             chunks[number] = old.cloned();
             continue;
         }
-        let mut chunk = [const { None }; CHUNK];
+        let mut chunk = NO_PAGES;
         for (i, (place, bytes)) in chunk.iter_mut().zip(bytes.as_chunks::<PAGE>().0).enumerate() {
             *place = match page_of(i) {
                 old if same(old, bytes) => old.cloned(),
@@ -134,6 +161,132 @@ fn copy(ram: &GuestRam, before: Option<&Memory>) -> io::Result<(Vec<Option<Chunk
             };
         }
         chunks[number] = Some(Arc::new(chunk));
+    }
+    Ok((chunks, copied))
+}
+
+/// Snapshots of one machine that cost what has changed since the last of them was taken or put back: the host tells which
+/// pages were written. Where it cannot, all pages that were ever touched are compared.
+///
+/// Nobody else puts the machine elsewhere meanwhile. It is for engines that write RAM through the machine's own mapping.
+#[derive(Debug)]
+pub struct Series {
+    // Dropped before the mapping that it watches.
+    written: Option<Written>,
+    ram: Arc<GuestRam>,
+    /// What RAM was when the watch was last asked.
+    base: Option<Memory>,
+    released: u64,
+}
+
+impl Series {
+    /// A series of snapshots of this machine.
+    #[must_use]
+    pub fn new(machine: &Machine) -> Self {
+        let ram = Arc::clone(machine.platform().ram());
+        // Without it all is compared.
+        Self { written: ram.watch_writes().ok(), released: ram.released(), ram, base: None }
+    }
+
+    /// Whether the host tells what was written.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.written.is_some()
+    }
+
+    /// The pages that may differ from those of the base; `None` if all may.
+    fn changed(&mut self) -> Option<Vec<Range<u64>>> {
+        let written = self.written.as_ref().map(Written::take).transpose();
+        if written.is_err() {
+            self.written = None;
+        }
+        let released = std::mem::replace(&mut self.released, self.ram.released());
+        written.unwrap_or_default().filter(|_| released == self.released && self.base.is_some())
+    }
+
+    /// The machine, which stands, as it is now.
+    ///
+    /// # Errors
+    /// As [`Memory::take`].
+    pub fn take(&mut self, machine: &mut Machine) -> Result<Memory, SnapshotError> {
+        let state = machine.save()?;
+        let changed = self.changed();
+        let (chunks, copied) = match (&self.base, changed) {
+            (Some(base), Some(changed)) => copy_changed(&self.ram, base, &changed),
+            (base, _) => copy(&self.ram, base.as_ref()),
+        }
+        .map_err(failed)?;
+        let taken = Memory { state, chunks, copied };
+        self.base = Some(taken.clone());
+        Ok(taken)
+    }
+
+    /// Puts the machine back to where this snapshot of the series was taken.
+    ///
+    /// # Errors
+    /// As [`Memory::put_back`].
+    pub fn put_back(&mut self, machine: &mut Machine, to: &Memory) -> Result<(), SnapshotError> {
+        take_on(machine, &to.state, |ram| {
+            let changed = self.changed();
+            let filled = match (self.base.take(), changed) {
+                (Some(base), Some(changed)) => to.fill_changed(ram, &base, &changed),
+                _ => to.fill(ram),
+            };
+            filled.map_err(|error| error.to_string())
+        })?;
+        self.base = Some(to.clone());
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// Fills RAM, which is that of `base` but for what has `changed` since.
+    fn fill_changed(&self, ram: &GuestRam, base: &Self, changed: &[Range<u64>]) -> io::Result<()> {
+        let put = |number: usize| {
+            let page = self.page(number).map_or(&ZERO, |page| page);
+            ram.file().write_all_at(page, (number * PAGE) as u64)
+        };
+        let written = changed.iter().flat_map(|range| pages_of(range, ram.size()));
+        written.into_iter().try_for_each(put)?;
+        let same_page = |a: Option<&Page>, b: Option<&Page>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        for (number, (own, other)) in self.chunks.iter().zip(&base.chunks).enumerate() {
+            match (own, other) {
+                (None, None) => continue,
+                (Some(a), Some(b)) if Arc::ptr_eq(a, b) => continue,
+                _ => {}
+            }
+            let all = number * CHUNK..(number + 1) * CHUNK;
+            all.filter(|page| !same_page(self.page(*page), base.page(*page))).try_for_each(put)?;
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of the pages in a range of offsets, up to the end of RAM.
+fn pages_of(range: &Range<u64>, size: u64) -> Range<usize> {
+    (range.start / PAGE_SIZE) as usize..range.end.min(size).div_ceil(PAGE_SIZE) as usize
+}
+
+/// RAM as chunks, which is that of `base` but for what has `changed` since, and how many bytes of it are copies.
+fn copy_changed(
+    ram: &GuestRam,
+    base: &Memory,
+    changed: &[Range<u64>],
+) -> io::Result<(Vec<Option<Chunk>>, u64)> {
+    let mut chunks = base.chunks.clone();
+    let (mut copied, mut bytes) = (0, ZERO);
+    for number in changed.iter().flat_map(|range| pages_of(range, ram.size())) {
+        ram.file().read_exact_at(&mut bytes, (number * PAGE) as u64)?;
+        if same(base.page(number), &bytes) {
+            continue;
+        }
+        let chunk = chunks[number / CHUNK].get_or_insert_with(|| Arc::new(NO_PAGES));
+        let place = &mut Arc::make_mut(chunk)[number % CHUNK];
+        *place = if bytes == ZERO { None } else { Some(Arc::new(bytes)) };
+        copied += PAGE_SIZE;
     }
     Ok((chunks, copied))
 }

@@ -6,8 +6,9 @@
 mod format;
 mod memory;
 mod ram;
+pub mod recording;
 
-pub use memory::Memory;
+pub use memory::{Memory, Series, kept};
 
 use crate::arch::address::PAGE_SIZE;
 use crate::machine::{
@@ -88,16 +89,17 @@ pub struct Written {
 }
 
 /// A file that is removed unless it is kept.
-struct Unfinished<'a> {
-    path: &'a Path,
+#[derive(Debug)]
+struct Unfinished {
+    path: PathBuf,
     kept: bool,
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.kept {
             // There is nothing more to be done about it.
-            let _stays = std::fs::remove_file(self.path);
+            let _stays = std::fs::remove_file(&self.path);
         }
     }
 }
@@ -117,25 +119,31 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(hidden))
 }
 
-/// Whether a snapshot can be put at `path`: in a folder that is there, and in place of nothing else than a snapshot. Devices,
+/// Whether a file of ours that begins with `magic` can be put at `path`: in a folder that is there, in place of nothing else
+/// than one of its kind. Devices,
 /// links, disks and whatever else the name may be are not to be lost.
-fn fits(path: &Path) -> io::Result<()> {
+fn fits(path: &Path, magic: [u8; 8]) -> io::Result<()> {
     if !folder_of(path).metadata()?.is_dir() {
         return Err(io::Error::from(io::ErrorKind::NotADirectory));
     }
-    let is_snapshot = match path.symlink_metadata() {
+    let is_same = match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
-        Ok(there) => there.is_file() && begins_as_snapshot(path)?,
+        Ok(there) => there.is_file() && begins_with(path, magic)?,
     };
-    if is_snapshot { Ok(()) } else { Err(io::Error::other("what is there is no snapshot; remove it first")) }
+    let what = if magic == MAGIC { "snapshot" } else { "recording" };
+    if is_same {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("what is there is no {what}; remove it first")))
+    }
 }
 
-/// Whether the file begins as snapshots of any version do; an empty one may become one.
-fn begins_as_snapshot(path: &Path) -> io::Result<bool> {
+/// Whether the file begins as all of a kind do, of any version; an empty one may become one.
+fn begins_with(path: &Path, magic: [u8; 8]) -> io::Result<bool> {
     let file = File::open(path)?;
-    let mut first = [0; MAGIC.len()];
-    Ok(file.metadata()?.len() == 0 || file.read_exact_at(&mut first, 0).is_ok() && first == MAGIC)
+    let mut first = [0; 8];
+    Ok(file.metadata()?.len() == 0 || file.read_exact_at(&mut first, 0).is_ok() && first == magic)
 }
 
 /// Looks whether a snapshot can be saved at `path`, before a machine runs for it.
@@ -143,7 +151,7 @@ fn begins_as_snapshot(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// [`SnapshotError::Write`].
 pub fn can_be_saved(path: &Path) -> Result<(), SnapshotError> {
-    fits(path).map_err(|source| SnapshotError::Write { path: path.to_owned(), source })
+    fits(path, MAGIC).map_err(|source| SnapshotError::Write { path: path.to_owned(), source })
 }
 
 /// Saves a machine that stands to a file, in place of one that is there.
@@ -157,20 +165,37 @@ pub fn save(machine: &mut Machine, path: &Path) -> Result<Written, SnapshotError
 }
 
 fn write(machine: &Machine, state: &SavedMachine, path: &Path) -> io::Result<Written> {
-    fits(path)?;
+    fits(path, MAGIC)?;
     let temporary = beside(path)?;
     // A guest's memory is nobody else's business.
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let mut unfinished = Unfinished { path: &temporary, kept: false };
+    let mut unfinished = Unfinished { path: temporary, kept: false };
+    let written = write_at(machine, state, &file, 0)?;
+    put_in_place(&file, &mut unfinished, path)?;
+    Ok(written)
+}
+
+/// Gives a file that is whole its name.
+fn put_in_place(file: &File, unfinished: &mut Unfinished, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    std::fs::rename(&unfinished.path, path)?;
+    unfinished.kept = true;
+    // The new name is to outlast a crash, too, where the file system can say so.
+    let _unsaid = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+    Ok(())
+}
+
+/// Writes a snapshot into `file`, from `base` on, to which its own offsets refer.
+fn write_at(machine: &Machine, state: &SavedMachine, file: &File, base: u64) -> io::Result<Written> {
     let begin = HEADER as u64;
-    let runs = ram::write(machine.platform().ram(), &file, begin)?;
+    let runs = ram::write(machine.platform().ram(), file, base + begin)?;
     let pages: u64 = runs.iter().map(|run| u64::from(run.pages)).sum();
     let length = runs.iter().map(|run| run.bytes() as u64).sum();
     let mut header = Header { pages: Section { offset: begin, length, checksum: 0 }, ..Header::default() };
     header.size = begin + length;
     let encoded = |result: Result<Vec<u8>, postcard::Error>| result.map_err(io::Error::other);
     let mut add = |bytes: Vec<u8>| -> io::Result<Section> {
-        file.write_all_at(&bytes, header.size)?;
+        file.write_all_at(&bytes, base + header.size)?;
         let section =
             Section { offset: header.size, length: bytes.len() as u64, checksum: crc32fast::hash(&bytes) };
         header.size += section.length;
@@ -180,12 +205,7 @@ fn write(machine: &Machine, state: &SavedMachine, path: &Path) -> io::Result<Wri
     let shape = add(encoded(postcard::to_allocvec(machine.shape()))?)?;
     let state = add(encoded(postcard::to_allocvec(state))?)?;
     header = Header { runs, shape, state, ..header };
-    file.write_all_at(&header.encode(), 0)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    unfinished.kept = true;
-    // The new name is to outlast a crash, too, where the file system can say so.
-    let _unsaid = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+    file.write_all_at(&header.encode(), base)?;
     Ok(Written { size: header.size, pages })
 }
 
@@ -194,6 +214,8 @@ fn write(machine: &Machine, state: &SavedMachine, path: &Path) -> io::Result<Wri
 pub struct Snapshot {
     path: PathBuf,
     file: File,
+    /// Where in the file it begins.
+    base: u64,
     header: Header,
     shape: SavedShape,
     state: SavedMachine,
@@ -213,14 +235,20 @@ impl Snapshot {
         }
         let file = File::open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
+        Self::open_at(path, file, 0, size)
+    }
+
+    /// As [`Self::open`], of the `size` bytes of `file` from `base` on.
+    fn open_at(path: &Path, file: File, base: u64, size: u64) -> Result<Self, SnapshotError> {
+        let failed = |source| SnapshotError::Read { path: path.to_owned(), source };
         let mut first = vec![0; size.min(HEADER as u64) as usize];
-        file.read_exact_at(&mut first, 0).map_err(failed)?;
+        file.read_exact_at(&mut first, base).map_err(failed)?;
         let header = Header::decode(path, &first, size)?;
         let damaged = |what| SnapshotError::Damaged { path: path.to_owned(), what };
         let section = |what, section: Section| {
             let length = usize::try_from(section.length).map_err(|_| damaged(what))?;
             let mut bytes = vec![0; length];
-            file.read_exact_at(&mut bytes, section.offset).map_err(failed)?;
+            file.read_exact_at(&mut bytes, base + section.offset).map_err(failed)?;
             if crc32fast::hash(&bytes) == section.checksum { Ok(bytes) } else { Err(damaged(what)) }
         };
         let shape: SavedShape = decode(&section("shape", header.shape)?).ok_or_else(|| damaged("shape"))?;
@@ -233,7 +261,7 @@ impl Snapshot {
         }
         let runs = format::decode_runs(&section(what, header.runs)?, shape.memory, header.pages.length);
         let runs = runs.ok_or_else(|| damaged(what))?;
-        Ok(Self { path: path.to_owned(), file, header, shape, state, runs })
+        Ok(Self { path: path.to_owned(), file, base, header, shape, state, runs })
     }
 
     /// What machine it is of.
@@ -249,7 +277,7 @@ impl Snapshot {
     }
 
     fn fill(&self, ram: &GuestRam) -> Result<(), ram::RamError> {
-        ram::fill(ram, &self.file, self.header.pages.offset, &self.runs)
+        ram::fill(ram, &self.file, self.base + self.header.pages.offset, &self.runs)
     }
 
     fn of_ram(&self, error: ram::RamError) -> SnapshotError {
@@ -294,7 +322,8 @@ impl Snapshot {
             return Err(MachineError::refused_shape(difference).into());
         }
         // What is wrong with it shows before anything is changed.
-        ram::verify(&self.file, self.header.pages.offset, &self.runs).map_err(|error| self.of_ram(error))?;
+        ram::verify(&self.file, self.base + self.header.pages.offset, &self.runs)
+            .map_err(|error| self.of_ram(error))?;
         take_on(machine, &self.state, |ram| self.fill(ram).map_err(|error| error.to_string()))
     }
 }

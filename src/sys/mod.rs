@@ -16,3 +16,4 @@ pub mod segment_base;
 pub mod signal;
 pub mod terminal;
 pub mod tsc;
+pub mod written;

@@ -55,9 +55,13 @@ impl Runner for MachineRunner {
             Stop::TripleFault => Some("triple fault".to_owned()),
             Stop::Timeout => return Err(RunError::Timeout(request.timeout)),
             Stop::Interrupted => return Err(RunError::Interrupted),
-            Stop::Breakpoint(_) | Stop::Caught(_) | Stop::Stepped | Stop::Paused => {
-                Some("stopped for a debugger".to_owned())
-            }
+            Stop::Breakpoint(_)
+            | Stop::Caught(_)
+            | Stop::Written(_)
+            | Stop::Stepped
+            | Stop::Paused
+            | Stop::Position
+            | Stop::Called => Some("stopped for a debugger".to_owned()),
         };
         let counters = machine.platform().counters(BOOT_CPU);
         let named = |counts: Counts| {

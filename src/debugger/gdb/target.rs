@@ -4,18 +4,23 @@ use crate::arch::{CpuState, Gva};
 use crate::debugger::command::{self, Command};
 use crate::debugger::error::DebuggerError;
 use crate::debugger::memory::Space;
+use crate::debugger::motion::Outcome;
 use crate::debugger::session::Session;
 use crate::machine::{Limits, Stop};
 use gdbstub::common::Signal;
 use gdbstub::outputln;
 use gdbstub::stub::SingleThreadStopReason;
 use gdbstub::target::ext::base::BaseOps;
+use gdbstub::target::ext::base::reverse_exec::{
+    ReplayLogPosition, ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps,
+};
 use gdbstub::target::ext::base::singlethread::{
     SingleThreadBase, SingleThreadResume, SingleThreadResumeOps, SingleThreadSingleStep,
     SingleThreadSingleStepOps,
 };
 use gdbstub::target::ext::breakpoints::{
-    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, SwBreakpoint, SwBreakpointOps,
+    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
+    SwBreakpointOps, WatchKind,
 };
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
@@ -29,18 +34,31 @@ const INVALID: u8 = 22;
 
 type Reason = SingleThreadStopReason<u64>;
 
+const RECORDING_ENDS: Reason = Reason::ReplayLog { tid: None, pos: ReplayLogPosition::End };
+
 /// A session as GDB's target.
 pub(super) struct Guest<'a> {
     session: &'a mut Session,
     /// Addresses of GDB's breakpoints; one that is set twice is here twice.
     breakpoints: Vec<Gva>,
-    steps: bool,
+    motion: Motion,
+    /// The run under way was cut off to look for what GDB says.
+    cut_off: bool,
     asked: bool,
+}
+
+/// How GDB wants the guest to move.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Motion {
+    Run,
+    Step,
+    RunBack,
+    StepBack,
 }
 
 impl<'a> Guest<'a> {
     pub(super) fn new(session: &'a mut Session) -> Self {
-        Self { session, breakpoints: Vec::new(), steps: false, asked: false }
+        Self { session, breakpoints: Vec::new(), motion: Motion::Run, cut_off: false, asked: false }
     }
 
     /// Whether anything was asked of the guest.
@@ -48,21 +66,28 @@ impl<'a> Guest<'a> {
         self.asked
     }
 
-    /// Takes GDB's breakpoints away.
+    /// Takes GDB's breakpoints and watchpoints away.
     pub(super) fn leave(&mut self) -> Result<(), DebuggerError> {
         self.breakpoints.clear();
+        self.session.watched.clear();
+        self.session.machine.watch_writes(&[])?;
         self.session.tell_breakpoints(&[])
     }
 
     /// Does what [`SingleThreadResume`] was told, for so long at most. `None`: the guest has not stopped.
     pub(super) fn go(&mut self, most: Duration) -> Result<Option<Reason>, DebuggerError> {
-        if !self.steps {
-            return self.run(most);
+        match self.motion {
+            Motion::Run => return self.run(most),
+            Motion::RunBack | Motion::StepBack => return self.go_back().map(Some),
+            Motion::Step => {}
         }
         if let Some(reason) = self.ended() {
             return Ok(Some(reason));
         }
-        let stop = self.timed(|session| Ok(session.machine.step()?))?;
+        if self.session.is_at_end() {
+            return Ok(Some(RECORDING_ENDS));
+        }
+        let stop = self.timed(Session::step_guest)?;
         Ok(self.reason(stop))
     }
 
@@ -71,9 +96,32 @@ impl<'a> Guest<'a> {
         if let Some(reason) = self.ended() {
             return Ok(Some(reason));
         }
-        let limits = Limits { timeout: Some(most), interruptible: true, pause_after: None };
-        let stop = self.timed(|session| Ok(session.machine.run(&limits)?))?;
+        let goes_on = self.cut_off;
+        let limits = Limits { timeout: Some(most), interruptible: true, goes_on, ..Limits::default() };
+        let stop = self.timed(|session| session.run_guest(&limits))?;
+        self.cut_off = stop == Stop::Timeout;
         Ok(self.reason(stop))
+    }
+
+    /// Goes back as GDB said.
+    fn go_back(&mut self) -> Result<Reason, DebuggerError> {
+        let (outcome, written) = match self.motion {
+            Motion::StepBack => (self.session.turn_back()?, None),
+            _ => self.session.run_back(&self.breakpoints)?,
+        };
+        self.session.tell_breakpoints(&self.breakpoints)?;
+        Ok(match (outcome, written) {
+            (Outcome::Beginning, _) => Reason::ReplayLog { tid: None, pos: ReplayLogPosition::Begin },
+            (Outcome::Interrupted, _) => Reason::Signal(Signal::SIGINT),
+            (_, Some(at)) => Reason::Watch { tid: (), kind: WatchKind::Write, addr: at.0 },
+            _ if self.motion == Motion::StepBack => Reason::DoneStep,
+            _ => Reason::SwBreak(()),
+        })
+    }
+
+    fn watch(&mut self) -> TargetResult<bool, Self> {
+        let watched = self.session.machine.watch_writes(&self.session.watched);
+        watched.map_err(|_| TargetError::Errno(INVALID))
     }
 
     fn timed<T>(
@@ -93,7 +141,8 @@ impl<'a> Guest<'a> {
 
     fn reason(&mut self, stop: Stop) -> Option<Reason> {
         Some(match stop {
-            Stop::Timeout | Stop::Paused => return None,
+            Stop::Position if self.session.is_at_end() => RECORDING_ENDS,
+            Stop::Timeout | Stop::Paused | Stop::Position | Stop::Called => return None,
             Stop::Stepped => Reason::DoneStep,
             Stop::Breakpoint(_) => Reason::SwBreak(()),
             Stop::Caught(event) => {
@@ -101,6 +150,7 @@ impl<'a> Guest<'a> {
                 let _told_there = self.session.caught(&event);
                 Reason::Signal(Signal::SIGTRAP)
             }
+            Stop::Written(at) => Reason::Watch { tid: (), kind: WatchKind::Write, addr: at.0 },
             Stop::Interrupted => Reason::Signal(Signal::SIGINT),
             stop => {
                 let (why, reason) = match stop {
@@ -171,7 +221,9 @@ impl SingleThreadBase for Guest<'_> {
     fn write_registers(&mut self, registers: &X86_64CoreRegs) -> TargetResult<(), Self> {
         let mut state = self.state()?;
         registers::into_state(registers, &mut state).map_err(|_| TargetError::Errno(INVALID))?;
-        self.session.machine.set_state(&state).map_err(|_| TargetError::Errno(INVALID))
+        self.session.machine.set_state(&state).map_err(|_| TargetError::Errno(INVALID))?;
+        self.session.begin_anew();
+        Ok(())
     }
 
     fn read_addrs(&mut self, start: u64, data: &mut [u8]) -> TargetResult<usize, Self> {
@@ -191,6 +243,9 @@ impl SingleThreadBase for Guest<'_> {
         let state = self.state()?;
         let fits = start.checked_add(data.len().saturating_sub(1) as u64).is_some();
         let written = fits && self.session.memory(&state).write(Space::Virtual, start, data);
+        if written {
+            self.session.begin_anew();
+        }
         written.then_some(()).ok_or(TargetError::Errno(FAULT))
     }
 
@@ -201,18 +256,41 @@ impl SingleThreadBase for Guest<'_> {
 
 impl SingleThreadResume for Guest<'_> {
     fn resume(&mut self, _: Option<Signal>) -> Result<(), DebuggerError> {
-        (self.steps, self.asked) = (false, true);
+        (self.motion, self.cut_off, self.asked) = (Motion::Run, false, true);
         Ok(())
     }
 
     fn support_single_step(&mut self) -> Option<SingleThreadSingleStepOps<'_, Self>> {
         Some(self)
     }
+
+    // GDB says by itself that a target cannot do what it does not offer.
+    fn support_reverse_step(&mut self) -> Option<ReverseStepOps<'_, (), Self>> {
+        if self.session.timeline.is_some() { Some(self) } else { None }
+    }
+
+    fn support_reverse_cont(&mut self) -> Option<ReverseContOps<'_, (), Self>> {
+        if self.session.timeline.is_some() { Some(self) } else { None }
+    }
 }
 
 impl SingleThreadSingleStep for Guest<'_> {
     fn step(&mut self, _: Option<Signal>) -> Result<(), DebuggerError> {
-        self.steps = true;
+        self.motion = Motion::Step;
+        Ok(())
+    }
+}
+
+impl ReverseStep<()> for Guest<'_> {
+    fn reverse_step(&mut self, (): ()) -> Result<(), DebuggerError> {
+        (self.motion, self.asked) = (Motion::StepBack, true);
+        Ok(())
+    }
+}
+
+impl ReverseCont<()> for Guest<'_> {
+    fn reverse_cont(&mut self) -> Result<(), DebuggerError> {
+        (self.motion, self.asked) = (Motion::RunBack, true);
         Ok(())
     }
 }
@@ -223,6 +301,10 @@ impl Breakpoints for Guest<'_> {
     }
 
     fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
         Some(self)
     }
 }
@@ -245,6 +327,28 @@ impl HwBreakpoint for Guest<'_> {
 
     fn remove_hw_breakpoint(&mut self, at: u64, _: usize) -> TargetResult<bool, Self> {
         self.clear(at)
+    }
+}
+
+impl HwWatchpoint for Guest<'_> {
+    fn add_hw_watchpoint(&mut self, at: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        if kind != WatchKind::Write {
+            return Ok(false);
+        }
+        self.session.watched.push((Gva(at), length));
+        let watched = self.watch();
+        if !matches!(watched, Ok(true)) {
+            self.session.watched.pop();
+        }
+        watched
+    }
+
+    fn remove_hw_watchpoint(&mut self, at: u64, length: u64, _: WatchKind) -> TargetResult<bool, Self> {
+        let Some(place) = self.session.watched.iter().position(|&other| other == (Gva(at), length)) else {
+            return Ok(false);
+        };
+        self.session.watched.remove(place);
+        self.watch()
     }
 }
 

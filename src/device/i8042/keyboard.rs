@@ -3,6 +3,7 @@
 //! What it has to say waits in a bounded buffer; a key that does not fit whole is not taken. It sends keys only after it
 //! was enabled, by its own command or by its reset.
 use super::scan_codes::{self, BREAK, EXTENDED, UP};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Bytes that wait at most, as in the keyboard itself. Answers to commands have [`ANSWERS`] more.
@@ -31,7 +32,7 @@ mod command {
 }
 
 /// A key goes down or comes up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KeyStroke {
     /// The key, by its code in set 1: 1–0x7f.
     pub code: u8,

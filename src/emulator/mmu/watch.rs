@@ -20,6 +20,12 @@ pub(crate) struct Watch {
     pub kind: Use,
 }
 
+impl Watch {
+    fn overlaps(&self, at: u64, length: u64) -> bool {
+        at < self.start.saturating_add(self.length) && self.start < at.saturating_add(length)
+    }
+}
+
 /// The breakpoints that are enabled.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Watches {
@@ -29,13 +35,32 @@ pub(crate) struct Watches {
     data: bool,
     /// Those that the instruction has hit so far, a bit each.
     pub hit: u8,
+    /// What a debugger outside watches for writes, beside the guest's own.
+    outside: Outside,
+    /// Where a write began that the debugger is to hear of.
+    pub outside_hit: Option<u64>,
 }
+
+/// Addresses whose writes a debugger outside of the guest wants to hear of.
+pub(crate) type Outside = [Option<Watch>; OUTSIDE];
+
+/// How many of them there are.
+pub(crate) const OUTSIDE: usize = 4;
 
 impl Watches {
     /// Takes breakpoints over.
     pub(crate) fn set(&mut self, list: [Option<Watch>; 4]) {
-        self.data = list.iter().flatten().any(|w| matches!(w.kind, Use::Write | Use::Access));
+        self.data = Self::on_data(&list) || self.outside != [None; OUTSIDE];
         self.list = list;
+    }
+
+    fn on_data(list: &[Option<Watch>]) -> bool {
+        list.iter().flatten().any(|w| matches!(w.kind, Use::Write | Use::Access))
+    }
+
+    /// None of the guest's, and those of a debugger.
+    pub(crate) fn of_outside(outside: Outside) -> Self {
+        Self { outside, data: Self::on_data(&outside), ..Self::default() }
     }
 
     /// Which of them, a bit each, an access of `length` bytes at `at` hits.
@@ -44,8 +69,7 @@ impl Watches {
         for (i, watch) in self.list.iter().enumerate() {
             if let Some(watch) = watch
                 && counts(watch.kind)
-                && at < watch.start.saturating_add(watch.length)
-                && watch.start < at.saturating_add(length)
+                && watch.overlaps(at, length)
             {
                 hits |= 1 << i;
             }
@@ -61,6 +85,10 @@ impl Watches {
         }
         let hits = self.hits(at, length as u64, |kind| kind == Use::Access || write && kind == Use::Write);
         self.hit |= hits;
+        if write && self.outside.iter().flatten().any(|watch| watch.overlaps(at, length as u64)) {
+            self.outside_hit.get_or_insert(at);
+            return true;
+        }
         hits != 0
     }
 
@@ -73,7 +101,9 @@ impl Watches {
     /// Whether accesses to the page of `at` must be looked at.
     pub(crate) fn watch_page(&self, at: u64) -> bool {
         let page = at & !(PAGE_SIZE - 1);
-        self.data && self.hits(page, PAGE_SIZE, |kind| matches!(kind, Use::Write | Use::Access)) != 0
+        self.data
+            && (self.hits(page, PAGE_SIZE, |kind| matches!(kind, Use::Write | Use::Access)) != 0
+                || self.outside.iter().flatten().any(|watch| watch.overlaps(page, PAGE_SIZE)))
     }
 }
 

@@ -44,6 +44,7 @@ mod vector;
 use super::front::cache::CodeCache;
 use super::front::features::Features;
 use super::mmu::Tlb;
+use super::mmu::watch::{Outside, Use, Watch};
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Exception, Vector};
 use crate::engine::{Boundary, DebugEvent, EngineError, Exit, Platform, VcpuId};
@@ -92,6 +93,10 @@ pub struct Single {
     paging: Option<PagingMode>,
     /// Its part in the watch over code that other vCPUs and devices write.
     watcher: Option<Arc<Watcher>>,
+    /// What a debugger wants to hear writes of.
+    watched: Outside,
+    /// Where the first of them was since somebody asked.
+    written: Option<u64>,
 }
 
 impl std::fmt::Debug for Single {
@@ -114,6 +119,8 @@ impl Single {
             fpu: None,
             paging: None,
             watcher: None,
+            watched: Outside::default(),
+            written: None,
         }
     }
 
@@ -131,6 +138,7 @@ impl Single {
     /// # Errors
     /// As [`Self::step`].
     pub fn step_vcpu(&mut self, state: &mut CpuState, platform: &Platform) -> Result<Exit, EngineError> {
+        self.end_epoch(platform);
         let outcome = match platform.at_boundary(self.vcpu, state) {
             Boundary::Leave(exit) => return Ok(exit),
             Boundary::Interrupt(vector) => self.deliver_interrupt(state, platform, vector)?,
@@ -151,6 +159,7 @@ impl Single {
         platform: &Platform,
         vector: u8,
     ) -> Result<Outcome, EngineError> {
+        platform.count_turn();
         Ok(self.deliver(state, platform, super::interrupt::Event::External(vector)))
     }
 
@@ -174,6 +183,29 @@ impl Single {
         exception: Exception,
     ) -> Result<Outcome, EngineError> {
         Ok(self.deliver(state, platform, super::interrupt::Event::Exception(exception)))
+    }
+
+    /// Watches these linear addresses, (address, bytes) each, for writes; as many as there is room for.
+    pub(crate) fn watch(&mut self, at: &[(u64, u64)]) {
+        let one = |&(start, length): &(u64, u64)| Watch { start, length, kind: Use::Write };
+        let mut places = at.iter().map(one);
+        self.watched = std::array::from_fn(|_| places.next());
+        // Pages that are watched must not stay in the TLB.
+        self.tlb.flush_all();
+        self.written = None;
+    }
+
+    /// Where the first write to what is watched was, since the last call.
+    pub(crate) fn take_written(&mut self) -> Option<u64> {
+        self.written.take()
+    }
+
+    /// Forgets cached translations where an epoch of the machine's [`crate::engine::Progress`] ends. To be called before the
+    /// vCPU looks at its surroundings.
+    pub fn end_epoch(&mut self, platform: &Platform) {
+        if platform.progress().takes_epoch() {
+            self.tlb.flush_all();
+        }
     }
 
     /// Forgets cached translations: page tables were changed from outside, and nothing else.

@@ -13,7 +13,6 @@ use crate::emulator::mmu::watch::Watches;
 use crate::emulator::mmu::{Bank, Fault, Mmu, Tlb};
 use crate::engine::{Cause, EngineError, Platform};
 use crate::mem::{Close, CodeChanges};
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Why the loop came out.
@@ -27,6 +26,10 @@ pub(crate) enum Ended {
     TripleFault,
     /// The next instruction is at a breakpoint.
     Breakpoint,
+    /// What a debugger watches was written: [`Single::take_written`] says where.
+    Written,
+    /// The target of the machine's progress is reached, or an epoch ends.
+    Position,
 }
 
 /// How the operations of one block ended.
@@ -36,25 +39,37 @@ struct Part {
     flow: Result<Flow, Fault>,
 }
 
-/// Executes operations of a block until one leaves, or `limit` instructions are done. Sets RIP.
+/// Executes operations of a block until one leaves, or `limit` instructions are done. Sets RIP. With `COUNTED` the clock and
+/// the position go on with every instruction, so that what it reads of time is exact wherever its block began.
 #[inline(always)]
-fn execute(cx: &mut Cx, block: &Block, limit: usize) -> Part {
+fn execute<const COUNTED: bool>(cx: &mut Cx, block: &Block, limit: usize) -> Part {
     let mut result = Ok(Flow::Next);
     let mut left = block.ops.len();
     let ops = &block.ops[..limit.min(left)];
+    let (clock, mut told) = (cx.platform.clock(), ops.len());
     for (i, op) in ops.iter().enumerate() {
         result = (op.run)(cx, op);
         if result != Ok(Flow::Next) {
-            left = i;
+            (left, told) = (i, i);
             break;
+        }
+        if COUNTED {
+            clock.retire(1);
         }
     }
     let done = left as u32;
-    match result {
+    let part = match result {
         Ok(Flow::Jump) => Part { retired: (done + 1).min(block.count), flow: result },
         Ok(Flow::Renew | Flow::Halt) => Part { retired: done + 1, flow: result },
         _ => execute_rest(cx, block, limit, left, result),
+    };
+    if COUNTED {
+        clock.retire(u64::from(part.retired).saturating_sub(told as u64));
+        // What was begun and not completed was a turn, too: a fault, or a part of a repeated instruction.
+        let unfinished = matches!(part.flow, Err(Fault) | Ok(Flow::Again));
+        cx.platform.progress().advance(u64::from(part.retired) + u64::from(unfinished));
     }
+    part
 }
 
 #[cold]
@@ -135,7 +150,7 @@ impl Single {
                 bank: Bank::Supervisor,
                 exception: Exception::UD,
                 stop: false,
-                watches: Watches::default(),
+                watches: Watches::of_outside(self.watched),
                 mode: paging,
                 ram: &self.ram,
                 platform,
@@ -155,6 +170,7 @@ impl Single {
         // Translated code changes CR0.TS without a word.
         cx.mmu.refresh(cx.state);
         self.paging = Some(cx.mmu.mode);
+        self.written = self.written.or(cx.mmu.watches.outside_hit);
         watcher.end(&self.ram, |what| close(&mut self.tlb, what));
         result
     }
@@ -169,12 +185,15 @@ impl Single {
         platform: &Platform,
     ) -> Result<Outcome, EngineError> {
         if let Some(exception) = state.pending_exception.take() {
+            platform.count_turn();
             return Ok(self.deliver(state, platform, Event::Exception(exception)));
         }
         self.with(state, platform, |cx, cache, features| {
-            let (outcome, retired) = step_here(cx, cache, features)?;
             let clock = cx.platform.clock();
-            clock.retire(retired.into());
+            let (outcome, retired) = match clock.source() {
+                ClockSource::Real => step_as::<false>(cx, cache, features)?,
+                ClockSource::Counted { .. } => step_as::<true>(cx, cache, features)?,
+            };
             let due = |deadline| clock.source() != ClockSource::Real && deadline <= clock.now();
             if cx.platform.timers().next_deadline().is_some_and(due) {
                 cx.platform.kick(cx.mmu.vcpu).poke();
@@ -184,19 +203,20 @@ impl Single {
         })
     }
 
-    /// Executes until something needs attention. Stops before an instruction at one of `breakpoints`, but for the first
-    /// one while `fresh` is set; that is taken down when it has run.
+    /// Executes until something needs attention. Stops before an instruction at one of `breakpoints`, which ascend, but for
+    /// the first one while `fresh` is set; that is taken down when it has run.
     pub(crate) fn run(
         &mut self,
         state: &mut CpuState,
         platform: &Platform,
-        breakpoints: &HashSet<u64>,
+        breakpoints: &[u64],
         fresh: &mut bool,
     ) -> Result<Ended, EngineError> {
-        if let Some(exception) = state.pending_exception.take()
-            && self.deliver(state, platform, Event::Exception(exception)) == Outcome::TripleFault
-        {
-            return Ok(Ended::TripleFault);
+        if let Some(exception) = state.pending_exception.take() {
+            platform.count_turn();
+            if self.deliver(state, platform, Event::Exception(exception)) == Outcome::TripleFault {
+                return Ok(Ended::TripleFault);
+            }
         }
         self.with(state, platform, |cx, cache, features| {
             let mut retired = 0_u64;
@@ -217,13 +237,22 @@ pub(crate) fn run_legacy(
     ends: impl Fn(&CpuState) -> bool,
 ) -> Result<(Option<Ended>, u64), EngineError> {
     let mut retired = 0;
-    let none = (&HashSet::new(), &mut true);
+    let none = (&[][..], &mut true);
     let ended = run_blocks(cx, cache, features, none, &mut retired, |state| !ends(state))?;
     Ok((ended, retired))
 }
 
-/// Executes the one instruction at RIP; also says how many were completed.
+/// Executes the one instruction at RIP; also says how many were completed. Whoever counts them tells the clock.
 pub(crate) fn step_here(
+    cx: &mut Cx,
+    cache: &mut CodeCache,
+    features: &Features,
+) -> Result<(Outcome, u32), EngineError> {
+    step_as::<false>(cx, cache, features)
+}
+
+/// The same; with `COUNTED` the clock goes on.
+fn step_as<const COUNTED: bool>(
     cx: &mut Cx,
     cache: &mut CodeCache,
     features: &Features,
@@ -232,12 +261,15 @@ pub(crate) fn step_here(
     let mode = cache.mode(cx.state).single();
     let found = match front::find(cache, &mut cx.mmu, features, mode, cx.state.rip) {
         Ok(found) => found,
-        Err(Fault) => return Ok((interrupt::deliver(cx, Event::Exception(cx.mmu.exception)), 0)),
+        Err(Fault) => {
+            cx.platform.count_turn();
+            return Ok((interrupt::deliver(cx, Event::Exception(cx.mmu.exception)), 0));
+        }
     };
     let outcome = match &found {
-        Found::Once(block) => one(cx, block),
+        Found::Once(block) => one::<COUNTED>(cx, block),
         Found::Kept(number) => match cache.get(*number) {
-            Some(block) => one(cx, block),
+            Some(block) => one::<COUNTED>(cx, block),
             None => Ok((Outcome::Retired, 0)),
         },
     };
@@ -249,8 +281,9 @@ pub(crate) fn step_here(
 }
 
 /// One instruction, with its interrupt shadow and single-step trap.
-fn one(cx: &mut Cx, block: &Block) -> Result<(Outcome, u32), EngineError> {
+fn one<const COUNTED: bool>(cx: &mut Cx, block: &Block) -> Result<(Outcome, u32), EngineError> {
     if let Some(exception) = debug::before(cx) {
+        cx.platform.count_turn();
         cx.state.interrupt_shadow = false;
         return Ok((interrupt::deliver(cx, Event::Exception(exception)), 0));
     }
@@ -259,7 +292,7 @@ fn one(cx: &mut Cx, block: &Block) -> Result<(Outcome, u32), EngineError> {
     let trap = cx.state.rflags.contains(Rflags::TF);
     // It holds for this instruction only; IRET may set it for the next one.
     cx.state.rflags.remove(Rflags::RF);
-    let part = execute(cx, block, 1);
+    let part = execute::<COUNTED>(cx, block, 1);
     if part.flow == Ok(Flow::Again) {
         // The breakpoint at a repeated instruction has been met already.
         cx.state.rflags.insert(Rflags::RF);
@@ -308,13 +341,25 @@ fn budget(cx: &Cx) -> u64 {
         .map_or(u64::MAX, |deadline| cx.platform.clock().instructions_until(deadline).unwrap_or(u64::MAX))
 }
 
+/// How many instructions of a block may run before one of `breakpoints`, the first instruction aside.
+fn before_breakpoint(block: &Block, breakpoints: &[u64]) -> u64 {
+    let behind = breakpoints.partition_point(|&at| at <= block.rip);
+    let last = block.ops.last().map_or(0, |op| op.offset);
+    let within = |at: u64| at.wrapping_sub(block.rip) <= u64::from(last);
+    let candidates = breakpoints[behind..].iter().take_while(|&&at| within(at));
+    let place = |at: u64| {
+        block.ops.iter().position(|op| u64::from(op.offset) == at.wrapping_sub(block.rip)).filter(|&i| i > 0)
+    };
+    candidates.filter_map(|&at| place(at)).min().map_or(u64::MAX, |i| i as u64)
+}
+
 /// Executes block after block while `stays` says so of the state; `None` when it does not any more.
 #[inline(never)]
 fn run_blocks(
     cx: &mut Cx,
     cache: &mut CodeCache,
     features: &Features,
-    (breakpoints, fresh): (&HashSet<u64>, &mut bool),
+    (breakpoints, fresh): (&[u64], &mut bool),
     total: &mut u64,
     stays: impl Fn(&CpuState) -> bool,
 ) -> Result<Option<Ended>, EngineError> {
@@ -332,7 +377,6 @@ fn run_blocks(
         let careful = cx.state.interrupt_shadow
             || cx.state.rflags.intersects(Rflags::TF | Rflags::RF)
             || debug::is_armed(cx.state)
-            || !breakpoints.is_empty()
             || cx.platform.trace().catches();
         let mut previous: Option<u32> = None;
         // Block after block of the same mode.
@@ -341,15 +385,19 @@ fn run_blocks(
                 return Ok(Some(Ended::Attention));
             }
             let rip = cx.state.rip;
-            if careful && !*fresh && breakpoints.contains(&rip) {
+            let (mut limit, mut due) = (u64::MAX, u64::MAX);
+            if counted {
+                let left = cx.platform.progress().left();
+                if left == 0 {
+                    return Ok(Some(Ended::Position));
+                }
+                due = budget(cx);
+                limit = due.min(left);
+            }
+            if !*fresh && breakpoints.binary_search(&rip).is_ok() {
                 return Ok(Some(Ended::Breakpoint));
             }
             *fresh = false;
-            let mut limit = usize::MAX;
-            if counted {
-                let left = budget(cx);
-                limit = usize::try_from(left).unwrap_or(usize::MAX);
-            }
             let generation = cache.generation(cx.mmu.tlb.local_code());
             let key = mode.key(rip);
             let known =
@@ -359,9 +407,13 @@ fn run_blocks(
                 None => match locate(cx, cache, features, mode, previous, careful) {
                     Ok(found) => found,
                     Err(Fault) => {
+                        cx.platform.count_turn();
                         let event = Event::Exception(cx.mmu.exception);
                         if interrupt::deliver(cx, event) == Outcome::TripleFault {
                             return Ok(Some(Ended::TripleFault));
+                        }
+                        if cx.mmu.watches.outside_hit.is_some() {
+                            return Ok(Some(Ended::Written));
                         }
                         break;
                     }
@@ -375,10 +427,13 @@ fn run_blocks(
                 Found::Once(block) => (None, &**block),
             };
             if careful {
-                let (outcome, retired) = one(cx, block)?;
+                let (outcome, retired) =
+                    if counted { one::<true>(cx, block)? } else { one::<false>(cx, block)? };
                 *total += u64::from(retired);
-                clock.retire(retired.into());
-                if let Some(ended) = end_of(outcome) {
+                if u64::from(retired) >= due {
+                    kick.poke();
+                }
+                if let Some(ended) = end_of(cx, outcome) {
                     return Ok(Some(ended));
                 }
                 // The shadow may have gone, or the flag come.
@@ -387,14 +442,16 @@ fn run_blocks(
                 }
                 break;
             }
-            let part = execute(cx, block, limit);
+            if !breakpoints.is_empty() {
+                limit = limit.min(before_breakpoint(block, breakpoints));
+            }
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let part =
+                if counted { execute::<true>(cx, block, limit) } else { execute::<false>(cx, block, limit) };
             *total += u64::from(part.retired);
-            if counted {
-                clock.retire(part.retired.into());
-                if u64::from(part.retired) >= limit as u64 {
-                    // The deadline is reached: timers are due before the next instruction.
-                    kick.poke();
-                }
+            if u64::from(part.retired) >= due {
+                // The deadline is reached: timers are due before the next instruction.
+                kick.poke();
             }
             previous = number;
             if part.flow == Ok(Flow::Jump) && !cx.mmu.stop {
@@ -404,7 +461,7 @@ fn run_blocks(
                 continue;
             }
             let outcome = settle(cx, &part)?;
-            if let Some(ended) = end_of(outcome) {
+            if let Some(ended) = end_of(cx, outcome) {
                 return Ok(Some(ended));
             }
             if interruptible(cx) {
@@ -415,10 +472,11 @@ fn run_blocks(
     }
 }
 
-fn end_of(outcome: Outcome) -> Option<Ended> {
+fn end_of(cx: &Cx, outcome: Outcome) -> Option<Ended> {
     match outcome {
-        Outcome::Halted => Some(Ended::Halted),
         Outcome::TripleFault => Some(Ended::TripleFault),
+        _ if cx.mmu.watches.outside_hit.is_some() => Some(Ended::Written),
+        Outcome::Halted => Some(Ended::Halted),
         Outcome::Retired | Outcome::Exception(_) => None,
     }
 }

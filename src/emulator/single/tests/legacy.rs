@@ -6,7 +6,6 @@ use crate::emulator::single::{Ended, Outcome, Single};
 use crate::engine::VcpuId;
 use crate::engine::fake::FakeMachine;
 use iced_x86::code_asm::*;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 const GDT: u64 = 0x4000;
@@ -152,8 +151,7 @@ impl Bench {
     /// Runs by whole blocks until HLT.
     fn run(&mut self) {
         loop {
-            let ended =
-                self.single.run(&mut self.state, &self.machine.platform, &HashSet::new(), &mut true).unwrap();
+            let ended = self.single.run(&mut self.state, &self.machine.platform, &[], &mut true).unwrap();
             match ended {
                 Ended::Halted => return,
                 Ended::Attention => self.machine.platform.attend(VcpuId(0)),

@@ -16,7 +16,6 @@ use crate::emulator::{EmuEngine, Emulator};
 use crate::engine::fake::FakeMachine;
 use crate::engine::{Backend, Vcpu, VcpuId};
 use iced_x86::code_asm::CodeAssembler;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Where programs are assembled to.
@@ -153,8 +152,7 @@ impl Bench {
     /// Runs by whole blocks until HLT (or shutdown), as the backend does without interrupts.
     pub(crate) fn run(&mut self) -> super::Ended {
         loop {
-            let ended =
-                self.single.run(&mut self.state, &self.machine.platform, &HashSet::new(), &mut true).unwrap();
+            let ended = self.single.run(&mut self.state, &self.machine.platform, &[], &mut true).unwrap();
             if ended != super::Ended::Attention {
                 return ended;
             }

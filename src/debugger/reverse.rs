@@ -1,0 +1,331 @@
+//! Commands that let the guest go back: to a snapshot before, and from there once more to the exact turn.
+//!
+//! All of them are searches in the past for a position, and [`Session::go_to`] that position. What the guest prints on
+//! the way was printed before, and is not shown again. A search runs through the stretches between two moments, the last one
+//! first, and takes the last hit that it finds.
+use super::error::DebuggerError;
+use super::memory::{linear_rip, linear_rsp};
+use super::motion::Outcome;
+use super::session::{Reply, Session};
+use super::timeline::Timeline;
+use super::view::disassembly::decode;
+use crate::arch::{CpuState, Gva};
+use crate::engine::Progress;
+use crate::machine::{Limits, Stop};
+use iced_x86::{FlowControl, Instruction};
+use std::time::Instant;
+
+/// What a search looks for: code that is reached, and linear addresses, with so many bytes each, that are written.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sought<'a> {
+    pub(super) code: &'a [Gva],
+    pub(super) writes: &'a [(Gva, u64)],
+}
+
+impl Session {
+    pub(super) fn position(&self) -> u64 {
+        self.machine.platform().progress().position()
+    }
+
+    /// Runs the guest, and takes moments on the way.
+    pub(super) fn run_guest(&mut self, limits: &Limits) -> Result<Stop, DebuggerError> {
+        let Some(timeline) = &mut self.timeline else { return Ok(self.tape.run(&mut self.machine, limits)?) };
+        let start = Instant::now();
+        let mut goes_on = limits.goes_on;
+        loop {
+            timeline.note(&mut self.machine)?;
+            let next = timeline.next(self.machine.platform().progress().position());
+            let until = limits.until.map_or(next, |until| until.min(next));
+            let timeout = limits.timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
+            let limited = Limits { until: Some(until), goes_on, timeout, ..*limits };
+            let stop = self.tape.run(&mut self.machine, &limited)?;
+            let here = self.machine.platform().progress().position();
+            if stop != Stop::Position || limits.until == Some(until) || self.tape.end() == Some(here) {
+                return Ok(stop);
+            }
+            goes_on = true;
+        }
+    }
+
+    /// The timeline, if there is one, knows where the guest stands, before it moves on.
+    fn note_moment(&mut self) -> Result<(), DebuggerError> {
+        self.timeline.as_mut().map_or(Ok(()), |timeline| timeline.note(&mut self.machine))
+    }
+
+    /// Whether the guest stands where its recording ends.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.tape.end().is_some_and(|end| end <= self.position())
+    }
+
+    /// Makes one step, with what came from outside before it.
+    pub(super) fn step_guest(&mut self) -> Result<Stop, DebuggerError> {
+        self.note_moment()?;
+        self.tape.feed(&mut self.machine);
+        Ok(self.machine.step()?)
+    }
+
+    /// Somebody changed the guest: what it did before is not how it came here.
+    pub(super) fn begin_anew(&mut self) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.begin_anew(&self.machine);
+        }
+    }
+
+    pub(super) fn timeline(&mut self) -> Result<&mut Timeline, DebuggerError> {
+        self.timeline.as_mut().ok_or(DebuggerError::NoWayBack(self.no_way_back))
+    }
+
+    /// Executes up to `target`, which the guest has passed before. False: the person wants to have the prompt back.
+    fn again_to(&mut self, target: u64) -> Result<bool, DebuggerError> {
+        while self.position() < target {
+            if (self.interrupted)() {
+                return Ok(false);
+            }
+            let here = self.position();
+            let until = self.timeline()?.next(here).min(target);
+            let limits = Limits { until: Some(until), ..Limits::default() };
+            if self.tape.run(&mut self.machine, &limits)? != Stop::Position {
+                return Err(DebuggerError::Diverged(self.position()));
+            }
+            if until < target {
+                self.note_moment()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Puts the guest to a position of its past. False as of [`Self::again_to`].
+    pub(super) fn go_to(&mut self, target: u64) -> Result<bool, DebuggerError> {
+        self.machine.set_breakpoints(&[])?;
+        self.machine.watch_writes(&[])?;
+        self.told.clear();
+        self.put_back_before(target)?;
+        // A further step back begins close to here.
+        let near = target.saturating_sub(1) / Progress::EPOCH * Progress::EPOCH;
+        if near > self.position() {
+            if !self.again_to(near)? {
+                return Ok(false);
+            }
+            let timeline = self.timeline.as_mut().ok_or(DebuggerError::NoWayBack(self.no_way_back))?;
+            timeline.take(&mut self.machine)?;
+        }
+        self.again_to(target)
+    }
+
+    /// Puts the guest to the last moment that is not after `target`; its number.
+    fn put_back_before(&mut self, target: u64) -> Result<usize, DebuggerError> {
+        let timeline = self.timeline.as_mut().ok_or(DebuggerError::NoWayBack(self.no_way_back))?;
+        let number = timeline.before(target).ok_or(DebuggerError::Beginning)?;
+        timeline.put_back(&mut self.machine, number)?;
+        self.tape.go_to(self.position());
+        Ok(number)
+    }
+
+    /// The last position before `end` from which what is sought comes about, and of which `accept` says yes: that of an
+    /// instruction in `code`, or of one that writes (of which `accept` sees the state behind it). Nothing if there is none,
+    /// or the person has no patience. The guest stands anywhere then. Beside it, where the write began.
+    pub(super) fn search(
+        &mut self,
+        sought: Sought<'_>,
+        end: u64,
+        accept: impl Fn(&Self, &CpuState) -> bool,
+    ) -> Result<Option<(u64, Option<Gva>)>, DebuggerError> {
+        let mut end = end;
+        while let Some(number) = end.checked_sub(1).and_then(|before| self.timeline.as_ref()?.before(before))
+        {
+            let timeline = self.timeline.as_mut().ok_or(DebuggerError::NoWayBack(self.no_way_back))?;
+            timeline.put_back(&mut self.machine, number)?;
+            self.tape.go_to(self.position());
+            self.machine.set_breakpoints(sought.code)?;
+            self.machine.watch_writes(sought.writes)?;
+            self.told.clear();
+            let begin = self.position();
+            let (mut last, mut goes_on) = (None, true);
+            // A write that was the last turn shows at the end.
+            while self.position() < end {
+                if (self.interrupted)() {
+                    return Ok(None);
+                }
+                let until = (self.position() + SLICE).min(end);
+                let limits = Limits { until: Some(until), goes_on, ..Limits::default() };
+                let stop = self.tape.run(&mut self.machine, &limits)?;
+                goes_on = true;
+                match stop {
+                    Stop::Position => {}
+                    Stop::Breakpoint(_) | Stop::Written(_) => {
+                        let state = self.machine.state()?;
+                        let written = if let Stop::Written(at) = stop { Some(at) } else { None };
+                        if accept(self, &state) {
+                            last = Some((self.position() - u64::from(written.is_some()), written));
+                        }
+                        // Behind a write there may be a breakpoint; from one, the guest goes on.
+                        goes_on = written.is_some();
+                    }
+                    _ => return Err(DebuggerError::Diverged(self.position())),
+                }
+            }
+            if last.is_some() {
+                return Ok(last);
+            }
+            end = begin;
+        }
+        Ok(None)
+    }
+
+    /// Lets the guest go back by `motion`, and says where it stands then.
+    pub(super) fn move_back(
+        &mut self,
+        motion: impl FnOnce(&mut Self) -> Result<Outcome, DebuggerError>,
+    ) -> Result<Reply, DebuggerError> {
+        let outcome = self.going_back(motion)?;
+        self.tell(outcome)
+    }
+
+    /// Lets the guest go back by `motion`.
+    fn going_back(
+        &mut self,
+        motion: impl FnOnce(&mut Self) -> Result<Outcome, DebuggerError>,
+    ) -> Result<Outcome, DebuggerError> {
+        self.note_moment()?;
+        self.timeline()?;
+        let state = self.machine.state()?;
+        let trace = self.machine.platform().trace().is_enabled();
+        self.machine.platform().trace().enable(false);
+        self.machine.catch_events(Vec::new());
+        let outcome = motion(self);
+        self.machine.platform().trace().enable(trace);
+        self.tell_catches();
+        self.ended = None;
+        self.before = Some(state);
+        self.events.clear();
+        self.tell_breakpoints(&[])?;
+        self.machine.watch_writes(&self.watched)?;
+        outcome
+    }
+
+    /// Goes back by one turn.
+    pub(super) fn turn_back(&mut self) -> Result<Outcome, DebuggerError> {
+        self.going_back(|session| session.back_to(session.position().checked_sub(1)))
+    }
+
+    /// Goes back to the last breakpoint, or address of `code`, that was met, or to before the last write to what is watched.
+    /// If it was a write, where that began.
+    pub(super) fn run_back(&mut self, code: &[Gva]) -> Result<(Outcome, Option<Gva>), DebuggerError> {
+        let (mut written, watched) = (None, self.watched.clone());
+        let outcome = self.going_back(|session| {
+            let (outcome, at) = session.reverse_run(code, &watched)?;
+            written = at;
+            Ok(outcome)
+        })?;
+        Ok((outcome, written))
+    }
+
+    /// Goes to `target`, or to the beginning if that lies before it.
+    fn back_to(&mut self, target: Option<u64>) -> Result<Outcome, DebuggerError> {
+        let beginning = self.timeline()?.beginning().ok_or(DebuggerError::Beginning)?;
+        let (target, outcome) = match target {
+            Some(target) if target >= beginning => (target, Outcome::Done),
+            _ => (beginning, Outcome::Beginning),
+        };
+        Ok(if self.go_to(target)? { outcome } else { Outcome::Interrupted })
+    }
+
+    pub(super) fn reverse_step(&mut self, count: u64) -> Result<Reply, DebuggerError> {
+        self.move_back(|session| session.back_to(session.position().checked_sub(count)))
+    }
+
+    pub(super) fn reverse_next(&mut self, count: u64) -> Result<Reply, DebuggerError> {
+        self.move_back(|session| {
+            let mut outcome = Outcome::Done;
+            for _ in 0..count {
+                outcome = session.one_next_back()?;
+                if outcome != Outcome::Done {
+                    break;
+                }
+            }
+            Ok(outcome)
+        })
+    }
+
+    /// To the turn before, over what was called and has come back meanwhile.
+    fn one_next_back(&mut self) -> Result<Outcome, DebuggerError> {
+        let (here, state) = (self.position(), self.machine.state()?);
+        let outcome = self.back_to(here.checked_sub(1))?;
+        if outcome != Outcome::Done {
+            return Ok(outcome);
+        }
+        let before = self.machine.state()?;
+        let last = decode(&self.memory(&before), before.code_bits(), linear_rip(&before));
+        let Some(last) = last.filter(ends_call) else { return Ok(Outcome::Done) };
+        let mut candidates = self.calls_before(&state);
+        // What an interrupt's handler went back to was there before.
+        candidates.push(Gva(linear_rip(&state)));
+        let rsp = linear_rsp(&state);
+        let found =
+            self.search(Sought { code: &candidates, writes: &[] }, here, |_, at| linear_rsp(at) == rsp)?;
+        if (self.interrupted)() {
+            return Ok(Outcome::Interrupted);
+        }
+        let Some(found) = found else { return self.back_to(here.checked_sub(1)) };
+        let outcome = self.back_to(Some(found.0))?;
+        let again = linear_rip(&self.machine.state()?) == linear_rip(&state);
+        if outcome == Outcome::Done && again && last.mnemonic() == iced_x86::Mnemonic::Iretq {
+            return self.one_next_back();
+        }
+        Ok(outcome)
+    }
+
+    /// The calls that could have come back to where `state` stands: instructions that end there.
+    fn calls_before(&mut self, state: &CpuState) -> Vec<Gva> {
+        let rip = linear_rip(state);
+        let memory = self.memory(state);
+        let starts = (1..=15).filter_map(|length| rip.checked_sub(length));
+        let calls = starts.filter(|&at| {
+            decode(&memory, state.code_bits(), at)
+                .is_some_and(|call| call.next_ip() == rip && super::motion::comes_back(&call))
+        });
+        calls.map(Gva).collect()
+    }
+
+    pub(super) fn reverse_continue(&mut self) -> Result<Reply, DebuggerError> {
+        let watched = self.watched.clone();
+        self.move_back(|session| Ok(session.reverse_run(&[], &watched)?.0))
+    }
+
+    /// Goes back to the last breakpoint, or address of `code`, that was met, or to before the last write to one of `writes`.
+    fn reverse_run(
+        &mut self,
+        code: &[Gva],
+        writes: &[(Gva, u64)],
+    ) -> Result<(Outcome, Option<Gva>), DebuggerError> {
+        let here = self.position();
+        let code = self.breakpoints.addresses(code);
+        let found = if code.is_empty() && writes.is_empty() {
+            None
+        } else {
+            self.search(Sought { code: &code, writes }, here, |_, _| true)?
+        };
+        if (self.interrupted)() {
+            self.go_to(here)?;
+            return Ok((Outcome::Interrupted, None));
+        }
+        let outcome = self.back_to(found.map(|found| found.0))?;
+        if outcome != Outcome::Done {
+            return Ok((outcome, None));
+        }
+        let rip = Gva(linear_rip(&self.machine.state()?));
+        let outcome = match self.meet(rip) {
+            met if met.is_empty() => Outcome::Done,
+            met => Outcome::Breakpoints(met),
+        };
+        Ok((outcome, found.and_then(|found| found.1)))
+    }
+}
+
+/// Turns between two looks for the person's Ctrl-C.
+const SLICE: u64 = 16 * Progress::EPOCH;
+
+/// Whether an instruction comes back from what was called or interrupted.
+fn ends_call(instruction: &Instruction) -> bool {
+    instruction.flow_control() == FlowControl::Return
+}
