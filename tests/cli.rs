@@ -14,6 +14,8 @@ mod guests;
 mod host;
 #[path = "cli/images.rs"]
 mod images;
+#[path = "cli/lockstep.rs"]
+mod lockstep;
 #[path = "cli/pairs.rs"]
 mod pairs;
 #[path = "cli/program.rs"]

@@ -14,6 +14,7 @@ mod gdb;
 mod guest;
 mod image;
 mod list;
+mod lockstep;
 mod net;
 mod pair;
 mod refusal;
@@ -64,6 +65,8 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Make plots and the page again from a CSV file
     Report(report::ReportArguments),
+    /// Run a guest by emu's interpreter and its translator side by side, to where they differ
+    Lockstep(lockstep::LockstepArguments),
     /// List the built-in workloads
     List(list::ListArguments),
     /// Say what this host can do, and why not
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Sites(arguments) => sites::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Report(arguments) => report::main(&arguments),
+        Command::Lockstep(arguments) => lockstep::main(&arguments),
         Command::List(arguments) => list::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
     };

@@ -10,6 +10,7 @@
 //! | [`emit`] | host machine code: the assembler, and guest instructions taken apart |
 //! | [`code`] | the memory of translated code, its blocks and links, the register map, the ways in and out |
 //! | [`technique`] | the translator's techniques, each of which can be left out |
+//! | [`mistake`] | mistakes that it makes on purpose, to be found |
 //! | [`backend`] | the `emu` mode made of it |
 //!
 //! Backends of other modes may use [`single::Single`] to execute one instruction.
@@ -18,10 +19,12 @@ pub(crate) mod code;
 pub(crate) mod emit;
 pub(crate) mod front;
 pub(crate) mod interrupt;
+pub mod mistake;
 pub(crate) mod mmu;
 pub mod single;
 pub mod technique;
 pub(crate) mod translate;
 
 pub use backend::{EmuEngine, Emulator};
+pub use mistake::Mistake;
 pub use technique::{Technique, UnknownTechnique, Without};

@@ -18,7 +18,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Clone, Debug)]
 pub struct Capture(Arc<Mutex<Kept>>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Kept {
     /// The most bytes of either part.
     half: usize,
@@ -38,6 +38,18 @@ impl Capture {
             tail: VecDeque::new(),
             dropped: 0,
         })))
+    }
+
+    /// A capture of its own that has kept the same so far.
+    #[must_use]
+    pub fn separate(&self) -> Self {
+        Self(Arc::new(Mutex::new(lock(&self.0).clone())))
+    }
+
+    /// From now on keeps what `other` has kept: the guest went back.
+    pub fn go_back_to(&self, other: &Self) {
+        let kept = lock(&other.0).clone();
+        *lock(&self.0) = kept;
     }
 
     /// How many bytes in the middle were not kept.

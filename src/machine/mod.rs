@@ -12,8 +12,7 @@ mod fw_cfg;
 mod given;
 mod ide;
 mod journey;
-#[cfg(test)]
-mod lockstep_tests;
+pub mod lockstep;
 mod moving;
 mod mp_table;
 mod parts;
@@ -35,7 +34,7 @@ mod virtio;
 
 pub use crate::device::i8042::KeyStroke;
 pub use crate::device::uart16550::ConsoleSink;
-pub use crate::emulator::{EmuEngine, Technique, UnknownTechnique, Without};
+pub use crate::emulator::{EmuEngine, Mistake, Technique, UnknownTechnique, Without};
 pub use crate::host::console::{Capture, Outlet, Stream};
 use crate::host::disk::DiskError;
 use crate::host::net::NetError;
@@ -166,6 +165,16 @@ impl Machine {
         image: &Image,
         console: Box<dyn ConsoleSink>,
     ) -> Result<Self, MachineError> {
+        let (pc, state) = Self::load(spec, image, console)?;
+        Self::of(spec, image.rom(), pc, &state)
+    }
+
+    /// The chips, with `image` in RAM, and the boot CPU's state before its first instruction.
+    fn load(
+        spec: &MachineSpec,
+        image: &Image,
+        console: Box<dyn ConsoleSink>,
+    ) -> Result<(Pc, CpuState), MachineError> {
         let pc = Pc::assemble(spec, image.rom(), console, None)?;
         // An image that lies where the tables are goes without them; firmware makes its own.
         if image.rom().is_none() {
@@ -176,7 +185,7 @@ impl Machine {
         if image.is_multiboot() {
             bios_leavings::leave(pc.platform().ram(), pc.interrupts());
         }
-        Self::of(spec, image.rom(), pc, &state)
+        Ok((pc, state))
     }
 
     /// Builds a machine for a state that one like it was in, and takes it on; `fill` brings RAM. `rom` is its firmware, if it

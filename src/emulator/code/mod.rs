@@ -25,7 +25,7 @@ use stubs::{Callees, Stubs};
 /// Bytes of code memory that a translator has.
 pub(crate) const CAPACITY: usize = 64 << 20;
 /// Entries of the jump cache; a power of two.
-pub(crate) const JUMPS: usize = 4096;
+pub(crate) const JUMPS: usize = 16384;
 /// Sites and links that a small guest has at most. Untouched room costs nothing; to grow costs a copy of all.
 const ROOM: usize = 1 << 14;
 /// Bytes of one entry, as a shift.

@@ -7,7 +7,7 @@ use super::op::Op;
 use super::operand;
 use crate::arch::state::gpr::{RAX, RBX, RCX, RDX};
 use crate::arch::{Cr0, Cr4, Efer, Exception, Gva, SegmentRegister, msr};
-use crate::clock::{ClockSource, Nanos};
+use crate::clock::ClockSource;
 use iced_x86::{Instruction, Mnemonic};
 
 /// The guest's time-stamp counter.
@@ -184,19 +184,23 @@ fn host_rdseed() -> Option<u64> {
     (core::arch::x86_64::_rdseed64_step(&mut value) == 1).then_some(value)
 }
 
-/// A number for each moment of a counted clock (splitmix64): where runs must repeat exactly, nothing is truly random.
-fn number_of(now: Nanos) -> u64 {
-    let mut z = now.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
+/// What RDRAND and RDSEED give where time is counted and runs are to repeat: a function of guest time and the registers. One
+/// of these is what was given last, so that the next is another.
+fn repeatable(cx: &Cx) -> u64 {
+    // SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014), over all words.
+    cx.regs[..16].iter().fold(cx.platform.clock().now().0, |sum, register| {
+        let sum = (sum ^ register).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let sum = (sum ^ sum >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let sum = (sum ^ sum >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        sum ^ sum >> 31
+    })
 }
 
 fn random(cx: &mut Cx, op: &Op) -> Step {
     let instruction = operand::instruction(op);
     let clock = cx.platform.clock();
     let value = match (clock.source(), instruction.mnemonic()) {
-        (ClockSource::Counted { .. }, _) => Some(number_of(clock.now())),
+        (ClockSource::Counted { .. }, _) => Some(repeatable(cx)),
         // SAFETY: the instruction is offered to the guest only if the host has it; others are #UD before they come here.
         (_, Mnemonic::Rdrand) => unsafe { host_rdrand() },
         // SAFETY: as above.

@@ -16,6 +16,7 @@ use crate::emulator::code::registers::home;
 use crate::emulator::code::stubs::{Stubs, compare_entry, field, restore_flags, save_flags};
 use crate::emulator::code::{NewLink, Site};
 use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, Reg};
+use crate::emulator::mistake::Mistake;
 use crate::emulator::mmu::tlb::ENTRY_ADDEND;
 use crate::emulator::technique::Without;
 use iced_x86::Instruction;
@@ -89,6 +90,8 @@ pub(super) struct Builder<'a> {
     pub narrow: bool,
     /// Loops of one block leave it at each pass.
     pub leave_loops: bool,
+    /// What is done wrong.
+    pub mistake: Option<Mistake>,
     /// What is left out.
     pub(super) without: Without,
     /// Instructions are counted.
@@ -146,6 +149,7 @@ impl<'a> Builder<'a> {
             plan,
             narrow: false,
             leave_loops: false,
+            mistake: None,
             without: Without::NOTHING,
             counts: false,
             counted: None,

@@ -9,12 +9,11 @@ use crate::arch::address::PAGE_SIZE;
 use crate::emulator::emit::Shape;
 use crate::emulator::front;
 use crate::emulator::front::features::Features;
+use crate::emulator::mistake::Mistake;
 use crate::emulator::mmu::Mmu;
 use crate::emulator::mmu::slow::Place;
 use crate::emulator::technique::Technique;
-#[cfg(test)]
-use iced_x86::Mnemonic;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 
 /// Bytes of guest code that are looked at for one block at most.
 const WINDOW: usize = 1024;
@@ -198,7 +197,13 @@ fn decode_part(features: &Features, workshop: &mut Workshop, limits: Limits, byt
                 _ => {}
             }
         }
-        #[cfg(test)]
+        if workshop.mistake == Some(Mistake::Width)
+            && instruction.mnemonic() == Mnemonic::Movzx
+            && let Some(shape) = &mut one.shape
+            && shape.opcode == 0xb7
+        {
+            shape.opcode = 0xb6;
+        }
         if workshop.tsc_by_single && matches!(instruction.mnemonic(), Mnemonic::Rdtsc | Mnemonic::Rdtscp) {
             form.kind = Kind::End;
         }

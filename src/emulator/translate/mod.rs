@@ -34,6 +34,7 @@ use super::code::{CodeStore, Entries};
 use super::emit::Assembler;
 use super::front::block::CodeMode;
 use super::front::features::Features;
+use super::mistake::Mistake;
 use super::mmu::Mmu;
 use super::mmu::slow::Place;
 use super::technique::{Technique, Without};
@@ -44,7 +45,7 @@ use builder::{Builder, FirstUse, Flags, Output, Way};
 use decode::{Decoded, decode};
 use forms::{Forms, Kind};
 use groups::Plan;
-use iced_x86::InstructionInfoFactory;
+use iced_x86::{InstructionInfoFactory, Mnemonic};
 use integer::Source;
 
 /// Instructions in a block at most.
@@ -182,9 +183,12 @@ pub(crate) struct Workshop {
     pub without: Without,
     /// Translated code counts the instructions that it completes.
     pub counts: bool,
-    /// `single` reads the time-stamp counter, which a test wants to be the same twice.
-    #[cfg(test)]
+    /// `single` reads the time-stamp counter, which who compares wants to be the same twice.
     pub tsc_by_single: bool,
+    /// Instructions that a block has at most.
+    pub most: Option<usize>,
+    /// What is done wrong.
+    pub mistake: Option<Mistake>,
     uses: Vec<(u16, u16)>,
     factory: Option<InstructionInfoFactory>,
 }
@@ -260,7 +264,13 @@ pub(crate) fn translate(
     limits: Limits,
     (rip, place): (u64, Place),
 ) -> Option<u32> {
-    let next = decode(mmu, features, workshop, limits, rip, place);
+    let mut next = decode(mmu, features, workshop, limits, rip, place);
+    if let Some(most) = workshop.most
+        && workshop.decoded.len() > most
+    {
+        workshop.decoded.truncate(most);
+        next = workshop.decoded.last().map_or(rip, |last| last.instruction.next_ip());
+    }
     if workshop.decoded.is_empty() {
         return None;
     }
@@ -302,6 +312,7 @@ pub(crate) fn translate(
         b.checked.clear();
         b.checked.resize(workshop.plan.groups.len(), false);
         b.leave_loops = workshop.leave_loops;
+        b.mistake = workshop.mistake;
         b.narrow = limits.is_narrow();
         (b.without, b.uses, b.counts) = (workshop.without, &workshop.uses, workshop.counts);
         b.may_borrow = may_borrow;
@@ -379,6 +390,13 @@ fn build(
         ended = one(b, decoded, index.checked_sub(1).map(|before| &block[before]), place);
         if ended {
             break;
+        }
+        if b.mistake == Some(Mistake::Flag)
+            && decoded.instruction.mnemonic() == Mnemonic::Inc
+            && b.flags == Flags::Live
+        {
+            // cmc
+            b.asm.byte(0xf5);
         }
         b.store_registers();
         b.count();

@@ -101,7 +101,6 @@ impl Session<'_, '_> {
             if heed_kicks && self.kick.is_raised() {
                 return Err(End::Ended(Ended::Attention));
             }
-            #[cfg(test)]
             if heed_kicks && let Some(left) = &mut self.budget {
                 if *left == 0 {
                     return Err(End::Ended(Ended::Attention));
@@ -128,11 +127,7 @@ impl Session<'_, '_> {
             if place.host.is_none() {
                 return Err(End::Careful);
             }
-            #[cfg(test)]
-            let limited = self.budget.is_some();
-            #[cfg(not(test))]
-            let limited = false;
-            let remembers = windows == self.windows && !limited;
+            let remembers = windows == self.windows && self.budget.is_none();
             if remembers {
                 let tag = if place.global { marks.global } else { marks.local };
                 if let Some(target) = self.store.jump_again(rip, place.gpa.0, tag) {

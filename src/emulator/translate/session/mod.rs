@@ -18,6 +18,7 @@ use crate::emulator::code::{CAPACITY, CodeStore};
 use crate::emulator::front::cache::CodeCache;
 use crate::emulator::front::features::Features;
 use crate::emulator::interrupt::{self, Event};
+use crate::emulator::mistake::Mistake;
 use crate::emulator::single::cx::Cx;
 use crate::emulator::single::{Ended, Outcome, Single, debug, run_legacy, step_here};
 use crate::emulator::technique::{Technique, Without};
@@ -45,8 +46,7 @@ pub(crate) struct Translator {
     era: u64,
     /// Bytes of code memory.
     capacity: usize,
-    /// Blocks that each run may enter, if that is limited; blocks are not linked then.
-    #[cfg(test)]
+    /// Blocks that each run may enter, if that is limited, so that it can be compared; blocks are not linked then.
     pub(crate) budget: Option<u32>,
     known: Known,
     /// [`CodeStore::drops`] as of which the stack of returns holds. It also belongs to the context's mark of jumps.
@@ -74,7 +74,6 @@ impl Translator {
             cursor,
             era: 0,
             capacity,
-            #[cfg(test)]
             budget: None,
             known: Known::default(),
             returns: 0,
@@ -89,6 +88,17 @@ impl Translator {
     /// Lets translated code count the instructions that it completes, or not. To be called before anything is run.
     pub(crate) fn count_instructions(&mut self, counts: bool) {
         self.workshop.counts = counts;
+    }
+
+    /// Has it make a mistake. To be called before anything is run.
+    pub(crate) fn err(&mut self, mistake: Mistake) {
+        self.workshop.mistake = Some(mistake);
+    }
+
+    /// Lets blocks have so many instructions at most, and forgets those that there are.
+    pub(crate) fn cut_blocks(&mut self, most: Option<usize>) {
+        self.workshop.most = most;
+        self.flush();
     }
 
     /// The translated code, once something was run.
@@ -125,11 +135,8 @@ impl Translator {
         };
         let without = self.workshop.without;
         self.workshop.leave_loops = without.has(Technique::Chaining);
-        #[cfg(test)]
-        {
-            self.workshop.leave_loops |= self.budget.is_some();
-            self.workshop.tsc_by_single = self.budget.is_some();
-        }
+        self.workshop.leave_loops |= self.budget.is_some();
+        self.workshop.tsc_by_single = self.budget.is_some();
         let (workshop, frame) = (&mut self.workshop, &mut self.frame);
         let (cursor, era, known) = (&mut self.cursor, &mut self.era, &mut self.known);
         let returns = &mut self.returns;
@@ -162,7 +169,6 @@ impl Translator {
                 returns,
                 end: None,
                 error: None,
-                #[cfg(test)]
                 budget: self.budget,
             };
             session.run(cache)
@@ -214,7 +220,6 @@ struct Session<'s, 'a> {
     returns: &'s mut u64,
     end: Option<End>,
     error: Option<EngineError>,
-    #[cfg(test)]
     budget: Option<u32>,
 }
 
@@ -284,7 +289,6 @@ impl Session<'_, '_> {
 
     /// Whether `single` is to go on with code that is not translated.
     fn runs_legacy(&self) -> bool {
-        #[cfg(test)]
         if self.budget.is_some() {
             return false;
         }

@@ -1,0 +1,96 @@
+//! What comparing found.
+use crate::arch::CpuState;
+
+const GPRS: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
+];
+
+/// How far both agreed, and where they do not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// Blocks of the translator after which both were equal.
+    pub blocks: u64,
+    /// Guest instructions in them.
+    pub instructions: u64,
+    /// The guest ended by itself.
+    pub ended: bool,
+    /// Where they differ first.
+    pub difference: Option<Difference>,
+}
+
+/// Something in which both differ.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Difference {
+    /// Where the block began that they differ after; `None`: it was an interrupt, between blocks.
+    pub block: Option<u64>,
+    /// The instruction, if it shows with the block cut behind it. `None`: only the block as a whole does it.
+    pub culprit: Option<Culprit>,
+    /// What differs after it.
+    pub registers: Vec<Register>,
+    /// The first byte of RAM that differs: guest-physical address, the interpreter's, the translator's.
+    pub memory: Option<(u64, u8, u8)>,
+}
+
+/// The instruction after which both differ.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Culprit {
+    /// Its address.
+    pub rip: u64,
+    /// Its place in the block, from 1 on.
+    pub number: usize,
+}
+
+/// A part of the CPU's state that differs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Register {
+    /// Which.
+    pub name: String,
+    /// What the interpreter has.
+    pub single: String,
+    /// What the translator has.
+    pub translator: String,
+}
+
+/// The parts in which two states differ.
+pub(super) fn differing(single: &CpuState, translated: &CpuState) -> Vec<Register> {
+    let mut list = Vec::new();
+    let mut add = |name: &str, a: u64, b: u64| {
+        if a != b {
+            let (single, translator) = (format!("{a:#x}"), format!("{b:#x}"));
+            list.push(Register { name: name.to_owned(), single, translator });
+        }
+    };
+    for (name, (a, b)) in GPRS.into_iter().zip(single.gpr.iter().zip(&translated.gpr)) {
+        add(name, *a, *b);
+    }
+    add("rip", single.rip, translated.rip);
+    add("rflags", single.rflags.bits(), translated.rflags.bits());
+    let (a, b) = (&single.xsave.0, &translated.xsave.0);
+    if let Some(at) = (0..a.len()).find(|&i| a[i] != b[i]) {
+        let at = at & !7;
+        let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let name = format!("XSAVE area at {at:#x}");
+        add(&name, word(&a[at..(at + 8).min(a.len())]), word(&b[at..(at + 8).min(b.len())]));
+    }
+    // All else by its name in the source.
+    let rest = |state: &CpuState| CpuState {
+        gpr: [0; 16],
+        rip: 0,
+        rflags: crate::arch::Rflags::empty(),
+        xsave: CpuState::reset().xsave,
+        ..state.clone()
+    };
+    let (a, b) = (rest(single), rest(translated));
+    if a != b {
+        let (a, b) = (format!("{a:#x?}"), format!("{b:#x?}"));
+        let other = a.lines().zip(b.lines()).filter(|(a, b)| a != b).take(16);
+        list.extend(other.map(|(a, b)| {
+            let (name, single) = a.trim().split_once(':').unwrap_or(("", a.trim()));
+            let translator = b.trim().split_once(':').map_or(b.trim(), |(_, value)| value);
+            let bare = |text: &str| text.trim().trim_end_matches(',').to_owned();
+            Register { name: bare(name), single: bare(single), translator: bare(translator) }
+        }));
+    }
+    list
+}
