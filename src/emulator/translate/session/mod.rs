@@ -101,6 +101,14 @@ impl Translator {
         self.flush();
     }
 
+    /// Forgets cached translations and code.
+    pub(crate) fn flush(&mut self) {
+        self.single.flush();
+        if let Some(store) = &mut self.store {
+            store.clear();
+        }
+    }
+
     /// The translated code, once something was run.
     #[cfg(test)]
     pub(super) fn store(&self) -> Option<&CodeStore> {
