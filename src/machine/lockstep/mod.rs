@@ -38,7 +38,7 @@ enum Turn {
     Same,
     /// The guest does not go on.
     Ended,
-    Differs(Mismatch),
+    Differs(Box<Mismatch>),
 }
 
 /// States that ought to be equal.
@@ -194,9 +194,9 @@ impl Lockstep {
         }
     }
 
-    fn mismatch(&self, from: Option<u64>, single: Option<CpuState>) -> Mismatch {
+    fn mismatch(&self, from: Option<u64>, single: Option<CpuState>) -> Box<Mismatch> {
         let single = single.unwrap_or_else(|| self.one.comparable());
-        Mismatch { from, single, translated: self.other.comparable() }
+        Box::new(Mismatch { from, single, translated: self.other.comparable() })
     }
 
     /// One block.
