@@ -14,6 +14,8 @@ mod guests;
 mod host;
 #[path = "cli/images.rs"]
 mod images;
+#[path = "cli/labs.rs"]
+mod labs;
 #[path = "cli/lockstep.rs"]
 mod lockstep;
 #[path = "cli/pairs.rs"]
