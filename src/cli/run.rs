@@ -151,6 +151,8 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         drop(display);
         let recorded = match (recorder, &stop) {
             (Some(recorder), &Ok(stop)) => recorder.finish(&mut machine, stop),
+            // What led to a failure is what one wants to see again.
+            (Some(recorder), Err(_)) => recorder.finish(&mut machine, Stop::Interrupted),
             _ => Ok(()),
         };
         let saved = match (&stop, &arguments.save) {

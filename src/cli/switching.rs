@@ -29,10 +29,19 @@ fn at(value: &str) -> Result<(Duration, Pair), String> {
     Ok((units::duration(time)?, engine::Mode::from(mode).pair()))
 }
 
+/// The shortest time between two moves: to enter some modes takes about as long.
+const LEAST: Duration = Duration::from_millis(1);
+
 impl SwitchArguments {
     /// When the guest is to be moved; `None` if it is not.
     pub(super) fn itinerary(&self) -> Result<Option<Itinerary>, CliError> {
         let itinerary = match self.switch_every {
+            Some(every) if every < LEAST => {
+                return Err(CliError::Usage(
+                    "--switch-every: a guest gets nowhere if it is moved so often; give at least 1ms"
+                        .to_owned(),
+                ));
+            }
             Some(every) => {
                 let named = self.switch_among.iter().map(|mode| engine::Mode::from(*mode));
                 let among: Vec<_> = match self.switch_among.is_empty() {

@@ -78,7 +78,7 @@ impl Session {
     /// Executes up to `target`, which the guest has passed before. False: the person wants to have the prompt back.
     fn again_to(&mut self, target: u64) -> Result<bool, DebuggerError> {
         while self.position() < target {
-            if (self.interrupted)() {
+            if (self.interrupted)() && !self.goes_home {
                 return Ok(false);
             }
             let here = self.position();
@@ -92,6 +92,14 @@ impl Session {
             }
         }
         Ok(true)
+    }
+
+    /// Back to where the guest stood when a search began that the person gave up: that is not to be given up, too.
+    pub(super) fn go_home(&mut self, here: u64) -> Result<(), DebuggerError> {
+        self.goes_home = true;
+        let gone = self.go_to(here);
+        self.goes_home = false;
+        gone.map(drop)
     }
 
     /// Puts the guest to a position of its past. False as of [`Self::again_to`].
@@ -306,7 +314,7 @@ impl Session {
             self.search(Sought { code: &code, writes }, here, |_, _| true)?
         };
         if (self.interrupted)() {
-            self.go_to(here)?;
+            self.go_home(here)?;
             return Ok((Outcome::Interrupted, None));
         }
         let outcome = self.back_to(found.map(|found| found.0))?;

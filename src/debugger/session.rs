@@ -82,6 +82,8 @@ pub struct Session {
     pub(super) told: Vec<Gva>,
     pub(super) limits: Limits,
     pub(super) interrupted: fn() -> bool,
+    /// A search was given up, and the guest is on its way to where it stood.
+    pub(super) goes_home: bool,
     /// The state when the guest was last resumed.
     pub(super) before: Option<CpuState>,
     /// Why the guest cannot go on.
@@ -158,6 +160,7 @@ impl Session {
             told: Vec::new(),
             limits: parts.limits,
             interrupted: parts.interrupted,
+            goes_home: false,
             before: None,
             ended: None,
             events: EventLog::default(),

@@ -38,6 +38,8 @@ impl Timeline {
     /// What was is not the past of what is now: the guest was changed, or is another one.
     pub(super) fn begin_anew(&mut self, machine: &Machine) {
         self.moments.clear();
+        // The host tells one watcher at a time.
+        self.series.stop_watching();
         self.series = Series::new(machine);
         self.printed.begin_anew();
     }
@@ -110,8 +112,10 @@ impl Timeline {
         if !self.moments.len().is_multiple_of(4) {
             return;
         }
-        while self.moments.len() > 2
-            && snapshot::kept(self.moments.iter().map(|moment| &moment.memory)) > MOST
+        while let [first, .., last] = &self.moments[..]
+            && self.moments.len() > 2
+            && snapshot::kept(self.moments.iter().map(|moment| &moment.memory))
+                > MOST + snapshot::kept([&first.memory, &last.memory].into_iter())
         {
             let needless = |&i: &usize| self.gap(i) * 1000 / (self.distance(i, here) + 1);
             let Some(i) = (1..self.moments.len() - 1).min_by_key(needless) else { break };

@@ -57,12 +57,15 @@ impl Session {
         let place = self.physical(&state, at).ok_or(DebuggerError::NotRam(at))?;
         let in_page = length.min(PAGE_SIZE - place.page_offset());
         let bytes = Bytes { at: place, length: in_page as usize };
-        let mut found = None;
+        let (mut found, mut given_up) = (None, false);
         let mut reply = self.move_back(|session| {
             let here = session.position();
             found = session.last_write((at, length), bytes, here)?;
             if (session.interrupted)() {
+                given_up = true;
                 found = None;
+                session.go_home(here)?;
+                return Ok(Outcome::Interrupted);
             }
             let arrived = session.go_to(found.map_or(here, Found::position))?;
             Ok(if arrived && !(session.interrupted)() { Outcome::Done } else { Outcome::Interrupted })
@@ -72,6 +75,7 @@ impl Session {
             Some(Found::Changed(_)) => {
                 format!("here {} changed last, by a device or through another address:\n", Hex(at))
             }
+            None if given_up => "stopped before it was found\n".to_owned(),
             None => format!("nothing has written {} since the beginning of what is known\n", Hex(at)),
         };
         reply.text.insert_str(0, &what);

@@ -356,7 +356,7 @@ impl KvmVcpu {
             } else if self.activity == Activity::Halted {
                 return Ok(Exit::Halted);
             }
-            if self.cr8 != 0 && is_pvm() {
+            if platform.cr8(self.id) != 0 && is_pvm() {
                 self.look_again_soon(&mut poll)?;
             }
             let window = pending && !self.window_open || self.entry.is_some();

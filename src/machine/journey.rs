@@ -1,5 +1,5 @@
 //! Moves of a guest at given guest times, while it runs.
-use super::{Limits, Machine, MachineError, Stop};
+use super::{Limits, Machine, MachineError, Stop, run};
 use crate::clock::Nanos;
 use crate::engine::Pair;
 use std::time::{Duration, Instant};
@@ -130,7 +130,13 @@ impl Machine {
                 ..*limits
             };
             match self.run(&leg)? {
-                Stop::Paused if moves_first => journey.go(self, began, told),
+                Stop::Paused if moves_first => {
+                    // Who watches a run looks now and then only, and a leg may be shorter than that.
+                    if let Some(reason) = run::from_outside(limits, self.outlet.as_ref(), start) {
+                        return reason;
+                    }
+                    journey.go(self, began, told);
+                }
                 stop => return Ok(stop),
             }
         }

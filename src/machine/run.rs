@@ -327,16 +327,25 @@ fn watch(
         if ended.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
             return None;
         }
-        if limits.interruptible && signal::interrupted() {
-            return Some(Ok(Stop::Interrupted));
-        }
-        if limits.timeout.is_some_and(|t| start.elapsed() >= t) {
-            return Some(Ok(Stop::Timeout));
-        }
-        if outlet.is_some_and(|o| o.failure().is_some()) {
-            return Some(Err(MachineError::Unheard));
+        if let Some(reason) = from_outside(limits, outlet, start) {
+            return Some(reason);
         }
     }
+}
+
+/// A reason to end a run that began at `start` which does not come from the guest, if there is one.
+pub(super) fn from_outside(
+    limits: &Limits,
+    outlet: Option<&Outlet>,
+    start: Instant,
+) -> Option<Result<Stop, MachineError>> {
+    if limits.interruptible && signal::interrupted() {
+        return Some(Ok(Stop::Interrupted));
+    }
+    if limits.timeout.is_some_and(|t| start.elapsed() >= t) {
+        return Some(Ok(Stop::Timeout));
+    }
+    outlet.is_some_and(|o| o.failure().is_some()).then_some(Err(MachineError::Unheard))
 }
 
 /// Runs one vCPU; `None` if it was asked to stop because the run `ends`.

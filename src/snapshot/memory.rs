@@ -194,6 +194,11 @@ impl Series {
         self.written.is_some()
     }
 
+    /// Lets go of the host's watch over what is written: there is one at a time for a machine.
+    pub fn stop_watching(&mut self) {
+        self.written = None;
+    }
+
     /// The pages that may differ from those of the base; `None` if all may.
     fn changed(&mut self) -> Option<Vec<Range<u64>>> {
         let written = self.written.as_ref().map(Written::take).transpose();
@@ -211,7 +216,9 @@ impl Series {
     pub fn take(&mut self, machine: &mut Machine) -> Result<Memory, SnapshotError> {
         let state = machine.save()?;
         let changed = self.changed();
-        let (chunks, copied) = match (&self.base, changed) {
+        // If it fails, what was written since is known no more.
+        let base = self.base.take();
+        let (chunks, copied) = match (&base, changed) {
             (Some(base), Some(changed)) => copy_changed(&self.ram, base, &changed),
             (base, _) => copy(&self.ram, base.as_ref()),
         }

@@ -23,7 +23,7 @@ fn shown() -> Vec<Shown> {
             match line {
                 "```console" => inside = true,
                 "```" => inside = false,
-                line if !inside => {}
+                _ if !inside => {}
                 line => match line.strip_prefix("$ trivisor ") {
                     Some(words) => all.push(Shown {
                         lab: lab.clone(),

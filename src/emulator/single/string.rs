@@ -14,11 +14,14 @@ use super::{io, operand};
 use crate::arch::paging::Access;
 use crate::arch::state::gpr::{RAX, RCX, RDI, RDX, RSI};
 use crate::arch::{Gva, Rflags, SegmentRegister};
+use crate::clock::ClockSource;
 use crate::emulator::mmu::{Bank, Fault};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 /// Elements, or stretches, between two looks at the kick.
 const ELEMENTS: u32 = 256;
+/// Elements between two such looks where time is counted: there nothing else may divide an instruction.
+const COUNTED_ELEMENTS: u64 = 1 << 16;
 const PAGE: u64 = 4096;
 
 /// What one element does.
@@ -300,6 +303,9 @@ fn string<T: Int>(cx: &mut Cx, op: &Op) -> Step {
     let compares = matches!(kind, Kind::Cmps | Kind::Scas);
     let while_equal = !instruction.has_repne_prefix();
     let mut patience = ELEMENTS;
+    // Where time is counted, runs repeat: an instruction may be left only where the guest alone says so.
+    let counted = cx.platform.clock().source() != ClockSource::Real;
+    let mut left = COUNTED_ELEMENTS;
     let flags = cx.flags;
     if walk.mask == 0xffff_ffff && matches!(kind, Kind::Movs | Kind::Stos) {
         // Intel's CPUs write 32-bit pointers back, which cuts them, even if no element is moved.
@@ -313,13 +319,14 @@ fn string<T: Int>(cx: &mut Cx, op: &Op) -> Step {
         if count == 0 {
             return cx.stored();
         }
-        if patience == 0 || cx.mmu.stop {
+        if counted && left == 0 || !counted && (patience == 0 || cx.mmu.stop) {
             // An interrupt, or code that this instruction has changed: go on later.
             return Ok(Flow::Again);
         }
-        patience -= 1;
+        patience = patience.saturating_sub(1);
+        let most = if counted { count.min(left) } else { count };
         let many = match kind {
-            Kind::Movs | Kind::Stos => walk.stretch::<T>(cx, count),
+            Kind::Movs | Kind::Stos => walk.stretch::<T>(cx, most),
             _ => 0,
         };
         if many == 0
@@ -330,6 +337,7 @@ fn string<T: Int>(cx: &mut Cx, op: &Op) -> Step {
             return Err(fault);
         }
         walk.advance(cx, RCX, many.max(1).wrapping_neg());
+        left = left.saturating_sub(many.max(1));
         if compares && (cx.flags & ZF != 0) != while_equal {
             return Ok(Flow::Next);
         }
