@@ -6,6 +6,7 @@
 
 #[path = "cli/abi_example.rs"]
 mod abi_example;
+mod available;
 #[path = "cli/bench.rs"]
 mod bench;
 #[path = "cli/guests.rs"]

@@ -3,12 +3,13 @@
 //! Without `gdb` the tests that need it say that they skip.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod available;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 use trivisor::engine::Mode;
-use trivisor::machine;
 
 /// A `trivisor debug --gdb`, which is killed at the end.
 struct Server {
@@ -119,17 +120,7 @@ fn endless(folder: &std::path::Path) -> String {
 }
 
 fn modes() -> Vec<&'static str> {
-    Mode::ALL
-        .into_iter()
-        .filter(|&mode| match machine::availability(mode) {
-            Ok(_) => true,
-            Err(reason) => {
-                eprintln!("skipped: {mode}: {reason}");
-                false
-            }
-        })
-        .map(Mode::name)
-        .collect()
+    available::modes().into_iter().map(Mode::name).collect()
 }
 
 /// What gdb says to these commands after it has connected to a server of `hello` in `mode`.

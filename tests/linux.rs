@@ -94,6 +94,16 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// A guest's `/init` that sums up its busybox; the line that it prints for that, and the file to boot it with.
+fn summing(folder: &Path, busybox: &Path) -> (String, PathBuf) {
+    let initrd = folder.join("initrd");
+    let lines = "busybox sha256sum /bin/busybox\nbusybox echo last line\nbusybox poweroff -f\n";
+    let busybox = std::fs::read(busybox).unwrap();
+    std::fs::write(&initrd, Cpio::with_init(&busybox, lines)).unwrap();
+    let digest: String = Sha256::digest(&busybox).iter().map(|byte| format!("{byte:02x}")).collect();
+    (format!("{digest}  /bin/busybox"), initrd)
+}
+
 /// Boots with an `/init` of these lines; what the guest printed. It must have ended well.
 fn boot(kernel: &Path, busybox: &Path, lines: &str, engine: &str) -> String {
     boot_with(kernel, busybox, lines, &["--engine", engine], "")
@@ -234,10 +244,7 @@ fn a_stock_kernel_reaches_user_space_under_kvm() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let initrd = folder.path().join("initrd");
-    let lines = "busybox sha256sum /bin/busybox\nbusybox echo last line\nbusybox poweroff -f\n";
-    let busybox = std::fs::read(&busybox).unwrap();
-    std::fs::write(&initrd, Cpio::with_init(&busybox, lines)).unwrap();
+    let (sum, initrd) = summing(folder.path(), &busybox);
     // README.md says what the words are for.
     let append = if emulated { format!("console=ttyS0 {SLOW_RING_0}") } else { "console=ttyS0".to_owned() };
     let (kernel, initrd) = (kernel.to_str().unwrap(), initrd.to_str().unwrap());
@@ -246,8 +253,7 @@ fn a_stock_kernel_reaches_user_space_under_kvm() {
     let (printed, told) = (text(&output.stdout), text(&output.stderr));
     println!("{told}");
     assert!(output.status.success(), "{told}\n{printed}");
-    let digest: String = Sha256::digest(&busybox).iter().map(|byte| format!("{byte:02x}")).collect();
-    assert!(printed.contains(&format!("{digest}  /bin/busybox")), "{printed}");
+    assert!(printed.contains(&sum), "{printed}");
     assert!(printed.contains("last line"), "{printed}");
     assert!(!emulated || told.lines().any(|line| line.ends_with(" syscall")), "{told}");
 }
@@ -260,10 +266,7 @@ fn a_stock_kernel_boots_while_it_is_switched_between_emu_and_kvm() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let initrd = folder.path().join("initrd");
-    let lines = "busybox sha256sum /bin/busybox\nbusybox echo last line\nbusybox poweroff -f\n";
-    let busybox = std::fs::read(&busybox).unwrap();
-    std::fs::write(&initrd, Cpio::with_init(&busybox, lines)).unwrap();
+    let (sum, initrd) = summing(folder.path(), &busybox);
     let (kernel, initrd) = (kernel.to_str().unwrap(), initrd.to_str().unwrap());
     let moves = ["--switch-every", "10ms", "--switch-among", "emu,kvm", "--json"];
     let image = [&moves[..], &["--kernel", kernel, "--initrd", initrd, "--append", "console=ttyS0"]].concat();
@@ -272,8 +275,7 @@ fn a_stock_kernel_boots_while_it_is_switched_between_emu_and_kvm() {
     let (printed, told) = (text(&output.stdout), text(&output.stderr));
     println!("{told}");
     assert!(output.status.success(), "{told}\n{printed}");
-    let digest: String = Sha256::digest(&busybox).iter().map(|byte| format!("{byte:02x}")).collect();
-    assert!(printed.contains(&format!("{digest}  /bin/busybox")), "{printed}");
+    assert!(printed.contains(&sum), "{printed}");
     assert!(printed.contains("last line"), "{printed}");
     let told: serde_json::Value = serde_json::from_str(told.trim_end()).unwrap();
     assert_eq!(told["refused"].as_array().map(Vec::len), Some(0), "{told}");

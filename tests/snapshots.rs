@@ -1,9 +1,11 @@
 //! Snapshots of every mode restored in every mode, and files that are no snapshots.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should panic")]
 
+mod available;
 #[path = "snapshots/guest.rs"]
 mod guest;
 
+use available::modes;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -18,17 +20,6 @@ use trivisor::{abi, arch};
 
 const CPU: VcpuId = VcpuId(0);
 const HANGS: Duration = Duration::from_secs(120);
-
-fn modes() -> Vec<Mode> {
-    let available = |mode: &Mode| match machine::availability(*mode) {
-        Ok(_) => true,
-        Err(error) => {
-            println!("skipped: {error}");
-            false
-        }
-    };
-    Mode::ALL.into_iter().filter(available).collect()
-}
 
 fn paused(after: Duration) -> Limits {
     Limits { timeout: Some(HANGS), pause_after: Some(after), ..Limits::default() }

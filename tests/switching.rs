@@ -4,10 +4,12 @@
 //! many there are in each workload (30 unless said otherwise; 100 take some two minutes).
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod available;
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "snapshots/guest.rs"]
 mod guest;
 
+use available::modes;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use trivisor::abi;
@@ -21,17 +23,6 @@ use trivisor::loader::Image;
 use trivisor::machine::{self, Capture, Itinerary, Journey, Limits, Machine, MachineSpec, Moves, Stop};
 
 const HANGS: Duration = Duration::from_secs(120);
-
-fn modes() -> Vec<Mode> {
-    let available = |mode: &Mode| match machine::availability(*mode) {
-        Ok(_) => true,
-        Err(error) => {
-            println!("skipped: {error}");
-            false
-        }
-    };
-    Mode::ALL.into_iter().filter(available).collect()
-}
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())

@@ -22,6 +22,11 @@ pub mod gpr {
     pub const RDI: usize = 7;
     /// R11 (R8–R15 are 8–15).
     pub const R11: usize = 11;
+    /// Their names, in encoding order.
+    pub const NAMES: [&str; 16] = [
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+        "r14", "r15",
+    ];
 }
 
 /// x87, SSE and AVX state in the standard (non-compacted) XSAVE format (SDM vol. 1, 13.4): 512 bytes FXSAVE image,

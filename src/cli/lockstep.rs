@@ -36,7 +36,7 @@ pub(super) struct LockstepArguments {
     #[command(flatten)]
     image: ImageArguments,
     /// Compare so many blocks at most (k, M and G count in thousands)
-    #[arg(long, value_name = "NUMBER", value_parser = number)]
+    #[arg(long, value_name = "NUMBER", value_parser = units::number)]
     blocks: Option<u64>,
     /// Stop after so long (10s, 500ms, 2m)
     #[arg(long, value_name = "TIME", value_parser = units::duration, allow_hyphen_values = true)]
@@ -48,18 +48,6 @@ pub(super) struct LockstepArguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// A number, perhaps of thousands.
-fn number(text: &str) -> Result<u64, String> {
-    let (digits, factor) = match text.as_bytes().last() {
-        Some(b'k') => (&text[..text.len() - 1], 1000),
-        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
-        Some(b'G') => (&text[..text.len() - 1], 1_000_000_000),
-        _ => (text, 1),
-    };
-    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    number.ok_or_else(|| "a number is wanted, as 5000, 20k or 1M".to_owned())
 }
 
 /// A difference, with what it takes to show it.

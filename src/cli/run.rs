@@ -313,8 +313,7 @@ fn offer(mailbox: &Mailbox, keyboard: bool, typed: &[u8]) -> usize {
 /// Whether the guest ended as one that has done its work.
 fn is_success(stop: Stop) -> bool {
     match stop {
-        // isa-debug-exit gives (value << 1) | 1.
-        Stop::PowerOff(status) => status >> 1 == u32::from(abi::EXIT_OK),
+        Stop::PowerOff(status) => Stop::value_of(status) == u32::from(abi::EXIT_OK),
         stop => matches!(stop, Stop::Reset | Stop::Paused),
     }
 }
@@ -327,12 +326,10 @@ pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
     };
     match stop {
         Stop::PowerOff(status) if !is_success(stop) => {
-            failed(&format!("the guest switched off with status {}", status >> 1))
+            failed(&format!("the guest switched off with status {}", Stop::value_of(status)))
         }
         Stop::PowerOff(_) | Stop::Reset | Stop::Paused => ExitCode::SUCCESS,
-        Stop::TripleFault => failed(
-            "the guest crashed: an exception could not be delivered, nor the double fault after it (triple fault)",
-        ),
+        Stop::TripleFault => failed(Stop::CRASHED),
         Stop::Timeout => failed("stopped, because --timeout was over"),
         Stop::Interrupted => interrupted(|by| format!("{name}: stopped by {by}")),
         Stop::Breakpoint(_)

@@ -24,6 +24,20 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "more than any machine has".into())
 }
 
+/// A number, perhaps of thousands: `5000`, `20k`, `1M`.
+pub(super) fn number(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'k') => (&text[..text.len() - 1], 1000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        Some(b'G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    // A number's own parser would also take a sign.
+    let number = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+    let number = number.and_then(|digits| digits.parse::<u64>().ok()?.checked_mul(factor));
+    number.ok_or_else(|| "a number is wanted, as 5000, 20k or 1M".to_owned())
+}
+
 /// Parses `10s`, `500ms`, `2m` or plain seconds: more than nothing, and at most [`LONGEST`].
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "not a duration; write for instance 10s, 500ms or 2m".to_owned();
@@ -61,6 +75,15 @@ mod tests {
         for wrong in ["", "M", "-1", "+1", "1.5G", "ten", "99999999999G", "99999999999999999999", "1é", "é"]
         {
             assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_decimal_suffixes() {
+        assert_eq!((number("5000"), number("20k"), number("1M")), (Ok(5000), Ok(20_000), Ok(1_000_000)));
+        for wrong in ["", "k", "-1", "+1", "1.5k", "many", "99999999999999999999", "99999999999999999G", "1é"]
+        {
+            assert!(number(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -278,15 +278,11 @@ impl Session {
             }
             Stop::Interrupted => Outcome::Interrupted,
             Stop::Timeout => Outcome::Timeout,
-            // isa-debug-exit makes (value << 1) | 1 of what the guest wrote.
             Stop::PowerOff(status) => {
-                Outcome::Ended(format!("the guest switched off with status {}", status >> 1))
+                Outcome::Ended(format!("the guest switched off with status {}", Stop::value_of(status)))
             }
             Stop::Reset => Outcome::Ended("the guest asked for a reset".to_owned()),
-            Stop::TripleFault => Outcome::Ended(
-                "the guest crashed: an exception could not be delivered, nor the double fault after it (triple fault)"
-                    .to_owned(),
-            ),
+            Stop::TripleFault => Outcome::Ended(Stop::CRASHED.to_owned()),
         }
     }
 }

@@ -2,12 +2,6 @@
 use crate::arch::state::gpr;
 use crate::arch::{CpuState, Rflags, SegmentRegister};
 
-/// Names of the general registers in encoding order.
-pub const GENERAL: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-    "r15",
-];
-
 /// Names of the segment registers in encoding order.
 pub const SEGMENTS: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
 
@@ -18,7 +12,7 @@ const HIGH_BYTES: [&str; 4] = ["ah", "ch", "dh", "bh"];
 /// Where a general register's name points: which one, how far shifted, which bits.
 fn general(name: &str) -> Option<(usize, u32, u64)> {
     let find = |names: &[&str], word: &str| names.iter().position(|&n| n == word);
-    if let Some(i) = find(&GENERAL, name) {
+    if let Some(i) = find(&gpr::NAMES, name) {
         return Some((i, 0, u64::MAX));
     }
     // $sp and $fp are what GDB calls the stack and frame pointer, whatever their width.
@@ -45,7 +39,7 @@ fn general(name: &str) -> Option<(usize, u32, u64)> {
         b'b' => (&name[..name.len() - 1], 0xff),
         _ => return None,
     };
-    find(&GENERAL[8..], whole).map(|i| (i + 8, 0, mask))
+    find(&gpr::NAMES[8..], whole).map(|i| (i + 8, 0, mask))
 }
 
 /// The value of the register called `name` (lower case, without `$`). `None` if there is none of that name here; CR8

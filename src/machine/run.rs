@@ -60,6 +60,17 @@ pub enum Stop {
     Stepped,
 }
 
+impl Stop {
+    /// What [`Stop::TripleFault`] is, in words.
+    pub const CRASHED: &'static str = "the guest crashed: an exception could not be delivered, nor the double fault after it (triple fault)";
+
+    /// What the guest wrote to isa-debug-exit, which makes `(value << 1) | 1` of it, the status of [`Stop::PowerOff`].
+    #[must_use]
+    pub const fn value_of(status: u32) -> u32 {
+        status >> 1
+    }
+}
+
 /// How often the watcher looks for Ctrl-C: a person does not notice, and it costs nothing.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 

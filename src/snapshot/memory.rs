@@ -1,7 +1,8 @@
 //! Snapshots in memory, for going back: each shares with the one before it the pages that did not change.
 //!
 //! What changed is found by comparison with the snapshot before, which holds for every way in which an engine writes RAM:
-//! through host pointers, another process's mappings, or KVM. It costs a read of the pages that were ever touched.
+//! through host pointers, another process's mappings, or KVM. It costs a read of the pages that were ever touched. For an
+//! engine that writes through the machine's own mapping [`Series`] asks the host instead.
 use super::{SnapshotError, take_on};
 use crate::arch::address::PAGE_SIZE;
 use crate::machine::{Machine, MachineError, SavedMachine};
@@ -88,8 +89,7 @@ impl Memory {
     #[must_use]
     pub fn bytes(&self, offset: u64, length: usize) -> Vec<u8> {
         let (number, into) = ((offset / PAGE_SIZE) as usize, (offset % PAGE_SIZE) as usize);
-        let chunk = self.chunks.get(number / CHUNK).and_then(Option::as_ref);
-        let page = chunk.and_then(|chunk| chunk[number % CHUNK].as_ref()).map_or(&ZERO, |page| page);
+        let page = self.page(number).map_or(&ZERO, |page| page);
         page[into..(into + length).min(PAGE)].to_vec()
     }
 
@@ -108,7 +108,7 @@ impl Memory {
             }
             let bytes = read(ram, number, &mut buffer)?;
             for (i, bytes) in bytes.chunks(PAGE).enumerate() {
-                let page = chunk.as_ref().and_then(|chunk| chunk[i].as_ref());
+                let page = self.page(number * CHUNK + i);
                 if !same(page, bytes) {
                     let at = (number * CHUNK_BYTES + i * PAGE) as u64;
                     ram.file().write_all_at(page.map_or(&ZERO[..], |page| &page[..]), at)?;

@@ -222,6 +222,17 @@ pub struct Snapshot {
     runs: Vec<Run>,
 }
 
+/// A file and its size; `None` if it is of another kind, a pipe or a folder.
+fn open_file(path: &Path) -> io::Result<Option<(File, u64)>> {
+    // Opening a pipe would wait for its other end: look first.
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Ok(None);
+    }
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    Ok(Some((file, size)))
+}
+
 impl Snapshot {
     /// Opens a snapshot and checks all of it but the pages of RAM, which are checked as they are read.
     ///
@@ -229,12 +240,8 @@ impl Snapshot {
     /// [`SnapshotError`] with the reason why it is none, or none that can be read.
     pub fn open(path: &Path) -> Result<Self, SnapshotError> {
         let failed = |source| SnapshotError::Read { path: path.to_owned(), source };
-        // Opening a pipe would wait for its other end: look first.
-        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(SnapshotError::NoSnapshot(path.to_owned()));
-        }
-        let file = File::open(path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
+        let opened = open_file(path).map_err(failed)?;
+        let (file, size) = opened.ok_or_else(|| SnapshotError::NoSnapshot(path.to_owned()))?;
         Self::open_at(path, file, 0, size)
     }
 

@@ -5,8 +5,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-use trivisor::engine::Mode;
-use trivisor::machine;
 
 /// Far beyond what any command here needs, on a busy host too.
 const HANGS: Duration = Duration::from_secs(180);
@@ -176,14 +174,4 @@ fn text(from: &mut impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The modes of this host; why the others are skipped is printed.
-pub(crate) fn modes() -> Vec<Mode> {
-    let available = |mode: &Mode| match machine::availability(*mode) {
-        Ok(_) => true,
-        Err(error) => {
-            println!("skipped: {error}");
-            false
-        }
-    };
-    Mode::ALL.into_iter().filter(available).collect()
-}
+pub(crate) use crate::available::modes;

@@ -49,8 +49,8 @@ impl Runner for MachineRunner {
         let stop = machine.run(&limits);
         drop(pinned);
         let misfortune = match stop.map_err(refused)? {
-            Stop::PowerOff(status) if status >> 1 == u32::from(abi::EXIT_OK) => None,
-            Stop::PowerOff(status) => Some(format!("exit status {}", status >> 1)),
+            Stop::PowerOff(status) if Stop::value_of(status) == u32::from(abi::EXIT_OK) => None,
+            Stop::PowerOff(status) => Some(format!("exit status {}", Stop::value_of(status))),
             Stop::Reset => Some("reset".to_owned()),
             Stop::TripleFault => Some("triple fault".to_owned()),
             Stop::Timeout => return Err(RunError::Timeout(request.timeout)),

@@ -154,8 +154,9 @@ impl<'a> Guest<'a> {
             Stop::Interrupted => Reason::Signal(Signal::SIGINT),
             stop => {
                 let (why, reason) = match stop {
-                    // isa-debug-exit makes (value << 1) | 1 of what the guest wrote.
-                    Stop::PowerOff(status) => ("the guest switched off", Reason::Exited((status >> 1) as u8)),
+                    Stop::PowerOff(status) => {
+                        ("the guest switched off", Reason::Exited(Stop::value_of(status) as u8))
+                    }
                     Stop::TripleFault => {
                         ("the guest crashed (triple fault)", Reason::Terminated(Signal::SIGSEGV))
                     }

@@ -2,8 +2,9 @@
 use super::segment::describe;
 use super::{Angled, Hex};
 use crate::arch::paging::KeyRights;
+use crate::arch::state::gpr;
 use crate::arch::{Activity, CpuState, Cr4, DescriptorTable, Rflags, Segment, XsaveArea};
-use crate::debugger::registers::{GENERAL, SEGMENTS, read};
+use crate::debugger::registers::{SEGMENTS, read};
 use crate::debugger::symbols::Symbols;
 use serde::Serialize;
 use std::fmt;
@@ -173,7 +174,7 @@ fn named(source: &Source<'_>, names: &[&str], into: &mut Vec<Register>) {
 
 fn general(source: &Source<'_>, shown: &mut Registers) {
     let now = source.now;
-    for (name, &value) in GENERAL.iter().zip(&now.gpr) {
+    for (name, &value) in gpr::NAMES.iter().zip(&now.gpr) {
         shown.general.push(register(source, name, value, String::new()));
     }
     let place = Angled(&source.symbols.label(now.rip)).to_string();

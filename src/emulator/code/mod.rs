@@ -20,6 +20,7 @@ use crate::emulator::front::cache::AddressMap;
 use crate::sys::exec_memory::ExecMemory;
 use iced_x86::Instruction;
 use std::io;
+use std::sync::LazyLock;
 use stubs::{Callees, Stubs};
 
 /// Bytes of code memory that a translator has.
@@ -75,7 +76,7 @@ const NO_JUMP: Jump = Jump { rip: u64::MAX, tag: u64::MAX, target: 0, place: NO_
 
 /// Address of a jump cache that is always empty.
 pub(crate) fn no_jumps() -> u64 {
-    static EMPTY: [Jump; JUMPS] = [NO_JUMP; JUMPS];
+    static EMPTY: LazyLock<Box<[Jump]>> = LazyLock::new(|| vec![NO_JUMP; JUMPS].into());
     EMPTY.as_ptr() as u64
 }
 

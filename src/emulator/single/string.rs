@@ -19,7 +19,7 @@ use crate::emulator::mmu::{Bank, Fault};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 /// Elements, or stretches, between two looks at the kick.
-const ELEMENTS: u32 = 256;
+const ELEMENTS: u64 = 256;
 /// Elements between two such looks where time is counted: there nothing else may divide an instruction.
 const COUNTED_ELEMENTS: u64 = 1 << 16;
 const PAGE: u64 = 4096;
@@ -302,10 +302,10 @@ fn string<T: Int>(cx: &mut Cx, op: &Op) -> Step {
     }
     let compares = matches!(kind, Kind::Cmps | Kind::Scas);
     let while_equal = !instruction.has_repne_prefix();
-    let mut patience = ELEMENTS;
-    // Where time is counted, runs repeat: an instruction may be left only where the guest alone says so.
+    // Where time is counted, runs repeat: an instruction may be left only where the guest alone says so, so that each element
+    // counts, not each stretch, of which other things decide how long it is.
     let counted = cx.platform.clock().source() != ClockSource::Real;
-    let mut left = COUNTED_ELEMENTS;
+    let mut patience = if counted { COUNTED_ELEMENTS } else { ELEMENTS };
     let flags = cx.flags;
     if walk.mask == 0xffff_ffff && matches!(kind, Kind::Movs | Kind::Stos) {
         // Intel's CPUs write 32-bit pointers back, which cuts them, even if no element is moved.
@@ -319,12 +319,11 @@ fn string<T: Int>(cx: &mut Cx, op: &Op) -> Step {
         if count == 0 {
             return cx.stored();
         }
-        if counted && left == 0 || !counted && (patience == 0 || cx.mmu.stop) {
+        if patience == 0 || cx.mmu.stop && !counted {
             // An interrupt, or code that this instruction has changed: go on later.
             return Ok(Flow::Again);
         }
-        patience = patience.saturating_sub(1);
-        let most = if counted { count.min(left) } else { count };
+        let most = if counted { count.min(patience) } else { count };
         let many = match kind {
             Kind::Movs | Kind::Stos => walk.stretch::<T>(cx, most),
             _ => 0,
@@ -337,11 +336,11 @@ fn string<T: Int>(cx: &mut Cx, op: &Op) -> Step {
             return Err(fault);
         }
         walk.advance(cx, RCX, many.max(1).wrapping_neg());
-        left = left.saturating_sub(many.max(1));
+        patience -= if counted { many.max(1) } else { 1 };
         if compares && (cx.flags & ZF != 0) != while_equal {
             return Ok(Flow::Next);
         }
-        if patience == 0 && !cx.platform.kick(cx.mmu.vcpu).is_raised() {
+        if patience == 0 && !counted && !cx.platform.kick(cx.mmu.vcpu).is_raised() {
             patience = ELEMENTS;
         }
     }

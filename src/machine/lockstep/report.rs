@@ -1,10 +1,6 @@
 //! What comparing found.
 use crate::arch::CpuState;
-
-const GPRS: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-    "r15",
-];
+use crate::arch::state::gpr;
 
 /// How far both agreed, and where they do not.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +57,7 @@ pub(super) fn differing(single: &CpuState, translated: &CpuState) -> Vec<Registe
             list.push(Register { name: name.to_owned(), single, translator });
         }
     };
-    for (name, (a, b)) in GPRS.into_iter().zip(single.gpr.iter().zip(&translated.gpr)) {
+    for (name, (a, b)) in gpr::NAMES.into_iter().zip(single.gpr.iter().zip(&translated.gpr)) {
         add(name, *a, *b);
     }
     add("rip", single.rip, translated.rip);

@@ -3,7 +3,7 @@ use super::{Log, RecordingError};
 use crate::clock::ClockSource;
 use crate::engine::{Engine, Interface, Pair};
 use crate::machine::{ConsoleSink, Machine, MachineSpec};
-use crate::snapshot::{Snapshot, Unfinished, beside, decode, fits, put_in_place, write_at};
+use crate::snapshot::{Snapshot, Unfinished, beside, decode, fits, open_file, put_in_place, write_at};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -149,12 +149,8 @@ impl Recording {
     /// [`RecordingError`] with the reason why it is none, or none that can be read.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let failed = |source| RecordingError::Read { path: path.to_owned(), source };
-        // Opening a pipe would wait for its other end: look first.
-        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(RecordingError::NoRecording(path.to_owned()));
-        }
-        let file = File::open(path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
+        let opened = open_file(path).map_err(failed)?;
+        let (file, size) = opened.ok_or_else(|| RecordingError::NoRecording(path.to_owned()))?;
         let mut first = vec![0; size.min(HEADER) as usize];
         file.read_exact_at(&mut first, 0).map_err(failed)?;
         let header = Header::decode(path, &first, size)?;
