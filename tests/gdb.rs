@@ -189,7 +189,7 @@ fn stock_gdb_watches_memory_and_sees_the_guests_end_in_every_mode() {
             &[
                 "break workload_main",
                 "continue",
-                // The target has no watchpoints, so gdb steps: the second instruction stores zero to the stack.
+                // By gdb's own steps: the second instruction stores zero to the stack.
                 "set can-use-hw-watchpoints 0",
                 "stepi",
                 "set {long}($rsp + 0x140) = 5",
@@ -204,6 +204,49 @@ fn stock_gdb_watches_memory_and_sees_the_guests_end_in_every_mode() {
         for word in ["Old value = 5", "New value = 0", "exited normally"] {
             assert!(said.contains(word), "{mode}: no '{word}' in:\n{said}");
         }
+    }
+}
+
+#[test]
+fn stock_gdb_lets_the_target_watch_in_every_mode() {
+    for mode in modes() {
+        let Some(said) = gdb(
+            mode,
+            &[
+                "break workload_main",
+                "continue",
+                "stepi 2",
+                // A watch over what a register leads to would be gdb's own stepping.
+                "set $top = $rsp",
+                "watch *(long *)($top - 8)",
+                // More than the CPU has registers for.
+                "watch *(char (*)[65])($top + 0x1000)",
+                "continue",
+                "print $rip != (long)&workload_main",
+                "delete 2",
+                "awatch *(int *)$top",
+                "continue",
+                "delete 4",
+                "rwatch *(int *)$top",
+                "continue",
+                "delete",
+                "continue",
+            ],
+        ) else {
+            return;
+        };
+        for word in [
+            "Hardware watchpoint 2: *(long *)($top - 8)",
+            "Old value = 0",
+            "New value = 2",
+            "$1 = 1",
+            "Hardware access (read/write) watchpoint 4",
+            "Hardware read watchpoint 5",
+            "exited normally",
+        ] {
+            assert!(said.contains(word), "{mode}: no '{word}' in:\n{said}");
+        }
+        assert_eq!(said.matches("\nValue = ").count(), 2, "{mode}: {said}");
     }
 }
 

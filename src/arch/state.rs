@@ -312,6 +312,17 @@ impl CpuState {
         self.is_long_mode() && self.segment(SegmentRegister::Cs).is_long()
     }
 
+    /// The linear address of the next instruction: outside 64-bit code CS has a base.
+    #[inline]
+    #[must_use]
+    pub fn linear_rip(&self) -> u64 {
+        if self.is_64bit_code() {
+            self.rip
+        } else {
+            self.segment(SegmentRegister::Cs).base.wrapping_add(self.rip) & 0xffff_ffff
+        }
+    }
+
     /// Default code size: 16, 32 or 64.
     #[inline]
     #[must_use]

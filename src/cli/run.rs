@@ -334,7 +334,7 @@ pub(super) fn verdict(stop: Stop, name: &OsStr) -> ExitCode {
         Stop::Interrupted => interrupted(|by| format!("{name}: stopped by {by}")),
         Stop::Breakpoint(_)
         | Stop::Caught(_)
-        | Stop::Written(_)
+        | Stop::Watched(_)
         | Stop::Stepped
         | Stop::Position
         | Stop::Called => failed("stopped for a debugger that is not there"),

@@ -1,5 +1,6 @@
-//! The breakpoints and catchpoints that a person has set, numbered as they came.
+//! The breakpoints, catchpoints and watchpoints that a person has set, numbered as they came.
 use super::condition::Condition;
+use super::watchpoints::Watchpoint;
 use crate::arch::Gva;
 use crate::engine::{Catch, Event};
 use serde::{Serialize, Serializer};
@@ -44,6 +45,7 @@ pub struct Catchpoint {
 pub struct Breakpoints {
     list: Vec<Breakpoint>,
     catches: Vec<Catchpoint>,
+    watches: Vec<Watchpoint>,
     made: u32,
 }
 
@@ -62,17 +64,36 @@ impl Breakpoints {
         self.made
     }
 
-    /// Removes number `number`; whether there was one.
-    pub fn remove(&mut self, number: u32) -> bool {
-        let before = self.list.len() + self.catches.len();
-        self.list.retain(|b| b.number != number);
-        self.catches.retain(|c| c.number != number);
-        self.list.len() + self.catches.len() < before
+    /// Adds a watchpoint, which is given its number.
+    pub fn add_watch(&mut self, watch: Watchpoint) -> u32 {
+        self.made += 1;
+        self.watches.push(Watchpoint { number: self.made, ..watch });
+        self.made
     }
 
-    /// Removes all; how many there were.
+    /// Removes number `number`; whether there was one.
+    pub fn remove(&mut self, number: u32) -> bool {
+        let before = self.len();
+        self.list.retain(|b| b.number != number);
+        self.catches.retain(|c| c.number != number);
+        self.watches.retain(|w| w.number != number);
+        self.len() < before
+    }
+
+    /// Removes all of all kinds; how many there were.
     pub fn clear(&mut self) -> usize {
-        std::mem::take(&mut self.list).len() + std::mem::take(&mut self.catches).len()
+        let count = self.len();
+        (self.list, self.catches, self.watches) = Default::default();
+        count
+    }
+
+    /// Removes all watchpoints; how many there were.
+    pub fn clear_watches(&mut self) -> usize {
+        std::mem::take(&mut self.watches).len()
+    }
+
+    fn len(&self) -> usize {
+        self.list.len() + self.catches.len() + self.watches.len()
     }
 
     /// In the order in which they were set.
@@ -87,9 +108,21 @@ impl Breakpoints {
         &self.catches
     }
 
+    /// The watchpoints, in the order in which they were set.
+    #[must_use]
+    pub fn watchpoints(&self) -> &[Watchpoint] {
+        &self.watches
+    }
+
+    /// Keeps what a watchpoint's memory holds now.
+    pub fn see(&mut self, number: u32, now: Vec<u8>) {
+        self.watches.iter_mut().filter(|w| w.number == number).for_each(|w| w.seen.clone_from(&now));
+    }
+
     /// Counts a meeting of these.
     pub fn count(&mut self, numbers: &[u32]) {
         self.list.iter_mut().filter(|b| numbers.contains(&b.number)).for_each(|b| b.hits += 1);
+        self.watches.iter_mut().filter(|w| numbers.contains(&w.number)).for_each(|w| w.hits += 1);
     }
 
     /// Counts an event; the numbers of the catchpoints whose it is.

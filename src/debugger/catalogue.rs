@@ -13,6 +13,10 @@ pub(super) enum Verb {
     Until,
     Finish,
     Break,
+    Watch,
+    ReadWatch,
+    AccessWatch,
+    Unwatch,
     Catch,
     Delete,
     Info,
@@ -76,7 +80,7 @@ pub(super) const ROWS: &[Row] = rows! {
     ReverseNext "reverse-next" ["rn", "rni", "reverse-nexti"] "reverse-next [N]",
         "Like reverse-step, but over calls and interrupts that have come back.", "reverse-next";
     ReverseContinue "reverse-continue" ["rc"] "reverse-continue",
-        "Go back to the breakpoint that was met last, or to the beginning.", "reverse-continue";
+        "Go back to the breakpoint that was met last, to before the last access to what is watched, or to the beginning.", "reverse-continue";
     WhoWrote "who-wrote" ["ww"] "who-wrote ADDR [LENGTH]",
         "Go back to the instruction that wrote to the LENGTH bytes (8) at ADDR last.", "who-wrote $rsp+8 4";
     Until "until" ["u", "advance"] "until ADDR", "Run until ADDR, or until something else stops the guest.",
@@ -86,12 +90,18 @@ pub(super) const ROWS: &[Row] = rows! {
         "Stop before the instruction at ADDR, if CONDITION is true there: comparisons (== != < <= > >=, unsigned) of registers, \
          symbols, numbers, characters and memory (byte, word, dword or qword[ADDR]), with && and || between. Alone it lists \
          the breakpoints.", "break workload_main if $rdi > 3";
+    Watch "watch" [] "watch ADDR [LENGTH]",
+        "Stop behind an instruction that writes to the LENGTH bytes (8) at ADDR, whatever it writes, and show the value before and \
+         after. In kvm four aligned pieces cost nothing; more are looked for by the interpreter.", "watch $rsp+8 4";
+    ReadWatch "rwatch" [] "rwatch ADDR [LENGTH]", "Like watch, but stop at reads.", "rwatch 0x6000 4";
+    AccessWatch "awatch" [] "awatch ADDR [LENGTH]", "Like watch, but stop at reads and writes.", "awatch 0x6000 4";
+    Unwatch "unwatch" [] "unwatch [NUMBER]", "Delete a watchpoint, or all; breakpoints stay.", "unwatch 2";
     Catch "catch" [] "catch exit|interrupt|exception|cr-write|device [WHICH]",
         "Stop behind an instruction that makes such an event, or at the handler that it enters. 'exit CAUSE [WHICH]': CAUSE is a \
          word of the trace (port-write, mmio, msr, cpuid, halt), WHICH a port, address, MSR or leaf. Else WHICH is a vector, the \
          number of a control register, or the name of a device.", "catch exit port-write 0x3f8";
-    Delete "delete" ["d", "del"] "delete [NUMBER]", "Delete a breakpoint, or all.", "delete 1";
-    Info "info" ["i"] "info break|registers", "List the breakpoints, or show the registers.", "info break";
+    Delete "delete" ["d", "del"] "delete [NUMBER]", "Delete a breakpoint, catchpoint or watchpoint, or all.", "delete 1";
+    Info "info" ["i"] "info break|registers", "List the breakpoints and watchpoints, or show the registers.", "info break";
     Registers "registers" ["r", "regs"] "registers [all|segments|control|debug|msr|xmm|NAME]",
         "Show the registers; a * marks what changed since the guest was last resumed.", "registers control";
     Set "set" [] "set $REGISTER = VALUE", "Change a general register, RIP or RFLAGS.", "set $rax = 5";

@@ -5,7 +5,7 @@ use super::error::DebuggerError;
 use super::memory::Space;
 use super::session::{Reply, Session};
 use super::view::trace;
-use crate::arch::{Gva, layout};
+use crate::arch::{CpuState, Gva, layout};
 use crate::engine::{Catch, Event, EventKind};
 use crate::machine::BOOT_CPU;
 use serde_json::json;
@@ -126,25 +126,32 @@ impl Session {
         (numbers, what)
     }
 
-    /// Counts a meeting of the breakpoints at `at` whose conditions hold; their numbers. One whose condition has no value
-    /// stops the guest: a person who wrote it wants to know.
+    /// Counts a meeting of the breakpoints at `at` whose conditions hold; their numbers.
     pub(super) fn meet(&mut self, at: Gva) -> Vec<u32> {
-        let undecided = |condition: &Condition, session: &mut Self| session.holds(condition).unwrap_or(true);
-        let list: Vec<_> = self.breakpoints.list().iter().filter(|b| b.at == at).cloned().collect();
-        let met: Vec<u32> = list
-            .into_iter()
-            .filter(|b| b.condition.as_ref().is_none_or(|condition| undecided(condition, self)))
-            .map(|b| b.number)
-            .collect();
+        if !self.breakpoints.list().iter().any(|b| b.at == at) {
+            return Vec::new();
+        }
+        // One whose condition has no value stops the guest, and so does one that cannot be asked.
+        let met = match self.machine.state() {
+            Ok(state) => self.met_at(at, &state),
+            Err(_) => self.breakpoints.list().iter().filter(|b| b.at == at).map(|b| b.number).collect(),
+        };
         self.breakpoints.count(&met);
         met
     }
 
-    /// Whether a condition is true now.
-    fn holds(&mut self, condition: &Condition) -> Result<bool, DebuggerError> {
-        let state = self.machine.state()?;
+    /// The breakpoints at `at` whose conditions hold in `state`. One whose condition has no value stops the guest: a person
+    /// who wrote it wants to know.
+    pub(super) fn met_at(&self, at: Gva, state: &CpuState) -> Vec<u32> {
+        let holds = |condition: &Condition| self.holds(condition, state).unwrap_or(true);
+        let here = self.breakpoints.list().iter().filter(|b| b.at == at);
+        here.filter(|b| b.condition.as_ref().is_none_or(holds)).map(|b| b.number).collect()
+    }
+
+    /// Whether a condition is true in `state`, the present one.
+    fn holds(&self, condition: &Condition, state: &CpuState) -> Result<bool, DebuggerError> {
         let cr8 = self.machine.platform().cr8(BOOT_CPU);
-        let memory = self.memory(&state);
+        let memory = self.memory(state);
         let read = |at, bytes: usize| {
             let read = memory.read_prefix(Space::Virtual, at, bytes);
             let mut all = [0; 8];
@@ -153,7 +160,7 @@ impl Session {
                 u64::from_le_bytes(all)
             })
         };
-        Ok(condition.holds(&self.scope(&state, cr8), read)?)
+        Ok(condition.holds(&self.scope(state, cr8), read)?)
     }
 }
 

@@ -7,7 +7,7 @@ use super::memory::Space;
 use super::view::memory::{Format, Shape, Unit};
 use super::view::registers::Group;
 use super::view::sites::Order;
-use crate::engine::Mode;
+use crate::engine::{Mode, WatchKind};
 
 /// An address and what kind it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,6 +62,17 @@ pub enum Command {
         /// It stops the guest only if this is true.
         condition: Option<Condition>,
     },
+    /// Stop at accesses to memory.
+    Watch {
+        /// At which.
+        kind: WatchKind,
+        /// Where.
+        at: Expression,
+        /// Bytes.
+        length: Option<Expression>,
+    },
+    /// Delete one watchpoint or all.
+    Unwatch(Option<u32>),
     /// Stop at events.
     Catch {
         /// Which.
@@ -206,8 +217,7 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::ReverseNext => Command::ReverseNext(count(rest)?),
         Verb::ReverseContinue => none(rest, Command::ReverseContinue)?,
         Verb::WhoWrote => {
-            let (address, rest) = front(rest)?;
-            let length = if rest.is_empty() { None } else { Some(self::address(rest)?) };
+            let (address, length) = range(rest)?;
             Command::WhoWrote { address, length }
         }
         Verb::Until => Command::Until(address(rest)?),
@@ -215,14 +225,15 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Break if rest.is_empty() => Command::Breakpoints,
         // GDB marks addresses by an asterisk.
         Verb::Break => breakpoint(rest.strip_prefix('*').unwrap_or(rest))?,
+        Verb::Watch => watch(WatchKind::Write, rest)?,
+        Verb::ReadWatch => watch(WatchKind::Read, rest)?,
+        Verb::AccessWatch => watch(WatchKind::Access, rest)?,
+        Verb::Unwatch => Command::Unwatch(number(rest)?),
         Verb::Catch => Command::Catch {
             request: CatchRequest::parse(rest, |word| parse_number(word).map_err(|error| error.to_string()))?,
             written: rest.split_whitespace().collect::<Vec<_>>().join(" "),
         },
-        Verb::Delete if rest.is_empty() => Command::Delete(None),
-        Verb::Delete => Command::Delete(Some(
-            rest.parse().map_err(|_| format!("'{rest}' is not the number of a breakpoint"))?,
-        )),
+        Verb::Delete => Command::Delete(number(rest)?),
         Verb::Info => return info(rest),
         Verb::Registers => registers(rest),
         Verb::Set => return set(rest),
@@ -297,6 +308,26 @@ fn breakpoint(rest: &str) -> Result<Command, String> {
     Ok(Command::Break { at, condition })
 }
 
+/// An address, and perhaps a length.
+fn range(rest: &str) -> Result<(Expression, Option<Expression>), String> {
+    let (at, rest) = front(rest)?;
+    Ok((at, if rest.is_empty() { None } else { Some(address(rest)?) }))
+}
+
+fn watch(kind: WatchKind, rest: &str) -> Result<Command, String> {
+    if rest.is_empty() {
+        return Ok(Command::Breakpoints);
+    }
+    let (at, length) = range(rest)?;
+    Ok(Command::Watch { kind, at, length })
+}
+
+/// The number of a breakpoint, if one is named.
+fn number(rest: &str) -> Result<Option<u32>, String> {
+    let parsed = || rest.parse().map_err(|_| format!("'{rest}' is not the number of a breakpoint"));
+    (!rest.is_empty()).then(parsed).transpose()
+}
+
 fn front(text: &str) -> Result<(Expression, &str), String> {
     Expression::parse_front(text).map_err(|error: ExpressionError| error.to_string())
 }
@@ -304,7 +335,9 @@ fn front(text: &str) -> Result<(Expression, &str), String> {
 fn info(rest: &str) -> Result<Command, String> {
     let (topic, more) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     match topic {
-        "b" | "br" | "break" | "breakpoint" | "breakpoints" => none(more, Command::Breakpoints),
+        "b" | "br" | "break" | "breakpoint" | "breakpoints" | "watch" | "watchpoints" => {
+            none(more, Command::Breakpoints)
+        }
         "r" | "reg" | "registers" => Ok(registers(more.trim())),
         _ => Err("info is about breakpoints or registers".to_owned()),
     }
@@ -435,6 +468,10 @@ mod tests {
         let condition = Some(Condition::parse("$rax == 1").unwrap());
         assert_eq!(one("b 0x1000 if $rax == 1"), Command::Break { at: number(0x1000), condition });
         assert!(matches!(one("catch exit port"), Command::Catch { .. }));
+        let watch = |kind, length| Command::Watch { kind, at: number(0x1000), length };
+        assert_eq!(one("watch 0x1000"), watch(WatchKind::Write, None));
+        assert_eq!(one("awatch 0x1000 4"), watch(WatchKind::Access, Some(number(4))));
+        assert_eq!((one("unwatch"), one("unwatch 2")), (Command::Unwatch(None), Command::Unwatch(Some(2))));
         assert_eq!(one("b"), Command::Breakpoints);
         assert_eq!(one("info b"), Command::Breakpoints);
         assert_eq!(one("i r all"), Command::Registers(Group::All));

@@ -104,14 +104,10 @@ impl<'a> GuestMemory<'a> {
     }
 }
 
-/// The linear address of the next instruction: outside 64-bit code CS has a base.
+/// The linear address of the next instruction.
 #[must_use]
 pub fn linear_rip(state: &CpuState) -> u64 {
-    if state.is_64bit_code() {
-        state.rip
-    } else {
-        state.segment(SegmentRegister::Cs).base.wrapping_add(state.rip) & 0xffff_ffff
-    }
+    state.linear_rip()
 }
 
 /// The linear address of the top of the stack.

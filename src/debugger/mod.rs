@@ -9,6 +9,7 @@ mod catalogue;
 mod catching;
 pub mod command;
 pub mod condition;
+mod culprit;
 mod error;
 pub mod events;
 pub mod expression;
@@ -25,6 +26,8 @@ pub mod symbols;
 mod timeline;
 pub mod unwind;
 pub mod view;
+mod watching;
+pub mod watchpoints;
 mod writer;
 
 pub use error::DebuggerError;

@@ -9,8 +9,10 @@ use super::session::{Reply, Session};
 use super::unwind;
 use super::view::Hex;
 use super::view::disassembly::decode;
+use super::watching::{Seen, WatchReport};
 use crate::arch::state::gpr;
 use crate::arch::{Activity, CpuState, Gva};
+use crate::engine::WatchHit;
 use crate::machine::Stop;
 use iced_x86::{FlowControl, Instruction, Mnemonic};
 use serde_json::json;
@@ -23,6 +25,8 @@ pub(super) enum Outcome {
     Done,
     /// It met breakpoints.
     Breakpoints(Vec<u32>),
+    /// It accessed what is watched; in words.
+    Watched(WatchHit, Box<WatchReport>),
     /// It made an event that these catch; in words.
     Caught(Vec<u32>, String),
     /// Ctrl-C.
@@ -86,6 +90,7 @@ impl Session {
             if !session.breakpoints.list().is_empty() {
                 session.tell_breakpoints(&[])?;
             }
+            session.tell_watches()?;
             session.run()
         })
     }
@@ -126,6 +131,7 @@ impl Session {
         let state = self.machine.state()?;
         self.machine.platform().clock().resume();
         self.sought = false;
+        self.note_watched(&state);
         let outcome = motion(self, &state);
         self.before = Some(state);
         self.machine.platform().clock().pause();
@@ -149,6 +155,7 @@ impl Session {
                 let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
                 ("caught", format!("catchpoint {}, {what}\n", list.join(", ")))
             }
+            Outcome::Watched(_, report) => ("watchpoint", format!("{}\n", report.text)),
             Outcome::Interrupted => ("interrupted", "stopped by Ctrl-C\n".to_owned()),
             Outcome::Beginning => {
                 ("beginning", "this is the beginning of what can be gone back to\n".to_owned())
@@ -167,6 +174,7 @@ impl Session {
         reply.data["stopped"] = json!(reason);
         match outcome {
             Outcome::Breakpoints(numbers) => reply.data["breakpoints"] = json!(numbers),
+            Outcome::Watched(_, report) => reply.data["watch"] = report.data,
             Outcome::Caught(numbers, what) => {
                 reply.data["catchpoints"] = json!(numbers);
                 reply.data["event"] = json!(what);
@@ -201,14 +209,14 @@ impl Session {
         let tracing = self.machine.platform().trace();
         let waits = state.activity == Activity::Halted;
         self.events.collect(tracing, (!waits).then_some(rip));
-        Ok(self.outcome(stop))
+        self.outcome(stop, true)
     }
 
     fn run(&mut self) -> Result<Outcome, DebuggerError> {
         let start = Instant::now();
         loop {
             let stop = self.run_machine()?;
-            match self.outcome(stop) {
+            match self.outcome(stop, self.sought)? {
                 // No condition is true here.
                 Outcome::Breakpoints(met) if met.is_empty() => {}
                 outcome => return Ok(outcome),
@@ -227,7 +235,8 @@ impl Session {
 
     /// Runs the machine, and takes notice if breakpoints make that the interpreter's work.
     fn run_machine(&mut self) -> Result<Stop, DebuggerError> {
-        let breakpoints = !self.told.is_empty() && self.machine.breakpoints_are_interpreted();
+        let stops = !self.told.is_empty() || !self.told_watches.is_empty();
+        let breakpoints = stops && self.machine.breakpoints_are_interpreted();
         if breakpoints || self.machine.catches_are_interpreted() {
             self.interpreted = true;
             self.sought = true;
@@ -250,7 +259,7 @@ impl Session {
         let start = Instant::now();
         loop {
             let stop = self.run_machine()?;
-            let outcome = self.outcome(stop);
+            let outcome = self.outcome(stop, self.sought)?;
             if !matches!(&outcome, Outcome::Breakpoints(met) if met.is_empty()) {
                 return Ok(outcome);
             }
@@ -267,10 +276,15 @@ impl Session {
         }
     }
 
-    fn outcome(&mut self, stop: Stop) -> Outcome {
-        match stop {
+    /// What a stop means; `interpreted` says who executed the last instruction.
+    fn outcome(&mut self, stop: Stop, interpreted: bool) -> Result<Outcome, DebuggerError> {
+        Ok(match stop {
             Stop::Position if self.is_at_end() => Outcome::RecordingEnds,
-            Stop::Stepped | Stop::Paused | Stop::Position | Stop::Written(_) | Stop::Called => Outcome::Done,
+            Stop::Stepped | Stop::Paused | Stop::Position | Stop::Called => Outcome::Done,
+            Stop::Watched(hit) if interpreted || !self.machine.has_own_way() => {
+                self.accessed(hit, Seen::Exactly)?
+            }
+            Stop::Watched(hit) => self.accessed(hit, Seen::Behind)?,
             Stop::Breakpoint(at) => Outcome::Breakpoints(self.meet(at)),
             Stop::Caught(event) => {
                 let (numbers, what) = self.caught(&event);
@@ -283,7 +297,7 @@ impl Session {
             }
             Stop::Reset => Outcome::Ended("the guest asked for a reset".to_owned()),
             Stop::TripleFault => Outcome::Ended(Stop::CRASHED.to_owned()),
-        }
+        })
     }
 }
 

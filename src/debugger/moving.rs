@@ -61,13 +61,17 @@ impl Session {
         let told = std::mem::take(&mut self.told);
         self.machine.set_breakpoints(&told)?;
         self.told = told;
+        self.told_watches.clear();
+        self.tell_watches()?;
         let place = self.location()?;
         let mut reply = Reply::view(&place);
         let ms = took.as_secs_f64() * 1e3;
         reply.text = format!("the guest goes on in {mode}; the move took {ms:.3} ms\n{place}");
         reply.data["mode"] = json!(mode.name());
         reply.data["took_us"] = json!(took.as_secs_f64() * 1e6);
-        if !self.told.is_empty() && self.machine.breakpoints_are_interpreted() {
+        if !(self.told.is_empty() && self.told_watches.is_empty())
+            && self.machine.breakpoints_are_interpreted()
+        {
             self.note_interpreter(&mut reply);
         }
         Ok(reply)

@@ -9,17 +9,18 @@ use super::motion::Outcome;
 use super::session::{Reply, Session};
 use super::timeline::Timeline;
 use super::view::disassembly::decode;
+use super::watching::Seen;
 use crate::arch::{CpuState, Gva};
-use crate::engine::Progress;
+use crate::engine::{Progress, Watch, WatchHit};
 use crate::machine::{Limits, Stop};
 use iced_x86::{FlowControl, Instruction};
 use std::time::Instant;
 
-/// What a search looks for: code that is reached, and linear addresses, with so many bytes each, that are written.
+/// What a search looks for: code that is reached, and memory that is accessed.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Sought<'a> {
     pub(super) code: &'a [Gva],
-    pub(super) writes: &'a [(Gva, u64)],
+    pub(super) watches: &'a [Watch],
 }
 
 impl Session {
@@ -105,8 +106,9 @@ impl Session {
     /// Puts the guest to a position of its past. False as of [`Self::again_to`].
     pub(super) fn go_to(&mut self, target: u64) -> Result<bool, DebuggerError> {
         self.machine.set_breakpoints(&[])?;
-        self.machine.watch_writes(&[])?;
+        self.machine.set_watches(&[])?;
         self.told.clear();
+        self.told_watches.clear();
         self.put_back_before(target)?;
         // A further step back begins close to here.
         let near = target.saturating_sub(1) / Progress::EPOCH * Progress::EPOCH;
@@ -130,14 +132,14 @@ impl Session {
     }
 
     /// The last position before `end` from which what is sought comes about, and of which `accept` says yes: that of an
-    /// instruction in `code`, or of one that writes (of which `accept` sees the state behind it). Nothing if there is none,
-    /// or the person has no patience. The guest stands anywhere then. Beside it, where the write began.
+    /// instruction in `code`, or of one that accesses what is watched (of which `accept` sees the state behind it). Nothing if
+    /// there is none, or the person has no patience. The guest stands anywhere then. Beside it, the access.
     pub(super) fn search(
         &mut self,
         sought: Sought<'_>,
         end: u64,
-        accept: impl Fn(&Self, &CpuState) -> bool,
-    ) -> Result<Option<(u64, Option<Gva>)>, DebuggerError> {
+        accept: impl Fn(&Self, &CpuState, bool) -> bool,
+    ) -> Result<Option<(u64, Option<WatchHit>)>, DebuggerError> {
         let mut end = end;
         while let Some(number) = end.checked_sub(1).and_then(|before| self.timeline.as_ref()?.before(before))
         {
@@ -145,11 +147,12 @@ impl Session {
             timeline.put_back(&mut self.machine, number)?;
             self.tape.go_to(self.position());
             self.machine.set_breakpoints(sought.code)?;
-            self.machine.watch_writes(sought.writes)?;
+            self.machine.set_watches(sought.watches)?;
             self.told.clear();
+            self.told_watches.clear();
             let begin = self.position();
             let (mut last, mut goes_on) = (None, true);
-            // A write that was the last turn shows at the end.
+            // An access that was the last turn shows at the end.
             while self.position() < end {
                 if (self.interrupted)() {
                     return Ok(None);
@@ -160,14 +163,14 @@ impl Session {
                 goes_on = true;
                 match stop {
                     Stop::Position => {}
-                    Stop::Breakpoint(_) | Stop::Written(_) => {
+                    Stop::Breakpoint(_) | Stop::Watched(_) => {
                         let state = self.machine.state()?;
-                        let written = if let Stop::Written(at) = stop { Some(at) } else { None };
-                        if accept(self, &state) {
-                            last = Some((self.position() - u64::from(written.is_some()), written));
+                        let made = if let Stop::Watched(hit) = stop { Some(hit) } else { None };
+                        if accept(self, &state, made.is_some()) {
+                            last = Some((self.position() - u64::from(made.is_some()), made));
                         }
-                        // Behind a write there may be a breakpoint; from one, the guest goes on.
-                        goes_on = written.is_some();
+                        // Behind an access there may be a breakpoint; from one, the guest goes on.
+                        goes_on = made.is_some();
                     }
                     _ => return Err(DebuggerError::Diverged(self.position())),
                 }
@@ -197,6 +200,7 @@ impl Session {
         self.note_moment()?;
         self.timeline()?;
         let state = self.machine.state()?;
+        self.note_watched(&state);
         let trace = self.machine.platform().trace().is_enabled();
         self.machine.platform().trace().enable(false);
         self.machine.catch_events(Vec::new());
@@ -207,7 +211,7 @@ impl Session {
         self.before = Some(state);
         self.events.clear();
         self.tell_breakpoints(&[])?;
-        self.machine.watch_writes(&self.watched)?;
+        self.tell_watches()?;
         outcome
     }
 
@@ -216,16 +220,9 @@ impl Session {
         self.going_back(|session| session.back_to(session.position().checked_sub(1)))
     }
 
-    /// Goes back to the last breakpoint, or address of `code`, that was met, or to before the last write to what is watched.
-    /// If it was a write, where that began.
-    pub(super) fn run_back(&mut self, code: &[Gva]) -> Result<(Outcome, Option<Gva>), DebuggerError> {
-        let (mut written, watched) = (None, self.watched.clone());
-        let outcome = self.going_back(|session| {
-            let (outcome, at) = session.reverse_run(code, &watched)?;
-            written = at;
-            Ok(outcome)
-        })?;
-        Ok((outcome, written))
+    /// Goes back to the last breakpoint, or address of `code`, that was met, or to before the last access to what is watched.
+    pub(super) fn run_back(&mut self, code: &[Gva]) -> Result<Outcome, DebuggerError> {
+        self.going_back(|session| session.reverse_run(code))
     }
 
     /// Goes to `target`, or to the beginning if that lies before it.
@@ -270,7 +267,7 @@ impl Session {
         candidates.push(Gva(linear_rip(&state)));
         let rsp = linear_rsp(&state);
         let found =
-            self.search(Sought { code: &candidates, writes: &[] }, here, |_, at| linear_rsp(at) == rsp)?;
+            self.search(Sought { code: &candidates, watches: &[] }, here, |_, at, _| linear_rsp(at) == rsp)?;
         if (self.interrupted)() {
             return Ok(Outcome::Interrupted);
         }
@@ -296,37 +293,38 @@ impl Session {
     }
 
     pub(super) fn reverse_continue(&mut self) -> Result<Reply, DebuggerError> {
-        let watched = self.watched.clone();
-        self.move_back(|session| Ok(session.reverse_run(&[], &watched)?.0))
+        self.move_back(|session| session.reverse_run(&[]))
     }
 
-    /// Goes back to the last breakpoint, or address of `code`, that was met, or to before the last write to one of `writes`.
-    fn reverse_run(
-        &mut self,
-        code: &[Gva],
-        writes: &[(Gva, u64)],
-    ) -> Result<(Outcome, Option<Gva>), DebuggerError> {
-        let here = self.position();
-        let code = self.breakpoints.addresses(code);
-        let found = if code.is_empty() && writes.is_empty() {
+    /// Goes back to the last breakpoint whose condition held, or address of `code`, that was met, or to before the last
+    /// access to what is watched.
+    fn reverse_run(&mut self, code: &[Gva]) -> Result<Outcome, DebuggerError> {
+        let (here, watches) = (self.position(), self.watches());
+        let all = self.breakpoints.addresses(code);
+        let found = if all.is_empty() && watches.is_empty() {
             None
         } else {
-            self.search(Sought { code: &code, writes }, here, |_, _| true)?
+            self.search(Sought { code: &all, watches: &watches }, here, |session, state, accessed| {
+                let at = Gva(linear_rip(state));
+                accessed || code.contains(&at) || !session.met_at(at, state).is_empty()
+            })?
         };
         if (self.interrupted)() {
             self.go_home(here)?;
-            return Ok((Outcome::Interrupted, None));
+            return Ok(Outcome::Interrupted);
         }
         let outcome = self.back_to(found.map(|found| found.0))?;
         if outcome != Outcome::Done {
-            return Ok((outcome, None));
+            return Ok(outcome);
+        }
+        if let Some((_, Some(hit))) = found {
+            return self.accessed(hit, Seen::Before);
         }
         let rip = Gva(linear_rip(&self.machine.state()?));
-        let outcome = match self.meet(rip) {
+        Ok(match self.meet(rip) {
             met if met.is_empty() => Outcome::Done,
             met => Outcome::Breakpoints(met),
-        };
-        Ok((outcome, found.and_then(|found| found.1)))
+        })
     }
 }
 

@@ -17,8 +17,9 @@ use super::symbols::{SymbolError, Symbols};
 use super::timeline::Timeline;
 use super::unwind;
 use super::view::{Hex, location, paging, stats, tables};
+use super::watchpoints::verb;
 use crate::arch::{Activity, CpuState, Gva};
-use crate::engine::Engine;
+use crate::engine::{Engine, Watch};
 use crate::machine::{BOOT_CPU, Limits, Machine};
 use crate::snapshot::recording::Tape;
 use crate::snapshot::{self, Snapshot, SnapshotError};
@@ -101,8 +102,10 @@ pub struct Session {
     repeat: Option<Command>,
     /// What comes from outside.
     pub(super) tape: Tape,
-    /// Linear addresses, and bytes, whose writes stop the guest.
-    pub(super) watched: Vec<(Gva, u64)>,
+    /// What is watched beside the watchpoints: GDB's.
+    pub(super) watched: Vec<Watch>,
+    /// What the engine was told last to watch.
+    pub(super) told_watches: Vec<Watch>,
     /// The guest's past, if it can go back.
     pub(super) timeline: Option<Timeline>,
     /// Why not, if it cannot.
@@ -171,6 +174,7 @@ impl Session {
             examining: Examining::default(),
             repeat: None,
             watched: Vec::new(),
+            told_watches: Vec::new(),
             tape: parts.tape,
         })
     }
@@ -229,6 +233,8 @@ impl Session {
             Command::Until(at) => self.until(at),
             Command::Finish => self.finish(),
             Command::Break { at, condition } => self.set_breakpoint(at, condition.as_ref()),
+            Command::Watch { kind, at, length } => self.set_watchpoint(*kind, at, length.as_ref()),
+            Command::Unwatch(number) => self.unwatch(*number),
             Command::Catch { request, written } => self.catch(request, written),
             Command::Delete(number) => self.delete(*number),
             Command::Breakpoints => Ok(self.list_breakpoints()),
@@ -330,6 +336,7 @@ impl Session {
             },
         };
         self.tell_breakpoints(&[])?;
+        self.tell_watches()?;
         self.tell_catches();
         Ok(Reply::said(text))
     }
@@ -338,8 +345,8 @@ impl Session {
     pub(super) fn note_interpreter(&mut self, reply: &mut Reply) {
         if !std::mem::replace(&mut self.noted, true) {
             let note = format!(
-                "note: breakpoints, and some events that are caught, are looked for by the interpreter: while there are \
-                 any, and in until, next and finish, the guest does not run {}",
+                "note: breakpoints, watchpoints that the mode does not have, and some events that are caught, are looked for by the \
+                 interpreter: while there are any, and in until, next and finish, the guest does not run {}",
                 own_way(self.machine.pair())
             );
             reply.text.push_str(&format!("\n{note}"));
@@ -361,13 +368,21 @@ impl Session {
                     .iter()
                     .map(|c| (c.number, format!("{:>3}  catch {}, hits: {}", c.number, c.written, c.hits))),
             )
+            .chain(self.breakpoints.watchpoints().iter().map(|w| {
+                let label = self.symbols.label(w.at.0).map(|l| format!(" <{l}>")).unwrap_or_default();
+                let (verb, length) = (verb(w.kind), w.length);
+                let what = format!("{verb} {}{label}  {}, {length} bytes, hits: {}", w.at, w.written, w.hits);
+                (w.number, format!("{:>3}  {what}", w.number))
+            }))
             .collect();
         lines.sort();
-        let mut text = String::from("there are no breakpoints; 'break ADDR' sets one");
+        let mut text = String::from("there are no breakpoints; 'break ADDR' and 'watch ADDR' set one");
         if !lines.is_empty() {
             text = lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>().join("\n");
         }
-        Reply { data: json!({"breakpoints": list, "catchpoints": catches}), ..Reply::said(text) }
+        let watches = self.breakpoints.watchpoints();
+        let data = json!({"breakpoints": list, "catchpoints": catches, "watchpoints": watches});
+        Reply { data, ..Reply::said(text) }
     }
 
     fn restart(&mut self) -> Result<Reply, DebuggerError> {
@@ -408,7 +423,8 @@ impl Session {
         self.interpreted = false;
         self.tell_catches();
         self.begin_anew();
-        self.machine.watch_writes(&self.watched)?;
+        self.told_watches.clear();
+        self.tell_watches()?;
         if !self.breakpoints.list().is_empty() {
             self.tell_breakpoints(&[])?;
         }

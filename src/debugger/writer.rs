@@ -11,6 +11,7 @@ use super::reverse::Sought;
 use super::session::{Reply, Session};
 use super::view::Hex;
 use crate::arch::{CpuState, Gpa, Gva, address::PAGE_SIZE};
+use crate::engine::{Watch, WatchKind};
 use serde_json::json;
 
 /// Bytes that are asked about if nothing else is said, and at most.
@@ -104,8 +105,9 @@ impl Session {
         end: u64,
     ) -> Result<Option<Found>, DebuggerError> {
         let now = self.read_now(bytes);
-        let same = |session: &Self, state: &CpuState| session.physical(state, at) == Some(bytes.at);
-        let stored = self.search(Sought { code: &[], writes: &[(Gva(at), length)] }, end, same)?;
+        let same = |session: &Self, state: &CpuState, _: bool| session.physical(state, at) == Some(bytes.at);
+        let watch = Watch { at: Gva(at), length, kind: WatchKind::Write };
+        let stored = self.search(Sought { code: &[], watches: &[watch] }, end, same)?;
         if (self.interrupted)() {
             return Ok(None);
         }

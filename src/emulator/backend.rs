@@ -1,12 +1,11 @@
 //! The `emu` mode: vCPUs that the translator or the interpreter runs.
-use super::mmu::watch::OUTSIDE;
 use super::single::{Ended, Outcome, Single};
 use super::technique::Without;
 use super::translate::session::Translator;
 use crate::arch::{CpuState, Gva};
 use crate::clock::ClockSource;
 use crate::engine::{
-    Backend, Boundary, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId,
+    Backend, Boundary, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId, Watch,
 };
 use crate::mem::{GuestRam, RamSlot};
 use std::sync::Arc;
@@ -154,8 +153,8 @@ impl Vcpu for EmuVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut fresh = !std::mem::take(&mut self.goes_on);
         loop {
-            if let Some(at) = self.core.single().take_written() {
-                return Ok(Exit::Debug(DebugEvent::Written(Gva(at))));
+            if let Some(hit) = self.core.single().take_watched() {
+                return Ok(Exit::Debug(DebugEvent::Watched(hit)));
             }
             if platform.progress().is_at_target() {
                 return Ok(Exit::Debug(DebugEvent::Position));
@@ -191,10 +190,10 @@ impl Vcpu for EmuVcpu {
             };
             match ended {
                 // All else is looked at where the loop turns.
-                Ended::Attention | Ended::Halted | Ended::Position | Ended::Written => {}
+                Ended::Attention | Ended::Halted | Ended::Position | Ended::Watched => {}
                 Ended::TripleFault => return Ok(Exit::TripleFault),
                 Ended::Breakpoint => {
-                    return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
+                    return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.linear_rip()))));
                 }
             }
         }
@@ -218,10 +217,7 @@ impl Vcpu for EmuVcpu {
 
 impl DebugVcpu for EmuVcpu {
     fn step(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        let exit = self.core.single().step_vcpu(&mut self.state, platform);
-        // A step is over anyway.
-        self.core.single().take_written();
-        exit
+        self.core.single().step_vcpu(&mut self.state, platform)
     }
 
     fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError> {
@@ -230,14 +226,10 @@ impl DebugVcpu for EmuVcpu {
         Ok(())
     }
 
-    fn watch_writes(&mut self, at: &[(Gva, u64)]) -> Result<bool, EngineError> {
-        if at.len() > OUTSIDE {
-            return Ok(false);
-        }
-        let at: Vec<_> = at.iter().map(|&(gva, length)| (gva.0, length)).collect();
-        self.core.single().watch(&at);
-        self.watches = !at.is_empty();
-        Ok(true)
+    fn set_watches(&mut self, watches: &[Watch]) -> Result<(), EngineError> {
+        self.core.single().watch(watches);
+        self.watches = !watches.is_empty();
+        Ok(())
     }
 
     fn go_on(&mut self) {

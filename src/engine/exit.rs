@@ -1,4 +1,5 @@
 //! Why a vCPU's `run` came out.
+use super::WatchHit;
 use crate::arch::Gva;
 
 /// Why `run` returned. In each case the state is at an instruction boundary.
@@ -30,8 +31,8 @@ pub enum DebugEvent {
     Step,
     /// The next instruction is at a breakpoint.
     Breakpoint(Gva),
-    /// Memory that is watched was written: the first byte of the write.
-    Written(Gva),
+    /// The instruction before accessed memory that is watched.
+    Watched(WatchHit),
     /// The target of [`super::Progress`] is reached.
     Position,
 }

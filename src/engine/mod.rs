@@ -24,6 +24,7 @@ mod progress;
 mod saved;
 mod site;
 mod trace;
+mod watch;
 
 pub use crate::bus::VcpuId;
 pub use crate::sys::signal::KickCell;
@@ -39,6 +40,7 @@ pub use progress::Progress;
 pub use saved::{BadOffers, SavedOffers};
 pub use site::{Cost, Occasion, Patch, Site, Sites};
 pub use trace::{Event, EventKind, Trace};
+pub use watch::{Watch, WatchHit, WatchKind};
 
 use crate::arch::{CpuState, Gva};
 use crate::mem::RamSlot;
@@ -229,34 +231,31 @@ pub trait DebugVcpu {
     /// Does exactly one thing: enters the handler of one interrupt, delivers the exception that is pending in the
     /// state, or executes one instruction. Timers that are due fire first, and an interrupt that they raise is that one
     /// thing. What an instruction itself raises, its fault or its single-step trap, belongs to it: RIP is at the handler
-    /// then. Ends with [`DebugEvent::Step`], unless the guest halts or has ended, or the vCPU is to leave
-    /// ([`Boundary`]).
+    /// then. Ends with [`DebugEvent::Step`], or [`DebugEvent::Watched`], unless the guest halts or has ended, or the vCPU is
+    /// to leave ([`Boundary`]).
     ///
     /// # Errors
     /// As [`Vcpu::run`].
     fn step(&mut self, platform: &Platform) -> Result<Exit, EngineError>;
-    /// Replaces the set of breakpoints. `run` stops before an instruction at one of them with
+    /// Replaces the set of breakpoints, linear addresses. `run` stops before an instruction at one of them with
     /// [`DebugEvent::Breakpoint`]; the first instruction of a `run` or `step` is executed even if it is at one.
     ///
     /// # Errors
     /// When the mode cannot set one.
     fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError>;
 
-    /// Whether the interpreter carries out `run` while breakpoints are set, because it looks for them. An engine that
-    /// finds them at its own speed says no.
+    /// Whether the interpreter carries out `run` while breakpoints are set or memory is watched, because it looks for
+    /// that. An engine that finds them at its own speed says no.
     fn interprets_with_breakpoints(&self) -> bool {
         true
     }
 
-    /// Replaces what is watched for writes: linear addresses, and bytes from there on. `run` stops behind an instruction that
-    /// wrote one of them, whatever it wrote, with [`DebugEvent::Written`]. Says whether that many can be watched; if not,
-    /// nothing is.
+    /// Replaces what is watched. `run` and `step` end behind an instruction that accessed some of it, with
+    /// [`DebugEvent::Watched`].
     ///
     /// # Errors
     /// When the host refuses.
-    fn watch_writes(&mut self, at: &[(Gva, u64)]) -> Result<bool, EngineError> {
-        Ok(at.is_empty())
-    }
+    fn set_watches(&mut self, watches: &[Watch]) -> Result<(), EngineError>;
 
     /// The next `run` only goes on with one that was cut off: it stops at a breakpoint at its first instruction, too. A mode
     /// whose runs are not cut at exact positions need not know of it.

@@ -19,11 +19,11 @@ use super::syscall::SyscallEntry;
 use super::tsc::TscOffset;
 use super::vm::Shared;
 use super::{cpuid, host, ioctl, is_pvm, regs};
-use crate::arch::{Activity, CpuState, Gpa, Gva, Port, Width};
+use crate::arch::{Activity, CpuState, Gpa, Port, Width};
 use crate::arch::{layout, msr};
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::{
-    Attention, Cause, Counters, DebugEvent, DebugVcpu, EngineError, Exit, Hypercalls, Platform, Vcpu, VcpuId,
+    Attention, Cause, Counters, DebugVcpu, EngineError, Exit, Hypercalls, Platform, Vcpu, VcpuId,
 };
 use crate::sys::deadline::DeadlineTimer;
 use kvm_bindings::{KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_sync_regs};
@@ -81,8 +81,8 @@ pub(super) enum Next {
     Rescue(Code),
     /// An interrupt can be taken; or ring 3 has executed SYSCALL, which KVM leaves half done.
     WindowOpen,
-    /// A debug event at `pc`; whether one of the breakpoint registers is the cause.
-    Debug { pc: u64, hit: bool },
+    /// A debug event at the linear address `pc`, caused as DR6 says.
+    Debug { pc: u64, dr6: u64 },
     /// KVM_RUN was interrupted, or kept from entering.
     Interrupted,
 }
@@ -111,7 +111,7 @@ impl KvmVcpu {
             queued: false,
             cr8: 0,
             tsc,
-            stops: Stops::None,
+            stops: Stops::default(),
             entry,
             rescued: Rescued::default(),
             single: None,
@@ -249,7 +249,7 @@ impl KvmVcpu {
             KvmExit::Halt => Next::Halt,
             KvmExit::Shutdown => Next::Shutdown,
             KvmExit::NotEmulated(code) => Next::Rescue(code),
-            KvmExit::Debug { dr6, pc } => Next::Debug { pc, hit: dr6 & 15 != 0 },
+            KvmExit::Debug { dr6, pc } => Next::Debug { pc, dr6 },
             KvmExit::Failed(why) => {
                 return Err(EngineError::Host {
                     what: "KVM cannot run the guest",
@@ -297,10 +297,13 @@ impl KvmVcpu {
                 Ok(Some(Exit::TripleFault))
             }
             Next::Hypercall => self.explicit_call(platform),
-            Next::Rescue(code) => self.rescue(platform, code),
+            Next::Rescue(code) => {
+                let ended = self.rescue(platform, code)?;
+                Ok(ended.or_else(|| self.take_watched()))
+            }
             Next::WindowOpen if self.stands_in_syscall()? => self.finish_syscall(platform),
             Next::WindowOpen => Ok(None),
-            Next::Debug { pc, hit } => Ok(hit.then_some(Exit::Debug(DebugEvent::Breakpoint(Gva(pc))))),
+            Next::Debug { pc, dr6 } => Ok(self.stops.event(dr6, pc).map(Exit::Debug)),
         }
     }
 
@@ -424,10 +427,12 @@ fn serve_mmio(platform: &Platform, id: VcpuId, at: u64, read: bool, data: &mut [
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        match self.stops {
-            _ if platform.trace().catches_hidden() => self.run_seeing_all(platform),
-            Stops::None => self.run_freely(platform),
-            _ => self.run_to_breakpoint(platform),
+        if platform.trace().catches_hidden() {
+            self.run_by_steps(platform)
+        } else if self.stops.are_none() {
+            self.run_freely(platform)
+        } else {
+            self.run_to_stop(platform)
         }
     }
 

@@ -55,7 +55,7 @@ pub use timed::{Counts, TimedCounts};
 use crate::arch::{Activity, CpuState, Gva};
 use crate::bus::ClaimConflict;
 use crate::clock::ClockSource;
-use crate::engine::{Caps, Catch, Engine, EngineError, Pair, Platform, Sites, VcpuId};
+use crate::engine::{Caps, Catch, Engine, EngineError, Pair, Platform, Sites, VcpuId, Watch};
 use crate::loader::{Image, LoadError};
 use crate::mem::{GuestRam, MemoryError};
 pub use pc::{DEVICES, Pc};
@@ -338,13 +338,17 @@ impl Machine {
         looks && self.has_own_way()
     }
 
-    /// Replaces what is watched for writes by the boot CPU: linear addresses, and bytes from there on. Runs stop behind an
-    /// instruction that wrote there, whatever it wrote. Says whether the mode can watch that much; if not, nothing is.
+    /// Replaces what is watched of the boot CPU's accesses. Runs and steps end behind an instruction that made one.
     ///
     /// # Errors
-    /// [`MachineError`], when the host refuses.
-    pub fn watch_writes(&mut self, at: &[(Gva, u64)]) -> Result<bool, MachineError> {
-        self.executor.vcpu.as_debug().map_or(Ok(at.is_empty()), |debug| Ok(debug.watch_writes(at)?))
+    /// [`MachineError`], also if the mode cannot watch.
+    pub fn set_watches(&mut self, watches: &[Watch]) -> Result<(), MachineError> {
+        let pair = self.pair();
+        match self.executor.vcpu.as_debug() {
+            Some(debug) => Ok(debug.set_watches(watches)?),
+            None if watches.is_empty() => Ok(()),
+            None => Err(MachineError::NoDebug(pair)),
+        }
     }
 
     /// Whether the machine does the same again from the same state: its time is counted in instructions.
@@ -362,7 +366,8 @@ impl Machine {
         !self.counts_turns() && !interpreter
     }
 
-    /// Whether a run with breakpoints is carried out by the interpreter, though one without is not.
+    /// Whether a run with breakpoints, or memory that is watched, is carried out by the interpreter, though one without is
+    /// not.
     pub fn breakpoints_are_interpreted(&mut self) -> bool {
         self.has_own_way()
             && self.executor.vcpu.as_debug().is_some_and(|debug| debug.interprets_with_breakpoints())

@@ -7,7 +7,9 @@
 use super::{BOOT_CPU, MachineError};
 use crate::arch::{Activity, CpuState, Gva};
 use crate::clock::{Clock, ClockSource, Nanos, Timer, TimerClient};
-use crate::engine::{Cause, DebugEvent, DebugVcpu, Event, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId};
+use crate::engine::{
+    Cause, DebugEvent, DebugVcpu, Event, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId, WatchHit,
+};
 use crate::host::console::Outlet;
 use crate::sys::deadline::DeadlineTimer;
 use crate::sys::signal::{self, Bound};
@@ -50,8 +52,8 @@ pub enum Stop {
     Position,
     /// By a [`super::Bell`].
     Called,
-    /// Behind a write to what is watched, which began there.
-    Written(Gva),
+    /// Behind an access to what is watched.
+    Watched(WatchHit),
     /// At a breakpoint.
     Breakpoint(Gva),
     /// An event that was to be caught ([`super::Machine::catch_events`]).
@@ -400,7 +402,7 @@ fn drive(
             Exit::Debug(DebugEvent::Step) => Stop::Stepped,
             Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
             Exit::Debug(DebugEvent::Position) => Stop::Position,
-            Exit::Debug(DebugEvent::Written(at)) => Stop::Written(at),
+            Exit::Debug(DebugEvent::Watched(hit)) => Stop::Watched(hit),
             Exit::PowerOff(status) => Stop::PowerOff(status),
             Exit::Reset => Stop::Reset,
             Exit::TripleFault => Stop::TripleFault,
@@ -431,7 +433,7 @@ pub(super) fn step(vcpu: &mut dyn DebugVcpu, platform: &Platform) -> Result<Stop
             Stop::Stepped
         }
         Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
-        Exit::Debug(DebugEvent::Written(at)) => Stop::Written(at),
+        Exit::Debug(DebugEvent::Watched(hit)) => Stop::Watched(hit),
         Exit::PowerOff(status) => Stop::PowerOff(status),
         Exit::Reset | Exit::Init => Stop::Reset,
         // The boot CPU takes none.

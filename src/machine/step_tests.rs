@@ -5,7 +5,7 @@ use crate::arch::{CpuState, Exception, Gpa, Rflags, Segment, Vector};
 use crate::clock::{ClockSource, Nanos, Timer, TimerClient};
 use crate::emulator::EmuEngine;
 use crate::engine::fake::{FakeInterrupts, FakeMachine};
-use crate::engine::{Cause, DebugEvent, EngineError, Exit, Mode, Vcpu, VcpuId};
+use crate::engine::{Cause, DebugEvent, EngineError, Exit, Mode, Vcpu, VcpuId, Watch, WatchKind};
 use std::sync::{Arc, Mutex};
 
 const CPU: VcpuId = VcpuId(0);
@@ -167,5 +167,46 @@ fn the_instruction_behind_sti_is_a_step_of_its_own() {
         rig.machine.interrupts.raise(VECTOR);
         let rips = [(); 4].map(|()| rig.step(STEP).rip);
         assert_eq!(rips, [CODE + 1, CODE + 2, handler(VECTOR), handler(VECTOR) + 1], "{}", rig.name);
+    });
+}
+
+#[test]
+fn breakpoints_in_16_bit_code_are_linear_addresses() {
+    Rig::each(&[], |rig| {
+        // Real mode, with a base of CS.
+        let mut state = CpuState::reset();
+        let code = &mut state.segments[1];
+        (code.selector, code.base) = ((CODE >> 4) as u16, CODE);
+        state.rip = 4;
+        rig.vcpu.load(&state).unwrap();
+        rig.vcpu.as_debug().unwrap().set_breakpoints(&[crate::arch::Gva(CODE + 7)]).unwrap();
+        let exit = rig.vcpu.run(&rig.machine.platform).unwrap();
+        let met = Exit::Debug(DebugEvent::Breakpoint(crate::arch::Gva(CODE + 7)));
+        assert_eq!((exit, rig.vcpu.save().unwrap().rip), (met, 7), "{}", rig.name);
+    });
+}
+
+#[test]
+fn writes_to_what_is_watched_stop_every_engine_behind_them() {
+    // mov [rax], rax; nop; mov [rax + 8], al; hlt
+    let code = [0x48, 0x89, 0x00, NOP, 0x88, 0x40, 0x08, HLT];
+    Rig::each(&code, |rig| {
+        let place = 0x5_0000;
+        let mut state = rig.vcpu.save().unwrap();
+        state.gpr[0] = place;
+        rig.vcpu.load(&state).unwrap();
+        // The second range is left alone.
+        for (watched, stops) in [(place + 4, CODE + 3), (place + 9, 0), (place + 8, CODE + 7)] {
+            rig.vcpu.load(&state).unwrap();
+            let watch = Watch { at: crate::arch::Gva(watched), length: 1, kind: WatchKind::Write };
+            rig.vcpu.as_debug().unwrap().set_watches(&[watch]).unwrap();
+            let exit = rig.vcpu.run(&rig.machine.platform).unwrap();
+            if stops == 0 {
+                assert_eq!(exit, Exit::Halted, "{}", rig.name);
+                continue;
+            }
+            let Exit::Debug(DebugEvent::Watched(hit)) = exit else { panic!("{}: {exit:?}", rig.name) };
+            assert_eq!((hit.at.0, rig.vcpu.save().unwrap().rip), (watched, stops), "{}", rig.name);
+        }
     });
 }

@@ -26,7 +26,7 @@ use crate::arch::{CpuState, Cr0, Gva, Rflags, Vector};
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::{
     Attention, Boundary, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Hypercalls, Interface, Occasion,
-    Platform, Sites, Vcpu, VcpuId,
+    Platform, Sites, Vcpu, VcpuId, Watch,
 };
 use crate::mem::{CodeChanges, GuestRam};
 use crate::sys::cpuid_faulting::CpuidFaulting;
@@ -59,7 +59,10 @@ pub(super) struct PvVcpu {
     /// The instruction that faulted last with the registers it had, and how often in a row. The same instruction with
     /// other registers is a loop that makes progress.
     repeated: ((u64, [u64; 16]), u32),
+    /// Linear addresses.
     breakpoints: HashSet<u64>,
+    /// A debugger watches memory.
+    watches: bool,
     /// What is being timed, where sites are counted.
     timing: Timing,
 }
@@ -90,6 +93,7 @@ impl PvVcpu {
             ran_natively: false,
             repeated: ((0, [0; 16]), 0),
             breakpoints: HashSet::new(),
+            watches: false,
             timing: Timing::default(),
         })
     }
@@ -123,6 +127,7 @@ impl PvVcpu {
             && state.pending_exception.is_none()
             && is_guest_page(state.rip)
             && self.breakpoints.is_empty()
+            && !self.watches
     }
 
     /// Text that someone wrote to is data again.
@@ -429,6 +434,9 @@ impl Vcpu for PvVcpu {
         let _alike = CpuidFaulting::begin();
         self.sides.settle();
         loop {
+            if let Some(hit) = self.single.take_watched() {
+                return Ok(Exit::Debug(DebugEvent::Watched(hit)));
+            }
             let outcome = match platform.at_boundary(self.id, &self.state) {
                 Boundary::Leave(exit) => {
                     self.timing.spoil();
@@ -446,8 +454,9 @@ impl Vcpu for PvVcpu {
                 // What was delivered was caught: nothing goes before that is looked at.
                 continue;
             }
-            if !first && self.breakpoints.contains(&self.state.rip) {
-                return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.state.rip))));
+            let rip = self.state.linear_rip();
+            if !first && self.breakpoints.contains(&rip) {
+                return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(rip))));
             }
             first = false;
             if let Some(exit) = self.turn(platform)? {
@@ -495,11 +504,18 @@ impl DebugVcpu for PvVcpu {
             Boundary::Nmi => self.deliver_nmi(platform)?,
             Boundary::Execute => self.execute(platform)?,
         };
-        Ok(outcome.ends_step())
+        Ok(self.single.end_step(outcome))
     }
 
     fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), EngineError> {
         self.breakpoints = at.iter().map(|gva| gva.0).collect();
+        Ok(())
+    }
+
+    fn set_watches(&mut self, watches: &[Watch]) -> Result<(), EngineError> {
+        // The children's own debug registers are out of reach in their sandbox: the interpreter looks.
+        self.single.watch(watches);
+        self.watches = !watches.is_empty();
         Ok(())
     }
 }

@@ -57,7 +57,7 @@ impl Runner for MachineRunner {
             Stop::Interrupted => return Err(RunError::Interrupted),
             Stop::Breakpoint(_)
             | Stop::Caught(_)
-            | Stop::Written(_)
+            | Stop::Watched(_)
             | Stop::Stepped
             | Stop::Paused
             | Stop::Position

@@ -6,6 +6,7 @@ use crate::debugger::error::DebuggerError;
 use crate::debugger::memory::Space;
 use crate::debugger::motion::Outcome;
 use crate::debugger::session::Session;
+use crate::engine::{self, Watch, WatchHit};
 use crate::machine::{Limits, Stop};
 use gdbstub::common::Signal;
 use gdbstub::outputln;
@@ -70,7 +71,7 @@ impl<'a> Guest<'a> {
     pub(super) fn leave(&mut self) -> Result<(), DebuggerError> {
         self.breakpoints.clear();
         self.session.watched.clear();
-        self.session.machine.watch_writes(&[])?;
+        self.session.tell_watches()?;
         self.session.tell_breakpoints(&[])
     }
 
@@ -105,23 +106,22 @@ impl<'a> Guest<'a> {
 
     /// Goes back as GDB said.
     fn go_back(&mut self) -> Result<Reason, DebuggerError> {
-        let (outcome, written) = match self.motion {
-            Motion::StepBack => (self.session.turn_back()?, None),
+        let outcome = match self.motion {
+            Motion::StepBack => self.session.turn_back()?,
             _ => self.session.run_back(&self.breakpoints)?,
         };
         self.session.tell_breakpoints(&self.breakpoints)?;
-        Ok(match (outcome, written) {
-            (Outcome::Beginning, _) => Reason::ReplayLog { tid: None, pos: ReplayLogPosition::Begin },
-            (Outcome::Interrupted, _) => Reason::Signal(Signal::SIGINT),
-            (_, Some(at)) => Reason::Watch { tid: (), kind: WatchKind::Write, addr: at.0 },
+        Ok(match outcome {
+            Outcome::Beginning => Reason::ReplayLog { tid: None, pos: ReplayLogPosition::Begin },
+            Outcome::Interrupted => Reason::Signal(Signal::SIGINT),
+            Outcome::Watched(hit, _) => watched(&hit),
             _ if self.motion == Motion::StepBack => Reason::DoneStep,
             _ => Reason::SwBreak(()),
         })
     }
 
     fn watch(&mut self) -> TargetResult<bool, Self> {
-        let watched = self.session.machine.watch_writes(&self.session.watched);
-        watched.map_err(|_| TargetError::Errno(INVALID))
+        self.session.tell_watches().map(|()| true).map_err(|_| TargetError::Errno(INVALID))
     }
 
     fn timed<T>(
@@ -150,7 +150,7 @@ impl<'a> Guest<'a> {
                 let _told_there = self.session.caught(&event);
                 Reason::Signal(Signal::SIGTRAP)
             }
-            Stop::Written(at) => Reason::Watch { tid: (), kind: WatchKind::Write, addr: at.0 },
+            Stop::Watched(hit) => watched(&hit),
             Stop::Interrupted => Reason::Signal(Signal::SIGINT),
             stop => {
                 let (why, reason) = match stop {
@@ -333,19 +333,15 @@ impl HwBreakpoint for Guest<'_> {
 
 impl HwWatchpoint for Guest<'_> {
     fn add_hw_watchpoint(&mut self, at: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        if kind != WatchKind::Write {
-            return Ok(false);
-        }
-        self.session.watched.push((Gva(at), length));
-        let watched = self.watch();
-        if !matches!(watched, Ok(true)) {
+        self.session.watched.push(Watch { at: Gva(at), length, kind: ours(kind) });
+        self.watch().inspect_err(|_| {
             self.session.watched.pop();
-        }
-        watched
+        })
     }
 
-    fn remove_hw_watchpoint(&mut self, at: u64, length: u64, _: WatchKind) -> TargetResult<bool, Self> {
-        let Some(place) = self.session.watched.iter().position(|&other| other == (Gva(at), length)) else {
+    fn remove_hw_watchpoint(&mut self, at: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        let watch = Watch { at: Gva(at), length, kind: ours(kind) };
+        let Some(place) = self.session.watched.iter().position(|&other| other == watch) else {
             return Ok(false);
         };
         self.session.watched.remove(place);
@@ -373,6 +369,24 @@ impl MonitorCmd for Guest<'_> {
         }
         Ok(())
     }
+}
+
+fn ours(kind: WatchKind) -> engine::WatchKind {
+    match kind {
+        WatchKind::Write => engine::WatchKind::Write,
+        WatchKind::Read => engine::WatchKind::Read,
+        WatchKind::ReadWrite => engine::WatchKind::Access,
+    }
+}
+
+/// A stop behind an access.
+fn watched(hit: &WatchHit) -> Reason {
+    let kind = match hit.kind {
+        engine::WatchKind::Write => WatchKind::Write,
+        engine::WatchKind::Read => WatchKind::Read,
+        engine::WatchKind::Access => WatchKind::ReadWrite,
+    };
+    Reason::Watch { tid: (), kind, addr: hit.at.0 }
 }
 
 fn stays(command: &Command) -> bool {

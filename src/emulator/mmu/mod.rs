@@ -34,7 +34,7 @@ pub(crate) struct Mmu<'a> {
     /// Set by an access after which the block must end: device memory or code was written.
     pub stop: bool,
     /// Breakpoints on data.
-    pub watches: watch::Watches,
+    pub watches: watch::Watches<'a>,
     /// How addresses are translated.
     pub mode: PagingMode,
     pub ram: &'a GuestRam,

@@ -44,10 +44,9 @@ mod vector;
 use super::front::cache::CodeCache;
 use super::front::features::Features;
 use super::mmu::Tlb;
-use super::mmu::watch::{Outside, Use, Watch};
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Exception, Vector};
-use crate::engine::{Boundary, DebugEvent, EngineError, Exit, Platform, VcpuId};
+use crate::engine::{Boundary, DebugEvent, EngineError, Exit, Platform, VcpuId, Watch, WatchHit};
 use crate::mem::{GuestRam, Watcher};
 use cx::Handler;
 use host_fpu::HostFpu;
@@ -93,10 +92,10 @@ pub struct Single {
     paging: Option<PagingMode>,
     /// Its part in the watch over code that other vCPUs and devices write.
     watcher: Option<Arc<Watcher>>,
-    /// What a debugger wants to hear writes of.
-    watched: Outside,
-    /// Where the first of them was since somebody asked.
-    written: Option<u64>,
+    /// What a debugger wants to hear accesses of.
+    watched: Vec<Watch>,
+    /// The first of them since somebody asked.
+    met: Option<WatchHit>,
 }
 
 impl std::fmt::Debug for Single {
@@ -119,8 +118,8 @@ impl Single {
             fpu: None,
             paging: None,
             watcher: None,
-            watched: Outside::default(),
-            written: None,
+            watched: Vec::new(),
+            met: None,
         }
     }
 
@@ -145,7 +144,15 @@ impl Single {
             Boundary::Nmi => self.deliver_nmi(state, platform)?,
             Boundary::Execute => self.step(state, platform)?,
         };
-        Ok(outcome.ends_step())
+        Ok(self.end_step(outcome))
+    }
+
+    /// How a step of [`crate::engine::DebugVcpu`] ends that had this outcome, and perhaps accessed what is watched.
+    pub fn end_step(&mut self, outcome: Outcome) -> Exit {
+        match (outcome.ends_step(), self.take_watched()) {
+            (Exit::Debug(DebugEvent::Step), Some(hit)) => Exit::Debug(DebugEvent::Watched(hit)),
+            (exit, _) => exit,
+        }
     }
 
     /// Enters the guest's handler for an external interrupt. The caller has seen that the state allows it; a halted
@@ -185,19 +192,19 @@ impl Single {
         Ok(self.deliver(state, platform, super::interrupt::Event::Exception(exception)))
     }
 
-    /// Watches these linear addresses, (address, bytes) each, for writes; as many as there is room for.
-    pub(crate) fn watch(&mut self, at: &[(u64, u64)]) {
-        let one = |&(start, length): &(u64, u64)| Watch { start, length, kind: Use::Write };
-        let mut places = at.iter().map(one);
-        self.watched = std::array::from_fn(|_| places.next());
-        // Pages that are watched must not stay in the TLB.
-        self.tlb.flush_all();
-        self.written = None;
+    /// Watches memory, in place of what was watched before.
+    pub fn watch(&mut self, watches: &[Watch]) {
+        self.met = None;
+        if self.watched != watches {
+            self.watched = watches.to_vec();
+            // Pages that are watched must not stay in the TLB.
+            self.tlb.flush_all();
+        }
     }
 
-    /// Where the first write to what is watched was, since the last call.
-    pub(crate) fn take_written(&mut self) -> Option<u64> {
-        self.written.take()
+    /// The first access to what is watched, since the last call.
+    pub fn take_watched(&mut self) -> Option<WatchHit> {
+        self.met.take()
     }
 
     /// Forgets cached translations where an epoch of the machine's [`crate::engine::Progress`] ends. To be called before the

@@ -1,8 +1,9 @@
 //! The loop: block after block until something needs attention.
+use super::address::linear;
 use super::cx::{Cx, Flow};
 use super::{Outcome, Single, debug};
 use crate::arch::paging::PagingMode;
-use crate::arch::{Activity, CpuState, Exception, Rflags};
+use crate::arch::{Activity, CpuState, Exception, Rflags, SegmentRegister};
 use crate::clock::ClockSource;
 use crate::emulator::front::block::{Block, CodeMode, Link};
 use crate::emulator::front::cache::CodeCache;
@@ -26,8 +27,8 @@ pub(crate) enum Ended {
     TripleFault,
     /// The next instruction is at a breakpoint.
     Breakpoint,
-    /// What a debugger watches was written: [`Single::take_written`] says where.
-    Written,
+    /// What a debugger watches was accessed: [`Single::take_watched`] says how.
+    Watched,
     /// The target of the machine's progress is reached, or an epoch ends.
     Position,
 }
@@ -150,7 +151,7 @@ impl Single {
                 bank: Bank::Supervisor,
                 exception: Exception::UD,
                 stop: false,
-                watches: Watches::of_outside(self.watched),
+                watches: Watches::of_outside(&self.watched),
                 mode: paging,
                 ram: &self.ram,
                 platform,
@@ -170,7 +171,7 @@ impl Single {
         // Translated code changes CR0.TS without a word.
         cx.mmu.refresh(cx.state);
         self.paging = Some(cx.mmu.mode);
-        self.written = self.written.or(cx.mmu.watches.outside_hit);
+        self.met = self.met.or(cx.mmu.watches.outside_hit);
         watcher.end(&self.ram, |what| close(&mut self.tlb, what));
         result
     }
@@ -203,8 +204,8 @@ impl Single {
         })
     }
 
-    /// Executes until something needs attention. Stops before an instruction at one of `breakpoints`, which ascend, but for
-    /// the first one while `fresh` is set; that is taken down when it has run.
+    /// Executes until something needs attention. Stops before an instruction at one of `breakpoints`, linear addresses that
+    /// ascend, but for the first one while `fresh` is set; that is taken down when it has run.
     pub(crate) fn run(
         &mut self,
         state: &mut CpuState,
@@ -292,7 +293,9 @@ fn one<const COUNTED: bool>(cx: &mut Cx, block: &Block) -> Result<(Outcome, u32)
     let trap = cx.state.rflags.contains(Rflags::TF);
     // It holds for this instruction only; IRET may set it for the next one.
     cx.state.rflags.remove(Rflags::RF);
+    let at = linear(cx.state, SegmentRegister::Cs, block.rip);
     let part = execute::<COUNTED>(cx, block, 1);
+    cx.mmu.watches.made_by(|| at);
     if part.flow == Ok(Flow::Again) {
         // The breakpoint at a repeated instruction has been met already.
         cx.state.rflags.insert(Rflags::RF);
@@ -342,13 +345,14 @@ fn budget(cx: &Cx) -> u64 {
 }
 
 /// How many instructions of a block may run before one of `breakpoints`, the first instruction aside.
-fn before_breakpoint(block: &Block, breakpoints: &[u64]) -> u64 {
-    let behind = breakpoints.partition_point(|&at| at <= block.rip);
+/// The block begins at the linear address `start`.
+fn before_breakpoint(block: &Block, start: u64, breakpoints: &[u64]) -> u64 {
+    let behind = breakpoints.partition_point(|&at| at <= start);
     let last = block.ops.last().map_or(0, |op| op.offset);
-    let within = |at: u64| at.wrapping_sub(block.rip) <= u64::from(last);
+    let within = |at: u64| at.wrapping_sub(start) <= u64::from(last);
     let candidates = breakpoints[behind..].iter().take_while(|&&at| within(at));
     let place = |at: u64| {
-        block.ops.iter().position(|op| u64::from(op.offset) == at.wrapping_sub(block.rip)).filter(|&i| i > 0)
+        block.ops.iter().position(|op| u64::from(op.offset) == at.wrapping_sub(start)).filter(|&i| i > 0)
     };
     candidates.filter_map(|&at| place(at)).min().map_or(u64::MAX, |i| i as u64)
 }
@@ -377,6 +381,7 @@ fn run_blocks(
         let careful = cx.state.interrupt_shadow
             || cx.state.rflags.intersects(Rflags::TF | Rflags::RF)
             || debug::is_armed(cx.state)
+            || cx.mmu.watches.are_on_reads()
             || cx.platform.trace().catches();
         let mut previous: Option<u32> = None;
         // Block after block of the same mode.
@@ -394,7 +399,9 @@ fn run_blocks(
                 due = budget(cx);
                 limit = due.min(left);
             }
-            if !*fresh && breakpoints.binary_search(&rip).is_ok() {
+            // Other code segments have other bases, and begin where the outer loop turns.
+            let start = linear(cx.state, SegmentRegister::Cs, rip);
+            if !*fresh && breakpoints.binary_search(&start).is_ok() {
                 return Ok(Some(Ended::Breakpoint));
             }
             *fresh = false;
@@ -413,7 +420,7 @@ fn run_blocks(
                             return Ok(Some(Ended::TripleFault));
                         }
                         if cx.mmu.watches.outside_hit.is_some() {
-                            return Ok(Some(Ended::Written));
+                            return Ok(Some(Ended::Watched));
                         }
                         break;
                     }
@@ -443,12 +450,13 @@ fn run_blocks(
                 break;
             }
             if !breakpoints.is_empty() {
-                limit = limit.min(before_breakpoint(block, breakpoints));
+                limit = limit.min(before_breakpoint(block, start, breakpoints));
             }
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             let part =
                 if counted { execute::<true>(cx, block, limit) } else { execute::<false>(cx, block, limit) };
             *total += u64::from(part.retired);
+            cx.mmu.watches.made_by(|| start.wrapping_add(last_of(block, &part)));
             if u64::from(part.retired) >= due {
                 // The deadline is reached: timers are due before the next instruction.
                 kick.poke();
@@ -472,10 +480,17 @@ fn run_blocks(
     }
 }
 
+/// Where in its block the instruction is that ended a part of it.
+fn last_of(block: &Block, part: &Part) -> u64 {
+    let unfinished = matches!(part.flow, Err(Fault) | Ok(Flow::Again));
+    let number = (part.retired as usize).saturating_sub(usize::from(!unfinished));
+    block.ops.get(number).map_or(0, |op| op.offset.into())
+}
+
 fn end_of(cx: &Cx, outcome: Outcome) -> Option<Ended> {
     match outcome {
         Outcome::TripleFault => Some(Ended::TripleFault),
-        _ if cx.mmu.watches.outside_hit.is_some() => Some(Ended::Written),
+        _ if cx.mmu.watches.outside_hit.is_some() => Some(Ended::Watched),
         Outcome::Halted => Some(Ended::Halted),
         Outcome::Retired | Outcome::Exception(_) => None,
     }

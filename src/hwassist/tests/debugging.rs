@@ -1,7 +1,7 @@
 //! Steps and breakpoints.
 use super::rig::{CPU, OFF, Rig};
 use crate::arch::Gva;
-use crate::engine::{DebugEvent, Exit};
+use crate::engine::{DebugEvent, Exit, Watch, WatchHit, WatchKind};
 use iced_x86::code_asm::*;
 
 const STEP: Exit = Exit::Debug(DebugEvent::Step);
@@ -62,6 +62,64 @@ fn breakpoints_stop_before_their_instruction_and_let_go_of_it() {
             assert!(matches!(rig.run(), Exit::PowerOff(_)));
         }
     }
+}
+
+#[test]
+fn accesses_to_what_is_watched_stop_behind_their_instruction() {
+    const PLACE: u64 = 0x5_0000;
+    let program = |a: &mut CodeAssembler| {
+        a.mov(rbx, PLACE).unwrap(); // 10 bytes
+        a.mov(eax, dword_ptr(rbx)).unwrap(); // 2
+        a.mov(byte_ptr(rbx + 3), al).unwrap(); // 3
+        a.mov(byte_ptr(rbx + 8), al).unwrap(); // 3
+        a.mov(edx, u32::from(OFF)).unwrap();
+        a.out(dx, eax).unwrap();
+    };
+    let behind = |bytes: u64| 0x1_0000 + bytes;
+    for user in [false, true] {
+        // Not all ranges fit into the CPU's registers, and no register stops at reads alone.
+        for (kind, length, stops) in [
+            (WatchKind::Write, 4, vec![(15, PLACE)]),
+            (WatchKind::Write, 1, vec![]),
+            (WatchKind::Access, 8, vec![(12, PLACE), (15, PLACE)]),
+            (WatchKind::Write, 100, vec![(15, PLACE + 3), (18, PLACE + 8)]),
+            (WatchKind::Read, 8, vec![(12, PLACE)]),
+        ] {
+            let Some(mut rig) = Rig::flat(user, program) else { return };
+            let debug = rig.cpu.as_debug().unwrap();
+            debug.set_watches(&[Watch { at: Gva(PLACE), length, kind }]).unwrap();
+            let exact = debug.interprets_with_breakpoints();
+            for (place, at) in stops {
+                let Exit::Debug(DebugEvent::Watched(hit)) = rig.run() else { panic!("{kind:?} {length}") };
+                assert_eq!(rig.state().rip, behind(place), "user {user} {kind:?} {length}");
+                assert_eq!(hit.kind, kind);
+                if exact {
+                    let by = if place == 12 { 10 } else { place - 3 };
+                    let at = if length < 100 && place == 15 { PLACE + 3 } else { at };
+                    assert_eq!(hit, WatchHit { at: Gva(at), kind, by: Some(Gva(behind(by))) });
+                } else {
+                    assert_eq!(hit, WatchHit { at: Gva(at), kind, by: None });
+                }
+            }
+            assert!(matches!(rig.run(), Exit::PowerOff(_)), "user {user} {kind:?} {length}");
+        }
+    }
+}
+
+#[test]
+fn a_step_tells_of_what_is_watched_too() {
+    let Some(mut rig) = Rig::flat(false, |a| {
+        a.nop().unwrap();
+        a.mov(qword_ptr(0x5_0000), rax).unwrap();
+    }) else {
+        return;
+    };
+    let _bound = rig.platform.kick(CPU).bind().unwrap();
+    let debug = rig.cpu.as_debug().unwrap();
+    debug.set_watches(&[Watch { at: Gva(0x5_0000), length: 8, kind: WatchKind::Write }]).unwrap();
+    assert_eq!(debug.step(&rig.platform).unwrap(), STEP);
+    let hit = WatchHit { at: Gva(0x5_0000), kind: WatchKind::Write, by: Some(Gva(0x1_0001)) };
+    assert_eq!(debug.step(&rig.platform).unwrap(), Exit::Debug(DebugEvent::Watched(hit)));
 }
 
 #[test]
