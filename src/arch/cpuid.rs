@@ -4,6 +4,7 @@
 //! The table starts from the host's answers and keeps only what every engine implements or passes through to the
 //! host's CPU: up to AVX2, BMI, FMA. Names of features are offered, never invented: a bit that the host lacks is off.
 mod promise;
+mod speculation;
 
 pub use promise::{Broken, Optional};
 
@@ -109,8 +110,6 @@ const LEAF7_ECX_OSPKE: u32 = 1 << 4;
 /// In ECX of leaf 7: protection keys for supervisor pages.
 const LEAF7_ECX_PKS: u32 = 1 << 31;
 const LEAF7_EDX: u32 = 1 << 14; // SERIALIZE
-const LEAF7_EDX_SPECULATION: u32 = 1 << 26 // IBRS and IBPB
-    | 1 << 29; // IA32_ARCH_CAPABILITIES
 const EXT1_ECX: u32 = 1 << 0 // LAHF in 64-bit mode
     | 1 << 5 // LZCNT
     | 1 << 8; // PREFETCHW
@@ -119,6 +118,11 @@ const EXT1_EDX: u32 = 1 << 11 // SYSCALL
     | 1 << 26 // 1 GiB pages
     | 1 << 27 // RDTSCP
     | 1 << 29; // long mode
+const EXT8_EBX: u32 = 1 << 2; // FXSAVE and XSAVE always keep the x87's error pointers
+/// AMD's second leaf of features.
+const EXT21: u32 = 0x8000_0021;
+const EXT21_EAX: u32 = 1 << 2 // LFENCE waits for what is before it
+    | 1 << 6; // a null selector clears the base
 /// Bytes of XSAVE's image: x87, SSE and AVX.
 const SAVE_AREA: u32 = XsaveArea::SIZE as u32;
 /// The same with PKRU.
@@ -184,7 +188,8 @@ impl CpuidTable {
                 edx: signature(8),
             },
         );
-        put(0x8000_0000, None, CpuidResult { eax: 0x8000_0008, ..zero });
+        let amd = is_amd(&zero);
+        put(0x8000_0000, None, CpuidResult { eax: if amd { EXT21 } else { 0x8000_0008 }, ..zero });
         let extended = host(0x8000_0001, 0);
         put(
             0x8000_0001,
@@ -212,9 +217,13 @@ impl CpuidTable {
             None,
             CpuidResult {
                 eax: (sizes.eax & 0xff).min(MOST_PHYSICAL_BITS.into()) | 48 << 8,
+                ebx: sizes.ebx & EXT8_EBX,
                 ..CpuidResult::default()
             },
         );
+        if amd {
+            put(EXT21, None, CpuidResult { eax: host(EXT21, 0).eax & EXT21_EAX, ..CpuidResult::default() });
+        }
         Self { entries }
     }
 
@@ -270,14 +279,6 @@ impl CpuidTable {
         let result = CpuidResult { eax, ebx, ecx: crystal_hz, edx: 0 };
         let at = self.entries.partition_point(|e| e.leaf < 0x15);
         self.entries.insert(at, CpuidEntry { leaf: 0x15, subleaf: None, result });
-    }
-
-    /// Offers the bits by which a guest learns that it needs no measures of its own against speculative execution. For
-    /// engines that make other code of the guest's: its measures would not be in there, so they cost and protect nothing.
-    pub fn offer_speculation_controls(&mut self) {
-        if let Some(seven) = self.entries.iter_mut().find(|e| e.leaf == 7) {
-            seven.result.edx |= LEAF7_EDX_SPECULATION;
-        }
     }
 
     /// Offers PCIDs and INVPCID, for engines that have them of their own.
@@ -422,9 +423,7 @@ impl CpuidTable {
     /// vol. 3, SYSCALL). Systems choose by that name what their 32-bit programs call them with.
     #[must_use]
     pub fn is_amd(&self) -> bool {
-        let zero = self.query(0, 0, Cr4::empty());
-        let name = [zero.ebx, zero.edx, zero.ecx].map(u32::to_le_bytes);
-        matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
+        is_amd(&self.query(0, 0, Cr4::empty()))
     }
 
     /// What CPUID returns with `leaf` in EAX and `subleaf` in ECX while CR4 is `cr4`. Unknown leaves read as zeros.
@@ -440,6 +439,12 @@ impl CpuidTable {
         }
         result
     }
+}
+
+/// Whether leaf 0 names AMD or Hygon.
+fn is_amd(zero: &CpuidResult) -> bool {
+    let name = [zero.ebx, zero.edx, zero.ecx].map(u32::to_le_bytes);
+    matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
 }
 
 /// The fraction nearest to `a / b` whose numerator is at most `most`: a convergent of its continued fraction, or between

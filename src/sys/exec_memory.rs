@@ -6,17 +6,67 @@
 //! after the return of `write` (SDM 9.1.3: the call is the jump that is demanded).
 #![expect(unsafe_code, reason = "maps executable memory")]
 use super::memfd;
-use memmap2::{MmapOptions, MmapRaw};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Bytes of pages that are asked for at once.
 const STEP: usize = 128 << 10;
+/// Bytes of a huge page.
+const HUGE: usize = 2 << 20;
+
+/// One mapping of a memory object, at a multiple of [`HUGE`].
+#[derive(Debug)]
+struct View {
+    at: *mut u8,
+    size: usize,
+}
+
+impl View {
+    fn new(fd: BorrowedFd, size: usize, protection: libc::c_int) -> io::Result<Self> {
+        let none = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let room = unsafe { libc::mmap(std::ptr::null_mut(), size + HUGE, none.0, none.1, -1, 0) };
+        if room == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let before = (room as usize).next_multiple_of(HUGE) - room as usize;
+        let fixed = libc::MAP_SHARED | libc::MAP_FIXED;
+        // SAFETY: all ranges lie in the room, which is ours and which nobody else knows; its ends are given back.
+        unsafe {
+            let at = room.byte_add(before);
+            if before > 0 {
+                libc::munmap(room, before);
+            }
+            libc::munmap(at.byte_add(size), HUGE - before);
+            if libc::mmap(at, size, protection, fixed, fd.as_raw_fd(), 0) == libc::MAP_FAILED {
+                let error = io::Error::last_os_error();
+                libc::munmap(at, size);
+                return Err(error);
+            }
+            Ok(Self { at: at.cast(), size })
+        }
+    }
+
+    /// Gives an advice on a part. A kernel that does not know it, or cannot follow it, goes on as without.
+    fn advise(&self, from: usize, length: usize, advice: libc::c_int) {
+        debug_assert!(from + length <= self.size);
+        // SAFETY: the part lies in this mapping, and none of the advices given here changes contents.
+        unsafe { libc::madvise(self.at.add(from).cast(), length, advice) };
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and whoever uses it holds a borrow of its owner.
+        unsafe { libc::munmap(self.at.cast(), self.size) };
+    }
+}
 
 /// A block of code memory.
 #[derive(Debug)]
 pub struct ExecMemory {
-    writable: MmapRaw,
-    executable: *mut libc::c_void,
+    writable: View,
+    executable: View,
     size: usize,
     /// The pages before this offset were asked for.
     populated: usize,
@@ -33,15 +83,9 @@ impl ExecMemory {
     pub fn new(size: usize) -> io::Result<Self> {
         let size = size.max(1).next_multiple_of(4096);
         let file = memfd::create(c"trivisor-code", size as u64)?;
-        let writable = MmapOptions::new().len(size).map_raw(&file)?;
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
-        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-        let executable = unsafe {
-            libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_SHARED, fd, 0)
-        };
-        if executable == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
+        let fd = std::os::fd::AsFd::as_fd(&file);
+        let writable = View::new(fd, size, libc::PROT_READ | libc::PROT_WRITE)?;
+        let executable = View::new(fd, size, libc::PROT_READ | libc::PROT_EXEC)?;
         Ok(Self { writable, executable, size, populated: 0 })
     }
 
@@ -55,28 +99,36 @@ impl ExecMemory {
     #[must_use]
     pub fn address(&self, offset: usize) -> usize {
         debug_assert!(offset <= self.size);
-        self.executable as usize + offset
+        self.executable.at as usize + offset
     }
 
     /// Whether `address` lies in the executable view.
     #[must_use]
     pub fn contains(&self, address: usize) -> bool {
-        address.wrapping_sub(self.executable as usize) < self.size
+        address.wrapping_sub(self.executable.at as usize) < self.size
     }
 
     /// Asks for the pages before `end`, and some behind, in both views at once: a fault for each costs more.
+    ///
+    /// Code that has outgrown a huge page lies in huge pages from there on, for large guests spread their code over more
+    /// pages than the host's TLB for instructions holds. (`MADV_COLLAPSE`, Linux 6.1: it asks no setting of the system's.)
     #[cold]
     fn populate(&mut self, end: usize) {
         let from = self.populated;
-        self.populated = end.next_multiple_of(STEP).min(self.size);
-        let length = self.populated - from;
-        // SAFETY: both ranges lie in mappings of ours, whose contents this does not change. A kernel that does not know
-        // the advice refuses; the pages come one by one then.
-        unsafe {
-            let writable = self.writable.as_mut_ptr().add(from);
-            libc::madvise(writable.cast(), length, libc::MADV_POPULATE_WRITE);
-            libc::madvise(self.executable.byte_add(from), length, libc::MADV_POPULATE_READ);
+        let whole = self.size / HUGE * HUGE;
+        if end > HUGE && end <= whole {
+            self.populated = end.next_multiple_of(HUGE);
+            let from = from.saturating_sub(1) / HUGE * HUGE;
+            // What has no page yet is not collapsed.
+            self.writable.advise(self.populated - HUGE, 1, libc::MADV_POPULATE_WRITE);
+            for view in [&self.writable, &self.executable] {
+                view.advise(from, self.populated - from, libc::MADV_COLLAPSE);
+            }
+            return;
         }
+        self.populated = end.next_multiple_of(STEP).min(self.size);
+        self.writable.advise(from, self.populated - from, libc::MADV_POPULATE_WRITE);
+        self.executable.advise(from, self.populated - from, libc::MADV_POPULATE_READ);
     }
 
     /// Writes code at `offset`. Says `false`, and writes nothing, if it does not fit.
@@ -90,16 +142,9 @@ impl ExecMemory {
         }
         // SAFETY: the range was checked against the mapping, which no Rust reference covers.
         unsafe {
-            std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_mut_ptr().add(offset), code.len());
+            std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.at.add(offset), code.len());
         }
         true
-    }
-}
-
-impl Drop for ExecMemory {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and whoever calls code in it holds a borrow of `self`.
-        unsafe { libc::munmap(self.executable, self.size) };
     }
 }
 

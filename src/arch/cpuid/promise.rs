@@ -1,5 +1,5 @@
 //! What a guest was told of its CPU has to hold wherever it goes on: features, sizes and addresses.
-use super::{CpuidResult, CpuidTable};
+use super::{CpuidResult, CpuidTable, EXT21};
 use crate::abi;
 
 /// A register of an answer.
@@ -24,7 +24,7 @@ impl Register {
 }
 
 /// The words that tell of features: leaf, subleaf, register, and bits of it that tell of something else.
-const WORDS: [(u32, Option<u32>, Register, u32); 9] = [
+const WORDS: [(u32, Option<u32>, Register, u32); 12] = [
     (1, None, Ecx, 0),
     // HTT, of how many CPUs there are.
     (1, None, Edx, 1 << 28),
@@ -36,6 +36,9 @@ const WORDS: [(u32, Option<u32>, Register, u32); 9] = [
     (0x8000_0001, None, Ecx, 1 << 1),
     (0x8000_0001, None, Edx, 0),
     (0x8000_0007, None, Edx, 0),
+    (0x8000_0008, None, Ebx, 0),
+    (EXT21, None, Eax, 0),
+    (EXT21, None, Ecx, 0),
 ];
 
 /// Features that some of our modes have and others do not, and that a guest can do without as long as it does not use them.
@@ -71,7 +74,9 @@ impl Optional {
             (1, Ecx, 17) | (7, Ebx, 10) => Some(Self::ProcessContexts),
             (1, Ecx, 21) => Some(Self::X2Apic),
             (1, Ecx, 24) => Some(Self::TscDeadline),
-            (7, Edx, 26 | 29) => Some(Self::SpeculationControls),
+            (7, Edx, 26 | 29) | (0x8000_0008, Ebx, 29) | (EXT21, Eax, 29) | (EXT21, Ecx, 1 | 2) => {
+                Some(Self::SpeculationControls)
+            }
             _ => None,
         }
     }
@@ -81,7 +86,7 @@ impl Optional {
 type Bits = &'static [(u8, &'static str)];
 
 /// Features by leaf, register and bit, as the manual and Linux name them.
-const NAMES: [(u32, Register, Bits); 8] = [
+const NAMES: [(u32, Register, Bits); 10] = [
     (
         1,
         Ecx,
@@ -129,6 +134,8 @@ const NAMES: [(u32, Register, Bits); 8] = [
         Edx,
         &[(11, "SYSCALL"), (20, "NX"), (26, "1 GiB pages"), (27, "RDTSCP"), (29, "long mode")],
     ),
+    (0x8000_0008, Ebx, &[(2, "XSAVEERPTR")]),
+    (EXT21, Eax, &[(2, "LFENCE that waits"), (6, "null selectors that clear the base")]),
 ];
 
 fn name(leaf: u32, register: Register, bit: u32) -> String {
@@ -199,7 +206,12 @@ impl CpuidTable {
             let (leaf, subleaf) = (entry.leaf, entry.subleaf);
             let own = entry.result;
             let row = told.entries.iter().find(|e| (e.leaf, e.subleaf) == (leaf, subleaf));
-            let row = row.ok_or(Broken::Built(leaf))?.result;
+            let row = match row {
+                Some(row) => row.result,
+                // Earlier versions did not have it.
+                None if leaf == EXT21 => CpuidResult::default(),
+                None => return Err(Broken::Built(leaf)),
+            };
             entry.result = match leaf {
                 // Sizes of the XSAVE area; what the interfaces of ours are.
                 0xd if subleaf != Some(1) && row != own => return Err(Broken::Built(leaf)),

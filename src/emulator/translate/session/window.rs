@@ -258,7 +258,10 @@ impl Session<'_, '_> {
         if found.length >= least {
             let wide = &mut context.wide[set][usize::from(miss.write)];
             let next = &mut self.known.next_wide[set][usize::from(miss.write)];
-            let place = wide.iter().position(|one| one.touches(&found)).unwrap_or_else(|| {
+            // Translated code looks through them from the first on.
+            let (touching, empty) = (|one: &Window| one.touches(&found), Window::is_empty);
+            let place = wide.iter().position(touching).or_else(|| wide.iter().position(empty));
+            let place = place.unwrap_or_else(|| {
                 *next = (*next + 1) % WIDE;
                 *next
             });
