@@ -194,7 +194,7 @@ impl Builder<'_> {
     }
 
     /// Sets the flags as `source` has set them a moment ago; see [`can_remake`]. Changes RAX and RCX.
-    fn remake_flags(&mut self, source: &Source) {
+    pub(super) fn remake_flags(&mut self, source: &Source) {
         if matches!(source.instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
             self.flags = Flags::Live;
             self.simple(source);

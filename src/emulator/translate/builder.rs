@@ -4,6 +4,7 @@
 //! context ([`Flags`]). Glue that changes flags saves them first, so that every instruction that can fault finds them
 //! exact. Whatever goes wrong on the fast path of an instruction has changed nothing yet; it jumps to a cold piece that
 //! lets `single` execute the instruction and comes back behind it.
+use super::Decoded;
 use super::address::Address;
 use super::carriers::{Carrier, Lent};
 use super::cold::Cold;
@@ -29,6 +30,8 @@ pub(super) enum Flags {
     Live,
     /// In the context; the host's hold rubbish.
     Saved,
+    /// Nowhere: nobody wants them but checks that fail, which make them again as this instruction of the block has.
+    Remade(u16),
 }
 
 /// The first thing that a block does with the flags that it was entered with.
@@ -86,6 +89,12 @@ pub(super) struct Builder<'a> {
     pub way: Way,
     /// Which accesses are checked together.
     pub(super) plan: &'a Plan,
+    /// The block's instructions.
+    pub(super) block: &'a [Decoded],
+    /// For each of them, see [`super::remade::find`].
+    pub(super) remade: &'a [Option<u16>],
+    /// Flags that were not saved were wanted: the block must be built again.
+    pub(super) regret_remade: bool,
     /// It is 32-bit code: addresses are cut, and the stack has words of four bytes.
     pub narrow: bool,
     /// Loops of one block leave it at each pass.
@@ -147,6 +156,9 @@ impl<'a> Builder<'a> {
             rip,
             way,
             plan,
+            block: &[],
+            remade: &[],
+            regret_remade: false,
             narrow: false,
             leave_loops: false,
             mistake: None,
@@ -173,6 +185,7 @@ impl<'a> Builder<'a> {
     }
 
     fn use_flags(&mut self, first: FirstUse) {
+        self.regret_remade |= first == FirstUse::Needs && matches!(self.flags, Flags::Remade(_));
         self.first_use.get_or_insert(first);
         self.body_use.get_or_insert(first);
     }
@@ -202,6 +215,7 @@ impl<'a> Builder<'a> {
         if self.flags_matter {
             self.restore_flags();
         } else {
+            self.regret_remade |= matches!(self.flags, Flags::Remade(_));
             self.flags_spoilt = true;
         }
     }
@@ -221,7 +235,7 @@ impl<'a> Builder<'a> {
             return;
         }
         self.vectors = true;
-        if self.flags == Flags::Saved {
+        if self.flags != Flags::Live {
             self.asm.alu_imm(false, Alu::Cmp, field(Context::VECTOR), 0);
             let absent = self.asm.jump_if(Condition::EQUAL);
             self.cold.push((smallvec![absent], Cold::Vectors { resume: self.asm.position() }));
@@ -312,6 +326,7 @@ impl<'a> Builder<'a> {
 
     /// A way to the cold piece of the current instruction.
     pub(super) fn cold_if(&mut self, condition: Condition) {
+        self.regret_remade |= matches!(self.flags, Flags::Remade(_));
         let forward = self.asm.jump_if(condition);
         self.pending.push(forward);
     }

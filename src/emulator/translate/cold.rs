@@ -27,7 +27,8 @@ pub(super) enum Cold {
     /// The guest's vector registers are not in the host's yet; on at `resume`.
     Vectors { resume: usize },
     /// An access that missed its window: a while on through the soft TLB.
-    Missed { link: u32 },
+    /// Flags that were not saved are made again, by the instruction of that number in the block.
+    Missed { link: u32, remade: Option<u16> },
     /// As `Missed`, but its window may be moved at once.
     Refill(Refill),
 }
@@ -77,7 +78,12 @@ impl Builder<'_> {
                     self.go_on_at(rip, heed);
                 }
                 Cold::Stale { link, rip, direct, back } => self.stale(link, rip, direct, back),
-                Cold::Missed { link } => self.missed(link),
+                Cold::Missed { link, remade } => {
+                    if let Some(writer) = remade {
+                        self.remake(writer);
+                    }
+                    self.missed(link);
+                }
                 Cold::Refill(refill) => self.refill(&refill),
                 Cold::Astray { site } => {
                     self.asm.load(RSP, field(Context::RETURNS_BASE));

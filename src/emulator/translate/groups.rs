@@ -179,12 +179,18 @@ fn each_access(decoded: &Decoded, mut take: impl FnMut(Access)) {
     take(last);
 }
 
-struct Registers {
+/// What is known of the registers as of one instruction.
+pub(super) struct Registers {
     versions: [Version; 16],
     next: u32,
 }
 
 impl Registers {
+    /// As they are at the start of a block.
+    pub(super) fn new() -> Self {
+        Self { versions: [Version::default(); 16], next: 1 }
+    }
+
     fn forget(&mut self, register: u8) {
         self.versions[usize::from(register & 15)] = Version { number: self.next, moved: 0 };
         self.next += 1;
@@ -196,7 +202,7 @@ impl Registers {
     }
 
     /// Takes over what an instruction does to the registers.
-    fn follow(&mut self, decoded: &Decoded) {
+    pub(super) fn follow(&mut self, decoded: &Decoded) {
         let Decoded { instruction, shape, form, .. } = decoded;
         let Some(shape) = shape else {
             (0..16).for_each(|register| self.forget(register));
@@ -251,7 +257,7 @@ impl Registers {
         }
     }
 
-    fn version(&self, register: u8) -> Version {
+    pub(super) fn version(&self, register: u8) -> Version {
         self.versions[usize::from(register & 15)]
     }
 
@@ -311,7 +317,7 @@ impl Plan {
         self.accesses.clear();
         self.groups.clear();
         self.first_access.clear();
-        let mut registers = Registers { versions: [Version::default(); 16], next: 1 };
+        let mut registers = Registers::new();
         let mut open = std::mem::take(&mut self.open);
         open.clear();
         let mut branched = false;

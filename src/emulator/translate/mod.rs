@@ -22,6 +22,7 @@ mod jumps;
 mod levels;
 mod narrow;
 mod port;
+mod remade;
 pub(crate) mod session;
 mod smap;
 mod string;
@@ -190,6 +191,7 @@ pub(crate) struct Workshop {
     /// What is done wrong.
     pub mistake: Option<Mistake>,
     uses: Vec<(u16, u16)>,
+    remade: Vec<Option<u16>>,
     factory: Option<InstructionInfoFactory>,
 }
 
@@ -290,15 +292,18 @@ pub(crate) fn translate(
         Way::Tlb
     };
     find_seen_flags(&workshop.decoded, way, &workshop.plan, &mut workshop.seen);
+    workshop.remade.clear();
     if workshop.without.has(Technique::LazyFlags) {
         workshop.seen.fill(true);
+    } else if way != Way::Tlb {
+        remade::find(&workshop.decoded, &workshop.plan, &mut workshop.remade);
     }
     ablation::uses(&workshop.decoded, &mut workshop.factory, workshop.without, &mut workshop.uses);
     let sites = store.sites.len();
     let mut saved = 0;
     let mut may_borrow = true;
     // Once more if flags that were given up turned out to be wanted, or registers that were borrowed.
-    for _ in 0..3 {
+    for _ in 0..4 {
         let output = Output {
             asm: &mut workshop.asm,
             sites: &mut store.sites,
@@ -316,12 +321,16 @@ pub(crate) fn translate(
         b.narrow = limits.is_narrow();
         (b.without, b.uses, b.counts) = (workshop.without, &workshop.uses, workshop.counts);
         b.may_borrow = may_borrow;
+        (b.block, b.remade) = (&workshop.decoded, &workshop.remade);
         saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits, &mut workshop.factory);
         b.cold.clear();
-        let (regret, regret_lent) = (b.regret, b.regret_lent);
+        let (regret, regret_lent, regret_remade) = (b.regret, b.regret_lent, b.regret_remade);
         (workshop.cold, workshop.checked) = (b.cold, b.checked);
-        if !regret && !regret_lent {
+        if !regret && !regret_lent && !regret_remade {
             break;
+        }
+        if regret_remade {
+            workshop.remade.clear();
         }
         may_borrow &= !regret_lent;
         if regret {

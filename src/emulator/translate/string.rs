@@ -130,7 +130,7 @@ impl Builder<'_> {
         self.asm.alu(Alu::Cmp, RCX, field(window + offset_of!(Window, length) as i32));
         let beyond = self.asm.jump_if(Condition::ABOVE);
         let link = self.miss_link(Miss { address, class, write }, self.current.1);
-        self.cold.push((smallvec![wraps, beyond], Cold::Missed { link }));
+        self.cold.push((smallvec![wraps, beyond], Cold::Missed { link, remade: None }));
         window + offset_of!(Window, addend) as i32
     }
 }

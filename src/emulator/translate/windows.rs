@@ -31,6 +31,8 @@ pub(super) struct Refill {
     link: u32,
     group: Group,
     resume: usize,
+    /// Which instruction's flags have to be made again.
+    remade: Option<u16>,
 }
 
 /// What a group is checked against: the window's offset in the context, which of [`SPANS`], and the address that is
@@ -123,30 +125,30 @@ impl Builder<'_> {
     fn check_window(&mut self, user: bool, group: &Group, rip: u64, planned: bool) {
         // This way out gives nothing back.
         self.regret_lent |= !self.lent.is_empty();
-        self.save_flags();
+        let remade = self.spare_flags();
         let Compared { outside, unfit } = self.compare_with_window(user, group);
         let link = self.miss_link(miss_of(group), rip);
         // Other groups that were checked against the same window must find it as it was.
         let same = |other: &&Group| other.write == group.write && other.class == group.class;
         let alone = self.plan.groups.iter().filter(same).count() == 1;
         if planned && alone {
-            let refill = Refill { link, group: *group, resume: self.asm.position() };
+            let refill = Refill { link, group: *group, resume: self.asm.position(), remade };
             self.cold.push((outside, Cold::Refill(refill)));
             // What else was reached through this window is not, once it was moved.
             self.forget_carriers(Context::window(user, group.write, group.class));
             if !unfit.is_empty() {
                 let link = self.miss_link(miss_of(group), rip);
-                self.cold.push((unfit, Cold::Missed { link }));
+                self.cold.push((unfit, Cold::Missed { link, remade }));
             }
         } else {
             let missed = outside.into_iter().chain(unfit).collect();
-            self.cold.push((missed, Cold::Missed { link }));
+            self.cold.push((missed, Cold::Missed { link, remade }));
         }
     }
 
     /// An access missed its window, which no other group of the block was checked against: the window is moved, if it can be.
     pub(super) fn refill(&mut self, refill: &Refill) {
-        let Refill { link, group, resume } = refill;
+        let Refill { link, group, resume, remade } = refill;
         let user = self.way == Way::Windows { user: true };
         let (window, kind, address) = checked_against(user, group);
         self.asm.store(field(Context::SCRATCH), RAX);
@@ -164,6 +166,9 @@ impl Builder<'_> {
         self.asm.jump_back(*resume);
         for way in failed {
             self.asm.bind(way);
+        }
+        if let Some(writer) = *remade {
+            self.remake(writer);
         }
         self.missed(*link);
     }
