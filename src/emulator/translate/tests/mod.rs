@@ -11,6 +11,7 @@ mod levels;
 mod listing;
 mod lockstep;
 mod ports;
+mod remade;
 mod rewriting;
 mod self_modifying;
 mod smap;
