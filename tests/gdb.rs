@@ -4,6 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod available;
+#[path = "gdb/code_sizes.rs"]
+mod code_sizes;
+#[path = "gdb/cpus.rs"]
+mod cpus;
+mod small_guests;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -129,22 +134,45 @@ fn gdb(mode: &str, commands: &[&str]) -> Option<String> {
     let elf = folder.path().join("hello.elf");
     std::fs::write(&elf, trivisor::bench::workload::find("hello").unwrap().image).unwrap();
     let server = Server::start(&["--mode", mode, "hello"]);
+    let said = gdb_at(&server, commands, &[elf.to_str().unwrap()]);
+    drop(server);
+    said
+}
+
+/// What gdb says to these commands after it has connected to `server`.
+fn gdb_at(server: &Server, commands: &[&str], files: &[&str]) -> Option<String> {
     let mut command = Command::new("gdb");
     command.args(["-q", "-batch", "-nx", "-ex", "set confirm off", "-ex", "set pagination off"]);
     command.arg("-ex").arg(format!("target remote {}", server.at));
     for line in commands {
         command.args(["-ex", line]);
     }
-    match command.arg(&elf).stdin(Stdio::null()).output() {
-        // What 'monitor' is answered goes to standard error.
-        Ok(output) => Some(
-            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat(),
-        ),
+    command.args(files).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
         Err(error) => {
             eprintln!("skipped: gdb cannot be run: {error}");
-            None
+            return None;
         }
+    };
+    // What 'monitor' is answered goes to standard error.
+    let pipes: [Box<dyn Read + Send>; 2] =
+        [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    let readers = pipes.map(|mut pipe| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _read = pipe.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    });
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
+    Some(readers.map(|reader| reader.join().unwrap()).concat())
 }
 
 #[test]
@@ -389,4 +417,31 @@ fn a_guest_goes_on_without_a_gdb_that_has_detached() {
     assert!(peer.ask("?").starts_with(['S', 'T']));
     assert_eq!(peer.ask("D"), "OK");
     assert!(server.ends_well());
+}
+
+#[test]
+fn gdbs_ctrl_c_stops_a_search_in_the_past() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = endless(folder.path());
+    let server = Server::start(&["--flat", &image]);
+    let mut peer = server.connect();
+    assert!(peer.ask("?").starts_with(['S', 'T']));
+    // A past that takes a while to search.
+    peer.send("c");
+    std::thread::sleep(Duration::from_secs(4));
+    peer.0.write_all(&[3]).unwrap();
+    assert_eq!(peer.receive().get(1..3), Some("02"));
+    let here = peer.ask("g");
+    // Met nowhere.
+    assert_eq!(peer.ask("Z0,123456,1"), "OK");
+    peer.send("bc");
+    std::thread::sleep(Duration::from_millis(30));
+    let called = Instant::now();
+    peer.0.write_all(&[3]).unwrap();
+    let stopped = peer.receive();
+    assert_eq!(stopped.get(1..3), Some("02"), "{stopped}");
+    assert!(called.elapsed() < Duration::from_secs(3), "{:?}", called.elapsed());
+    assert_eq!(peer.ask("g"), here, "where it was");
+    // The conversation goes on.
+    assert_eq!(peer.ask("z0,123456,1"), "OK");
 }

@@ -74,6 +74,7 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         signal::catch_ctrl_c().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     }
 
+    let image_is_64bit = begin.image().is_some_and(Image::is_64bit);
     let console = Console::new(arguments.json);
     let sink = console.clone();
     let symbols = Symbols::new(
@@ -98,7 +99,7 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         error => CliError::Usage(error.to_string()),
     })?;
     if let Some(at) = arguments.gdb {
-        let status = gdb::serve(&mut session, at);
+        let status = gdb::serve(&mut session, at, image_is_64bit);
         console.show(true).map_err(CliError::Output)?;
         return status;
     }

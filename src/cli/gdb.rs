@@ -5,11 +5,17 @@
 use super::error::{CliError, say};
 use crate::debugger::gdb::{self, Parting};
 use crate::debugger::{DebuggerError, Session};
+use crate::sys::keepalive;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often, and how far apart, the place is looked at for somebody who waits for it.
+const PATIENCE: u32 = 25;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The address that `value` names: `PORT` of this host alone, or `ADDRESS:PORT`.
 pub(super) fn address(value: &str) -> Result<SocketAddr, String> {
@@ -22,8 +28,13 @@ pub(super) fn address(value: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "neither a port nor ADDRESS:PORT; write for instance 1234 or 127.0.0.1:1234".to_owned())
 }
 
-/// Serves GDB after GDB until one kills the guest or the guest ends.
-pub(super) fn serve(session: &mut Session, at: SocketAddr) -> Result<ExitCode, CliError> {
+/// Serves GDB after GDB until one kills the guest or the guest ends. `image_is_64bit` says what the guest's code is in the
+/// end.
+pub(super) fn serve(
+    session: &mut Session,
+    at: SocketAddr,
+    image_is_64bit: bool,
+) -> Result<ExitCode, CliError> {
     let listening = TcpListener::bind(at).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (at, listener) =
         listening.map_err(|source| CliError::Host { what: "cannot wait for GDB there", source })?;
@@ -39,7 +50,7 @@ pub(super) fn serve(session: &mut Session, at: SocketAddr) -> Result<ExitCode, C
     loop {
         let visitor = if alone { next_while_running(session, &visitors) } else { Ok(visitors.recv().ok()) };
         let parting = match visitor {
-            Ok(Some(stream)) => gdb::serve(session, stream),
+            Ok(Some(stream)) => gdb::serve(session, stream, image_is_64bit),
             Ok(None) => return Ok(ExitCode::SUCCESS),
             Err(error) => Err(error),
         };
@@ -63,7 +74,16 @@ pub(super) fn serve(session: &mut Session, at: SocketAddr) -> Result<ExitCode, C
 /// Passes one visitor on at a time: who comes while `occupied` finds the connection closed.
 fn receive(listener: &TcpListener, sender: &Sender<TcpStream>, occupied: &AtomicBool) {
     for stream in listener.incoming().filter_map(Result::ok) {
-        if !occupied.swap(true, Ordering::AcqRel) && sender.send(stream).is_err() {
+        // Where it cannot be had, somebody who is gone without a word holds the place.
+        let _unnoticed = keepalive::watch(&stream);
+        let free = || !occupied.swap(true, Ordering::AcqRel);
+        // One who comes again at once finds his own former connection, which is not over yet.
+        let admitted = free()
+            || (0..PATIENCE).any(|_| {
+                std::thread::sleep(PAUSE);
+                free()
+            });
+        if admitted && sender.send(stream).is_err() {
             return;
         }
     }

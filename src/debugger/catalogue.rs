@@ -34,6 +34,8 @@ pub(super) enum Verb {
     Idt,
     Backtrace,
     Symbols,
+    Cpus,
+    Cpu,
     Mode,
     Restart,
     Save,
@@ -129,6 +131,10 @@ pub(super) const ROWS: &[Row] = rows! {
     Backtrace "backtrace" ["bt", "where"] "backtrace",
         "Show the callers, as far as prologues, frame pointers and return addresses tell.", "backtrace";
     Symbols "symbols" ["sym"] "symbols [PATTERN]", "List symbols whose name holds PATTERN.", "symbols console";
+    Cpus "cpus" ["threads"] "cpus", "List the guest's CPUs: what each does, and where it stands.", "cpus";
+    Cpu "cpu" ["thread"] "cpu NUMBER",
+        "Turn to another CPU: steps, registers and all that is shown are about that one, until another one meets a breakpoint. \
+         When the guest goes on, all of them do; while one steps, the others stand.", "cpu 1";
     Mode "mode" [] "mode [emu|pv|kvm]",
         "Say who executes the guest, and what this mode can do here; or let the guest go on in another mode. Breakpoints stay.",
         "mode kvm";

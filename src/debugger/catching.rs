@@ -7,7 +7,6 @@ use super::session::{Reply, Session};
 use super::view::trace;
 use crate::arch::{CpuState, Gva, layout};
 use crate::engine::{Catch, Event, EventKind};
-use crate::machine::BOOT_CPU;
 use serde_json::json;
 
 /// What is to be caught, as it was written.
@@ -132,7 +131,7 @@ impl Session {
             return Vec::new();
         }
         // One whose condition has no value stops the guest, and so does one that cannot be asked.
-        let met = match self.machine.state() {
+        let met = match self.state() {
             Ok(state) => self.met_at(at, &state),
             Err(_) => self.breakpoints.list().iter().filter(|b| b.at == at).map(|b| b.number).collect(),
         };
@@ -150,7 +149,7 @@ impl Session {
 
     /// Whether a condition is true in `state`, the present one.
     fn holds(&self, condition: &Condition, state: &CpuState) -> Result<bool, DebuggerError> {
-        let cr8 = self.machine.platform().cr8(BOOT_CPU);
+        let cr8 = self.machine.platform().cr8(self.cpu);
         let memory = self.memory(state);
         let read = |at, bytes: usize| {
             let read = memory.read_prefix(Space::Virtual, at, bytes);

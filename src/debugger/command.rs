@@ -134,6 +134,10 @@ pub enum Command {
     Backtrace,
     /// Symbols.
     Symbols(String),
+    /// List the CPUs.
+    Cpus,
+    /// Turn to this CPU.
+    Cpu(u64),
     /// What mode it is; or go on in this one.
     Mode(Option<Mode>),
     /// Start anew.
@@ -249,6 +253,11 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Idt => none(rest, Command::Idt)?,
         Verb::Backtrace => none(rest, Command::Backtrace)?,
         Verb::Symbols => Command::Symbols(rest.to_owned()),
+        Verb::Cpus => none(rest, Command::Cpus)?,
+        Verb::Cpu if rest.is_empty() => Command::Cpus,
+        Verb::Cpu => {
+            Command::Cpu(parse_number(rest).map_err(|_| format!("'{rest}' is not the number of a CPU"))?)
+        }
         Verb::Mode => Command::Mode(mode(rest)?),
         Verb::Restart => none(rest, Command::Restart)?,
         Verb::Save => Command::Save(file(rest)?),

@@ -38,6 +38,14 @@ pub enum DebuggerError {
     /// No breakpoint has this number.
     #[error("there is no breakpoint {0}; 'info break' lists them")]
     NoBreakpoint(u32),
+    /// No CPU has this number.
+    #[error("there is no CPU {number}; the last one is {last}")]
+    NoCpu {
+        /// Which one was asked for.
+        number: u64,
+        /// The last one that there is.
+        last: u64,
+    },
     /// A condition has no value.
     #[error(transparent)]
     Undecided(#[from] UndecidedError),

@@ -13,7 +13,6 @@ use super::view::{Hex, disassembly, memory as memory_view, sites, stats, trace};
 use super::view::{registers as register_view, registers::Group};
 use crate::arch::CpuState;
 use crate::engine::{Site, Trace};
-use crate::machine::BOOT_CPU;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -48,12 +47,12 @@ impl Session {
     }
 
     pub(super) fn registers(&mut self, group: Group) -> Result<Reply, DebuggerError> {
-        let state = self.machine.state()?;
+        let state = self.state()?;
         Ok(Reply::view(&register_view::show(&self.register_source(&state), group)))
     }
 
     pub(super) fn register(&mut self, name: &str) -> Result<Reply, DebuggerError> {
-        let state = self.machine.state()?;
+        let state = self.state()?;
         let shown = register_view::show_one(&self.register_source(&state), name);
         Ok(Reply::view(&shown.ok_or_else(|| no_register(name))?))
     }
@@ -61,22 +60,22 @@ impl Session {
     fn register_source<'a>(&'a self, state: &'a CpuState) -> register_view::Source<'a> {
         register_view::Source {
             now: state,
-            before: self.before.as_ref(),
-            cr8: self.machine.platform().cr8(BOOT_CPU),
+            before: self.before.as_ref().filter(|(cpu, _)| *cpu == self.cpu).map(|(_, state)| state),
+            cr8: self.machine.platform().cr8(self.cpu),
             symbols: &self.symbols,
         }
     }
 
     pub(super) fn set(&mut self, register: &str, value: &Expression) -> Result<Reply, DebuggerError> {
         let value = self.evaluate(value)?;
-        let mut state = self.machine.state()?;
+        let mut state = self.state()?;
         if registers::read(&state, register).is_none() {
             return Err(no_register(register));
         }
         if !registers::write(&mut state, register, value) {
             return Err(DebuggerError::Fixed(register.to_owned()));
         }
-        self.machine.set_state(&state)?;
+        self.machine.set_state_of(self.cpu, &state)?;
         self.begin_anew();
         self.register(register)
     }
@@ -105,7 +104,7 @@ impl Session {
             let last = shown.lines.last().map_or(at, |l| l.address.0.wrapping_add(l.bytes.len() as u64 / 2));
             (Reply::view(&shown), last)
         } else {
-            let state = self.machine.state()?;
+            let state = self.state()?;
             let shown = memory_view::examine(&self.memory(&state), &self.symbols, place.space, at, shape);
             (Reply::view(&shown), shown.end)
         };
@@ -117,7 +116,7 @@ impl Session {
     pub(super) fn dump(&mut self, place: &Place, length: &Expression) -> Result<Reply, DebuggerError> {
         let at = self.evaluate(&place.address)?;
         let length = bound("a length of", self.evaluate(length)?, memory_view::MOST)?;
-        let state = self.machine.state()?;
+        let state = self.state()?;
         Ok(Reply::view(&memory_view::dump(&self.memory(&state), place.space, at, length)))
     }
 
@@ -129,7 +128,7 @@ impl Session {
         bound("a count of", count, MOST_LINES)?;
         let at = match at {
             Some(at) => self.evaluate(at)?,
-            None => linear_rip(&self.machine.state()?),
+            None => linear_rip(&self.state()?),
         };
         Ok(Reply::view(&self.instructions(Space::Virtual, at, count)?))
     }
@@ -141,7 +140,7 @@ impl Session {
         count: u64,
     ) -> Result<disassembly::Disassembly, DebuggerError> {
         let count = bound("a count of", count, MOST_LINES)?;
-        let state = self.machine.state()?;
+        let state = self.state()?;
         let marks: Vec<u64> = self.breakpoints.list().iter().map(|b| b.at.0).collect();
         let sites = self.machine.sites().unwrap_or_default();
         let code = self.code(&state, &marks, &sites.list);
@@ -184,7 +183,7 @@ impl Session {
     }
 
     pub(super) fn stats(&mut self) -> Reply {
-        let now = stats::counts(self.machine.platform().counters(BOOT_CPU));
+        let now = stats::counts(self.machine.platform().counters(self.cpu));
         let mut reply = Reply::view(&stats::show(&now, &self.counted));
         reply.data["interpreted"] = json!(self.interpreted);
         if self.interpreted {

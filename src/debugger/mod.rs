@@ -9,6 +9,7 @@ mod catalogue;
 mod catching;
 pub mod command;
 pub mod condition;
+mod cpus;
 mod culprit;
 mod error;
 pub mod events;

@@ -75,7 +75,7 @@ impl Session {
             if (self.interrupted)() {
                 return Ok(Outcome::Interrupted);
             }
-            let state = self.machine.state()?;
+            let state = self.state()?;
             let met = self.meet(Gva(linear_rip(&state)));
             if !met.is_empty() {
                 return Ok(Outcome::Breakpoints(met));
@@ -101,7 +101,7 @@ impl Session {
     }
 
     pub(super) fn finish(&mut self) -> Result<Reply, DebuggerError> {
-        let state = self.machine.state()?;
+        let state = self.state()?;
         let frame = unwind::innermost(&state);
         let known = state.is_64bit_code();
         let caller = known.then(|| unwind::caller(&self.memory(&state), &self.symbols, &frame)).flatten();
@@ -113,7 +113,7 @@ impl Session {
             Ok(outcome)
         })?;
         if done {
-            let rax = self.machine.state()?.gpr[gpr::RAX];
+            let rax = self.state()?.gpr[gpr::RAX];
             reply.text.push_str(&format!("\nrax = {rax:#x}"));
             reply.data["rax"] = json!(Hex(rax));
         }
@@ -128,12 +128,13 @@ impl Session {
         if let Some(why) = &self.ended {
             return Err(DebuggerError::Ended(why.clone()));
         }
-        let state = self.machine.state()?;
+        let state = self.state()?;
         self.machine.platform().clock().resume();
         self.sought = false;
         self.note_watched(&state);
+        let began = self.cpu;
         let outcome = motion(self, &state);
-        self.before = Some(state);
+        self.before = Some((began, state));
         self.machine.platform().clock().pause();
         self.events.collect(self.machine.platform().trace(), None);
         let mut reply = self.tell(outcome?)?;
@@ -170,7 +171,9 @@ impl Session {
         };
         let place = self.location()?;
         let mut reply = Reply::view(&place);
-        reply.text = format!("{head}{place}");
+        let cpu = if self.has_several_cpus() { format!("CPU {}: ", self.cpu.0) } else { String::new() };
+        reply.text = format!("{cpu}{head}{place}");
+        reply.data["cpu"] = json!(self.cpu.0);
         reply.data["stopped"] = json!(reason);
         match outcome {
             Outcome::Breakpoints(numbers) => reply.data["breakpoints"] = json!(numbers),
@@ -213,12 +216,12 @@ impl Session {
     }
 
     fn run(&mut self) -> Result<Outcome, DebuggerError> {
-        let start = Instant::now();
+        let (start, began) = (Instant::now(), self.cpu);
         loop {
             let stop = self.run_machine()?;
             match self.outcome(stop, self.sought)? {
                 // No condition is true here.
-                Outcome::Breakpoints(met) if met.is_empty() => {}
+                Outcome::Breakpoints(met) if met.is_empty() => self.turn_to(began),
                 outcome => return Ok(outcome),
             }
             if let Some(ended) = self.is_enough(start) {
@@ -242,7 +245,9 @@ impl Session {
             self.sought = true;
         }
         let limits = self.limits;
-        self.run_guest(&limits)
+        let stop = self.run_guest(&limits)?;
+        self.turn_to_stopped(stop);
+        Ok(stop)
     }
 
     /// Runs to `target`; with `above`, only when RSP is at least that there.
@@ -256,7 +261,7 @@ impl Session {
     }
 
     fn run_to_told(&mut self, target: Gva, above: Option<u64>) -> Result<Outcome, DebuggerError> {
-        let start = Instant::now();
+        let (start, began) = (Instant::now(), self.cpu);
         loop {
             let stop = self.run_machine()?;
             let outcome = self.outcome(stop, self.sought)?;
@@ -266,10 +271,13 @@ impl Session {
             if let Some(ended) = self.is_enough(start) {
                 return Ok(ended);
             }
-            if stop != Stop::Breakpoint(target) {
+            // Another CPU may come by, too.
+            let came_by = self.cpu;
+            self.turn_to(began);
+            if stop != Stop::Breakpoint(target) || came_by != began {
                 continue;
             }
-            let state: CpuState = self.machine.state()?;
+            let state = self.state()?;
             if above.is_none_or(|rsp| linear_rsp(&state) >= rsp) {
                 return Ok(Outcome::Done);
             }

@@ -62,7 +62,7 @@ impl Session {
     pub(super) fn step_guest(&mut self) -> Result<Stop, DebuggerError> {
         self.note_moment()?;
         self.tape.feed(&mut self.machine);
-        Ok(self.machine.step()?)
+        Ok(self.machine.step_of(self.cpu)?)
     }
 
     /// Somebody changed the guest: what it did before is not how it came here.
@@ -164,7 +164,7 @@ impl Session {
                 match stop {
                     Stop::Position => {}
                     Stop::Breakpoint(_) | Stop::Watched(_) => {
-                        let state = self.machine.state()?;
+                        let state = self.state()?;
                         let made = if let Stop::Watched(hit) = stop { Some(hit) } else { None };
                         if accept(self, &state, made.is_some()) {
                             last = Some((self.position() - u64::from(made.is_some()), made));
@@ -199,7 +199,7 @@ impl Session {
     ) -> Result<Outcome, DebuggerError> {
         self.note_moment()?;
         self.timeline()?;
-        let state = self.machine.state()?;
+        let state = self.state()?;
         self.note_watched(&state);
         let trace = self.machine.platform().trace().is_enabled();
         self.machine.platform().trace().enable(false);
@@ -208,7 +208,7 @@ impl Session {
         self.machine.platform().trace().enable(trace);
         self.tell_catches();
         self.ended = None;
-        self.before = Some(state);
+        self.before = Some((self.cpu, state));
         self.events.clear();
         self.tell_breakpoints(&[])?;
         self.tell_watches()?;
@@ -254,12 +254,12 @@ impl Session {
 
     /// To the turn before, over what was called and has come back meanwhile.
     fn one_next_back(&mut self) -> Result<Outcome, DebuggerError> {
-        let (here, state) = (self.position(), self.machine.state()?);
+        let (here, state) = (self.position(), self.state()?);
         let outcome = self.back_to(here.checked_sub(1))?;
         if outcome != Outcome::Done {
             return Ok(outcome);
         }
-        let before = self.machine.state()?;
+        let before = self.state()?;
         let last = decode(&self.memory(&before), before.code_bits(), linear_rip(&before));
         let Some(last) = last.filter(ends_call) else { return Ok(Outcome::Done) };
         let mut candidates = self.calls_before(&state);
@@ -273,7 +273,7 @@ impl Session {
         }
         let Some(found) = found else { return self.back_to(here.checked_sub(1)) };
         let outcome = self.back_to(Some(found.0))?;
-        let again = linear_rip(&self.machine.state()?) == linear_rip(&state);
+        let again = linear_rip(&self.state()?) == linear_rip(&state);
         if outcome == Outcome::Done && again && last.mnemonic() == iced_x86::Mnemonic::Iretq {
             return self.one_next_back();
         }
@@ -320,7 +320,7 @@ impl Session {
         if let Some((_, Some(hit))) = found {
             return self.accessed(hit, Seen::Before);
         }
-        let rip = Gva(linear_rip(&self.machine.state()?));
+        let rip = Gva(linear_rip(&self.state()?));
         Ok(match self.meet(rip) {
             met if met.is_empty() => Outcome::Done,
             met => Outcome::Breakpoints(met),

@@ -8,6 +8,7 @@ use super::condition::Condition;
 use super::error::DebuggerError;
 use super::events::EventLog;
 use super::expression::{Expression, Names};
+use super::gdb::described::Described;
 use super::inspection::Examining;
 use super::memory::{GuestMemory, linear_rip};
 use super::moving::own_way;
@@ -19,7 +20,7 @@ use super::unwind;
 use super::view::{Hex, location, paging, stats, tables};
 use super::watchpoints::verb;
 use crate::arch::{Activity, CpuState, Gva};
-use crate::engine::{Engine, Watch};
+use crate::engine::{Engine, VcpuId, Watch};
 use crate::machine::{BOOT_CPU, Limits, Machine};
 use crate::snapshot::recording::Tape;
 use crate::snapshot::{self, Snapshot, SnapshotError};
@@ -82,11 +83,13 @@ pub struct Session {
     /// What the engine was told last.
     pub(super) told: Vec<Gva>,
     pub(super) limits: Limits,
-    pub(super) interrupted: fn() -> bool,
+    pub(super) interrupted: Box<dyn Fn() -> bool>,
     /// A search was given up, and the guest is on its way to where it stood.
     pub(super) goes_home: bool,
-    /// The state when the guest was last resumed.
-    pub(super) before: Option<CpuState>,
+    /// The CPU that commands are about, and its state when the guest was last resumed.
+    pub(super) before: Option<(VcpuId, CpuState)>,
+    /// Which CPU commands are about.
+    pub(super) cpu: VcpuId,
     /// Why the guest cannot go on.
     pub(super) ended: Option<String>,
     pub(super) events: EventLog,
@@ -104,6 +107,8 @@ pub struct Session {
     pub(super) tape: Tape,
     /// What is watched beside the watchpoints: GDB's.
     pub(super) watched: Vec<Watch>,
+    /// What the next GDB is to be told of the CPU, if not what suits.
+    pub(super) described: Option<Described>,
     /// What the engine was told last to watch.
     pub(super) told_watches: Vec<Watch>,
     /// The guest's past, if it can go back.
@@ -162,9 +167,10 @@ impl Session {
             breakpoints: Breakpoints::default(),
             told: Vec::new(),
             limits: parts.limits,
-            interrupted: parts.interrupted,
+            interrupted: Box::new(parts.interrupted),
             goes_home: false,
             before: None,
+            cpu: BOOT_CPU,
             ended: None,
             events: EventLog::default(),
             counted: stats::Counts::default(),
@@ -175,6 +181,7 @@ impl Session {
             repeat: None,
             watched: Vec::new(),
             told_watches: Vec::new(),
+            described: None,
             tape: parts.tape,
         })
     }
@@ -247,25 +254,27 @@ impl Session {
             Command::Disassemble { at, count } => self.disassemble(at.as_ref(), *count),
             Command::Walk(at) => {
                 let at = self.evaluate(at)?;
-                let state = self.machine.state()?;
+                let state = self.state()?;
                 Ok(Reply::view(&paging::walk(&self.memory(&state), &self.symbols, at)))
             }
             Command::Trace(request) => Ok(self.trace(*request)),
             Command::Stats => Ok(self.stats()),
             Command::Sites(order) => Ok(self.sites(*order)),
             Command::Gdt => {
-                let state = self.machine.state()?;
+                let state = self.state()?;
                 Ok(Reply::view(&tables::gdt(&self.memory(&state), &self.symbols, &state)))
             }
             Command::Idt => {
-                let state = self.machine.state()?;
+                let state = self.state()?;
                 Ok(Reply::view(&tables::idt(&self.memory(&state), &self.symbols, &state)))
             }
             Command::Backtrace => {
-                let state = self.machine.state()?;
+                let state = self.state()?;
                 Ok(Reply::view(&unwind::backtrace(&self.memory(&state), &self.symbols, &state)))
             }
             Command::Symbols(pattern) => Ok(self.list_symbols(pattern)),
+            Command::Cpus => self.list_cpus(),
+            Command::Cpu(number) => self.select_cpu(*number),
             Command::Mode(None) => self.mode(),
             Command::Mode(Some(mode)) => self.move_to(*mode),
             Command::Restart => self.restart(),
@@ -281,8 +290,8 @@ impl Session {
     }
 
     pub(super) fn evaluate(&mut self, expression: &Expression) -> Result<u64, DebuggerError> {
-        let state = self.machine.state()?;
-        let cr8 = self.machine.platform().cr8(BOOT_CPU);
+        let state = self.state()?;
+        let cr8 = self.machine.platform().cr8(self.cpu);
         Ok(expression.evaluate(&self.scope(&state, cr8))?)
     }
 
@@ -296,7 +305,7 @@ impl Session {
     /// # Errors
     /// When the engine does not hand out its state.
     pub fn location(&mut self) -> Result<location::Location, DebuggerError> {
-        let state = self.machine.state()?;
+        let state = self.state()?;
         let marks: Vec<u64> = self.breakpoints.list().iter().map(|b| b.at.0).collect();
         let halted = state.activity == Activity::Halted;
         Ok(location::show(&self.code(&state, &marks, &[]), linear_rip(&state), halted))
@@ -418,6 +427,7 @@ impl Session {
     fn arrive(&mut self, how: &str) -> Result<Reply, DebuggerError> {
         self.ended = None;
         self.before = None;
+        self.turn_to(BOOT_CPU);
         self.told.clear();
         self.events.clear();
         self.interpreted = false;

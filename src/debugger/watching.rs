@@ -43,7 +43,7 @@ impl Session {
             let most = Watchpoint::MOST;
             return Err(DebuggerError::TooMuch { what: "a length of", asked: length, most });
         }
-        let state = self.machine.state()?;
+        let state = self.state()?;
         let seen = self.watched_bytes(&state, address, length);
         let now = value(seen.get(..Watchpoint::USUAL as usize).unwrap_or(&seen));
         let point =
@@ -116,7 +116,7 @@ impl Session {
 
     /// What is to be said of an access to what is watched.
     pub(super) fn accessed(&mut self, hit: WatchHit, seen: Seen) -> Result<Outcome, DebuggerError> {
-        let state = self.machine.state()?;
+        let state = self.state()?;
         let rip = linear_rip(&state);
         let before = seen == Seen::Before;
         let by = match (seen, hit.by) {

@@ -54,7 +54,7 @@ impl Session {
         if !(1..=MOST).contains(&length) {
             return Err(DebuggerError::TooMuch { what: "a length of", asked: length, most: MOST });
         }
-        let state = self.machine.state()?;
+        let state = self.state()?;
         let place = self.physical(&state, at).ok_or(DebuggerError::NotRam(at))?;
         let in_page = length.min(PAGE_SIZE - place.page_offset());
         let bytes = Bytes { at: place, length: in_page as usize };

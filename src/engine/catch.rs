@@ -1,7 +1,7 @@
 //! Events at which a debugger wants the machine to stop.
 //!
-//! They are those of the trace, so that one place sees the events of all modes. Whoever meets one that is caught asks the
-//! boot CPU to leave: it stands behind the instruction that made it, or at the first one of the handler that was entered.
+//! They are those of the trace, so that one place sees the events of all modes. Whoever meets one that is caught asks
+//! its own CPU to leave: it stands behind the instruction that made it, or at the first one of the handler that was entered.
 use super::trace::{Event, EventKind};
 use std::ops::RangeInclusive;
 

@@ -117,7 +117,7 @@ impl Platform {
 
     /// How many vCPUs there are, at least one.
     #[must_use]
-    pub fn vcpus(&self) -> impl DoubleEndedIterator<Item = VcpuId> + use<> {
+    pub fn vcpus(&self) -> impl DoubleEndedIterator<Item = VcpuId> + ExactSizeIterator + use<> {
         (0..self.cpuid.len() as u8).map(VcpuId)
     }
 

@@ -59,9 +59,10 @@ struct Ring {
     next: u64,
     /// What stops the machine, and by whom.
     catches: Vec<Catch>,
-    kick: Option<Arc<KickCell>>,
-    /// What was caught first since the last look.
-    caught: Option<Event>,
+    /// The CPUs'.
+    kicks: Vec<Arc<KickCell>>,
+    /// What each CPU's first event was since the last look that was caught.
+    caught: Vec<(Event, Arc<KickCell>)>,
 }
 
 /// Somebody wants events to be kept.
@@ -107,15 +108,15 @@ impl Trace {
         self.wants(RECORDS)
     }
 
-    /// From now on events that one of `catches` matches have `kick` leave its run, and are there to be taken
-    /// ([`Self::take_caught`]).
-    pub fn catch(&self, catches: Vec<Catch>, kick: &Arc<KickCell>) {
+    /// From now on events that one of `catches` matches have that CPU leave its run whose thread made them, and are there to
+    /// be taken ([`Self::take_caught`]). `kicks` are those of all CPUs; the first one's is an event of no CPU.
+    pub fn catch(&self, catches: Vec<Catch>, kicks: Vec<Arc<KickCell>>) {
         let hidden = catches.iter().any(Catch::is_hidden_by_hardware);
         let wants = if catches.is_empty() { 0 } else { CATCHES } | if hidden { CATCHES_HIDDEN } else { 0 };
         let mut ring = self.lock();
-        ring.caught = None;
+        ring.caught.clear();
         ring.catches = catches;
-        ring.kick = Some(Arc::clone(kick));
+        ring.kicks = kicks;
         self.wants.fetch_and(RECORDS, Ordering::Relaxed);
         self.wants.fetch_or(wants, Ordering::Relaxed);
     }
@@ -134,9 +135,21 @@ impl Trace {
         self.wants(CATCHES_HIDDEN)
     }
 
-    /// The event that was caught since the last look, if one was.
-    pub fn take_caught(&self) -> Option<Event> {
-        if self.catches() { self.lock().caught.take() } else { None }
+    /// The event of this CPU that was caught since the last look, if one was.
+    pub fn take_caught(&self, kick: &KickCell) -> Option<Event> {
+        if !self.catches() {
+            return None;
+        }
+        let mut ring = self.lock();
+        let place = ring.caught.iter().position(|(_, by)| std::ptr::eq(Arc::as_ptr(by), kick))?;
+        Some(ring.caught.swap_remove(place).0)
+    }
+
+    /// What was caught and not taken is void.
+    pub fn forget_caught(&self) {
+        if self.catches() {
+            self.lock().caught.clear();
+        }
     }
 
     /// Records an event, if recording is on.
@@ -153,10 +166,14 @@ impl Trace {
         let number = ring.next;
         ring.next += 1;
         let event = Event { number, kind, at, value, width };
-        if ring.caught.is_none() && ring.catches.iter().any(|catch| catch.matches(&event)) {
-            ring.caught = Some(event);
-            if let Some(kick) = &ring.kick {
+        if ring.catches.iter().any(|catch| catch.matches(&event)) {
+            let own =
+                ring.kicks.iter().find(|kick| kick.is_bound_here()).or(ring.kicks.first()).map(Arc::clone);
+            if let Some(kick) = own
+                && !ring.caught.iter().any(|(_, by)| Arc::ptr_eq(by, &kick))
+            {
                 kick.kick();
+                ring.caught.push((event, kick));
             }
         }
         if self.is_enabled() {
@@ -193,17 +210,24 @@ mod tests {
 
     #[test]
     fn what_is_caught_kicks_and_is_told_once() {
-        let (trace, kick) = (Trace::default(), KickCell::new());
-        trace.catch(vec![Catch::Kind(EventKind::Interrupt, Some(0x20))], &kick);
+        let (trace, kick, other) = (Trace::default(), KickCell::new(), KickCell::new());
+        let kicks = vec![Arc::clone(&kick), Arc::clone(&other)];
+        trace.catch(vec![Catch::Kind(EventKind::Interrupt, Some(0x20))], kicks.clone());
         trace.record(EventKind::Interrupt, 0x21, 0, 0);
-        assert!(!kick.is_raised() && trace.take_caught().is_none());
+        assert!(!kick.is_raised() && trace.take_caught(&kick).is_none());
         trace.record(EventKind::Interrupt, 0x20, 0, 0);
         trace.record(EventKind::Interrupt, 0x20, 1, 0);
         assert!(kick.take_leave());
-        assert_eq!(trace.take_caught().map(|event| (event.at, event.value)), Some((0x20, 0)));
-        assert!(trace.take_caught().is_none() && trace.drain().is_empty(), "nobody records");
-        trace.catch(vec![], &kick);
+        assert_eq!(trace.take_caught(&other), None, "another CPU's");
+        assert_eq!(trace.take_caught(&kick).map(|event| (event.at, event.value)), Some((0x20, 0)));
+        assert!(trace.take_caught(&kick).is_none() && trace.drain().is_empty(), "nobody records");
+        let bound = other.bind().unwrap();
         trace.record(EventKind::Interrupt, 0x20, 0, 0);
-        assert!(!trace.catches() && trace.take_caught().is_none());
+        assert!(!kick.take_leave() && other.take_leave(), "that of the thread");
+        assert!(trace.take_caught(&other).is_some());
+        drop(bound);
+        trace.catch(vec![], kicks);
+        trace.record(EventKind::Interrupt, 0x20, 0, 0);
+        assert!(!trace.catches() && trace.take_caught(&kick).is_none());
     }
 }

@@ -7,7 +7,7 @@
 //! obey its debug registers, are found by stepping.
 use super::vcpu::KvmVcpu;
 use super::{host, is_pvm};
-use crate::arch::Gva;
+use crate::arch::{Activity, Gva};
 use crate::engine::{DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, Watch, WatchHit, WatchKind};
 use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug};
 
@@ -25,6 +25,8 @@ pub(super) struct Stops {
     data: Vec<Watch>,
     /// What the CPU's registers hold, if all of that fits.
     registers: Option<Vec<Register>>,
+    /// The next run goes on with the one before: a breakpoint at its first instruction counts.
+    goes_on: bool,
 }
 
 /// What one of the CPU's registers holds.
@@ -80,7 +82,7 @@ fn pieces(watch: &Watch, most: usize) -> Option<Vec<Register>> {
 }
 
 impl Stops {
-    pub(super) fn are_none(&self) -> bool {
+    fn are_none(&self) -> bool {
         self.code.is_empty() && self.data.is_empty()
     }
 
@@ -96,6 +98,11 @@ impl Stops {
             registers.extend(pieces(watch, REGISTERS - registers.len())?);
         }
         Some(registers)
+    }
+
+    /// Whether the next run goes on with the one before; asked once.
+    pub(super) fn take_goes_on(&mut self) -> bool {
+        std::mem::take(&mut self.goes_on)
     }
 
     /// The event behind a trap that the CPU's registers caused, as DR6 has it, with the guest at the linear address `pc`.
@@ -127,7 +134,7 @@ fn guest_debug(registers: &[Register]) -> kvm_guest_debug {
 
 impl KvmVcpu {
     /// Runs by steps until something ends it; the first instruction is executed even if it is at a breakpoint.
-    pub(super) fn run_by_steps(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+    fn run_by_steps(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut state = self.save()?;
         self.forget_single();
         let ended = loop {
@@ -146,12 +153,17 @@ impl KvmVcpu {
         ended
     }
 
-    /// `run` with breakpoints, or memory that is watched.
-    pub(super) fn run_to_stop(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        if self.stops.registers.is_none() {
+    /// `run`, which only `goes_on` with the one before or not.
+    pub(super) fn run_to_stop(&mut self, platform: &Platform, goes_on: bool) -> Result<Exit, EngineError> {
+        let stands = self.stands_at_breakpoint()?;
+        if stands && goes_on {
+            return Ok(Exit::Debug(DebugEvent::Breakpoint(Gva(self.save()?.linear_rip()))));
+        }
+        let none = self.stops.are_none();
+        if platform.trace().catches_hidden() || self.stops.registers.is_none() && !none {
             return self.run_by_steps(platform);
         }
-        if self.stands_at_breakpoint()? {
+        if stands {
             let exit = self.step(platform)?;
             if exit != Exit::Debug(DebugEvent::Step) {
                 return Ok(exit);
@@ -164,7 +176,7 @@ impl KvmVcpu {
     }
 
     fn stands_at_breakpoint(&mut self) -> Result<bool, EngineError> {
-        if self.stops.code.is_empty() {
+        if self.stops.code.is_empty() || self.activity != Activity::Running {
             return Ok(false);
         }
         let at = self.save()?.linear_rip();
@@ -211,8 +223,12 @@ impl DebugVcpu for KvmVcpu {
         self.arm(Stops { data: watches.to_vec(), ..self.stops.clone() })
     }
 
+    fn go_on(&mut self) {
+        self.stops.goes_on = true;
+    }
+
     fn interprets_with_breakpoints(&self) -> bool {
-        is_pvm() || self.stops.registers.is_none()
+        is_pvm() || self.stops.registers.is_none() && !self.stops.are_none()
     }
 }
 
@@ -231,7 +247,7 @@ mod tests {
     #[test]
     fn what_is_watched_is_cut_into_aligned_pieces_that_fit_or_not() {
         let fit = |code: &[u64], watches: &[Watch]| {
-            Stops { code: code.to_vec(), data: watches.to_vec(), registers: None }.fit()
+            Stops { code: code.to_vec(), data: watches.to_vec(), ..Stops::default() }.fit()
         };
         let write = WatchKind::Write;
         assert_eq!(fit(&[], &[watch(0x1000, 8, write)]), Some(vec![data(0x1000, 8)]));

@@ -47,7 +47,7 @@ pub(super) struct KvmVcpu {
     syncs: bool,
     /// IA32_APIC_BASE as KVM knows it: it only steers CPUID's APIC bit; guests read the platform's.
     apic_base: u64,
-    activity: Activity,
+    pub(super) activity: Activity,
     /// KVM can take a vector now (no shadow, nothing in flight, IF set).
     pub(super) window_open: bool,
     /// The next KVM_RUN finishes an access first.
@@ -427,13 +427,8 @@ fn serve_mmio(platform: &Platform, id: VcpuId, at: u64, read: bool, data: &mut [
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        if platform.trace().catches_hidden() {
-            self.run_by_steps(platform)
-        } else if self.stops.are_none() {
-            self.run_freely(platform)
-        } else {
-            self.run_to_stop(platform)
-        }
+        let goes_on = self.stops.take_goes_on();
+        self.run_to_stop(platform, goes_on)
     }
 
     fn save(&mut self) -> Result<CpuState, EngineError> {

@@ -225,6 +225,12 @@ impl Image {
         matches!(self.kernel, Kernel::Multiboot(_))
     }
 
+    /// Whether it is 64-bit code in the end, wherever it begins: a 64-bit ELF, or Linux.
+    #[must_use]
+    pub fn is_64bit(&self) -> bool {
+        matches!(self.kernel, Kernel::Elf(_) | Kernel::Linux(_))
+    }
+
     /// Whether it is a Linux kernel that is booted by Linux's own protocol, so that its command line is Linux's.
     #[must_use]
     pub fn is_linux(&self) -> bool {

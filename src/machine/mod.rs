@@ -5,6 +5,7 @@
 mod backends;
 mod bios_leavings;
 mod console_input;
+mod debugging;
 mod firmware;
 #[cfg(test)]
 mod fuzz_tests;
@@ -52,10 +53,10 @@ pub use screen::Screen;
 pub use spec::{FirmwareSpec, MachineSpec, VirtioPlace};
 pub use timed::{Counts, TimedCounts};
 
-use crate::arch::{Activity, CpuState, Gva};
+use crate::arch::{Activity, CpuState};
 use crate::bus::ClaimConflict;
 use crate::clock::ClockSource;
-use crate::engine::{Caps, Catch, Engine, EngineError, Pair, Platform, Sites, VcpuId, Watch};
+use crate::engine::{Caps, Engine, EngineError, Pair, Platform, Sites, VcpuId};
 use crate::loader::{Image, LoadError};
 use crate::mem::{GuestRam, MemoryError};
 pub use pc::{DEVICES, Pc};
@@ -129,7 +130,7 @@ pub enum MachineError {
     NoDebug(Pair),
 }
 
-/// The boot CPU: the one that steps, breakpoints and states of a [`Machine`] are about.
+/// The boot CPU, which begins; the others wait for its start-up message.
 pub const BOOT_CPU: VcpuId = VcpuId(0);
 
 /// A machine that is ready to run.
@@ -147,6 +148,7 @@ pub struct Machine {
     host_timers: run::HostTimers,
     pause: run::Pause,
     outlet: Option<Outlet>,
+    stops: debugging::Stops,
 }
 
 impl std::fmt::Debug for Machine {
@@ -217,6 +219,7 @@ impl Machine {
         let executor = Executor::create(spec, &platform, (state, &others))?;
         let host_timers = run::HostTimers::observe(&platform);
         let pause = run::Pause::new(&platform);
+        let stops = debugging::Stops::new(platform.vcpus().len());
         let shape = spec.shape(rom);
         Ok(Self {
             executor,
@@ -229,6 +232,7 @@ impl Machine {
             host_timers,
             pause,
             outlet: None,
+            stops,
         })
     }
 
@@ -282,50 +286,6 @@ impl Machine {
         rescues
     }
 
-    /// Runs until something ends it.
-    ///
-    /// # Errors
-    /// [`MachineError`]: the machine cannot go on.
-    pub fn run(&mut self, limits: &Limits) -> Result<Stop, MachineError> {
-        if limits.goes_on
-            && let Some(debug) = self.executor.vcpu.as_debug()
-        {
-            debug.go_on();
-        }
-        let vcpus = self.executor.vcpus().map(Box::as_mut);
-        run::run(vcpus, &self.platform, (&self.host_timers, &self.pause), self.outlet.as_ref(), limits)
-    }
-
-    /// Executes one instruction of the boot CPU, or enters the handler of an interrupt that waits for it; other CPUs
-    /// stand meanwhile. Timers that are due fire first.
-    ///
-    /// A CPU that has halted stays so, without waiting, until a later step finds an interrupt: a person at a prompt is
-    /// not to be held up by a guest that nothing will wake. Where time is counted in instructions, a halted CPU's step
-    /// takes the clock to the next deadline, because no instruction would.
-    ///
-    /// # Errors
-    /// [`MachineError`], also if the mode cannot step.
-    pub fn step(&mut self) -> Result<Stop, MachineError> {
-        let pair = self.pair();
-        let debug = self.executor.vcpu.as_debug().ok_or(MachineError::NoDebug(pair))?;
-        run::step(debug, &self.platform)
-    }
-
-    /// Replaces the set of breakpoints, at which the boot CPU stops the machine.
-    ///
-    /// # Errors
-    /// [`MachineError`], also if the mode has none.
-    pub fn set_breakpoints(&mut self, at: &[Gva]) -> Result<(), MachineError> {
-        let pair = self.pair();
-        Ok(self.executor.vcpu.as_debug().ok_or(MachineError::NoDebug(pair))?.set_breakpoints(at)?)
-    }
-
-    /// From now on events that one of `catches` matches stop the machine; no others. The boot CPU stands behind the
-    /// instruction that made the event, or before the first one of the handler that it entered.
-    pub fn catch_events(&self, catches: Vec<Catch>) {
-        self.platform.trace().catch(catches, self.platform.kick(BOOT_CPU));
-    }
-
     /// Whether a run that catches events is carried out by the interpreter, though one without is not.
     #[must_use]
     pub fn catches_are_interpreted(&self) -> bool {
@@ -336,19 +296,6 @@ impl Machine {
             Engine::Kvm => trace.catches_hidden(),
         };
         looks && self.has_own_way()
-    }
-
-    /// Replaces what is watched of the boot CPU's accesses. Runs and steps end behind an instruction that made one.
-    ///
-    /// # Errors
-    /// [`MachineError`], also if the mode cannot watch.
-    pub fn set_watches(&mut self, watches: &[Watch]) -> Result<(), MachineError> {
-        let pair = self.pair();
-        match self.executor.vcpu.as_debug() {
-            Some(debug) => Ok(debug.set_watches(watches)?),
-            None if watches.is_empty() => Ok(()),
-            None => Err(MachineError::NoDebug(pair)),
-        }
     }
 
     /// Whether the machine does the same again from the same state: its time is counted in instructions.
@@ -371,21 +318,5 @@ impl Machine {
     pub fn breakpoints_are_interpreted(&mut self) -> bool {
         self.has_own_way()
             && self.executor.vcpu.as_debug().is_some_and(|debug| debug.interprets_with_breakpoints())
-    }
-
-    /// The boot CPU's architectural state.
-    ///
-    /// # Errors
-    /// When the host does not hand it out.
-    pub fn state(&mut self) -> Result<CpuState, MachineError> {
-        Ok(self.executor.vcpu.save()?)
-    }
-
-    /// Replaces the boot CPU's architectural state.
-    ///
-    /// # Errors
-    /// When the host refuses it.
-    pub fn set_state(&mut self, state: &CpuState) -> Result<(), MachineError> {
-        Ok(self.executor.vcpu.load(state)?)
     }
 }

@@ -7,9 +7,7 @@
 use super::{BOOT_CPU, MachineError};
 use crate::arch::{Activity, CpuState, Gva};
 use crate::clock::{Clock, ClockSource, Nanos, Timer, TimerClient};
-use crate::engine::{
-    Cause, DebugEvent, DebugVcpu, Event, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId, WatchHit,
-};
+use crate::engine::{Cause, DebugEvent, Event, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId, WatchHit};
 use crate::host::console::Outlet;
 use crate::sys::deadline::DeadlineTimer;
 use crate::sys::signal::{self, Bound};
@@ -31,6 +29,8 @@ pub struct Limits {
     pub until: Option<u64>,
     /// The run goes on with one that a limit cut off: a breakpoint at its first instruction counts, too.
     pub goes_on: bool,
+    /// This CPU runs alone; the others stand.
+    pub only: Option<VcpuId>,
 }
 
 /// Why a run stopped.
@@ -75,6 +75,11 @@ impl Stop {
 
 /// How often the watcher looks for Ctrl-C: a person does not notice, and it costs nothing.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long each vCPU runs at least, where another one is at a breakpoint at once.
+const MOMENT: Duration = Duration::from_micros(200);
+/// How long that is waited for on a busy host.
+const LATEST: Duration = Duration::from_millis(50);
 
 /// The host timers that stand at the next deadlines of the vCPUs' queues, while a run lasts.
 pub(super) struct HostTimers(Vec<Arc<Mutex<Option<DeadlineTimer>>>>);
@@ -211,25 +216,65 @@ struct Run<'a> {
     pause: &'a Pause,
     /// There is a reason to stop.
     ends: AtomicBool,
-    /// The first one.
-    reason: Mutex<Option<Result<Stop, MachineError>>>,
+    reasons: Mutex<Reasons>,
+    /// When each vCPU began that has.
+    begun: Mutex<Vec<Instant>>,
+    /// How many there are.
+    vcpus: usize,
+}
+
+/// Why a run stops.
+#[derive(Default)]
+struct Reasons {
+    /// Whose reason came first; nobody's if it came from outside.
+    first: Option<(Option<VcpuId>, Result<Stop, MachineError>)>,
+    /// What other CPUs met before they stood.
+    later: Vec<(VcpuId, Stop)>,
+}
+
+/// How a run ended.
+pub(super) struct Ended {
+    pub(super) stop: Stop,
+    /// Which CPU stopped it; the boot CPU if none did.
+    pub(super) by: VcpuId,
+    /// What other CPUs met before they stood.
+    pub(super) later: Vec<(VcpuId, Stop)>,
 }
 
 impl Run<'_> {
     /// Stops all vCPUs, for this reason if there is none yet, or only a limit: what a guest did comes once.
-    fn stop(&self, reason: Result<Stop, MachineError>) {
+    fn stop(&self, by: Option<VcpuId>, reason: Result<Stop, MachineError>) {
         let is_limit = |reason: &Result<Stop, MachineError>| {
             matches!(
                 reason,
                 Ok(Stop::Timeout | Stop::Interrupted | Stop::Paused | Stop::Position | Stop::Called)
             )
         };
-        let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.as_ref().is_none_or(is_limit) && !(first.is_some() && is_limit(&reason)) {
-            *first = Some(reason);
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let limited = reasons.first.as_ref().is_none_or(|(_, first)| is_limit(first));
+        if limited && !(reasons.first.is_some() && is_limit(&reason)) {
+            reasons.first = Some((by, reason));
+        } else if let (Some(by), Ok(stop)) = (by, reason)
+            && !is_limit(&Ok(stop))
+        {
+            reasons.later.push((by, stop));
         }
-        drop(first);
+        drop(reasons);
         self.stop_all();
+    }
+
+    /// Waits until the other vCPUs have run for a moment. One that meets breakpoints in quick succession, and waits for another
+    /// one to do something, would else keep it from ever doing that.
+    fn let_others_go(&self) {
+        let waits = Instant::now();
+        while self.vcpus > 1 && !self.ends.load(Ordering::SeqCst) && waits.elapsed() < LATEST {
+            let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            if begun.len() == self.vcpus && begun.iter().all(|began| began.elapsed() >= MOMENT) {
+                return;
+            }
+            drop(begun);
+            std::thread::sleep(MOMENT / 2);
+        }
     }
 
     fn stop_all(&self) {
@@ -245,12 +290,18 @@ impl Run<'_> {
         let all = StopsAll(self);
         let ended = bind(self.platform, id).and_then(|_bound| {
             self.host_timers.start(self.platform, id)?;
+            self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
             drive(vcpu, self.platform, id, (&self.ends, self.pause))
         });
         match ended {
             Ok(None) => {}
-            Ok(Some(stop)) => self.stop(Ok(stop)),
-            Err(error) => self.stop(Err(error)),
+            Ok(Some(stop)) => {
+                if stop.is_at_a_place() {
+                    self.let_others_go();
+                }
+                self.stop(Some(id), Ok(stop));
+            }
+            Err(error) => self.stop(Some(id), Err(error)),
         }
         std::mem::forget(all);
     }
@@ -265,20 +316,29 @@ impl Drop for StopsAll<'_> {
     }
 }
 
-/// Runs all vCPUs, the first of which is the boot CPU.
+/// Runs these vCPUs, the first of them on the calling thread.
 pub(super) fn run<'v>(
-    vcpus: impl Iterator<Item = &'v mut (dyn Vcpu + 'static)>,
+    vcpus: impl Iterator<Item = (VcpuId, &'v mut (dyn Vcpu + 'static))>,
     platform: &Platform,
     (host_timers, pause): (&HostTimers, &Pause),
     outlet: Option<&Outlet>,
     limits: &Limits,
-) -> Result<Stop, MachineError> {
+) -> Result<Ended, MachineError> {
     // Time may have stood.
     platform.renew_clock_page();
-    let _former = platform.trace().take_caught();
+    platform.trace().forget_caught();
     pause.begin(platform.clock(), limits.pause_after);
     platform.progress().set_target(limits.until);
-    let run = Run { platform, host_timers, pause, ends: AtomicBool::new(false), reason: Mutex::new(None) };
+    let vcpus: Vec<_> = vcpus.collect();
+    let run = Run {
+        platform,
+        host_timers,
+        pause,
+        ends: AtomicBool::new(false),
+        reasons: Mutex::default(),
+        begun: Mutex::default(),
+        vcpus: vcpus.len(),
+    };
     std::thread::scope(|scope| {
         let run = &run;
         // Dropping the sender ends the watcher.
@@ -290,23 +350,26 @@ pub(super) fn run<'v>(
                     if let Some(outlet) = outlet {
                         outlet.abandon();
                     }
-                    run.stop(reason);
+                    run.stop(None, reason);
                 }
             });
         }
-        let mut vcpus = platform.vcpus().zip(vcpus);
-        let boot = vcpus.next();
+        let mut vcpus = vcpus.into_iter();
+        let first = vcpus.next();
         let mut threads = Vec::new();
         for (id, vcpu) in vcpus {
             let thread = std::thread::Builder::new().name(format!("vcpu {}", id.0));
             match thread.spawn_scoped(scope, move || run.drive(vcpu, id)) {
                 Ok(thread) => threads.push(thread),
                 Err(source) => {
-                    run.stop(Err(MachineError::Host { what: "cannot start a thread for a vCPU", source }));
+                    run.stop(
+                        None,
+                        Err(MachineError::Host { what: "cannot start a thread for a vCPU", source }),
+                    );
                 }
             }
         }
-        if let Some((id, vcpu)) = boot {
+        if let Some((id, vcpu)) = first {
             run.drive(vcpu, id);
         }
         for thread in threads {
@@ -322,9 +385,10 @@ pub(super) fn run<'v>(
         // A kick that came too late for this run must not end the next one.
         platform.kick(vcpu).take_leave();
     }
-    let reason = run.reason.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Reasons { first, later } = run.reasons.into_inner().unwrap_or_else(PoisonError::into_inner);
     // A vCPU ends for no other reason.
-    reason.unwrap_or(Ok(Stop::Interrupted))
+    let (by, stop) = first.unwrap_or((None, Ok(Stop::Interrupted)));
+    Ok(Ended { stop: stop?, by: by.unwrap_or(BOOT_CPU), later })
 }
 
 /// Waits for a reason to end the run; there is none if the run ended by itself.
@@ -376,27 +440,26 @@ fn drive(
                 wait_for_interrupt(platform, id);
                 continue;
             }
-            Exit::Kicked if ends.load(Ordering::SeqCst) => return Ok(None),
-            Exit::Kicked if id != BOOT_CPU => continue,
-            Exit::Kicked => match platform.trace().take_caught() {
+            Exit::Kicked => match platform.trace().take_caught(platform.kick(id)) {
                 Some(event) => Stop::Caught(event),
-                None if pause.is_due() => Stop::Paused,
-                None if pause.takes_call() => Stop::Called,
-                None => continue,
+                None if ends.load(Ordering::SeqCst) => return Ok(None),
+                None if id == BOOT_CPU && pause.is_due() => Stop::Paused,
+                None if id == BOOT_CPU && pause.takes_call() => Stop::Called,
+                None => {
+                    go_on(vcpu);
+                    continue;
+                }
             },
             // The boot CPU begins where the firmware would, which is gone: the machine begins anew.
             Exit::Init if id == BOOT_CPU => Stop::Reset,
             Exit::Init => {
-                let state = vcpu.save()?.after_init();
-                vcpu.load(&CpuState { activity: Activity::WaitsForStartUp, ..state })?;
+                take_init(vcpu)?;
                 continue;
             }
             Exit::StartUp(vector) => {
-                let mut state = vcpu.save()?;
-                if state.activity == Activity::WaitsForStartUp {
-                    state.start_up(vector);
-                    vcpu.load(&state)?;
-                }
+                take_start_up(vcpu, vector)?;
+                // Its first instruction may be at a breakpoint.
+                go_on(vcpu);
                 continue;
             }
             Exit::Debug(DebugEvent::Step) => Stop::Stepped,
@@ -411,22 +474,48 @@ fn drive(
     }
 }
 
-/// One step of [`super::Machine::step`].
-pub(super) fn step(vcpu: &mut dyn DebugVcpu, platform: &Platform) -> Result<Stop, MachineError> {
-    let _bound = bind(platform, BOOT_CPU)?;
+/// The vCPU's next run goes on with the one before.
+fn go_on(vcpu: &mut dyn Vcpu) {
+    if let Some(debug) = vcpu.as_debug() {
+        debug.go_on();
+    }
+}
+
+fn take_init(vcpu: &mut dyn Vcpu) -> Result<(), MachineError> {
+    let state = vcpu.save()?.after_init();
+    Ok(vcpu.load(&CpuState { activity: Activity::WaitsForStartUp, ..state })?)
+}
+
+fn take_start_up(vcpu: &mut dyn Vcpu, vector: u8) -> Result<(), MachineError> {
+    let mut state = vcpu.save()?;
+    if state.activity == Activity::WaitsForStartUp {
+        state.start_up(vector);
+        vcpu.load(&state)?;
+    }
+    Ok(())
+}
+
+/// One step of [`super::Machine::step_of`]; `None` if the mode cannot step.
+pub(super) fn step(
+    vcpu: &mut dyn Vcpu,
+    platform: &Platform,
+    id: VcpuId,
+) -> Result<Option<Stop>, MachineError> {
+    let _bound = bind(platform, id)?;
     // Makes the engine look at deadlines. No host timer is needed beside it: a step is over at once, and the next one
     // looks again.
-    platform.kick(BOOT_CPU).poke();
-    let _former = platform.trace().take_caught();
-    let exit = vcpu.step(platform)?;
-    if let Some(event) = platform.trace().take_caught() {
+    platform.kick(id).poke();
+    platform.trace().forget_caught();
+    let Some(debug) = vcpu.as_debug() else { return Ok(None) };
+    let exit = debug.step(platform)?;
+    if let Some(event) = platform.trace().take_caught(platform.kick(id)) {
         // The kick that came with it is not for the next step.
-        platform.kick(BOOT_CPU).take_leave();
+        platform.kick(id).take_leave();
         if matches!(exit, Exit::Debug(DebugEvent::Step) | Exit::Kicked | Exit::Halted) {
-            return Ok(Stop::Caught(event));
+            return Ok(Some(Stop::Caught(event)));
         }
     }
-    Ok(match exit {
+    Ok(Some(match exit {
         Exit::Debug(DebugEvent::Step | DebugEvent::Position) | Exit::Kicked => Stop::Stepped,
         Exit::Halted => {
             skip_to_next_deadline(platform);
@@ -435,11 +524,17 @@ pub(super) fn step(vcpu: &mut dyn DebugVcpu, platform: &Platform) -> Result<Stop
         Exit::Debug(DebugEvent::Breakpoint(at)) => Stop::Breakpoint(at),
         Exit::Debug(DebugEvent::Watched(hit)) => Stop::Watched(hit),
         Exit::PowerOff(status) => Stop::PowerOff(status),
+        Exit::Init if id != BOOT_CPU => {
+            take_init(vcpu)?;
+            Stop::Stepped
+        }
         Exit::Reset | Exit::Init => Stop::Reset,
-        // The boot CPU takes none.
-        Exit::StartUp(_) => Stop::Stepped,
+        Exit::StartUp(vector) => {
+            take_start_up(vcpu, vector)?;
+            Stop::Stepped
+        }
         Exit::TripleFault => Stop::TripleFault,
-    })
+    }))
 }
 
 /// With a counted clock, takes a halted CPU's time to the next deadline and says that it did.

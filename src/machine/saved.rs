@@ -314,6 +314,7 @@ impl Machine {
             }
             return Err(refusal);
         }
+        self.stops.forget();
         fill(platform.ram()).map_err(RestoreError::Ram)?;
         platform.ram().forget_code();
         platform.restore_offers(&saved.offers);

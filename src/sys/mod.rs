@@ -8,6 +8,7 @@ pub mod exec_memory;
 pub mod fp_trap;
 pub mod futex;
 pub mod host_cpuid;
+pub mod keepalive;
 pub mod lock;
 pub mod membarrier;
 pub mod memfd;

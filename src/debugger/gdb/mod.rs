@@ -1,16 +1,24 @@
 //! GDB's remote protocol before a debugging session: stock `gdb` drives the guest in every mode.
 //!
 //! The protocol itself is the crate `gdbstub`'s. [`target`] is what it asks of a session, [`registers`] how GDB numbers
-//! the CPU's registers. GDB sees the boot CPU as the one thread of a bare machine, with its present page tables.
+//! the CPU's registers, [`described`] what it is told of the CPU. GDB sees each CPU as a thread of a bare machine, with its
+//! present page tables.
+pub(super) mod described;
+mod monitor;
+mod motion;
 mod registers;
 mod target;
 
 use super::error::DebuggerError;
 use super::session::Session;
+use described::Described;
+use gdbstub::common::Signal;
 use gdbstub::conn::ConnectionExt;
-use gdbstub::stub::{DisconnectReason, GdbStub, SingleThreadStopReason, run_blocking};
-use std::io;
+use gdbstub::stub::{DisconnectReason, GdbStub, run_blocking};
+use motion::Reason;
+use std::io::{self, Read};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use target::Guest;
 
@@ -32,15 +40,27 @@ pub enum Parting {
     Killed,
 }
 
-/// Talks with the GDB at the other end of `stream` until one of the two leaves.
+/// Talks with the GDB at the other end of `stream` until one of the two leaves. `image_is_64bit` says what the guest's code
+/// is in the end.
 ///
 /// # Errors
 /// [`DebuggerError`]: the machine cannot go on.
-pub fn serve(session: &mut Session, stream: TcpStream) -> Result<Parting, DebuggerError> {
+pub fn serve(
+    session: &mut Session,
+    stream: TcpStream,
+    image_is_64bit: bool,
+) -> Result<Parting, DebuggerError> {
     // Answers are small and waited for. Where it cannot be had, they come later.
     let _slower = stream.set_nodelay(true);
-    let mut guest = Guest::new(session);
+    let Ok(heard) = stream.try_clone() else { return Ok(Parting::Stranger) };
+    let suiting = Described::suiting(&session.state()?, image_is_64bit);
+    let described = session.described.unwrap_or(suiting);
+    let mut guest = Guest::new(session, described);
+    let called = std::sync::Arc::clone(&guest.called);
+    let listen = Box::new(move || called.load(Ordering::Relaxed) || wants_stop(&heard, &called));
+    let before = std::mem::replace(&mut guest.session.interrupted, listen);
     let ended = GdbStub::new(stream).run_blocking::<Loop<'_>>(&mut guest);
+    guest.session.interrupted = before;
     let parting = match ended {
         Ok(DisconnectReason::TargetExited(_) | DisconnectReason::TargetTerminated(_)) => Parting::Ended,
         Ok(DisconnectReason::Disconnect) => Parting::Detached,
@@ -56,16 +76,31 @@ pub fn serve(session: &mut Session, stream: TcpStream) -> Result<Parting, Debugg
     Ok(parting)
 }
 
+/// GDB's Ctrl-C.
+const CALL: u8 = 3;
+
+/// Whether GDB calls, or is gone, while the guest goes back and nobody else listens. A call is taken, and noted.
+fn wants_stop(mut heard: &TcpStream, called: &AtomicBool) -> bool {
+    let mut one = [0];
+    let said = heard.set_nonblocking(true).and_then(|()| heard.peek(&mut one));
+    let _blocks_again = heard.set_nonblocking(false);
+    let wants = match said {
+        Ok(0) => true,
+        Ok(_) => one == [CALL] && heard.read(&mut one).is_ok(),
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    };
+    called.fetch_or(wants, Ordering::Relaxed);
+    wants
+}
+
 /// Lets the guest go on for a while without anyone looking; says whether it ended.
 ///
 /// # Errors
 /// [`DebuggerError`]: the machine cannot go on.
 pub fn go_on_alone(session: &mut Session) -> Result<bool, DebuggerError> {
-    let mut guest = Guest::new(session);
-    let stop = guest.run(SLICE)?;
-    Ok(stop.is_some_and(|stop| {
-        matches!(stop, SingleThreadStopReason::Exited(_) | SingleThreadStopReason::Terminated(_))
-    }))
+    let mut guest = Guest::new(session, Described::default());
+    let stop = guest.run(SLICE, None)?;
+    Ok(stop.is_some_and(|stop| matches!(stop, Reason::Exited(_) | Reason::Terminated(_))))
 }
 
 /// The guest runs in this thread, a slice at a time.
@@ -74,7 +109,7 @@ struct Loop<'a>(std::marker::PhantomData<&'a ()>);
 impl<'a> run_blocking::BlockingEventLoop for Loop<'a> {
     type Target = Guest<'a>;
     type Connection = TcpStream;
-    type StopReason = SingleThreadStopReason<u64>;
+    type StopReason = Reason;
 
     fn wait_for_stop_reason(
         guest: &mut Guest<'a>,
@@ -96,7 +131,7 @@ impl<'a> run_blocking::BlockingEventLoop for Loop<'a> {
         }
     }
 
-    fn on_interrupt(_: &mut Guest<'a>) -> Result<Option<Self::StopReason>, DebuggerError> {
-        Ok(Some(SingleThreadStopReason::Signal(gdbstub::common::Signal::SIGINT)))
+    fn on_interrupt(guest: &mut Guest<'a>) -> Result<Option<Self::StopReason>, DebuggerError> {
+        Ok(Some(guest.signal(Signal::SIGINT)))
     }
 }

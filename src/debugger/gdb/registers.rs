@@ -1,7 +1,10 @@
-//! The CPU's registers as GDB numbers them (GDB's `features/i386/64bit-core.xml` and `64bit-sse.xml`).
+//! The CPU's registers as GDB numbers them (GDB's `features/i386/64bit-core.xml` and `64bit-sse.xml`, and those for 32 bits).
+//!
+//! RIP is the linear address of the next instruction: GDB knows no base of CS, and its breakpoints are linear addresses.
+use super::described::{Block, Described};
 use crate::arch::state::gpr;
 use crate::arch::{CpuState, Gva, Rflags, SegmentRegister, XsaveArea};
-use gdbstub_arch::x86::reg::{F80, X86_64CoreRegs, X86SegmentRegs, X87FpuInternalRegs};
+use gdbstub_arch::x86::reg::{F80, X86_64CoreRegs, X86CoreRegs, X86SegmentRegs, X87FpuInternalRegs};
 
 /// GDB's order of the general registers.
 const GENERAL: [usize; 16] = [
@@ -41,7 +44,7 @@ pub(super) fn of_state(state: &CpuState) -> X86_64CoreRegs {
     X86_64CoreRegs {
         regs: GENERAL.map(|number| state.gpr[number]),
         eflags: state.rflags.bits() as u32,
-        rip: state.rip,
+        rip: state.linear_rip(),
         segments: X86SegmentRegs {
             cs: selector(SegmentRegister::Cs),
             ss: selector(SegmentRegister::Ss),
@@ -66,22 +69,91 @@ pub(super) fn of_state(state: &CpuState) -> X86_64CoreRegs {
     }
 }
 
+/// The registers that a 32-bit CPU has, and what they hold of the others'.
+pub(super) fn short(registers: &X86_64CoreRegs) -> X86CoreRegs {
+    let general = registers.regs.map(|value| value as u32);
+    // GDB's order is another one here.
+    let [eax, ebx, ecx, edx, esi, edi, ebp, esp, ..] = general;
+    X86CoreRegs {
+        eax,
+        ecx,
+        edx,
+        ebx,
+        esp,
+        ebp,
+        esi,
+        edi,
+        eip: registers.rip as u32,
+        eflags: registers.eflags,
+        segments: registers.segments.clone(),
+        st: registers.st,
+        fpu: registers.fpu.clone(),
+        xmm: std::array::from_fn(|i| registers.xmm[i]),
+        mxcsr: registers.mxcsr,
+    }
+}
+
+/// The same, those that a 32-bit CPU does not have being zero.
+pub(super) fn long(short: &X86CoreRegs) -> X86_64CoreRegs {
+    let mut long = X86_64CoreRegs::default();
+    let general = [short.eax, short.ebx, short.ecx, short.edx, short.esi, short.edi, short.ebp, short.esp];
+    for (register, value) in long.regs.iter_mut().zip(general) {
+        *register = value.into();
+    }
+    long.rip = short.eip.into();
+    long.eflags = short.eflags;
+    long.segments = short.segments.clone();
+    long.st = short.st;
+    long.fpu = short.fpu.clone();
+    long.xmm[..8].copy_from_slice(&short.xmm);
+    long.mxcsr = short.mxcsr;
+    long
+}
+
+/// Puts what GDB sent into `state`, which is as it was if something cannot be changed. What a 32-bit CPU does not have stays.
+pub(super) fn block_into_state(block: &Block, state: &mut CpuState) -> Result<(), Fixed> {
+    if block.described == Described::X86_64 {
+        return into_state(&block.registers, state);
+    }
+    let now = of_state(state);
+    let (told, new) = (long(&short(&now)), &block.registers);
+    let mut merged = X86_64CoreRegs { regs: now.regs, rip: now.rip, xmm: now.xmm, ..new.clone() };
+    for i in 0..8 {
+        if new.regs[i] != told.regs[i] {
+            merged.regs[i] = new.regs[i];
+        }
+    }
+    if new.rip != told.rip {
+        merged.rip = new.rip;
+    }
+    merged.xmm[..8].copy_from_slice(&new.xmm[..8]);
+    into_state(&merged, state)
+}
+
 /// Puts `registers` into `state`, which is as it was if something cannot be changed.
-pub(super) fn into_state(registers: &X86_64CoreRegs, state: &mut CpuState) -> Result<(), Fixed> {
+fn into_state(registers: &X86_64CoreRegs, state: &mut CpuState) -> Result<(), Fixed> {
     if registers.segments != of_state(state).segments {
         return Err(Fixed::Selector);
     }
-    let possible = match state.is_64bit_code() {
-        true => Gva(registers.rip).is_canonical(),
-        false => u32::try_from(registers.rip).is_ok(),
-    };
-    if !possible {
-        return Err(Fixed::Rip);
+    let mut rip = registers.rip;
+    if rip != state.linear_rip() {
+        let possible = if state.is_64bit_code() {
+            Gva(rip).is_canonical()
+        } else {
+            let code = state.segment(SegmentRegister::Cs);
+            let within = rip.wrapping_sub(code.base) & 0xffff_ffff;
+            let possible = u32::try_from(rip).is_ok() && within <= u64::from(code.limit);
+            rip = within;
+            possible
+        };
+        if !possible {
+            return Err(Fixed::Rip);
+        }
+        state.rip = rip;
     }
     for (number, &value) in GENERAL.iter().zip(&registers.regs) {
         state.gpr[*number] = value;
     }
-    state.rip = registers.rip;
     let flags = Rflags::from_bits_truncate(registers.eflags.into());
     // Virtual-8086 mode is entered by IRET and tasks alone.
     let changes = Rflags::all() - Rflags::VM - Rflags::FIXED;
@@ -181,6 +253,22 @@ mod tests {
         registers.rip = 1 << 32;
         assert_eq!(into_state(&registers, &mut state), Err(Fixed::Rip), "beyond 32-bit code");
         assert!(state == before);
+    }
+
+    #[test]
+    fn in_16_bit_code_rip_is_linear_and_upper_halves_stay() {
+        let mut state = CpuState::reset();
+        state.gpr[gpr::RBX] = 0x1111_2222_3333_4444;
+        state.gpr[8] = 8;
+        let mut block = Block { described: Described::I386, registers: long(&short(&of_state(&state))) };
+        assert_eq!((block.registers.rip, block.registers.regs[1]), (0xffff_fff0, 0x3333_4444));
+        block.registers.regs[0] = 5;
+        block.registers.rip = 0xffff_0100;
+        assert_eq!(block_into_state(&block, &mut state), Ok(()));
+        assert_eq!((state.rip, state.gpr[gpr::RAX], state.gpr[8]), (0x100, 5, 8));
+        assert_eq!(state.gpr[gpr::RBX], 0x1111_2222_3333_4444);
+        block.registers.rip = 0x7c00;
+        assert_eq!(block_into_state(&block, &mut state), Err(Fixed::Rip), "beyond the limit of CS");
     }
 
     #[test]

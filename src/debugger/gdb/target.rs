@@ -1,65 +1,64 @@
 //! What GDB asks of a guest.
+use super::described::{Block, Described, X86};
+use super::motion::{Motion, Plan, cpu_of, tid_of};
 use super::registers;
 use crate::arch::{CpuState, Gva};
-use crate::debugger::command::{self, Command};
 use crate::debugger::error::DebuggerError;
 use crate::debugger::memory::Space;
-use crate::debugger::motion::Outcome;
 use crate::debugger::session::Session;
-use crate::engine::{self, Watch, WatchHit};
-use crate::machine::{Limits, Stop};
-use gdbstub::common::Signal;
-use gdbstub::outputln;
-use gdbstub::stub::SingleThreadStopReason;
+use crate::debugger::view::cpus;
+use crate::engine::{self, VcpuId, Watch};
+use gdbstub::common::Tid;
 use gdbstub::target::ext::base::BaseOps;
-use gdbstub::target::ext::base::reverse_exec::{
-    ReplayLogPosition, ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps,
-};
-use gdbstub::target::ext::base::singlethread::{
-    SingleThreadBase, SingleThreadResume, SingleThreadResumeOps, SingleThreadSingleStep,
-    SingleThreadSingleStepOps,
-};
+use gdbstub::target::ext::base::multithread::{MultiThreadBase, MultiThreadResumeOps};
 use gdbstub::target::ext::breakpoints::{
     Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
     SwBreakpointOps, WatchKind,
 };
-use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
+use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
+use gdbstub::target::ext::target_description_xml_override::{
+    TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps,
+};
+use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
-use gdbstub_arch::x86::X86_64_SSE;
-use gdbstub_arch::x86::reg::X86_64CoreRegs;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// POSIX' EFAULT and EINVAL, which GDB shows by number.
 const FAULT: u8 = 14;
 const INVALID: u8 = 22;
 
-type Reason = SingleThreadStopReason<u64>;
-
-const RECORDING_ENDS: Reason = Reason::ReplayLog { tid: None, pos: ReplayLogPosition::End };
-
 /// A session as GDB's target.
 pub(super) struct Guest<'a> {
-    session: &'a mut Session,
+    pub(super) session: &'a mut Session,
     /// Addresses of GDB's breakpoints; one that is set twice is here twice.
-    breakpoints: Vec<Gva>,
-    motion: Motion,
+    pub(super) breakpoints: Vec<Gva>,
+    pub(super) motion: Motion,
+    pub(super) plan: Plan,
     /// The run under way was cut off to look for what GDB says.
-    cut_off: bool,
-    asked: bool,
-}
-
-/// How GDB wants the guest to move.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Motion {
-    Run,
-    Step,
-    RunBack,
-    StepBack,
+    pub(super) cut_off: bool,
+    pub(super) asked: bool,
+    /// GDB wants the guest to stop while it goes back.
+    pub(super) called: Arc<AtomicBool>,
+    /// What GDB is told of the CPU.
+    pub(super) described: Described,
+    /// What each CPU does, as GDB's list of threads was told last.
+    doing: Vec<&'static str>,
 }
 
 impl<'a> Guest<'a> {
-    pub(super) fn new(session: &'a mut Session) -> Self {
-        Self { session, breakpoints: Vec::new(), motion: Motion::Run, cut_off: false, asked: false }
+    pub(super) fn new(session: &'a mut Session, described: Described) -> Self {
+        Self {
+            session,
+            breakpoints: Vec::new(),
+            motion: Motion::Run(None),
+            plan: Plan::default(),
+            cut_off: false,
+            asked: false,
+            called: Arc::default(),
+            described,
+            doing: Vec::new(),
+        }
     }
 
     /// Whether anything was asked of the guest.
@@ -75,102 +74,21 @@ impl<'a> Guest<'a> {
         self.session.tell_breakpoints(&[])
     }
 
-    /// Does what [`SingleThreadResume`] was told, for so long at most. `None`: the guest has not stopped.
-    pub(super) fn go(&mut self, most: Duration) -> Result<Option<Reason>, DebuggerError> {
-        match self.motion {
-            Motion::Run => return self.run(most),
-            Motion::RunBack | Motion::StepBack => return self.go_back().map(Some),
-            Motion::Step => {}
-        }
-        if let Some(reason) = self.ended() {
-            return Ok(Some(reason));
-        }
-        if self.session.is_at_end() {
-            return Ok(Some(RECORDING_ENDS));
-        }
-        let stop = self.timed(Session::step_guest)?;
-        Ok(self.reason(stop))
-    }
-
-    /// Runs the guest for so long at most.
-    pub(super) fn run(&mut self, most: Duration) -> Result<Option<Reason>, DebuggerError> {
-        if let Some(reason) = self.ended() {
-            return Ok(Some(reason));
-        }
-        let goes_on = self.cut_off;
-        let limits = Limits { timeout: Some(most), interruptible: true, goes_on, ..Limits::default() };
-        let stop = self.timed(|session| session.run_guest(&limits))?;
-        self.cut_off = stop == Stop::Timeout;
-        Ok(self.reason(stop))
-    }
-
-    /// Goes back as GDB said.
-    fn go_back(&mut self) -> Result<Reason, DebuggerError> {
-        let outcome = match self.motion {
-            Motion::StepBack => self.session.turn_back()?,
-            _ => self.session.run_back(&self.breakpoints)?,
-        };
-        self.session.tell_breakpoints(&self.breakpoints)?;
-        Ok(match outcome {
-            Outcome::Beginning => Reason::ReplayLog { tid: None, pos: ReplayLogPosition::Begin },
-            Outcome::Interrupted => Reason::Signal(Signal::SIGINT),
-            Outcome::Watched(hit, _) => watched(&hit),
-            _ if self.motion == Motion::StepBack => Reason::DoneStep,
-            _ => Reason::SwBreak(()),
-        })
-    }
-
     fn watch(&mut self) -> TargetResult<bool, Self> {
         self.session.tell_watches().map(|()| true).map_err(|_| TargetError::Errno(INVALID))
     }
 
-    fn timed<T>(
-        &mut self,
-        work: impl FnOnce(&mut Session) -> Result<T, DebuggerError>,
-    ) -> Result<T, DebuggerError> {
-        self.session.machine.platform().clock().resume();
-        let result = work(self.session);
-        self.session.machine.platform().clock().pause();
-        result
-    }
-
-    /// A guest that has ended does not run.
-    fn ended(&self) -> Option<Reason> {
-        self.session.ended.as_ref().map(|_| Reason::Terminated(Signal::SIGKILL))
-    }
-
-    fn reason(&mut self, stop: Stop) -> Option<Reason> {
-        Some(match stop {
-            Stop::Position if self.session.is_at_end() => RECORDING_ENDS,
-            Stop::Timeout | Stop::Paused | Stop::Position | Stop::Called => return None,
-            Stop::Stepped => Reason::DoneStep,
-            Stop::Breakpoint(_) => Reason::SwBreak(()),
-            Stop::Caught(event) => {
-                // GDB has no word for it; 'monitor info break' tells.
-                let _told_there = self.session.caught(&event);
-                Reason::Signal(Signal::SIGTRAP)
-            }
-            Stop::Watched(hit) => watched(&hit),
-            Stop::Interrupted => Reason::Signal(Signal::SIGINT),
-            stop => {
-                let (why, reason) = match stop {
-                    Stop::PowerOff(status) => {
-                        ("the guest switched off", Reason::Exited(Stop::value_of(status) as u8))
-                    }
-                    Stop::TripleFault => {
-                        ("the guest crashed (triple fault)", Reason::Terminated(Signal::SIGSEGV))
-                    }
-                    _ => ("the guest asked for a reset", Reason::Terminated(Signal::SIGHUP)),
-                };
-                self.session.ended = Some(why.to_owned());
-                reason
-            }
-        })
-    }
-
-    fn state(&mut self) -> TargetResult<CpuState, Self> {
+    /// The state of the CPU that GDB asks about, which `monitor` is about from then on, too.
+    fn state(&mut self, tid: Tid) -> TargetResult<CpuState, Self> {
         self.asked = true;
-        self.session.machine.state().map_err(|error| TargetError::Fatal(error.into()))
+        let cpu = self.cpu(tid).ok_or(TargetError::Errno(INVALID))?;
+        self.session.turn_to(cpu);
+        self.session.state().map_err(TargetError::Fatal)
+    }
+
+    /// The CPU of a thread, if there is one.
+    pub(super) fn cpu(&self, tid: Tid) -> Option<VcpuId> {
+        self.session.machine.platform().vcpus().find(|cpu| tid_of(*cpu) == tid)
     }
 
     fn tell_breakpoints(&mut self) -> TargetResult<bool, Self> {
@@ -197,14 +115,20 @@ impl<'a> Guest<'a> {
 }
 
 impl Target for Guest<'_> {
-    type Arch = X86_64_SSE;
+    type Arch = X86;
     type Error = DebuggerError;
 
-    fn base_ops(&mut self) -> BaseOps<'_, X86_64_SSE, DebuggerError> {
-        BaseOps::SingleThread(self)
+    fn base_ops(&mut self) -> BaseOps<'_, X86, DebuggerError> {
+        BaseOps::MultiThread(self)
     }
 
     fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_target_description_xml_override(
+        &mut self,
+    ) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
         Some(self)
     }
 
@@ -213,22 +137,24 @@ impl Target for Guest<'_> {
     }
 }
 
-impl SingleThreadBase for Guest<'_> {
-    fn read_registers(&mut self, registers: &mut X86_64CoreRegs) -> TargetResult<(), Self> {
-        *registers = registers::of_state(&self.state()?);
+impl MultiThreadBase for Guest<'_> {
+    fn read_registers(&mut self, block: &mut Block, tid: Tid) -> TargetResult<(), Self> {
+        let registers = registers::of_state(&self.state(tid)?);
+        *block = Block { described: self.described, registers };
         Ok(())
     }
 
-    fn write_registers(&mut self, registers: &X86_64CoreRegs) -> TargetResult<(), Self> {
-        let mut state = self.state()?;
-        registers::into_state(registers, &mut state).map_err(|_| TargetError::Errno(INVALID))?;
-        self.session.machine.set_state(&state).map_err(|_| TargetError::Errno(INVALID))?;
+    fn write_registers(&mut self, block: &Block, tid: Tid) -> TargetResult<(), Self> {
+        let mut state = self.state(tid)?;
+        registers::block_into_state(block, &mut state).map_err(|_| TargetError::Errno(INVALID))?;
+        let cpu = self.session.cpu;
+        self.session.machine.set_state_of(cpu, &state).map_err(|_| TargetError::Errno(INVALID))?;
         self.session.begin_anew();
         Ok(())
     }
 
-    fn read_addrs(&mut self, start: u64, data: &mut [u8]) -> TargetResult<usize, Self> {
-        let state = self.state()?;
+    fn read_addrs(&mut self, start: u64, data: &mut [u8], tid: Tid) -> TargetResult<usize, Self> {
+        let state = self.state(tid)?;
         // Behind the last address there is nothing.
         let room = usize::try_from(u64::MAX - start).unwrap_or(usize::MAX).saturating_add(1);
         let length = data.len().min(room);
@@ -240,8 +166,8 @@ impl SingleThreadBase for Guest<'_> {
         Ok(bytes.len())
     }
 
-    fn write_addrs(&mut self, start: u64, data: &[u8]) -> TargetResult<(), Self> {
-        let state = self.state()?;
+    fn write_addrs(&mut self, start: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
+        let state = self.state(tid)?;
         let fits = start.checked_add(data.len().saturating_sub(1) as u64).is_some();
         let written = fits && self.session.memory(&state).write(Space::Virtual, start, data);
         if written {
@@ -250,49 +176,52 @@ impl SingleThreadBase for Guest<'_> {
         written.then_some(()).ok_or(TargetError::Errno(FAULT))
     }
 
-    fn support_resume(&mut self) -> Option<SingleThreadResumeOps<'_, Self>> {
+    fn list_active_threads(&mut self, thread_is_active: &mut dyn FnMut(Tid)) -> Result<(), DebuggerError> {
+        self.doing.clear();
+        for cpu in self.session.machine.platform().vcpus() {
+            self.doing.push(cpus::activity(self.session.machine.state_of(cpu)?.activity));
+            thread_is_active(tid_of(cpu));
+        }
+        Ok(())
+    }
+
+    fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_thread_extra_info(&mut self) -> Option<ThreadExtraInfoOps<'_, Self>> {
         Some(self)
     }
 }
 
-impl SingleThreadResume for Guest<'_> {
-    fn resume(&mut self, _: Option<Signal>) -> Result<(), DebuggerError> {
-        (self.motion, self.cut_off, self.asked) = (Motion::Run, false, true);
-        Ok(())
-    }
-
-    fn support_single_step(&mut self) -> Option<SingleThreadSingleStepOps<'_, Self>> {
-        Some(self)
-    }
-
-    // GDB says by itself that a target cannot do what it does not offer.
-    fn support_reverse_step(&mut self) -> Option<ReverseStepOps<'_, (), Self>> {
-        if self.session.timeline.is_some() { Some(self) } else { None }
-    }
-
-    fn support_reverse_cont(&mut self) -> Option<ReverseContOps<'_, (), Self>> {
-        if self.session.timeline.is_some() { Some(self) } else { None }
+impl ThreadExtraInfo for Guest<'_> {
+    fn thread_extra_info(&self, tid: Tid, buffer: &mut [u8]) -> Result<usize, DebuggerError> {
+        let cpu = cpu_of(tid);
+        let doing = self.doing.get(usize::from(cpu.0)).copied().unwrap_or_default();
+        let text = format!("CPU {} [{doing}]", cpu.0);
+        let length = text.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&text.as_bytes()[..length]);
+        Ok(length)
     }
 }
 
-impl SingleThreadSingleStep for Guest<'_> {
-    fn step(&mut self, _: Option<Signal>) -> Result<(), DebuggerError> {
-        self.motion = Motion::Step;
-        Ok(())
-    }
-}
-
-impl ReverseStep<()> for Guest<'_> {
-    fn reverse_step(&mut self, (): ()) -> Result<(), DebuggerError> {
-        (self.motion, self.asked) = (Motion::StepBack, true);
-        Ok(())
-    }
-}
-
-impl ReverseCont<()> for Guest<'_> {
-    fn reverse_cont(&mut self) -> Result<(), DebuggerError> {
-        (self.motion, self.asked) = (Motion::RunBack, true);
-        Ok(())
+impl TargetDescriptionXmlOverride for Guest<'_> {
+    fn target_description_xml(
+        &self,
+        annex: &[u8],
+        offset: u64,
+        length: usize,
+        buffer: &mut [u8],
+    ) -> TargetResult<usize, Self> {
+        if annex != b"target.xml" {
+            return Err(TargetError::Errno(FAULT));
+        }
+        let xml = self.described.xml();
+        let rest =
+            usize::try_from(offset).ok().and_then(|offset| xml.as_bytes().get(offset..)).unwrap_or_default();
+        let length = length.min(rest.len()).min(buffer.len());
+        buffer[..length].copy_from_slice(&rest[..length]);
+        Ok(length)
     }
 }
 
@@ -349,68 +278,10 @@ impl HwWatchpoint for Guest<'_> {
     }
 }
 
-impl MonitorCmd for Guest<'_> {
-    /// The session's own commands, as far as the guest stays where it is: GDB would not learn that it had moved.
-    fn handle_monitor_cmd(&mut self, line: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), DebuggerError> {
-        let line = String::from_utf8_lossy(line);
-        let answer = match command::parse(&line) {
-            Ok(None) => Ok(String::new()),
-            Ok(Some(command)) if stays(&command) => {
-                let answer = self.session.execute(&command).map(|reply| reply.text);
-                // The session knows its own breakpoints, and we GDB's.
-                answer.and_then(|text| self.session.tell_breakpoints(&self.breakpoints).map(|()| text))
-            }
-            Ok(Some(_)) => Ok("this is GDB's to do; 'monitor help' lists what only looks, too".to_owned()),
-            Err(error) => Err(error.into()),
-        };
-        match answer {
-            Ok(text) => outputln!(out, "{text}"),
-            Err(error) => outputln!(out, "{error}"),
-        }
-        Ok(())
-    }
-}
-
 fn ours(kind: WatchKind) -> engine::WatchKind {
     match kind {
         WatchKind::Write => engine::WatchKind::Write,
         WatchKind::Read => engine::WatchKind::Read,
         WatchKind::ReadWrite => engine::WatchKind::Access,
     }
-}
-
-/// A stop behind an access.
-fn watched(hit: &WatchHit) -> Reason {
-    let kind = match hit.kind {
-        engine::WatchKind::Write => WatchKind::Write,
-        engine::WatchKind::Read => WatchKind::Read,
-        engine::WatchKind::Access => WatchKind::ReadWrite,
-    };
-    Reason::Watch { tid: (), kind, addr: hit.at.0 }
-}
-
-fn stays(command: &Command) -> bool {
-    use Command as C;
-    matches!(
-        command,
-        C::Registers(_)
-            | C::Register(_)
-            | C::Print(_)
-            | C::Examine { .. }
-            | C::Memory { .. }
-            | C::Disassemble { .. }
-            | C::Walk(_)
-            | C::Trace(_)
-            | C::Stats
-            | C::Sites(_)
-            | C::Gdt
-            | C::Idt
-            | C::Backtrace
-            | C::Symbols(_)
-            | C::Mode(_)
-            | C::Catch { .. }
-            | C::Breakpoints
-            | C::Delete(_)
-            | C::Help(_)
-    )
 }

@@ -1,6 +1,7 @@
 //! What the debugger shows: each view is plain data, made from the machine's state, that prints itself for people and
 //! serialises for programs. Numbers of the guest are hexadecimal text in the serialised form, since not every reader
 //! of JSON has 64-bit integers.
+pub mod cpus;
 pub mod disassembly;
 pub mod location;
 pub mod memory;
