@@ -5,8 +5,9 @@
 use super::error::CliError;
 use super::gdb;
 use super::guest::GuestArguments;
+use super::tui;
 use super::units;
-use crate::debugger::{DebuggerError, Printed, Reply, Session, SessionParts, symbols::Symbols};
+use crate::debugger::{self, DebuggerError, Printed, Reply, Session, SessionParts, symbols::Symbols};
 use crate::loader::Image;
 use crate::machine::{ConsoleSink, Limits, MachineSpec};
 use crate::sys::signal;
@@ -22,6 +23,7 @@ use std::time::Duration;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     trivisor debug hello\n  \
+    trivisor debug --tui hello                    (panes, keys and mouse; ? helps)\n  \
     trivisor debug --mode kvm hello --command 'break workload_main' --command continue --command backtrace\n  \
     trivisor debug --batch --json -x script hello\n  \
     trivisor debug --gdb=1234 --mode pv hello     (then, in gdb: target remote :1234)\n  \
@@ -37,6 +39,9 @@ pub(super) struct DebugArguments {
     /// Stop each continue, next, until or finish after so long (10s, 500ms, 2m)
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     timeout: Option<Duration>,
+    /// Show the guest in panes on the whole terminal, with keys, mouse, and the prompt's commands (? helps)
+    #[arg(long, conflicts_with_all = ["batch", "json", "gdb"])]
+    tui: bool,
     /// Take commands from this file, one a line; # begins a comment
     #[arg(short = 'x', value_name = "SCRIPT")]
     script: Vec<PathBuf>,
@@ -59,6 +64,9 @@ const MARKER: &str = "│ ";
 const PROMPT: &str = "(trivisor) ";
 
 pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
+    if arguments.tui {
+        tui::needs_terminal()?;
+    }
     let (begin, mut spec) = arguments.guest.prepare_for_debugger(arguments.host_clock)?;
     // Nothing is measured here, and a person wants to see what was patched.
     spec.counts_sites = true;
@@ -70,13 +78,21 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         lines.extend(text.lines().map(str::to_owned));
     }
     lines.extend(arguments.command.iter().cloned());
-    if arguments.gdb.is_none() {
+    if arguments.tui {
+        signal::catch_interrupts()
+            .map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
+    } else if arguments.gdb.is_none() {
         signal::catch_ctrl_c().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     }
 
     let image_is_64bit = begin.image().is_some_and(Image::is_64bit);
     let console = Console::new(arguments.json);
-    let sink = console.clone();
+    let screen = debugger::tui::Console::default();
+    let sinks = (arguments.tui, screen.clone(), console.clone());
+    let sink = move || -> Box<dyn ConsoleSink> {
+        let (tui, screen, console) = &sinks;
+        if *tui { Box::new(screen.clone()) } else { Box::new(console.clone()) }
+    };
     let symbols = Symbols::new(
         begin.image().into_iter().flat_map(Image::symbols).map(|s| (s.address, s.size, s.name.as_str())),
     );
@@ -84,7 +100,7 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
     let printed = Printed::default();
     let once = printed.clone();
     let mut session = Session::new(SessionParts {
-        builder: Box::new(move || Ok(begin.build(&spec, once.once(Box::new(sink.clone())))?)),
+        builder: Box::new(move || Ok(begin.build(&spec, once.once(sink()))?)),
         printed,
         tape,
         no_way_back,
@@ -102,6 +118,9 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
         let status = gdb::serve(&mut session, at, image_is_64bit);
         console.show(true).map_err(CliError::Output)?;
         return status;
+    }
+    if arguments.tui {
+        return tui::show(&mut session, &arguments.guest.name().display().to_string(), lines, screen);
     }
     let mut face = Face { session, console, json: arguments.json };
     if !arguments.json {

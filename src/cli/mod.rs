@@ -24,6 +24,7 @@ mod run;
 mod screen;
 mod sites;
 mod switching;
+mod tui;
 mod units;
 
 use crate::sys::{membarrier, tsc};

@@ -57,7 +57,7 @@ impl Session {
         Ok(Reply::view(&shown.ok_or_else(|| no_register(name))?))
     }
 
-    fn register_source<'a>(&'a self, state: &'a CpuState) -> register_view::Source<'a> {
+    pub(super) fn register_source<'a>(&'a self, state: &'a CpuState) -> register_view::Source<'a> {
         register_view::Source {
             now: state,
             before: self.before.as_ref().filter(|(cpu, _)| *cpu == self.cpu).map(|(_, state)| state),

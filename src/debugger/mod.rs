@@ -25,6 +25,7 @@ mod reverse;
 pub mod session;
 pub mod symbols;
 mod timeline;
+pub mod tui;
 pub mod unwind;
 pub mod view;
 mod watching;

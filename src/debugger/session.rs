@@ -198,6 +198,12 @@ impl Session {
         &self.symbols
     }
 
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared_symbols(&self) -> Arc<Symbols> {
+        Arc::clone(&self.symbols)
+    }
+
     /// Does what a line says. An empty line repeats the last step, next or x (which goes on behind what it showed);
     /// `None` if there is nothing to repeat, and for a comment.
     ///
