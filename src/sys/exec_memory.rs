@@ -47,11 +47,11 @@ impl View {
         }
     }
 
-    /// Gives an advice on a part. A kernel that does not know it, or cannot follow it, goes on as without.
-    fn advise(&self, from: usize, length: usize, advice: libc::c_int) {
+    /// Gives an advice on a part; says whether the kernel knows it, and could follow it.
+    fn advise(&self, from: usize, length: usize, advice: libc::c_int) -> bool {
         debug_assert!(from + length <= self.size);
         // SAFETY: the part lies in this mapping, and none of the advices given here changes contents.
-        unsafe { libc::madvise(self.at.add(from).cast(), length, advice) };
+        unsafe { libc::madvise(self.at.add(from).cast(), length, advice) == 0 }
     }
 }
 
@@ -117,14 +117,16 @@ impl ExecMemory {
         let from = self.populated;
         let whole = self.size / HUGE * HUGE;
         if end > HUGE && end <= whole {
-            self.populated = end.next_multiple_of(HUGE);
-            let from = from.saturating_sub(1) / HUGE * HUGE;
+            let to = end.next_multiple_of(HUGE);
+            // The first piece is in small pages so far.
+            let from = if from <= HUGE { 0 } else { from };
             // What has no page yet is not collapsed.
-            self.writable.advise(self.populated - HUGE, 1, libc::MADV_POPULATE_WRITE);
-            for view in [&self.writable, &self.executable] {
-                view.advise(from, self.populated - from, libc::MADV_COLLAPSE);
+            self.writable.advise(to - HUGE, 1, libc::MADV_POPULATE_WRITE);
+            let views = [&self.writable, &self.executable];
+            if views.into_iter().all(|view| view.advise(from, to - from, libc::MADV_COLLAPSE)) {
+                self.populated = to;
+                return;
             }
-            return;
         }
         self.populated = end.next_multiple_of(STEP).min(self.size);
         self.writable.advise(from, self.populated - from, libc::MADV_POPULATE_WRITE);

@@ -1,5 +1,5 @@
 //! What a guest was told of its CPU has to hold wherever it goes on: features, sizes and addresses.
-use super::{CpuidResult, CpuidTable, EXT21};
+use super::{CpuidEntry, CpuidResult, CpuidTable, EXT21};
 use crate::abi;
 
 /// A register of an answer.
@@ -201,6 +201,12 @@ impl CpuidTable {
             kept.withdraw_protection_keys();
             told.withdraw_protection_keys();
         }
+        // AMD's row is looked at, too, where a guest that was told of it goes on elsewhere.
+        if let Some(row) = told.entries.iter().find(|e| e.leaf == EXT21)
+            && kept.entries.iter().all(|e| e.leaf != EXT21)
+        {
+            kept.entries.push(CpuidEntry { result: CpuidResult::default(), ..*row });
+        }
         let mut missing = vec![];
         for entry in &mut kept.entries {
             let (leaf, subleaf) = (entry.leaf, entry.subleaf);
@@ -287,6 +293,26 @@ mod tests {
             assert!(emulated.optional().any(|feature| feature == used));
         }
         assert_eq!((plain.optional().count(), emulated.optional().count()), (0, 4));
+    }
+
+    #[test]
+    fn amds_row_is_held_to_where_there_is_none() {
+        let host = |name: &[u8; 12]| {
+            let word = |at: usize| u32::from_le_bytes([name[at], name[at + 1], name[at + 2], name[at + 3]]);
+            let zero = CpuidResult { eax: 0x20, ebx: word(0), edx: word(4), ecx: word(8) };
+            let other = CpuidResult { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
+            CpuidTable::from_host(|leaf, _| if leaf == 0 { zero } else { other })
+        };
+        let (mut amd, intel) = (host(b"AuthenticAMD"), host(b"GenuineIntel"));
+        let refused = intel.keeping(&amd, |_| false).unwrap_err();
+        assert!(matches!(&refused, Broken::Features(missing) if missing.len() == 2), "{refused}");
+        assert_eq!(query(&amd.keeping(&intel, |_| false).unwrap(), 0x8000_0021), CpuidResult::default());
+        // What emu alone says is taken back.
+        let plain = amd.clone();
+        amd.offer_speculation_controls();
+        assert_eq!(plain.keeping(&amd, |_| false).unwrap(), plain);
+        let used = |feature| feature == Optional::SpeculationControls;
+        assert_eq!(plain.keeping(&amd, used), Err(Broken::Used(Optional::SpeculationControls)));
     }
 
     #[test]

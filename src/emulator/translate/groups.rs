@@ -239,7 +239,12 @@ impl Registers {
                     self.forget(shape.rm);
                 }
             }
-            Kind::OpcodeRegister => self.forget(shape.rm),
+            Kind::OpcodeRegister => {
+                self.forget(shape.rm);
+                if form.byte {
+                    self.forget(shape.rm & 3);
+                }
+            }
             Kind::Lea => self.forget(shape.reg),
             Kind::Plain | Kind::ShiftByCl => {
                 for (field, number) in fields.into_iter().chain(vvvv) {
