@@ -14,13 +14,13 @@ fn counts(machine: &Machine) -> impl Iterator<Item = (Cause, u64)> {
 
 /// What happened, by cause, a line each.
 pub(super) fn stats(machine: &Machine, wall: Duration) -> String {
-    let caps = machine.caps();
+    let (engine, label) = machine.executor();
     let mut text = format!(
         "mode {}: engine {}, interface {}, {}\n{:>16}  {:.3} s\n",
         machine.pair(),
-        caps.engine,
+        engine,
         machine.pair().interface.name(),
-        caps.label,
+        label,
         "wall time",
         wall.as_secs_f64()
     );
@@ -77,7 +77,7 @@ pub(super) fn json(
     moves: &Moves,
     refusals: &[Refusal],
 ) -> String {
-    let caps = machine.caps();
+    let (engine, label) = machine.executor();
     let us = |took: Duration| took.as_secs_f64() * 1e6;
     let by_name = |list: Vec<(String, u64)>| {
         Value::Object(list.into_iter().map(|(name, count)| (name, count.into())).collect::<Map<_, _>>())
@@ -99,9 +99,9 @@ pub(super) fn json(
         .collect();
     let object = json!({
         "mode": machine.pair().to_string(),
-        "engine": caps.engine,
+        "engine": engine,
         "interface": machine.pair().interface.name(),
-        "label": caps.label,
+        "label": label,
         "stop": stop,
         "wall_s": wall.as_secs_f64(),
         "counts": by_name(counts(machine).map(|(cause, count)| (cause.name().to_owned(), count)).collect()),

@@ -18,7 +18,7 @@ impl Session {
         };
         let interpreted = self.machine.breakpoints_are_interpreted();
         let own = self.machine.has_own_way();
-        let caps = self.machine.caps();
+        let (engine, label) = self.machine.executor();
         let what = match (pair.engine, pair.interface) {
             (Engine::Emu, _) => "full emulation",
             (Engine::Direct, Interface::None) => "trap-and-emulate: the guest runs natively as it is",
@@ -38,12 +38,12 @@ impl Session {
         };
         let text = format!(
             "{pair}: {what}; engine {}, interface {}, {}; {ability}",
-            caps.engine,
+            engine,
             pair.interface.name(),
-            caps.label
+            label
         );
         let data = json!({
-            "mode": pair.to_string(), "engine": caps.engine, "interface": pair.interface.name(), "label": caps.label,
+            "mode": pair.to_string(), "engine": engine, "interface": pair.interface.name(), "label": label,
             "debug": debug, "breakpoints_interpreted": interpreted,
         });
         Ok(Reply { data, ..Reply::said(text) })

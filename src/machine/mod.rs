@@ -304,6 +304,18 @@ impl Machine {
         self.platform.clock().source() != ClockSource::Real
     }
 
+    /// What executes the guest here: its word, and a line that says what it is. Where time is counted in instructions that is
+    /// the interpreter, in the place of the mode's own way.
+    #[must_use]
+    pub fn executor(&self) -> (&'static str, String) {
+        let caps = self.caps();
+        if self.counts_turns() {
+            let single = EmuEngine::Single;
+            return (single.name(), format!("{}, which counts time in instructions", single.label()));
+        }
+        (caps.engine, caps.label.clone())
+    }
+
     /// Whether steps, and runs with breakpoints, leave this machine's own way of executing to the interpreter. Steps
     /// always do; for breakpoints see [`Machine::breakpoints_are_interpreted`].
     #[must_use]

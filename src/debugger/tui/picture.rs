@@ -261,7 +261,7 @@ fn status(session: &Session, state: &CpuState, turns: u64) -> Status {
     Status {
         mode: machine.pair().to_string(),
         cpu: session.has_several_cpus().then_some(session.cpu.0),
-        label: machine.caps().label.clone(),
+        label: machine.executor().1,
         time: machine.platform().clock().now().0,
         turns: machine.counts_turns().then_some(turns),
         rip,
