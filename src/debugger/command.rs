@@ -152,6 +152,31 @@ pub enum Command {
     Quit,
 }
 
+impl Command {
+    /// Whether it leaves everything as it is: the guest, and what the session will do.
+    pub(super) fn only_looks(&self) -> bool {
+        use Command as C;
+        matches!(
+            self,
+            C::Registers(_)
+                | C::Register(_)
+                | C::Print(_)
+                | C::Memory { .. }
+                | C::Disassemble { .. }
+                | C::Trace(TraceRequest::Show(_))
+                | C::Stats
+                | C::Sites(_)
+                | C::Gdt
+                | C::Idt
+                | C::Backtrace
+                | C::Symbols(_)
+                | C::Mode(None)
+                | C::Breakpoints
+                | C::Help(_)
+        )
+    }
+}
+
 /// Why a line is no command.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseError {

@@ -70,28 +70,16 @@ impl Guest<'_> {
 
 fn stays(command: &Command) -> bool {
     use Command as C;
-    matches!(
-        command,
-        C::Registers(_)
-            | C::Register(_)
-            | C::Print(_)
-            | C::Examine { .. }
-            | C::Memory { .. }
-            | C::Disassemble { .. }
-            | C::Walk(_)
-            | C::Trace(_)
-            | C::Stats
-            | C::Sites(_)
-            | C::Gdt
-            | C::Idt
-            | C::Backtrace
-            | C::Symbols(_)
-            | C::Cpus
-            | C::Cpu(_)
-            | C::Mode(_)
-            | C::Catch { .. }
-            | C::Breakpoints
-            | C::Delete(_)
-            | C::Help(_)
-    )
+    command.only_looks()
+        || matches!(
+            command,
+            C::Examine { .. }
+                | C::Walk(_)
+                | C::Trace(_)
+                | C::Cpus
+                | C::Cpu(_)
+                | C::Mode(_)
+                | C::Catch { .. }
+                | C::Delete(_)
+        )
 }

@@ -220,7 +220,7 @@ impl Looker {
                 let source = session.register_source(state);
                 said(&Registers { general: Vec::new(), ..show(&source, Group::All) }.to_string())
             }
-            (command, _) if only_looks(command) => Ok(Shown::Text(session.execute(command)?.text)),
+            (command, _) if command.only_looks() => Ok(Shown::Text(session.execute(command)?.text)),
             _ => said("this does not only look"),
         }
     }
@@ -230,29 +230,6 @@ impl Looker {
 enum Shown {
     Text(String),
     Walk(Walk),
-}
-
-/// Whether a command leaves everything as it is.
-fn only_looks(command: &Command) -> bool {
-    use Command as C;
-    matches!(
-        command,
-        C::Registers(_)
-            | C::Register(_)
-            | C::Print(_)
-            | C::Memory { .. }
-            | C::Disassemble { .. }
-            | C::Trace(command::TraceRequest::Show(_))
-            | C::Stats
-            | C::Sites(_)
-            | C::Gdt
-            | C::Idt
-            | C::Backtrace
-            | C::Symbols(_)
-            | C::Mode(None)
-            | C::Breakpoints
-            | C::Help(_)
-    )
 }
 
 fn status(session: &Session, state: &CpuState, turns: u64) -> Status {
