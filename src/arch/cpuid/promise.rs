@@ -186,6 +186,17 @@ impl CpuidTable {
         by_bits.into_iter().filter(tells).chain(keys)
     }
 
+    fn has_row(&self, leaf: u32) -> bool {
+        self.entries.iter().any(|e| e.leaf == leaf)
+    }
+
+    /// Adds a row of zeros for a leaf behind all others that has none, which is what it answers without.
+    fn complete(&mut self, leaf: u32) {
+        if !self.has_row(leaf) {
+            self.entries.push(CpuidEntry { leaf, subleaf: None, result: CpuidResult::default() });
+        }
+    }
+
     /// The table of a machine that would be told this one, and whose guest was told `told` before: what it goes on to be
     /// told. That is what it was told, without what it does not use ([`Optional`]) and is not there.
     ///
@@ -201,23 +212,17 @@ impl CpuidTable {
             kept.withdraw_protection_keys();
             told.withdraw_protection_keys();
         }
-        // AMD's row is looked at, too, where a guest that was told of it goes on elsewhere.
-        if let Some(row) = told.entries.iter().find(|e| e.leaf == EXT21)
-            && kept.entries.iter().all(|e| e.leaf != EXT21)
-        {
-            kept.entries.push(CpuidEntry { result: CpuidResult::default(), ..*row });
+        // Intel's CPUs do not have AMD's row, and earlier versions told nobody of it: there it is of zeros.
+        if kept.has_row(EXT21) || told.has_row(EXT21) {
+            kept.complete(EXT21);
+            told.complete(EXT21);
         }
         let mut missing = vec![];
         for entry in &mut kept.entries {
             let (leaf, subleaf) = (entry.leaf, entry.subleaf);
             let own = entry.result;
             let row = told.entries.iter().find(|e| (e.leaf, e.subleaf) == (leaf, subleaf));
-            let row = match row {
-                Some(row) => row.result,
-                // Earlier versions did not have it.
-                None if leaf == EXT21 => CpuidResult::default(),
-                None => return Err(Broken::Built(leaf)),
-            };
+            let row = row.ok_or(Broken::Built(leaf))?.result;
             entry.result = match leaf {
                 // Sizes of the XSAVE area; what the interfaces of ours are.
                 0xd if subleaf != Some(1) && row != own => return Err(Broken::Built(leaf)),
@@ -248,6 +253,7 @@ impl CpuidTable {
 
 #[cfg(test)]
 mod tests {
+    use super::super::speculation::tests::host_by;
     use super::*;
     use crate::arch::Cr4;
 
@@ -297,13 +303,7 @@ mod tests {
 
     #[test]
     fn amds_row_is_held_to_where_there_is_none() {
-        let host = |name: &[u8; 12]| {
-            let word = |at: usize| u32::from_le_bytes([name[at], name[at + 1], name[at + 2], name[at + 3]]);
-            let zero = CpuidResult { eax: 0x20, ebx: word(0), edx: word(4), ecx: word(8) };
-            let other = CpuidResult { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
-            CpuidTable::from_host(|leaf, _| if leaf == 0 { zero } else { other })
-        };
-        let (mut amd, intel) = (host(b"AuthenticAMD"), host(b"GenuineIntel"));
+        let (mut amd, intel) = (host_by(b"AuthenticAMD"), host_by(b"GenuineIntel"));
         let refused = intel.keeping(&amd, |_| false).unwrap_err();
         assert!(matches!(&refused, Broken::Features(missing) if missing.len() == 2), "{refused}");
         assert_eq!(query(&amd.keeping(&intel, |_| false).unwrap(), 0x8000_0021), CpuidResult::default());

@@ -31,11 +31,12 @@ impl CpuidTable {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{CpuidResult, CpuidTable};
     use crate::arch::Cr4;
 
-    fn host(name: &[u8; 12]) -> CpuidTable {
+    /// The table of a host with this vendor's name that has every feature.
+    pub(in crate::arch::cpuid) fn host_by(name: &[u8; 12]) -> CpuidTable {
         let word = |at: usize| u32::from_le_bytes([name[at], name[at + 1], name[at + 2], name[at + 3]]);
         CpuidTable::from_host(|leaf, _| match leaf {
             0 => CpuidResult { eax: 0x20, ebx: word(0), edx: word(4), ecx: word(8) },
@@ -46,7 +47,7 @@ mod tests {
     #[test]
     fn amds_leaf_is_told_of_on_amds_cpus_and_cut_to_what_we_know() {
         let query = |table: &CpuidTable, leaf| table.query(leaf, 0, Cr4::empty());
-        let (mut amd, mut intel) = (host(b"AuthenticAMD"), host(b"GenuineIntel"));
+        let (mut amd, mut intel) = (host_by(b"AuthenticAMD"), host_by(b"GenuineIntel"));
         assert_eq!(
             (query(&amd, 0x8000_0000).eax, query(&intel, 0x8000_0000).eax),
             (0x8000_0021, 0x8000_0008)
