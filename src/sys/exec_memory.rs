@@ -6,8 +6,9 @@
 //! after the return of `write` (SDM 9.1.3: the call is the jump that is demanded).
 #![expect(unsafe_code, reason = "maps executable memory")]
 use super::memfd;
+use super::reserved::Reserved;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Bytes of pages that are asked for at once.
 const STEP: usize = 128 << 10;
@@ -19,32 +20,16 @@ const HUGE: usize = 2 << 20;
 struct View {
     at: *mut u8,
     size: usize,
+    /// Holds the mapping.
+    _room: Reserved,
 }
 
 impl View {
-    fn new(fd: BorrowedFd, size: usize, protection: libc::c_int) -> io::Result<Self> {
-        let none = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
-        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-        let room = unsafe { libc::mmap(std::ptr::null_mut(), size + HUGE, none.0, none.1, -1, 0) };
-        if room == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let before = (room as usize).next_multiple_of(HUGE) - room as usize;
-        let fixed = libc::MAP_SHARED | libc::MAP_FIXED;
-        // SAFETY: all ranges lie in the room, which is ours and which nobody else knows; its ends are given back.
-        unsafe {
-            let at = room.byte_add(before);
-            if before > 0 {
-                libc::munmap(room, before);
-            }
-            libc::munmap(at.byte_add(size), HUGE - before);
-            if libc::mmap(at, size, protection, fixed, fd.as_raw_fd(), 0) == libc::MAP_FAILED {
-                let error = io::Error::last_os_error();
-                libc::munmap(at, size);
-                return Err(error);
-            }
-            Ok(Self { at: at.cast(), size })
-        }
+    fn new(file: &File, size: usize, rights: libc::c_int) -> io::Result<Self> {
+        let mut room = Reserved::new(size + HUGE)?;
+        let at = room.base().next_multiple_of(HUGE);
+        room.map(at - room.base(), size, file, 0, rights)?;
+        Ok(Self { at: at as *mut u8, size, _room: room })
     }
 
     /// Gives an advice on a part; says whether the kernel knows it, and could follow it.
@@ -52,13 +37,6 @@ impl View {
         debug_assert!(from + length <= self.size);
         // SAFETY: the part lies in this mapping, and none of the advices given here changes contents.
         unsafe { libc::madvise(self.at.add(from).cast(), length, advice) == 0 }
-    }
-}
-
-impl Drop for View {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and whoever uses it holds a borrow of its owner.
-        unsafe { libc::munmap(self.at.cast(), self.size) };
     }
 }
 
@@ -83,9 +61,8 @@ impl ExecMemory {
     pub fn new(size: usize) -> io::Result<Self> {
         let size = size.max(1).next_multiple_of(4096);
         let file = memfd::create(c"trivisor-code", size as u64)?;
-        let fd = std::os::fd::AsFd::as_fd(&file);
-        let writable = View::new(fd, size, libc::PROT_READ | libc::PROT_WRITE)?;
-        let executable = View::new(fd, size, libc::PROT_READ | libc::PROT_EXEC)?;
+        let writable = View::new(&file, size, libc::PROT_READ | libc::PROT_WRITE)?;
+        let executable = View::new(&file, size, libc::PROT_READ | libc::PROT_EXEC)?;
         Ok(Self { writable, executable, size, populated: 0 })
     }
 

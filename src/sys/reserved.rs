@@ -53,15 +53,35 @@ impl Reserved {
     /// # Panics
     /// If `at` is no page of the reservation.
     pub fn map_page(&mut self, at: usize, file: &File, offset: u64) -> io::Result<()> {
-        assert!(at.is_multiple_of(PAGE) && at < self.size, "{at:#x} is no page of {:#x} bytes", self.size);
+        self.map(at, PAGE, file, offset, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    /// As [`Self::map_page`], for `length` bytes with these rights (`libc::PROT_*`).
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// If these are no pages of the reservation.
+    pub fn map(
+        &mut self,
+        at: usize,
+        length: usize,
+        file: &File,
+        offset: u64,
+        rights: libc::c_int,
+    ) -> io::Result<()> {
+        let pages = at.is_multiple_of(PAGE) && length.is_multiple_of(PAGE) && length > 0;
+        let within = at < self.size && length <= self.size - at;
+        assert!(pages && within, "{length:#x} bytes at {at:#x} are no pages of {:#x} bytes", self.size);
         let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         if self.is_torn {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let (rights, how) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
-        // SAFETY: the page lies in the reservation, so that nothing but what was mapped here before is replaced.
+        let how = libc::MAP_SHARED | libc::MAP_FIXED;
+        // SAFETY: the pages lie in the reservation, so that nothing but what was mapped here before is replaced.
         let mapped =
-            unsafe { libc::mmap(self.base.byte_add(at), PAGE, rights, how, file.as_raw_fd(), offset) };
+            unsafe { libc::mmap(self.base.byte_add(at), length, rights, how, file.as_raw_fd(), offset) };
         self.is_torn = mapped == libc::MAP_FAILED;
         checked(mapped).map(|_| ())
     }
