@@ -1,12 +1,14 @@
 //! Branches and the stack.
+use super::Decoded;
 use super::address::Address;
 use super::builder::{Builder, Flags};
-use super::forms::{Kind, has_high_byte};
+use super::forms::Kind;
 use super::integer::Source;
+use super::remade::can_remake;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::registers::{GUEST_RBP, GUEST_RSP, home};
 use crate::emulator::code::stubs::field;
-use crate::emulator::emit::{Condition, Map, Mem, RAX, RCX, Reg};
+use crate::emulator::emit::{Condition, Mem, RAX, RCX, Reg};
 use crate::emulator::technique::Technique;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
@@ -22,19 +24,6 @@ pub(super) enum Branch {
     Ended,
     /// It must be left to `single`.
     Refused,
-}
-
-/// Whether the flags that an instruction has set can be made again from what it left.
-fn can_remake(source: &Source) -> bool {
-    let Source { instruction, shape, form, .. } = source;
-    let registers = shape.modrm.is_none_or(|modrm| modrm >= 0xc0) && !has_high_byte(instruction);
-    let constant = matches!(shape.opcode, 0x81 | 0x83) && shape.vex.is_none() && shape.map == Map::One;
-    registers
-        && match instruction.mnemonic() {
-            Mnemonic::Cmp | Mnemonic::Test => matches!(form.kind, Kind::Plain | Kind::Accumulator),
-            Mnemonic::Add | Mnemonic::Sub => form.kind == Kind::Plain && constant && home(shape.rm).is_some(),
-            _ => false,
-        }
 }
 
 impl Builder<'_> {
@@ -137,7 +126,7 @@ impl Builder<'_> {
     }
 
     /// Translates a branch.
-    pub(super) fn branch(&mut self, source: &Source, before: Option<Source>) -> Branch {
+    pub(super) fn branch(&mut self, source: &Source, before: Option<&Decoded>) -> Branch {
         let instruction = source.instruction;
         let target = instruction.near_branch_target();
         let next = instruction.next_ip();
@@ -161,7 +150,7 @@ impl Builder<'_> {
                 let on = self.asm.jump_if(condition.inverted());
                 let eager = self.without.has(Technique::LazyFlags);
                 let remade = before.filter(|before| !eager && target == self.rip && can_remake(before));
-                let repeated = remade.and_then(|before| self.repeat(|b| b.remake_flags(&before)));
+                let repeated = remade.and_then(|before| self.repeat(|b| b.remake_flags(before)));
                 if repeated.is_none() {
                     self.leave(target);
                 }
@@ -190,22 +179,6 @@ impl Builder<'_> {
                 Branch::Ended
             }
             _ => Branch::Refused,
-        }
-    }
-
-    /// Sets the flags as `source` has set them a moment ago; see [`can_remake`]. Changes RAX and RCX.
-    pub(super) fn remake_flags(&mut self, source: &Source) {
-        if matches!(source.instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
-            self.flags = Flags::Live;
-            self.simple(source);
-            return;
-        }
-        // What was added is taken away again, and added again, in a copy.
-        if let Some(reg) = home(source.shape.rm) {
-            self.asm.mov(RAX, reg);
-            let digit = source.shape.reg & 7;
-            self.asm.guest(source.shape, 5 - digit, Some(RAX.into()), 0, false);
-            self.asm.guest(source.shape, digit, Some(RAX.into()), 0, false);
         }
     }
 

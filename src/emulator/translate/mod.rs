@@ -445,7 +445,7 @@ fn one(b: &mut Builder, decoded: &Decoded, before: Option<&Decoded>, place: syst
         Kind::String => b.string(instruction),
         Kind::Push | Kind::Pop | Kind::Leave => b.stack(&source),
         Kind::Jump | Kind::JumpIf | Kind::Call | Kind::JumpIndirect | Kind::CallIndirect | Kind::Ret => {
-            match b.branch(&source, before.and_then(Decoded::source)) {
+            match b.branch(&source, before) {
                 Branch::GoesOn => return false,
                 Branch::Ended => return true,
                 Branch::Refused => {

@@ -9,7 +9,7 @@ use super::forms::{Kind, has_high_byte};
 use super::groups::{Plan, Registers, Version};
 use crate::emulator::code::registers::home;
 use crate::emulator::code::stubs::save_flags;
-use crate::emulator::emit::Map;
+use crate::emulator::emit::{Map, RAX};
 use iced_x86::{Mnemonic, OpKind};
 use smallvec::{SmallVec, smallvec};
 
@@ -47,7 +47,8 @@ fn again(decoded: &Decoded) -> Option<(Again, Operands)> {
         return None;
     }
     let target = instruction.op0_register();
-    let wide = instruction.op0_kind() == OpKind::Register && (target.is_gpr32() || target.is_gpr64());
+    let in_register = instruction.op0_kind() == OpKind::Register;
+    let wide = in_register && (target.is_gpr32() || target.is_gpr64());
     let number = target.number() as u8;
     match instruction.mnemonic() {
         Mnemonic::Cmp | Mnemonic::Test if accumulator => Some((Again::Repeated, smallvec![0])),
@@ -60,12 +61,20 @@ fn again(decoded: &Decoded) -> Option<(Again, Operands)> {
             Some((Again::OfResult, smallvec![number]))
         }
         Mnemonic::Add | Mnemonic::Sub
-            if wide && home(number).is_some() && !accumulator && matches!(shape.opcode, 0x81 | 0x83) =>
+            if in_register
+                && home(number).is_some()
+                && !accumulator
+                && matches!(shape.opcode, 0x81 | 0x83) =>
         {
             Some((Again::Undone, smallvec![number]))
         }
         _ => None,
     }
+}
+
+/// Whether the flags that an instruction has set can be made again from what it left.
+pub(super) fn can_remake(decoded: &Decoded) -> bool {
+    again(decoded).is_some()
 }
 
 /// Whether an instruction can stand between flags that were given up and those that take their place: it wants nothing of
@@ -140,16 +149,29 @@ impl Builder<'_> {
     /// Off the hot path: makes the flags again that instruction `writer` has set, and saves them. Changes RAX and RCX.
     pub(super) fn remake(&mut self, writer: u16) {
         let Some(decoded) = self.block.get(usize::from(writer)) else { return };
+        self.remake_flags(decoded);
+        save_flags(self.asm);
+    }
+
+    /// Sets the flags as `decoded` has set them a moment ago; see [`can_remake`]. Changes RAX and RCX.
+    pub(super) fn remake_flags(&mut self, decoded: &Decoded) {
         let (Some(source), Some((again, _))) = (decoded.source(), again(decoded)) else { return };
-        self.flags = Flags::Live;
-        match (again, home(decoded.instruction.op0_register().number() as u8)) {
+        let target = decoded.instruction.op0_register();
+        match (again, home(target.number() as u8)) {
             (Again::OfResult, Some(reg)) => {
                 // test
-                let wide = decoded.instruction.op0_register().is_gpr64();
-                self.asm.op(wide, 0x85, reg.0, reg);
+                self.asm.op(target.is_gpr64(), 0x85, reg.0, reg);
             }
-            _ => self.remake_flags(&source),
+            (Again::Undone, Some(reg)) => {
+                self.asm.mov(RAX, reg);
+                let digit = source.shape.reg & 7;
+                self.asm.guest(source.shape, 5 - digit, Some(RAX.into()), 0, false);
+                self.asm.guest(source.shape, digit, Some(RAX.into()), 0, false);
+            }
+            _ => {
+                self.flags = Flags::Live;
+                self.simple(&source);
+            }
         }
-        save_flags(self.asm);
     }
 }
