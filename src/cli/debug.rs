@@ -9,7 +9,8 @@ use super::tui;
 use super::units;
 use crate::debugger::{self, DebuggerError, Printed, Reply, Session, SessionParts, symbols::Symbols};
 use crate::loader::Image;
-use crate::machine::{ConsoleSink, Limits, MachineSpec};
+use crate::machine::{ConsoleSink, Limits, MachineSpec, SavedShape};
+use crate::snapshot::Memory;
 use crate::sys::signal;
 use clap::Args;
 use serde_json::json;
@@ -17,6 +18,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -98,9 +100,20 @@ pub(super) fn main(arguments: &DebugArguments) -> Result<ExitCode, CliError> {
     );
     let tape = begin.tape();
     let printed = Printed::default();
+    let begin = Rc::new(begin);
+    let sink = Rc::new(sink);
+    let counted = {
+        let (begin, sink, once, spec) =
+            (Rc::clone(&begin), Rc::clone(&sink), printed.clone(), spec.counted());
+        move |shape: &SavedShape, memory: &Memory| {
+            let rom = begin.image().and_then(Image::rom);
+            Ok(memory.build(shape, &spec, rom, once.once(sink()))?)
+        }
+    };
     let once = printed.clone();
     let mut session = Session::new(SessionParts {
         builder: Box::new(move || Ok(begin.build(&spec, once.once(sink()))?)),
+        counted: Box::new(counted),
         printed,
         tape,
         no_way_back,

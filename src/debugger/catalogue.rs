@@ -10,6 +10,8 @@ pub(super) enum Verb {
     ReverseNext,
     ReverseContinue,
     WhoWrote,
+    Rewind,
+    Snapshot,
     Until,
     Finish,
     Break,
@@ -85,6 +87,10 @@ pub(super) const ROWS: &[Row] = rows! {
         "Go back to the breakpoint that was met last, to before the last access to what is watched, or to the beginning.", "reverse-continue";
     WhoWrote "who-wrote" ["ww"] "who-wrote ADDR [LENGTH]",
         "Go back to the instruction that wrote to the LENGTH bytes (8) at ADDR last.", "who-wrote $rsp+8 4";
+    Rewind "rewind" [] "rewind [NUMBER]",
+        "Go back to a snapshot in memory, the last one if no other is named, and on from there in emu with counted time, forwards and \
+         back. In pv, kvm, and emu by the host's clock snapshots are kept as the guest goes on; 'info snapshots' lists them.", "rewind";
+    Snapshot "snapshot" [] "snapshot", "Keep a snapshot of the guest in memory, for rewind, and list all.", "snapshot";
     Until "until" ["u", "advance"] "until ADDR", "Run until ADDR, or until something else stops the guest.",
         "until guest_start+0x20";
     Finish "finish" ["fin"] "finish", "Run until this function returns to its caller, and show RAX.", "finish";
@@ -103,7 +109,7 @@ pub(super) const ROWS: &[Row] = rows! {
          word of the trace (port-write, mmio, msr, cpuid, halt), WHICH a port, address, MSR or leaf. Else WHICH is a vector, the \
          number of a control register, or the name of a device.", "catch exit port-write 0x3f8";
     Delete "delete" ["d", "del"] "delete [NUMBER]", "Delete a breakpoint, catchpoint or watchpoint, or all.", "delete 1";
-    Info "info" ["i"] "info break|registers", "List the breakpoints and watchpoints, or show the registers.", "info break";
+    Info "info" ["i"] "info break|registers|snapshots", "List the breakpoints and watchpoints, show the registers, or list the snapshots in memory.", "info break";
     Registers "registers" ["r", "regs"] "registers [all|segments|control|debug|msr|xmm|NAME]",
         "Show the registers; a * marks what changed since the guest was last resumed.", "registers control";
     Set "set" [] "set $REGISTER = VALUE", "Change a general register, RIP or RFLAGS.", "set $rax = 5";

@@ -51,6 +51,12 @@ pub enum Command {
         /// Bytes.
         length: Option<Expression>,
     },
+    /// Go back to a snapshot in memory.
+    Rewind(Option<u32>),
+    /// Keep one.
+    Snapshot,
+    /// List them.
+    Snapshots,
     /// Run to an address.
     Until(Expression),
     /// Run to the caller.
@@ -172,6 +178,7 @@ impl Command {
                 | C::Symbols(_)
                 | C::Mode(None)
                 | C::Breakpoints
+                | C::Snapshots
                 | C::Help(_)
         )
     }
@@ -263,6 +270,8 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
             written: rest.split_whitespace().collect::<Vec<_>>().join(" "),
         },
         Verb::Delete => Command::Delete(number(rest)?),
+        Verb::Rewind => Command::Rewind(number(rest)?),
+        Verb::Snapshot => none(rest, Command::Snapshot)?,
         Verb::Info => return info(rest),
         Verb::Registers => registers(rest),
         Verb::Set => return set(rest),
@@ -373,7 +382,8 @@ fn info(rest: &str) -> Result<Command, String> {
             none(more, Command::Breakpoints)
         }
         "r" | "reg" | "registers" => Ok(registers(more.trim())),
-        _ => Err("info is about breakpoints or registers".to_owned()),
+        "snapshots" => none(more, Command::Snapshots),
+        _ => Err("info is about breakpoints, registers or snapshots".to_owned()),
     }
 }
 

@@ -70,6 +70,14 @@ pub enum DebuggerError {
     /// The guest cannot go back; why, and what to do.
     #[error("the guest cannot go back here: {0}")]
     NoWayBack(&'static str),
+    /// `rewind` where it is not needed.
+    #[error(
+        "this guest goes back to any of its instructions: reverse-step, reverse-continue and who-wrote do"
+    )]
+    GoesBack,
+    /// No snapshot has this number.
+    #[error("there is no snapshot {0}; 'info snapshots' lists them")]
+    NoSnapshot(usize),
     /// There is nothing before.
     #[error("this is the beginning of what can be gone back to")]
     Beginning,

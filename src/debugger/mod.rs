@@ -22,6 +22,7 @@ mod moving;
 mod printed;
 pub mod registers;
 mod reverse;
+mod rewinding;
 pub mod session;
 pub mod symbols;
 mod timeline;
@@ -34,4 +35,5 @@ mod writer;
 
 pub use error::DebuggerError;
 pub use printed::Printed;
+pub use rewinding::CountedBuilder;
 pub use session::{Reply, Session, SessionParts};

@@ -30,7 +30,7 @@ impl Session {
 
     /// Runs the guest, and takes moments on the way.
     pub(super) fn run_guest(&mut self, limits: &Limits) -> Result<Stop, DebuggerError> {
-        let Some(timeline) = &mut self.timeline else { return Ok(self.tape.run(&mut self.machine, limits)?) };
+        let Some(timeline) = &mut self.timeline else { return self.run_with_snapshots(limits) };
         let start = Instant::now();
         let mut goes_on = limits.goes_on;
         loop {
@@ -50,6 +50,7 @@ impl Session {
 
     /// The timeline, if there is one, knows where the guest stands, before it moves on.
     fn note_moment(&mut self) -> Result<(), DebuggerError> {
+        self.note_snapshot()?;
         self.timeline.as_mut().map_or(Ok(()), |timeline| timeline.note(&mut self.machine))
     }
 

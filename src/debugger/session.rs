@@ -14,6 +14,7 @@ use super::memory::{GuestMemory, linear_rip};
 use super::moving::own_way;
 use super::printed::Printed;
 use super::registers;
+use super::rewinding::{CountedBuilder, Snapshots};
 use super::symbols::{SymbolError, Symbols};
 use super::timeline::Timeline;
 use super::unwind;
@@ -46,6 +47,8 @@ pub struct SessionParts {
     pub printed: Printed,
     /// What came from outside, if it is a recorded guest.
     pub tape: Tape,
+    /// Makes the machine in mode emu, for `rewind`.
+    pub counted: CountedBuilder,
     /// Why the guest cannot go back, if something else than the mode's clock forbids it.
     pub no_way_back: Option<&'static str>,
 }
@@ -113,6 +116,8 @@ pub struct Session {
     pub(super) told_watches: Vec<Watch>,
     /// The guest's past, if it can go back.
     pub(super) timeline: Option<Timeline>,
+    /// Snapshots, if it can be rewound.
+    pub(super) snapshots: Option<Snapshots>,
     /// Why not, if it cannot.
     pub(super) no_way_back: &'static str,
 }
@@ -150,16 +155,22 @@ impl Session {
         machine.platform().clock().pause();
         let reason = match (parts.no_way_back, machine.pair().engine) {
             (Some(reason), _) => reason,
-            (None, Engine::Emu) => "its time is the host's; start it without --host-clock",
+            (None, Engine::Emu) => {
+                "its time is the host's; 'rewind' takes it to a snapshot, from where it goes on by counted time"
+            }
             (None, _) => {
-                "in this mode it does not do the same twice; 'save FILE' writes a snapshot, from which 'debug --mode emu --restore \
-                 FILE' goes on, forwards and back"
+                "in this mode it does not do the same twice; 'rewind' takes it to a snapshot, from where it goes on in emu, forwards \
+                 and back"
             }
         };
-        let timeline = (machine.counts_turns() && parts.no_way_back.is_none())
-            .then(|| Timeline::new(&machine, parts.printed));
+        let can_go_back = parts.no_way_back.is_none();
+        let timeline =
+            (machine.counts_turns() && can_go_back).then(|| Timeline::new(&machine, parts.printed.clone()));
+        let snapshots =
+            (timeline.is_none() && can_go_back).then(|| Snapshots::new(parts.counted, parts.printed));
         Ok(Self {
             timeline,
+            snapshots,
             no_way_back: reason,
             builder: parts.builder,
             machine,
@@ -243,6 +254,9 @@ impl Session {
             Command::ReverseNext(count) => self.reverse_next(*count),
             Command::ReverseContinue => self.reverse_continue(),
             Command::WhoWrote { address, length } => self.who_wrote(address, length.as_ref()),
+            Command::Rewind(number) => self.rewind(*number),
+            Command::Snapshot => self.keep_snapshot(),
+            Command::Snapshots => self.list_snapshots(),
             Command::Until(at) => self.until(at),
             Command::Finish => self.finish(),
             Command::Break { at, condition } => self.set_breakpoint(at, condition.as_ref()),
@@ -408,6 +422,11 @@ impl Session {
         platform.trace().enable(tracing);
         self.counted = stats::Counts::default();
         self.tape.go_to(0);
+        if let Some(snapshots) = &mut self.snapshots {
+            // After a rewind it was another mode.
+            self.timeline = None;
+            snapshots.clear();
+        }
         self.arrive("the guest starts again")
     }
 
@@ -426,11 +445,14 @@ impl Session {
         put?;
         // What came from outside afterwards came to another guest.
         self.tape = Tape::default();
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.clear();
+        }
         self.arrive("the guest is where the snapshot was taken")
     }
 
     /// The machine stands somewhere else than where the guest brought it.
-    fn arrive(&mut self, how: &str) -> Result<Reply, DebuggerError> {
+    pub(super) fn arrive(&mut self, how: &str) -> Result<Reply, DebuggerError> {
         self.ended = None;
         self.before = None;
         self.turn_to(BOOT_CPU);

@@ -86,6 +86,21 @@ impl MachineSpec {
     /// Bytes of RAM where nobody says otherwise.
     pub const DEFAULT_MEMORY: u64 = 128 << 20;
 
+    /// A machine like this one in mode emu, whose time is counted in instructions, a nanosecond each.
+    #[must_use]
+    pub fn counted(&self) -> Self {
+        let interface = match self.pair.interface {
+            Interface::Pv => Interface::Pv,
+            _ => Interface::None,
+        };
+        Self {
+            pair: Pair { engine: Engine::Emu, interface },
+            clock: ClockSource::Counted { nanos_per_instruction: 1 },
+            counts_sites: false,
+            ..self.clone()
+        }
+    }
+
     /// A machine of the default shape for a pair, or for the one that a [`crate::engine::Mode`] names.
     #[must_use]
     pub fn new(pair: impl Into<Pair>) -> Self {

@@ -5,7 +5,7 @@
 //! engine that writes through the machine's own mapping [`Series`] asks the host instead.
 use super::{SnapshotError, take_on};
 use crate::arch::address::PAGE_SIZE;
-use crate::machine::{Machine, MachineError, SavedMachine};
+use crate::machine::{ConsoleSink, Machine, MachineError, MachineSpec, SavedMachine, SavedShape};
 use crate::mem::{GuestRam, Written};
 use std::collections::HashSet;
 use std::io;
@@ -66,6 +66,22 @@ impl Memory {
         let ram = machine.platform().ram();
         let (chunks, copied) = copy(ram, before).map_err(failed)?;
         Ok(Self { state, chunks, copied })
+    }
+
+    /// Builds a machine of `spec`, like the one of shape `shape` that it was taken of, where that stood. `rom` is its firmware,
+    /// if it has one.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; nothing stays behind.
+    pub fn build(
+        &self,
+        shape: &SavedShape,
+        spec: &MachineSpec,
+        rom: Option<&[u8]>,
+        console: Box<dyn ConsoleSink>,
+    ) -> Result<Machine, SnapshotError> {
+        let mut fill = |ram: &GuestRam| self.fill(ram).map_err(|error| error.to_string());
+        Ok(Machine::restore(spec, rom, (shape, &self.state), &mut fill, console)?)
     }
 
     /// Bytes that were copied for it: the rest it has in common with the one before.

@@ -9,8 +9,11 @@ use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd};
 /// A command of GDB's connection rather than of the guest.
 const ARCHITECTURE: &str = "architecture";
 
+/// What GDB does not learn by itself.
+const MOVED: &str = "\n'disconnect' and 'target remote' show GDB where that is, and let it go back, too";
+
 impl MonitorCmd for Guest<'_> {
-    /// GDB would not learn that the guest had moved.
+    /// GDB would not learn that the guest had moved: what moves it is GDB's, but for a rewind, which tells so.
     fn handle_monitor_cmd(&mut self, line: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), DebuggerError> {
         let line = String::from_utf8_lossy(line);
         if let Some(rest) = line.trim().strip_prefix(ARCHITECTURE) {
@@ -21,7 +24,10 @@ impl MonitorCmd for Guest<'_> {
         let answer = match command::parse(&line) {
             Ok(None) => Ok(String::new()),
             Ok(Some(command)) if stays(&command) => {
-                let answer = self.session.execute(&command).map(|reply| reply.text);
+                let mut answer = self.session.execute(&command).map(|reply| reply.text);
+                if let (Command::Rewind(_), Ok(text)) = (&command, &mut answer) {
+                    text.push_str(MOVED);
+                }
                 // The session knows its own breakpoints, and we GDB's.
                 answer.and_then(|text| self.session.tell_breakpoints(&self.breakpoints).map(|()| text))
             }
@@ -81,5 +87,7 @@ fn stays(command: &Command) -> bool {
                 | C::Mode(_)
                 | C::Catch { .. }
                 | C::Delete(_)
+                | C::Snapshot
+                | C::Rewind(_)
         )
 }

@@ -1,0 +1,176 @@
+//! Going back in modes that do not do the same twice: pv, kvm, and emu by the host's clock.
+//!
+//! While such a guest goes on, snapshots in memory are kept, of which `rewind` takes one: the guest stands where it was
+//! taken, in mode emu with counted time, and does the same again from there however often. What it did since the snapshot it
+//! did by another clock; it may do something else now.
+use super::error::DebuggerError;
+use super::printed::Printed;
+use super::session::{Reply, Session};
+use super::timeline::Timeline;
+use crate::engine::Engine;
+use crate::machine::{Limits, Machine, SavedShape, Stop};
+use crate::snapshot::{self, Memory};
+use serde_json::json;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Makes a machine in mode emu, with counted time, that stands where the snapshot was taken of a machine of this shape.
+pub type CountedBuilder = Box<dyn FnMut(&SavedShape, &Memory) -> Result<Machine, DebuggerError>>;
+
+/// Guest time between two snapshots, in nanoseconds.
+const SPACING: u64 = 10_000_000;
+/// How long a guest runs until another one is due.
+const SLICE: Duration = Duration::from_secs(1);
+/// How many times as long as a snapshot takes it runs at least.
+const SELDOM: u32 = 25;
+/// Snapshots that are kept; the first one, the guest's beginning, stays.
+const MOST: usize = 8;
+
+struct Kept {
+    /// Guest time, in nanoseconds.
+    at: u64,
+    memory: Memory,
+}
+
+/// The snapshots of one session, the oldest first.
+pub(super) struct Snapshots {
+    build: CountedBuilder,
+    printed: Printed,
+    kept: VecDeque<Kept>,
+}
+
+impl Snapshots {
+    pub(super) fn new(build: CountedBuilder, printed: Printed) -> Self {
+        Self { build, printed, kept: VecDeque::new() }
+    }
+
+    /// The guest's life begins anew.
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+    }
+
+    /// Keeps where the guest stands, if the last snapshot is not as good.
+    pub(super) fn note(&mut self, machine: &mut Machine) -> Result<(), DebuggerError> {
+        let now = machine.platform().clock().now().0;
+        let is_due = |last: &Kept| now.saturating_sub(last.at) >= SPACING;
+        if self.kept.back().is_none_or(is_due) { self.take(machine, now) } else { Ok(()) }
+    }
+
+    fn take(&mut self, machine: &mut Machine, now: u64) -> Result<(), DebuggerError> {
+        let memory = Memory::take(machine, self.kept.back().map(|last| &last.memory))?;
+        if self.kept.len() == MOST {
+            self.kept.remove(1);
+        }
+        self.kept.push_back(Kept { at: now, memory });
+        Ok(())
+    }
+}
+
+/// A time in nanoseconds for people.
+fn milliseconds(time: u64) -> String {
+    format!("{:.3} ms", time as f64 / 1e6)
+}
+
+impl Session {
+    /// The snapshots, of a guest that needs them to go back.
+    fn snapshots(&mut self) -> Result<&mut Snapshots, DebuggerError> {
+        if self.timeline.is_some() {
+            return Err(DebuggerError::GoesBack);
+        }
+        self.snapshots.as_mut().ok_or(DebuggerError::NoWayBack(self.no_way_back))
+    }
+
+    /// Keeps where the guest stands, if it cannot go back by itself and may be rewound: to be called before it goes on.
+    pub(super) fn note_snapshot(&mut self) -> Result<(), DebuggerError> {
+        match (&self.timeline, &mut self.snapshots) {
+            (None, Some(snapshots)) => snapshots.note(&mut self.machine),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs a guest that does not go back by itself, and keeps snapshots on the way, so seldom that it is not much slower.
+    pub(super) fn run_with_snapshots(&mut self, limits: &Limits) -> Result<Stop, DebuggerError> {
+        if self.snapshots.is_none() {
+            return Ok(self.tape.run(&mut self.machine, limits)?);
+        }
+        let start = Instant::now();
+        let (mut slice, mut goes_on) = (SLICE, limits.goes_on);
+        loop {
+            let begun = Instant::now();
+            self.note_snapshot()?;
+            slice = slice.max(begun.elapsed() * SELDOM);
+            let left = limits.timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
+            let until = left.map_or(slice, |left| left.min(slice));
+            let limited = Limits { timeout: Some(until), goes_on, ..*limits };
+            let stop = self.tape.run(&mut self.machine, &limited)?;
+            if stop != Stop::Timeout || left.is_some_and(|left| left <= slice) {
+                return Ok(stop);
+            }
+            goes_on = true;
+        }
+    }
+
+    /// Keeps where the guest stands, and lists what is kept.
+    pub(super) fn keep_snapshot(&mut self) -> Result<Reply, DebuggerError> {
+        self.snapshots()?;
+        let now = self.machine.platform().clock().now().0;
+        if let Some(snapshots) = &mut self.snapshots
+            && snapshots.kept.back().is_none_or(|last| last.at != now)
+        {
+            snapshots.take(&mut self.machine, now)?;
+        }
+        self.list_snapshots()
+    }
+
+    /// The snapshots that `rewind` can go to.
+    pub(super) fn list_snapshots(&mut self) -> Result<Reply, DebuggerError> {
+        let kept = &self.snapshots()?.kept;
+        let lines = kept.iter().enumerate().map(|(i, one)| format!("{:>3}  {}", i + 1, milliseconds(one.at)));
+        let bytes = snapshot::kept(kept.iter().map(|one| &one.memory));
+        let text = std::iter::once("  #  guest time".to_owned())
+            .chain(lines)
+            .chain([format!("together they keep {} KiB", bytes >> 10)]);
+        let data = kept.iter().enumerate().map(|(i, one)| json!({"number": i + 1, "guest_ns": one.at}));
+        let data = json!({"snapshots": data.collect::<Vec<_>>(), "bytes": bytes});
+        Ok(Reply { data, ..Reply::said(text.collect::<Vec<_>>().join("\n")) })
+    }
+
+    /// Puts the guest to a snapshot, the last if none is named, in mode emu with counted time.
+    pub(super) fn rewind(&mut self, number: Option<u32>) -> Result<Reply, DebuggerError> {
+        let snapshots = self.snapshots()?;
+        let count = snapshots.kept.len();
+        let number = number.map_or(count, |number| number as usize);
+        let Some(kept) = number.checked_sub(1).and_then(|index| snapshots.kept.get(index)) else {
+            return Err(if count == 0 {
+                DebuggerError::Beginning
+            } else {
+                DebuggerError::NoSnapshot(number)
+            });
+        };
+        let at = kept.at;
+        let shape = self.machine.shape().clone();
+        let Some(snapshots) = &mut self.snapshots else { return Err(DebuggerError::Beginning) };
+        let machine = (snapshots.build)(&shape, &snapshots.kept[number - 1].memory)?;
+        let printed = snapshots.printed.clone();
+        snapshots.clear();
+        let from = self.machine.pair();
+        let tracing = self.machine.platform().trace().is_enabled();
+        self.machine = machine;
+        let platform = self.machine.platform();
+
+        platform.clock().pause();
+        platform.trace().enable(tracing);
+        self.timeline = Some(Timeline::new(&self.machine, printed));
+        let how = if from.engine == Engine::Emu {
+            "by counted time".to_owned()
+        } else {
+            format!("in emu instead of {from}")
+        };
+        let mut reply = self.arrive(&format!(
+            "the guest stands where it was after {} of its time, and goes on {how}, forwards and back; 'restart' starts it as before",
+            milliseconds(at)
+        ))?;
+        reply.data["guest_ns"] = json!(at);
+        Ok(reply)
+    }
+}
