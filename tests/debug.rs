@@ -3,6 +3,8 @@
 
 #[path = "debug/cpus.rs"]
 mod cpus;
+#[path = "debug/lens.rs"]
+mod lens;
 #[path = "debug/rewinding.rs"]
 mod rewinding;
 mod small_guests;

@@ -28,6 +28,7 @@ pub(super) enum Verb {
     Examine,
     Memory,
     Disassemble,
+    Lens,
     Walk,
     Trace,
     Stats,
@@ -124,6 +125,10 @@ pub(super) const ROWS: &[Row] = rows! {
     Disassemble "disassemble" ["dis", "disas"] "disassemble [ADDR] [COUNT]",
         "Show instructions, from RIP unless said otherwise. => is the next one, * a breakpoint.",
         "disassemble guest_start 12";
+    Lens "lens" [] "lens [ADDR]",
+        "Look at one instruction, from RIP unless said otherwise, and what becomes of it: in the interpreter, the translator, pv and \
+         kvm, whichever runs the guest now. With the code that stands for it, counts and costs where they are known.",
+        "lens guest_start";
     Walk "walk" ["w"] "walk ADDR", "Translate a virtual address and draw each level of the page tables.", "walk $rsp";
     Trace "trace" ["t"] "trace [on|off|show [N]]",
         "Record what leaves the guest (ports, device memory, MSRs, CPUID, interrupts), and show the last N events.",

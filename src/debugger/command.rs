@@ -124,6 +124,8 @@ pub enum Command {
         /// How many.
         count: u64,
     },
+    /// Show what becomes of an instruction, the next one unless said otherwise.
+    Lens(Option<Expression>),
     /// Draw a page walk.
     Walk(Expression),
     /// The exit trace.
@@ -169,6 +171,7 @@ impl Command {
                 | C::Print(_)
                 | C::Memory { .. }
                 | C::Disassemble { .. }
+                | C::Lens(_)
                 | C::Trace(TraceRequest::Show(_))
                 | C::Stats
                 | C::Sites(_)
@@ -279,6 +282,8 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Examine => return examine(rest),
         Verb::Memory => return memory(rest),
         Verb::Disassemble => return disassemble(rest),
+        Verb::Lens if rest.is_empty() => Command::Lens(None),
+        Verb::Lens => Command::Lens(Some(address(rest)?)),
         Verb::Walk => Command::Walk(address(rest)?),
         Verb::Trace => Command::Trace(trace(rest)?),
         Verb::Stats => none(rest, Command::Stats)?,

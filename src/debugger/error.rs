@@ -89,6 +89,9 @@ pub enum DebuggerError {
     /// Not mapped, or a device.
     #[error("there is no memory at {0:#x}")]
     NotRam(u64),
+    /// Not mapped, no RAM, or bytes that are no instruction.
+    #[error("there is no instruction at {0:#x}: it is not mapped to RAM, or the bytes there are none")]
+    NoInstruction(u64),
     /// `finish` without a caller.
     #[error("the return address of this function cannot be found; 'until ADDR' runs to an address")]
     NoCaller,

@@ -16,6 +16,7 @@ pub mod events;
 pub mod expression;
 pub mod gdb;
 mod inspection;
+mod lens;
 pub mod memory;
 mod motion;
 mod moving;

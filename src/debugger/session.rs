@@ -272,6 +272,7 @@ impl Session {
             Command::Examine { shape, place } => self.examine(*shape, place.as_ref()),
             Command::Memory { place, length } => self.dump(place, length),
             Command::Disassemble { at, count } => self.disassemble(at.as_ref(), *count),
+            Command::Lens(at) => self.lens(at.as_ref()),
             Command::Walk(at) => {
                 let at = self.evaluate(at)?;
                 let state = self.state()?;

@@ -11,6 +11,7 @@
 //! | [`code`] | the memory of translated code, its blocks and links, the register map, the ways in and out |
 //! | [`technique`] | the translator's techniques, each of which can be left out |
 //! | [`mistake`] | mistakes that it makes on purpose, to be found |
+//! | [`lens`] | what translator and interpreter make of one instruction, to be looked at |
 //! | [`backend`] | the `emu` mode made of it |
 //!
 //! Backends of other modes may use [`single::Single`] to execute one instruction.
@@ -19,6 +20,7 @@ pub(crate) mod code;
 pub(crate) mod emit;
 pub(crate) mod front;
 pub(crate) mod interrupt;
+pub mod lens;
 pub mod mistake;
 pub(crate) mod mmu;
 pub mod single;

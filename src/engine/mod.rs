@@ -16,6 +16,7 @@ mod counters;
 mod exit;
 #[cfg(test)]
 pub(crate) mod fake;
+mod fate;
 mod hypercall;
 mod kvm_clock;
 mod pair;
@@ -32,6 +33,7 @@ pub use boundary::Boundary;
 pub use catch::Catch;
 pub use counters::{Cause, Counters};
 pub use exit::{DebugEvent, Exit};
+pub use fate::{HostPiece, Interpretation, KvmFate, KvmWay, Native, Part, Patched, Translated, Translation};
 pub use hypercall::{Hypercalls, PageRange, SavedHypercalls, Stale, TextSink};
 pub use kvm_clock::{KvmClock, SavedCpuClock, SavedKvmClock};
 pub use pair::{Engine, Interface, Pair};

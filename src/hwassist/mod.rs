@@ -11,6 +11,7 @@ mod exit;
 mod flat;
 mod hypercall;
 mod ioctl;
+pub mod lens;
 mod msr;
 mod regs;
 mod rescue;

@@ -63,6 +63,21 @@ pub(super) fn filter(vm: &VmFd, keeps_entry: bool) -> Result<bool, EngineError> 
     Ok(true)
 }
 
+/// Whether KVM handles accesses to this MSR by itself, as [`filter`] leaves it to.
+pub(super) fn is_held(index: u32, keeps_entry: bool) -> bool {
+    if keeps_entry && matches!(index, msr::LSTAR | msr::SFMASK) {
+        return false;
+    }
+    let among = |base: u32, count: u32| (base..base + count).contains(&index);
+    among(msr::TSC, 1)
+        || among(msr::TSC_ADJUST, 1)
+        || among(msr::SYSENTER_CS, 3)
+        || among(msr::MISC_ENABLE, 1)
+        || among(msr::PAT, 1)
+        || among(msr::EFER, 5)
+        || among(msr::FS_BASE, 4)
+}
+
 /// Reads the MSRs that KVM holds. `tsc_adjust` is left alone.
 pub(super) fn save(vcpu: &VcpuFd, into: &mut Msrs) -> Result<(), EngineError> {
     let wanted = HELD.map(|(index, _)| kvm_msr_entry { index, ..kvm_msr_entry::default() });

@@ -6,6 +6,9 @@ mod backends;
 mod bios_leavings;
 mod console_input;
 mod debugging;
+mod fates;
+#[cfg(test)]
+mod fates_tests;
 mod firmware;
 #[cfg(test)]
 mod fuzz_tests;
@@ -41,6 +44,7 @@ use crate::host::disk::DiskError;
 use crate::host::net::NetError;
 pub use backends::availability;
 pub use console_input::ConsoleInput;
+pub use fates::Fates;
 use firmware::Shape;
 pub use given::{Bell, Given};
 pub use journey::{Itinerary, Journey, Refusal};

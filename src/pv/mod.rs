@@ -12,6 +12,7 @@
 //! | `patch` | scan, sites, thunks |
 //! | `text` | the memory behind patched code |
 //! | `trap` | what a trap means |
+//! | `lens` | what becomes of one instruction, to be looked at |
 //! | `timing` | how long the engine takes for a patched instruction |
 //! | `vcpu` | the loop |
 //!
@@ -19,6 +20,7 @@
 mod batch;
 mod child;
 mod layout;
+pub mod lens;
 mod patch;
 mod sides;
 mod space;

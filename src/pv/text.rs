@@ -56,9 +56,20 @@ impl Text {
     }
 
     /// Reads from the shadow.
-    #[cfg(test)]
     pub(super) fn read_shadow(&self, offset: u64, into: &mut [u8]) {
         assert!(offset <= self.ram_size && into.len() as u64 <= self.ram_size - offset);
+        self.read(offset, into);
+    }
+
+    /// Reads from the thunk zone, `distance` bytes from its start.
+    pub(super) fn read_zone(&self, distance: u64, into: &mut [u8]) {
+        assert!(distance <= ZONE_SIZE && into.len() as u64 <= ZONE_SIZE - distance);
+        self.read(self.ram_size + distance, into);
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        let end = self.ram_size + ZONE_SIZE;
+        assert!(offset <= end && into.len() as u64 <= end - offset, "outside the shadow text");
         // SAFETY: inside the mapping; the destination is ordinary memory.
         unsafe {
             let from = self.map.as_mut_ptr().add(offset as usize);

@@ -118,16 +118,7 @@ impl PvVcpu {
 
     /// Whether the state is one that the child can execute.
     fn runs_natively(&self) -> bool {
-        let state = &self.state;
-        state.is_64bit_code()
-            && state.cr0.contains(Cr0::PG)
-            && !state.cr0.intersects(Cr0::TS | Cr0::EM)
-            && !state.rflags.intersects(Rflags::TF | Rflags::VM)
-            && !state.interrupt_shadow
-            && state.pending_exception.is_none()
-            && is_guest_page(state.rip)
-            && self.breakpoints.is_empty()
-            && !self.watches
+        objection(&self.state).is_none() && self.breakpoints.is_empty() && !self.watches
     }
 
     /// Text that someone wrote to is data again.
@@ -424,6 +415,24 @@ impl PvVcpu {
         }
         // A HLT is for the next boundary to see; whoever waits for the interrupt that ends it counts it (`machine::run`).
         Ok((self.execute(platform)? == Outcome::TripleFault).then_some(Exit::TripleFault))
+    }
+}
+
+/// Why the child cannot execute what comes next in `state`.
+#[inline]
+pub(super) fn objection(state: &CpuState) -> Option<&'static str> {
+    if !state.is_64bit_code() || !state.cr0.contains(Cr0::PG) {
+        Some("only 64-bit code runs natively")
+    } else if state.cr0.intersects(Cr0::TS | Cr0::EM) {
+        Some("CR0.TS or CR0.EM is set, which the process cannot have")
+    } else if state.rflags.intersects(Rflags::TF | Rflags::VM) {
+        Some("the guest single-steps itself")
+    } else if state.interrupt_shadow || state.pending_exception.is_some() {
+        Some("an interrupt shadow or a pending exception comes first")
+    } else if !is_guest_page(state.rip) {
+        Some("its address is the monitor's in the process")
+    } else {
+        None
     }
 }
 

@@ -3,6 +3,7 @@
 //! of JSON has 64-bit integers.
 pub mod cpus;
 pub mod disassembly;
+pub mod lens;
 pub mod location;
 pub mod memory;
 pub mod paging;

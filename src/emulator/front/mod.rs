@@ -163,7 +163,7 @@ fn decode(
 }
 
 /// Decodes one instruction; false if the bytes end before it does, or it is longer than an instruction can be.
-fn decode_one(bytes: &[u8], mode: CodeMode, rip: u64) -> (Instruction, bool) {
+pub(super) fn decode_one(bytes: &[u8], mode: CodeMode, rip: u64) -> (Instruction, bool) {
     let bytes = &bytes[..bytes.len().min(LONGEST_INSTRUCTION)];
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::FORCE_RESERVED_NOP);
     let mut instruction = decoder.decode();

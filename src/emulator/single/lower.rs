@@ -6,7 +6,7 @@ use crate::arch::Exception;
 use crate::emulator::front::TOO_LONG;
 use crate::emulator::front::block::CodeMode;
 use crate::emulator::front::features::Features;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Interpretation};
 use iced_x86::{Code, ConditionCode, FlowControl, Instruction, OpKind, Register};
 
 /// Picks the instance of a handler for an operand of 1, 2, 4 or 8 bytes.
@@ -140,21 +140,44 @@ pub(crate) fn lower(
         return Lowered { op, ends: true, branches: true };
     }
     let slow_address = op.has(Op::SLOW_ADDRESS);
-    let fast = moves::lower(instruction, slow_address)
-        .or_else(|| alu::lower(instruction))
-        .or_else(|| branch::lower(instruction, mode, &mut op))
-        .or_else(|| stack::lower(instruction, bits))
-        .or_else(|| muldiv::lower(instruction));
+    let fast = fast(instruction, mode, &mut op);
     // Handlers outside the fast families, and addresses that need more than a sum, look at the instruction.
     if fast.is_none() || slow_address || bits != 64 {
         op.instruction = Some(Box::new(*instruction));
     }
-    op.run = fast
-        .or_else(|| atomic::lower(instruction))
-        .or_else(|| super::rare(instruction))
-        .or_else(|| vector::lower(instruction))
-        .unwrap_or(unsupported as Handler);
+    op.run = fast.or_else(|| other(instruction)).map_or(unsupported as Handler, |(_, handler)| handler);
     Lowered { op, ends: ends_block(instruction), branches: branch::sets_rip(instruction) }
+}
+
+/// A handler of the families that need no look at the instruction later, and its family.
+fn fast(instruction: &Instruction, mode: CodeMode, op: &mut Op) -> Option<(&'static str, Handler)> {
+    let of = |family| move |handler| (family, handler);
+    moves::lower(instruction, op.has(Op::SLOW_ADDRESS))
+        .map(of("moves"))
+        .or_else(|| alu::lower(instruction).map(of("alu")))
+        .or_else(|| branch::lower(instruction, mode, op).map(of("branch")))
+        .or_else(|| stack::lower(instruction, mode.bits()).map(of("stack")))
+        .or_else(|| muldiv::lower(instruction).map(of("muldiv")))
+}
+
+/// The same of the other families.
+fn other(instruction: &Instruction) -> Option<(&'static str, Handler)> {
+    atomic::lower(instruction)
+        .map(|handler| ("atomic", handler))
+        .or_else(|| super::rare(instruction))
+        .or_else(|| vector::lower(instruction).map(|handler| ("vector", handler)))
+}
+
+/// What becomes of `instruction` here.
+pub(crate) fn interpretation(
+    instruction: &Instruction,
+    features: &Features,
+    mode: CodeMode,
+) -> Interpretation {
+    let offered = instruction.code() != Code::INVALID && features.offers(instruction);
+    let mut op = Op::of(instruction, undefined, instruction.ip(), mode.bits());
+    let found = fast(instruction, mode, &mut op).or_else(|| other(instruction)).filter(|_| offered);
+    Interpretation { family: found.map(|(family, _)| family), offered, ends_block: ends_block(instruction) }
 }
 
 /// Whether the instruction is the last one of its block.

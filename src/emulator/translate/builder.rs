@@ -9,6 +9,7 @@ use super::address::Address;
 use super::carriers::{Carrier, Lent};
 use super::cold::Cold;
 use super::groups::{Access, Plan};
+use super::marks::Marks;
 use super::number;
 use crate::arch::LONGEST_INSTRUCTION;
 use crate::arch::address::PAGE_SIZE;
@@ -20,6 +21,7 @@ use crate::emulator::emit::{Alu, Assembler, Condition, Forward, Mem, RAX, RCX, R
 use crate::emulator::mistake::Mistake;
 use crate::emulator::mmu::tlb::ENTRY_ADDEND;
 use crate::emulator::technique::Without;
+use crate::engine::Part;
 use iced_x86::Instruction;
 use smallvec::{SmallVec, smallvec};
 
@@ -138,6 +140,8 @@ pub(super) struct Builder<'a> {
     /// Jumps of the current instruction to its cold piece.
     pending: Ways,
     pub(super) cold: Vec<(Ways, Cold)>,
+    /// Where each part begins, if somebody wants to know.
+    pub(super) marks: Option<Marks>,
 }
 
 impl<'a> Builder<'a> {
@@ -181,6 +185,7 @@ impl<'a> Builder<'a> {
             vectors: false,
             pending: Ways::new(),
             cold: Vec::new(),
+            marks: None,
         }
     }
 
@@ -195,7 +200,7 @@ impl<'a> Builder<'a> {
         self.use_flags(FirstUse::Needs);
         self.regret |= self.flags_spoilt;
         if self.flags == Flags::Live {
-            save_flags(self.asm);
+            self.part(Part::Flags, |b| save_flags(b.asm));
             self.flags = Flags::Saved;
         }
     }
@@ -205,7 +210,7 @@ impl<'a> Builder<'a> {
         self.use_flags(FirstUse::Needs);
         self.regret |= self.flags_spoilt;
         if self.flags == Flags::Saved {
-            restore_flags(self.asm);
+            self.part(Part::Flags, |b| restore_flags(b.asm));
             self.flags = Flags::Live;
         }
     }
@@ -336,7 +341,7 @@ impl<'a> Builder<'a> {
     /// free.
     pub(super) fn memory(&mut self, address: &Address, size: usize, write: bool, alignment: u64) -> Mem {
         match self.way {
-            Way::Tlb => self.look_up_page(address, size, write, alignment),
+            Way::Tlb => self.part(Part::Lookup, |b| b.look_up_page(address, size, write, alignment)),
             Way::Windows { user } => {
                 let access = Access { address: *address, size, write, alignment };
                 self.through_window(user, &access)

@@ -5,6 +5,7 @@ use super::windows::Refill;
 use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, restore_flags};
 use crate::emulator::emit::{Forward, RAX, RCX, RSP};
+use crate::engine::Part;
 use smallvec::smallvec;
 
 /// A piece of code off the hot path.
@@ -33,6 +34,23 @@ pub(super) enum Cold {
     Refill(Refill),
 }
 
+impl Cold {
+    /// What it is there for.
+    fn part(self) -> Part {
+        match self {
+            Self::Execute { .. } => Part::Interpret,
+            Self::Ask { number, .. } if number & number::KIND == number::SITE => Part::Interpret,
+            Self::Ask { .. } => Part::Link,
+            Self::Away { .. } => Part::Away,
+            Self::Stale { .. } | Self::Astray { .. } | Self::Deep { .. } | Self::Unknown { .. } => {
+                Part::Astray
+            }
+            Self::Vectors { .. } => Part::Vectors,
+            Self::Missed { .. } | Self::Refill(_) => Part::Missed,
+        }
+    }
+}
+
 impl Builder<'_> {
     /// Writes what lies off the hot path.
     pub(super) fn finish(&mut self) {
@@ -42,6 +60,7 @@ impl Builder<'_> {
             let (from, cold) = (std::mem::take(&mut self.cold[next].0), self.cold[next].1);
             next += 1;
             let at = self.asm.position();
+            self.mark_cold(from.first(), cold.part());
             for forward in from {
                 self.asm.bind(forward);
             }

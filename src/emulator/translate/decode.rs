@@ -100,6 +100,27 @@ pub(super) fn decode(
     next
 }
 
+/// As [`decode`], of the bytes of code that somebody has read: the instructions that lie in their page, or the one that
+/// reaches out of it.
+pub(super) fn decode_aside(
+    features: &Features,
+    workshop: &mut Workshop,
+    limits: Limits,
+    rip: u64,
+    bytes: &[u8],
+) -> u64 {
+    let bytes = &bytes[..bytes.len().min(WINDOW)];
+    let in_page = bytes.len().min((PAGE_SIZE - rip % PAGE_SIZE) as usize);
+    workshop.decoded.clear();
+    workshop.second_page = None;
+    decode_part(features, workshop, limits, &bytes[..in_page], rip);
+    if workshop.decoded.is_empty() {
+        decode_part(features, workshop, limits, bytes, rip);
+        workshop.decoded.truncate(1);
+    }
+    workshop.decoded.last().map_or(rip, |last| last.instruction.next_ip())
+}
+
 /// Decodes the one instruction at `rip` if it reaches into the next page, and that page is RAM that may be executed. Gives
 /// the address behind it.
 fn decode_across(

@@ -19,7 +19,9 @@ mod forms;
 mod groups;
 mod integer;
 mod jumps;
+pub(crate) mod lens;
 mod levels;
+mod marks;
 mod narrow;
 mod port;
 mod remade;
@@ -40,7 +42,7 @@ use super::mmu::Mmu;
 use super::mmu::slow::Place;
 use super::technique::{Technique, Without};
 use crate::arch::{CpuState, Cr0, Cr4, Xcr0};
-use crate::engine::Cause;
+use crate::engine::{Cause, Part};
 use branch::Branch;
 use builder::{Builder, FirstUse, Flags, Output, Way};
 use decode::{Decoded, decode};
@@ -48,6 +50,7 @@ use forms::{Forms, Kind};
 use groups::Plan;
 use iced_x86::{InstructionInfoFactory, Mnemonic};
 use integer::Source;
+use marks::Marks;
 
 /// Instructions in a block at most.
 const MOST_INSTRUCTIONS: usize = 192;
@@ -177,6 +180,8 @@ pub(crate) struct Workshop {
     seen: Vec<bool>,
     cold: Vec<(builder::Ways, cold::Cold)>,
     checked: Vec<bool>,
+    /// Where each part of the block begins that was made last, if somebody wants to know.
+    marks: Option<Marks>,
     cpuid: cpuid::Answers,
     /// Loops of one block leave it at each pass.
     pub leave_loops: bool,
@@ -276,10 +281,23 @@ pub(crate) fn translate(
     if workshop.decoded.is_empty() {
         return None;
     }
+    mmu.platform.counters(mmu.vcpu).add(Cause::Translate, workshop.decoded.len() as u64);
+    make(regs, store, workshop, limits, (rip, place.gpa.0), next)
+}
+
+/// Makes host code of the instructions that were decoded from `rip` on, behind which `next` is, and keeps it as the block
+/// at `gpa`.
+fn make(
+    regs: &[u64; 32],
+    store: &mut CodeStore,
+    workshop: &mut Workshop,
+    limits: Limits,
+    (rip, gpa): (u64, u64),
+    next: u64,
+) -> Option<u32> {
     if !store.has_room(MOST_BYTES) {
         store.clear();
     }
-    mmu.platform.counters(mmu.vcpu).add(Cause::Translate, workshop.decoded.len() as u64);
     let stubs = store.stubs();
     let here = store.here();
     let first_link = store.links.len() as u32;
@@ -316,6 +334,7 @@ pub(crate) fn translate(
         (b.cold, b.checked) = (std::mem::take(&mut workshop.cold), std::mem::take(&mut workshop.checked));
         b.checked.clear();
         b.checked.resize(workshop.plan.groups.len(), false);
+        b.marks = workshop.marks.take().map(Marks::emptied);
         b.leave_loops = workshop.leave_loops;
         b.mistake = workshop.mistake;
         b.narrow = limits.is_narrow();
@@ -325,7 +344,7 @@ pub(crate) fn translate(
         saved = build(&mut b, &workshop.decoded, &workshop.seen, next, limits, &mut workshop.factory);
         b.cold.clear();
         let (regret, regret_lent, regret_remade) = (b.regret, b.regret_lent, b.regret_remade);
-        (workshop.cold, workshop.checked) = (b.cold, b.checked);
+        (workshop.cold, workshop.checked, workshop.marks) = (b.cold, b.checked, b.marks);
         if !regret && !regret_lent && !regret_remade {
             break;
         }
@@ -342,7 +361,7 @@ pub(crate) fn translate(
     }
     store.keep(
         workshop.asm.bytes(),
-        (place.gpa.0, limits.key(rip)),
+        (gpa, limits.key(rip)),
         workshop.second_page,
         Entries { live: 0, saved },
         &workshop.links,
@@ -370,9 +389,11 @@ fn build(
     }
     let mut saved = 0;
     if first == Some(Flags::Saved) {
+        b.mark(Part::BlockFlags);
         b.save_flags();
         saved = b.asm.position();
     }
+    b.mark(Part::BlockChecks);
     if b.way != Way::Tlb && block.iter().any(|one| one.form.vector && one.shape.is_some()) {
         b.need_vectors();
     }
@@ -384,6 +405,7 @@ fn build(
     let mut ended = false;
     for (index, decoded) in block.iter().enumerate() {
         b.begin(index, decoded.instruction.ip());
+        b.mark(Part::Work);
         b.flags_matter = seen[index];
         let place = system::Place {
             ring0: limits.ring0,
@@ -412,10 +434,12 @@ fn build(
         b.store_flags(&decoded.instruction);
     }
     if !ended {
+        b.mark(Part::Leave);
         b.leave(next);
     }
     b.finish();
     if saved == 0 && b.first_use != Some(FirstUse::Sets) {
+        b.mark(Part::SavedEntry);
         saved = b.asm.position();
         super::code::stubs::restore_flags(b.asm);
         b.asm.jump_back(0);

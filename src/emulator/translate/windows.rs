@@ -9,6 +9,7 @@ use crate::emulator::code::context::Context;
 use crate::emulator::code::stubs::{field, save_flags};
 use crate::emulator::emit::{Alu, Condition, Forward, Mem, RAX, RCX};
 use crate::emulator::mmu::window::{SLACK, SPANS, Window};
+use crate::engine::Part;
 use smallvec::smallvec;
 use std::mem::offset_of;
 
@@ -245,7 +246,7 @@ impl Builder<'_> {
             Some(number) => {
                 let group = &plan.groups[number];
                 if !self.checked[number] {
-                    self.check_window(user, group, rip, true);
+                    self.part(Part::Window, |b| b.check_window(user, group, rip, true));
                     self.checked[number] = true;
                 }
                 (group.write, group.class)
@@ -261,7 +262,7 @@ impl Builder<'_> {
                     moves: true,
                     class: class(address),
                 };
-                self.check_window(user, &alone, rip, false);
+                self.part(Part::Window, |b| b.check_window(user, &alone, rip, false));
                 (access.write, alone.class)
             }
         };

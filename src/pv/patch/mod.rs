@@ -7,6 +7,7 @@
 //! site traps (`zone`), and goes on in the thunk. A sensitive instruction for which no run can be formed becomes INT3 if
 //! it must not run natively, and is left to fault by itself otherwise.
 mod ledger;
+pub(super) mod lens;
 mod scan;
 mod sensitive;
 mod thunk;

@@ -1,0 +1,460 @@
+//! A mode that runs the guest natively, pv or kvm, and the interpreter beside it.
+//!
+//! Nobody steps native code here: KVM's trap runs into handlers and shows in pushed flags, and what a process executes between two
+//! signals nobody sees. So the mode runs as it always does, until it comes out: behind each access to a port or to device memory,
+//! at HLT, or after a millisecond, wherever that is. Then the interpreter makes instructions until it has made as many accesses
+//! and its CPU is in the same state. That both meet there is what is compared; RAM, devices and console are, now and then.
+//!
+//! Time is counted, stands while either runs, and moves on both alike in between. RDTSC of a process traps, so that it
+//! reads that time, too. KVM's is the host's: where a guest reads it there, comparing ends, and that is said.
+//!
+//! To find the instruction, both go back to before the last run, of which the interpreter makes a part on *both* machines, and the mode
+//! the rest. If they still differ, it is not to blame for that part: by halves the one instruction is found that makes the
+//! difference if the mode executes it, and none if the interpreter does.
+use super::report::{Culprit, Difference, Verdict, differing};
+use super::side::{Checkpoint, Executed, Side};
+use crate::arch::state::XsaveArea;
+use crate::arch::{Activity, CpuState, Rflags, Segment};
+use crate::clock::ClockSource;
+use crate::emulator::single::Single;
+use crate::engine::{
+    Attention, Catch, Cause, DebugEvent, Engine, EventKind, Exit, Mode, Pair,
+};
+use crate::loader::Image;
+use crate::machine::moving::Executor;
+use crate::machine::{BOOT_CPU, MachineError, MachineSpec};
+use crate::mem::GuestRam;
+use crate::sys::deadline::DeadlineTimer;
+use crate::sys::signal::Bound;
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the mode runs at most before it is stopped and compared.
+const LONGEST: Duration = Duration::from_millis(1);
+/// Instructions that the interpreter makes at most to get where the mode is.
+const MOST_STEPS: u64 = 50_000_000;
+/// Agreed points between two at which all of both machines is compared.
+const STRIDE: u64 = 2_000;
+
+/// How the guest ended by itself, or a run.
+type End = Option<Exit>;
+
+/// How a turn went.
+enum Turn {
+    Same,
+    /// The guest does not go on.
+    Ended,
+    /// The interpreter is at an instruction whose result cannot be given to both.
+    Unequal,
+    Differs(Box<Mismatch>),
+}
+
+/// States that ought to be equal.
+struct Mismatch {
+    from: u64,
+    single: CpuState,
+    other: CpuState,
+    /// What only one of them said.
+    error: Option<String>,
+}
+
+/// The interpreter's machine and the mode's.
+pub struct Beside {
+    // Dropped before the machine that it runs on.
+    executor: Executor,
+    mode: Mode,
+    one: Side,
+    single: Single,
+    other: Side,
+    /// Of the mode's machine, where it is the interpreter's turn there.
+    its_single: Single,
+    timer: DeadlineTimer,
+    _bound: Bound,
+    points: u64,
+    instructions: u64,
+    /// Instructions between the agreed points since the last stand.
+    passed: Vec<u64>,
+    /// Where the guest reads the host's time.
+    unequal: Option<Executed>,
+}
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Beside").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// Where both stood.
+struct Stand {
+    one: Checkpoint,
+    other: Checkpoint,
+    points: u64,
+    instructions: u64,
+}
+
+/// Accesses that a machine's CPU has made, ports' and device memory's.
+fn accesses(side: &Side) -> u64 {
+    let counters = side.platform().counters(BOOT_CPU);
+    counters.get(Cause::PortIo).wrapping_add(counters.get(Cause::Mmio))
+}
+
+/// What modes have alike of a state: descriptors' hidden parts, and registers that only the CPU's mechanism keeps, may differ.
+fn alike(state: &CpuState) -> CpuState {
+    let mut bare = CpuState::reset();
+    (bare.gpr, bare.rip) = (state.gpr, state.rip);
+    bare.rflags = state.rflags.difference(Rflags::RF);
+    (bare.cr0, bare.cr2, bare.cr3, bare.cr4) = (state.cr0, state.cr2, state.cr3, state.cr4);
+    bare.efer = state.efer;
+    (bare.gdtr, bare.idtr) = (state.gdtr, state.idtr);
+    bare.activity = state.activity;
+    let long = state.is_64bit_code();
+    for (number, (bare, segment)) in bare.segments.iter_mut().zip(&state.segments).enumerate() {
+        // FS and GS alone have a base in 64-bit code.
+        let base = if long && number < 4 { 0 } else { segment.base };
+        *bare = Segment { selector: segment.selector, base, limit: 0, attributes: 0 };
+    }
+    bare.xsave.0.fill(0);
+    for number in 0..16 {
+        let ymm = state.xsave.ymm(number);
+        let (low, high) = (XsaveArea::XMM + 16 * number, XsaveArea::YMM_HIGH + 16 * number);
+        bare.xsave.0[low..low + 16].copy_from_slice(&ymm[..16]);
+        bare.xsave.0[high..high + 16].copy_from_slice(&ymm[16..]);
+    }
+    bare
+}
+
+impl Beside {
+    /// Two machines before the first instruction of `image`, one of which `mode` runs. Of `spec` what does not concern the
+    /// engine counts; there is one CPU, and nothing from the host but its image.
+    ///
+    /// # Errors
+    /// [`MachineError`], if such a machine cannot be built.
+    pub fn new(spec: &MachineSpec, image: &Image, mode: Mode) -> Result<Self, MachineError> {
+        let mut spec = spec.clone();
+        spec.pair = Pair::from(Mode::Emu);
+        spec.firmware.log = None;
+        spec.clock = ClockSource::Counted { nanos_per_instruction: 1 };
+        let (one, other) = (Side::new(&spec, image)?, Side::new(&spec, image)?);
+        spec.pair = Pair::from(mode);
+        let executor = Executor::create(&spec, other.platform(), (&other.state, &[]))?;
+        for side in [&one, &other] {
+            side.platform().clock().hold(true);
+        }
+        let host = |what| move |source| MachineError::Host { what, source };
+        let kick = other.platform().kick(BOOT_CPU);
+        let bound = kick.bind().map_err(host("cannot set up kicks"))?;
+        use EventKind as K;
+        let kinds = [K::PortRead, K::PortWrite, K::MmioRead, K::MmioWrite];
+        let catches = kinds.map(|kind| Catch::Kind(kind, None)).to_vec();
+        other.platform().trace().catch(catches, vec![Arc::clone(kick)]);
+        let timer = DeadlineTimer::for_current_thread().map_err(host("cannot make a timer"))?;
+        Ok(Self {
+            executor,
+            mode,
+            single: Single::new(BOOT_CPU, Arc::clone(one.ram())),
+            its_single: Single::new(BOOT_CPU, Arc::clone(other.ram())),
+            one,
+            other,
+            timer,
+            _bound: bound,
+            points: 0,
+            instructions: 0,
+            passed: Vec::new(),
+            unequal: None,
+        })
+    }
+
+    /// Runs both until they differ, the guest ends, it reads what cannot be given to both, so many points are agreed on, or
+    /// `stop` says so.
+    ///
+    /// # Errors
+    /// [`MachineError`], if one of the machines cannot go on.
+    pub fn run(&mut self, most: u64, stop: &mut dyn FnMut() -> bool) -> Result<Verdict, MachineError> {
+        let mut stand = self.stand()?;
+        let mut ended = false;
+        while self.points < most && !stop() {
+            match self.turn()? {
+                Turn::Same => {}
+                Turn::Ended => {
+                    ended = true;
+                    break;
+                }
+                Turn::Unequal => break,
+                Turn::Differs(mismatch) => return self.find(&stand, &mismatch, stop),
+            }
+            if self.points - stand.points >= STRIDE {
+                if let Some(verdict) = self.memory_differs()? {
+                    return Ok(verdict);
+                }
+                stand = self.stand()?;
+                self.passed.clear();
+            }
+        }
+        // Where comparing ends, the mode has gone on alone.
+        if self.unequal.is_none()
+            && let Some(verdict) = self.memory_differs()?
+        {
+            return Ok(verdict);
+        }
+        Ok(self.verdict(ended, None))
+    }
+
+    /// The interpreter's CPU.
+    #[must_use]
+    pub fn state(&self) -> &CpuState {
+        &self.one.state
+    }
+
+    /// The mode's RAM.
+    #[must_use]
+    pub fn other_ram(&self) -> &Arc<GuestRam> {
+        self.other.ram()
+    }
+
+    /// What the guest printed, on the interpreter's machine.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.one.console.text()
+    }
+
+    fn verdict(&self, ended: bool, difference: Option<Difference>) -> Verdict {
+        let (blocks, instructions) = (self.points, self.instructions);
+        Verdict { blocks, instructions, ended, difference, unequal: self.unequal.clone() }
+    }
+
+    fn stand(&self) -> Result<Stand, MachineError> {
+        Ok(Stand {
+            one: self.one.checkpoint()?,
+            other: self.other.checkpoint()?,
+            points: self.points,
+            instructions: self.instructions,
+        })
+    }
+
+    fn back_to(&mut self, stand: &Stand) -> Result<(), MachineError> {
+        self.one.back_to(&stand.one)?;
+        self.other.back_to(&stand.other)?;
+        self.single.flush();
+        self.its_single.flush();
+        (self.points, self.instructions) = (stand.points, stand.instructions);
+        Ok(())
+    }
+
+    /// The verdict if RAM, devices or what was printed differ.
+    fn memory_differs(&self) -> Result<Option<Verdict>, MachineError> {
+        let memory = self.one.first_other_byte(&self.other)?;
+        let registers = self.one.other_parts(&self.other)?;
+        if memory.is_none() && registers.is_empty() {
+            return Ok(None);
+        }
+        let difference = Difference { block: None, culprit: None, registers, memory, error: None };
+        Ok(Some(self.verdict(false, Some(difference))))
+    }
+
+    /// Time goes on by so many instructions, on both machines alike.
+    fn pass(&self, instructions: u64) {
+        for side in [&self.one, &self.other] {
+            let clock = side.platform().clock();
+            clock.hold(false);
+            clock.retire(instructions.max(1));
+            clock.hold(true);
+        }
+    }
+
+    /// Fires the timers that are due on both; a halted CPU's time goes to the next deadline. `false`: nothing will wake it.
+    fn look_around(&mut self) -> bool {
+        let mut goes_on = true;
+        for side in [&self.one, &self.other] {
+            let platform = side.platform();
+            goes_on &= platform.attend(BOOT_CPU) == Attention::Resume;
+            let wakes = side.state.can_take_interrupt() && platform.interrupt_pending(BOOT_CPU);
+            if side.state.activity == Activity::Halted && !wakes {
+                match platform.timers().next_deadline() {
+                    Some(deadline) => {
+                        platform.clock().hold(false);
+                        platform.clock().skip_to(deadline);
+                        platform.clock().hold(true);
+                    }
+                    None => goes_on = false,
+                }
+                goes_on &= platform.attend(BOOT_CPU) == Attention::Resume;
+            }
+        }
+        goes_on
+    }
+
+    /// What lies between two agreed points, and the way to the next one.
+    fn turn(&mut self) -> Result<Turn, MachineError> {
+        if !self.look_around() {
+            return Ok(Turn::Ended);
+        }
+        let before = self.instructions;
+        let turn = self.point()?;
+        if matches!(turn, Turn::Same) {
+            let passed = self.instructions - before;
+            self.passed.push(passed);
+            self.points += 1;
+            self.pass(passed);
+        }
+        Ok(turn)
+    }
+
+    /// The mode runs until it comes out, and the interpreter follows.
+    fn point(&mut self) -> Result<Turn, MachineError> {
+        let (from, had) = (self.other.state.rip, (accesses(&self.one), accesses(&self.other)));
+        let ran = self.run_other();
+        let (end, error) = match ran {
+            Ok(end) => (end, None),
+            Err(error) => (None, Some(error)),
+        };
+        let goal = alike(&self.other.state);
+        let made = accesses(&self.other).wrapping_sub(had.1);
+        let mut met = None;
+        for _ in 0..MOST_STEPS {
+            let done = accesses(&self.one).wrapping_sub(had.0);
+            if done == made && self.one.state.rip == goal.rip && end.is_none() {
+                let here = alike(&self.one.state);
+                if here == goal && error.is_none() {
+                    return Ok(Turn::Same);
+                }
+                met.get_or_insert_with(|| self.one.state.clone());
+            }
+            if done > made {
+                break;
+            }
+            if self.reads_the_hosts_time() {
+                self.unequal = Some(self.one.next_instruction());
+                return Ok(Turn::Unequal);
+            }
+            let halted = self.one.state.activity == Activity::Halted;
+            match self.one.step_vcpu(&mut self.single) {
+                Ok(Exit::Debug(DebugEvent::Step) | Exit::Kicked) => self.instructions += 1,
+                Ok(Exit::Halted) if !halted => self.instructions += 1,
+                Ok(Exit::Halted) => break,
+                Ok(exit) if end == Some(exit) => return Ok(Turn::Ended),
+                Ok(_) => break,
+                // An error of both is no difference.
+                Err(its) if error.is_some() => return Err(error.unwrap_or(its).into()),
+                Err(its) => return Ok(self.mismatch(from, met, Some(format!("interpreter: {its}")))),
+            }
+        }
+        let error = error.map(|error| format!("{}: {error}", self.mode));
+        let error = error.or_else(|| end.map(|exit| format!("{} ends with {exit:?}", self.mode)));
+        Ok(self.mismatch(from, met, error))
+    }
+
+    fn mismatch(&self, from: u64, met: Option<CpuState>, error: Option<String>) -> Turn {
+        let single = alike(&met.unwrap_or_else(|| self.one.state.clone()));
+        Turn::Differs(Box::new(Mismatch { from, single, other: alike(&self.other.state), error }))
+    }
+
+    /// Runs the mode until it comes out; how the guest ended, if it did.
+    fn run_other(&mut self) -> Result<End, crate::engine::EngineError> {
+        let platform = self.other.platform();
+        let kick = platform.kick(BOOT_CPU);
+        platform.trace().forget_caught();
+        kick.leave_when_asked();
+        self.timer.arm(Some(LONGEST));
+        let exit = self.executor.vcpu.run(platform);
+        self.timer.arm(None);
+        let _taken = (kick.take_leave(), platform.trace().take_caught(kick));
+        let saved = self.executor.vcpu.save();
+        let exit = exit?;
+        self.other.state = saved?;
+        Ok(match exit {
+            Exit::PowerOff(_) | Exit::Reset | Exit::TripleFault => Some(exit),
+            _ => None,
+        })
+    }
+
+    /// Whether the next instruction reads a counter that the mode reads from the host.
+    fn reads_the_hosts_time(&self) -> bool {
+        if self.executor.pair.engine != Engine::Kvm || self.one.state.activity != Activity::Running {
+            return false;
+        }
+        let next = self.one.next_instruction();
+        // Most do not begin like it.
+        next.bytes.contains(&0x0f)
+            && matches!(
+                Decoder::with_ip(next.bits, &next.bytes, next.rip, DecoderOptions::NONE).decode().mnemonic(),
+                Mnemonic::Rdtsc | Mnemonic::Rdtscp
+            )
+    }
+
+    /// So many instructions of the interpreter, on both machines.
+    fn interpret(&mut self, count: u64) -> Result<(), MachineError> {
+        for _ in 0..count {
+            self.one.step_vcpu(&mut self.single)?;
+            self.other.step_vcpu(&mut self.its_single)?;
+        }
+        self.instructions += count;
+        Ok(())
+    }
+
+    /// Goes back to `stand`, on by the interpreter over what was passed since, and `part` further. The mode takes over there.
+    fn again(&mut self, stand: &Stand, part: u64) -> Result<(), MachineError> {
+        self.back_to(stand)?;
+        for passed in self.passed.clone() {
+            self.look_around();
+            self.interpret(passed)?;
+            self.points += 1;
+            self.pass(passed);
+        }
+        self.look_around();
+        self.interpret(part)?;
+        self.executor.take_on(self.other.ram(), (&self.other.state, &[]))?;
+        Ok(())
+    }
+
+    /// The run behind those that agree differs: which instruction of it?
+    fn find(
+        &mut self,
+        stand: &Stand,
+        mismatch: &Mismatch,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Verdict, MachineError> {
+        let (points, instructions) = (self.points, stand.instructions + self.passed.iter().sum::<u64>());
+        let length = self.instructions.saturating_sub(instructions).max(1);
+        let mut difference = Difference {
+            block: Some(mismatch.from),
+            culprit: None,
+            registers: differing(&mismatch.single, &mismatch.other),
+            memory: None,
+            error: mismatch.error.clone(),
+        };
+        // With the first `differs` interpreted they still differ, with `same` they do not.
+        let (mut differs, mut same) = (0, length);
+        let mut sure = self.differ_behind(stand, 0, length)?;
+        while sure && same - differs > 1 && !stop() {
+            let middle = differs + (same - differs) / 2;
+            match self.differ_behind(stand, middle, length)? {
+                true => differs = middle,
+                false => same = middle,
+            }
+        }
+        sure &= same - differs == 1;
+        if sure {
+            self.again(stand, differs)?;
+            let at = self.one.next_instruction();
+            difference.culprit = Some(Culprit { rip: at.rip, number: differs as usize + 1, at });
+        }
+        (self.points, self.instructions) = (points, instructions);
+        Ok(self.verdict(false, Some(difference)))
+    }
+
+    /// Whether both differ within `length` instructions, of which the interpreter makes the first `part` on both.
+    fn differ_behind(&mut self, stand: &Stand, part: u64, length: u64) -> Result<bool, MachineError> {
+        self.again(stand, part)?;
+        let end = self.instructions + (length - part);
+        while self.instructions < end {
+            let before = self.instructions;
+            match self.point()? {
+                Turn::Differs(_) => return Ok(true),
+                Turn::Same if self.instructions > before => {}
+                _ => break,
+            }
+        }
+        Ok(false)
+    }
+}
