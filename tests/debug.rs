@@ -7,6 +7,8 @@ mod cpus;
 mod lens;
 #[path = "debug/rewinding.rs"]
 mod rewinding;
+#[path = "debug/devices.rs"]
+mod devices;
 mod small_guests;
 #[path = "debug/watching.rs"]
 mod watching;

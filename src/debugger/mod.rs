@@ -11,6 +11,7 @@ pub mod command;
 pub mod condition;
 mod cpus;
 mod culprit;
+mod devices;
 mod error;
 pub mod events;
 pub mod expression;

@@ -278,6 +278,9 @@ impl Session {
                 let state = self.state()?;
                 Ok(Reply::view(&paging::walk(&self.memory(&state), &self.symbols, at)))
             }
+            Command::Device(None) => Ok(self.list_devices()),
+            Command::Device(Some(name)) => self.device(name),
+            Command::Chips => self.chips(),
             Command::Trace(request) => Ok(self.trace(*request)),
             Command::Stats => Ok(self.stats()),
             Command::Sites(order) => Ok(self.sites(*order)),

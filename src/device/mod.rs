@@ -23,6 +23,7 @@ pub mod pci;
 pub mod pic8259;
 pub mod pit8254;
 pub mod post;
+pub mod registers;
 pub mod rom;
 pub mod test_device;
 pub mod uart16550;

@@ -1,5 +1,6 @@
 //! Port 0x80: power-on self-test codes. Firmware and kernels write it, the latter as a short delay; nobody listens.
 use super::BytePorts;
+use super::registers::{Block, Described};
 use crate::arch::Port;
 
 /// The latch behind the display of a diagnostic card: it can be read back.
@@ -13,6 +14,12 @@ impl Post {
     #[must_use]
     pub fn code(&self) -> u8 {
         self.code
+    }
+}
+
+impl Described for Post {
+    fn describe(&self, called: &str) -> Vec<Block> {
+        vec![Block::new(called).plain("CODE", 8, self.code)]
     }
 }
 

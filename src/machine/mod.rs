@@ -37,6 +37,8 @@ mod timed;
 mod virtio;
 
 pub use crate::device::i8042::KeyStroke;
+pub use crate::device::interrupts::{Offer, Way};
+pub use crate::device::registers::{Block, Register};
 pub use crate::device::uart16550::ConsoleSink;
 pub use crate::emulator::{EmuEngine, Mistake, Technique, UnknownTechnique, Without};
 pub use crate::host::console::{Capture, Outlet, Stream};

@@ -6,6 +6,7 @@
 use super::RestoreError;
 use crate::bus::Lock;
 use crate::device::BadState;
+use crate::device::registers::{Block, Described};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,11 +22,21 @@ pub struct SavedPart {
 
 type Save = dyn Fn() -> Result<Vec<u8>, postcard::Error> + Send + Sync;
 type Restore = dyn Fn(&[u8]) -> Result<(), RestoreError> + Send + Sync;
+type Describe = dyn Fn(&str) -> Vec<Block> + Send + Sync;
 
 struct Part {
     name: String,
     save: Box<Save>,
     restore: Box<Restore>,
+    describe: Box<Describe>,
+}
+
+impl Part {
+    /// What a person calls it: without what its state depends on.
+    fn called(&self) -> &str {
+        let end = self.name.find(" of ").into_iter().chain(self.name.find(',')).min();
+        &self.name[..end.unwrap_or(self.name.len())]
+    }
 }
 
 /// All parts, in the order in which they are restored.
@@ -47,6 +58,7 @@ impl Parts {
         name: impl Into<String>,
         save: impl Fn() -> S + Send + Sync + 'static,
         restore: impl Fn(&S) -> Result<(), BadState> + Send + Sync + 'static,
+        describe: impl Fn(&str) -> Vec<Block> + Send + Sync + 'static,
     ) {
         let name = name.into();
         let called = name.clone();
@@ -54,40 +66,69 @@ impl Parts {
             name,
             save: Box::new(move || postcard::to_allocvec(&save())),
             restore: Box::new(move |bytes| Ok(restore(&decode(&called, bytes)?)?)),
+            describe: Box::new(describe),
         });
     }
 
+    /// Adds a device that sees to its own lock.
+    pub(super) fn add_shared<D: Described + Send + Sync + 'static, S: Serialize + DeserializeOwned>(
+        &mut self,
+        name: impl Into<String>,
+        device: &Arc<D>,
+        save: impl Fn(&D) -> S + Send + Sync + 'static,
+        restore: impl Fn(&D, &S) -> Result<(), BadState> + Send + Sync + 'static,
+    ) {
+        let [saves, restores, describes] = [0; 3].map(|_| Arc::clone(device));
+        self.add(
+            name,
+            move || save(&saves),
+            move |saved| restore(&restores, saved),
+            move |called| describes.describe(called),
+        );
+    }
+
     /// Adds a device behind a mutex.
-    pub(super) fn add_locked<D: Send + 'static, S: Serialize + DeserializeOwned>(
+    pub(super) fn add_locked<D: Described + Send + 'static, S: Serialize + DeserializeOwned>(
         &mut self,
         name: impl Into<String>,
         device: &Arc<Mutex<D>>,
         save: impl Fn(&D) -> S + Send + Sync + 'static,
         restore: impl Fn(&mut D, &S) -> Result<(), BadState> + Send + Sync + 'static,
     ) {
-        let (saves, restores) = (Arc::clone(device), Arc::clone(device));
+        let [saves, restores, describes] = [0; 3].map(|_| Arc::clone(device));
         self.add(
             name,
             move || save(&saves.lock().unwrap_or_else(PoisonError::into_inner)),
             move |saved| restore(&mut restores.lock().unwrap_or_else(PoisonError::into_inner), saved),
+            move |called| describes.lock().unwrap_or_else(PoisonError::into_inner).describe(called),
         );
     }
 
     /// Adds a device behind the light lock.
-    pub(super) fn add_light<D: Send + 'static, S: Serialize + DeserializeOwned>(
+    pub(super) fn add_light<D: Described + Send + 'static, S: Serialize + DeserializeOwned>(
         &mut self,
         name: impl Into<String>,
         device: &Arc<Lock<D>>,
         save: impl Fn(&D) -> S + Send + Sync + 'static,
         restore: impl Fn(&mut D, &S) -> Result<(), BadState> + Send + Sync + 'static,
     ) {
-        let (saves, restores) = (Arc::clone(device), Arc::clone(device));
-        self.add(name, move || save(&saves.lock()), move |saved| restore(&mut restores.lock(), saved));
+        let [saves, restores, describes] = [0; 3].map(|_| Arc::clone(device));
+        self.add(
+            name,
+            move || save(&saves.lock()),
+            move |saved| restore(&mut restores.lock(), saved),
+            move |called| describes.lock().describe(called),
+        );
     }
 
     /// Adds those of `others` behind.
     pub(super) fn append(&mut self, mut others: Self) {
         self.0.append(&mut others.0);
+    }
+
+    /// The registers of all parts as they stand, for somebody who looks. Nothing is changed.
+    pub(super) fn describe(&self) -> Vec<Block> {
+        self.0.iter().flat_map(|part| (part.describe)(part.called())).collect()
     }
 
     /// The states of all parts.

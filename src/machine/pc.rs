@@ -19,6 +19,7 @@ use crate::device::interrupts::{InterruptComplex, IoApicPage, LapicPage, PicPort
 use crate::device::pci::PciHost;
 use crate::device::pit8254::Pit8254;
 use crate::device::post::Post;
+use crate::device::registers::Block;
 use crate::device::test_device::TestDevice;
 use crate::device::uart16550::Uart16550;
 use crate::engine::{Counters, Engine, Hypercalls, Interface, KickCell, KvmClock, Platform, PlatformParts};
@@ -190,10 +191,8 @@ impl Pc {
         }
         let pci = Arc::new(pci);
         let mut parts = Parts::default();
-        let (saves, restores) = (Arc::clone(&interrupts), Arc::clone(&interrupts));
-        parts.add(saved::INTERRUPTS, move || saves.saved(), move |saved| restores.restore(saved));
-        let (saves, restores) = (Arc::clone(&pci), Arc::clone(&pci));
-        parts.add("pci", move || saves.saved(), move |saved| restores.restore(saved));
+        parts.add_shared(saved::INTERRUPTS, &interrupts, InterruptComplex::saved, InterruptComplex::restore);
+        parts.add_shared("pci", &pci, PciHost::saved, PciHost::restore);
         parts.append(devices);
         bus.claim_ports("pci", layout::PCI_CONFIG, pci.clone())?;
         bus.claim_ports("pci", layout::PCI_PORTS, pci.clone())?;
@@ -256,6 +255,12 @@ impl Pc {
     /// What has state to be saved.
     pub(super) fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// The registers of all chips and devices as they stand. Looking has no effect on them.
+    #[must_use]
+    pub fn registers(&self) -> Vec<Block> {
+        self.parts.describe()
     }
 
     /// The platform that the chips form.

@@ -196,3 +196,31 @@ fn protection_keys_go_where_they_can_be_had() {
         saved.cpus[0].cr4 &= !Cr4::PKE.bits();
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(100_000) / 4, ..ProptestConfig::default() })]
+    #[test]
+    fn looking_at_registers_changes_nothing(before in acts(100), in_memory in any::<bool>()) {
+        let here = folder();
+        let pc = assemble(&counted(place(in_memory), here.path()));
+        for slot in 1..6 {
+            apply(&pc, &Act::Config(slot, 4, Some(7)));
+        }
+        go_on(&pc, &before);
+        let (parts, memory) = (pc.parts().save().unwrap(), ram(&pc));
+        let blocks = pc.registers();
+        let _ways = pc.interrupts().waiting();
+        prop_assert_eq!(&parts, &pc.parts().save().unwrap());
+        prop_assert!(memory == ram(&pc));
+        prop_assert_eq!(&blocks, &pc.registers());
+        for name in ["uart16550", "pic8259 slave", "pit8254 channel 2", "lapic 0", "ioapic", "pci 00:00.0", "ide primary"] {
+            prop_assert!(blocks.iter().any(|b| b.name == name && !b.registers.is_empty()), "{} in {:?}", name, blocks);
+        }
+        let mut names: Vec<_> = blocks.iter().map(|block| &block.name).collect();
+        names.sort();
+        let count = names.len();
+        names.dedup();
+        prop_assert_eq!(count, names.len(), "each is called otherwise");
+        prop_assert!(blocks.iter().any(|b| b.name.starts_with("virtio-block 0 queue 0")));
+    }
+}

@@ -131,3 +131,24 @@ pub(crate) fn multiboot(folder: &Path) -> String {
     let bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).chain(code).collect();
     file(folder, "multiboot", &bytes)
 }
+
+/// Raw code that sends itself a character: after [`LOOPED`] instructions it lies in the UART, whose interrupt nobody takes, and
+/// the next one reads it.
+pub(crate) fn looped_character(folder: &Path) -> String {
+    let code = assemble(32, FLAT, |a| {
+        // Eight bits; loopback with OUT2; FIFOs on; interrupt for what is received.
+        for (port, value) in [(0x3fb, 3), (0x3fc, 0x1b), (0x3fa, 1), (0x3f9, 1), (0x3f8, u32::from(b'A'))] {
+            a.mov(edx, port)?;
+            a.mov(eax, value)?;
+            a.out(dx, al)?;
+        }
+        a.in_(al, dx)?;
+        a.mov(edx, 0xf4)?;
+        a.xor(eax, eax)?;
+        a.out(dx, al)
+    });
+    file(folder, "looped", &code)
+}
+
+/// See [`looped_character`].
+pub(crate) const LOOPED: u32 = 15;

@@ -1,7 +1,9 @@
 //! What the debugger shows: each view is plain data, made from the machine's state, that prints itself for people and
 //! serialises for programs. Numbers of the guest are hexadecimal text in the serialised form, since not every reader
 //! of JSON has 64-bit integers.
+pub mod chips;
 pub mod cpus;
+pub mod devices;
 pub mod disassembly;
 pub mod lens;
 pub mod location;

@@ -3,6 +3,7 @@
 //! The timer is the guest's clock, counted in its own ticks; nothing ticks. Whether its top bit has changed is computed
 //! from what passed since the last look, and the host's timer is armed only while that makes an interrupt. Every access
 //! ends in [`AcpiPm::sync`].
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

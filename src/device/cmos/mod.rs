@@ -5,6 +5,7 @@
 //! guest sets the time (SET, or the divider in reset) the registers hold what it writes. A date that does not exist
 //! runs over into the next month. Every access ends in [`Cmos::sync`].
 mod calendar;
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

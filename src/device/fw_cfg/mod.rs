@@ -3,6 +3,7 @@
 //! An item is selected and then read from its beginning, byte by byte at the data port, or by a transfer into RAM; behind
 //! its end are zeros. Nothing can be written. A transfer is done within the access that starts it, at most
 //! [`MOST_TRANSFER`] bytes; one that meets no RAM ends in an error, which the guest sees.
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! goes nowhere and is not answered. Bytes of the keyboard come to the output buffer one at a time, as scan codes of set
 //! 1 where the command byte asks for that. Every access ends in [`I8042::sync`].
 mod keyboard;
+mod registers;
 mod saved;
 mod scan_codes;
 mod spec;

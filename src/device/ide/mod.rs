@@ -11,6 +11,7 @@ mod drive;
 mod identify;
 mod packet;
 mod regions;
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

@@ -11,8 +11,10 @@
 mod pages;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use pages::{IoApicPage, LapicPage, PicPorts};
+pub use waiting::{Offer, Way};
 
 use super::BadState;
 use super::ioapic::{IoApic, SavedIoApic};

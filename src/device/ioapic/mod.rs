@@ -2,6 +2,7 @@
 //!
 //! A state machine without glue, owned by the interrupt complex. What is to be sent is handed out message by message
 //! through [`IoApic::next_message`], until there is none. Edges on a masked input are lost, as on the chip.
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

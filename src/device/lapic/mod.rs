@@ -8,6 +8,7 @@
 //! heard if the APIC is globally disabled, or LINT0 is unmasked in ExtINT mode, whatever the software enable says; so
 //! clearing the software enable masks all entries of the vector table but LINT0. INIT resets the APIC
 //! but for its ID; the complex brings INIT, start-up and NMI messages to the CPUs. SMI messages are dropped.
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

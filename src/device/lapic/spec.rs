@@ -96,6 +96,21 @@ pub enum DeliveryMode {
 }
 
 impl DeliveryMode {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::LowestPriority => "lowest priority",
+            Self::Smi => "SMI",
+            Self::Nmi => "NMI",
+            Self::Init => "INIT",
+            Self::StartUp => "start-up",
+            Self::ExtInt => "ExtINT",
+            Self::Reserved => "reserved mode",
+        }
+    }
+
     /// The mode in the low three bits.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Self {

@@ -9,6 +9,7 @@
 //! Lock order: a device's lock, then the routes', then the shared lines' and the interrupt complex's. A device is never
 //! called under the routes' lock.
 mod config;
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! A state machine without glue: the interrupt complex owns it, drives its inputs and asks for its output. Every access
 //! ends in [`PicPair::sync`], which passes the slave's output on to the master's IR2.
 mod chip;
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

@@ -143,7 +143,7 @@ impl Counter {
     }
 
     /// The count as it is read: 16 bits, BCD if so programmed.
-    fn count(&self, now: u64) -> u16 {
+    pub(super) fn count(&self, now: u64) -> u16 {
         let (period, modulus) = (self.period, self.modulus());
         let count = match (self.elapsed(now), self.mode) {
             (None, _) => period,
@@ -158,7 +158,7 @@ impl Counter {
         if self.bcd { to_bcd(count) } else { count as u16 }
     }
 
-    fn status(&self, now: u64) -> u8 {
+    pub(super) fn status(&self, now: u64) -> u8 {
         let mut status = Status::empty();
         status.set(Status::OUT, self.out(now));
         status.set(Status::NULL_COUNT, self.null_count);

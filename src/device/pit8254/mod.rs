@@ -7,6 +7,7 @@
 //! one edge, in phase with the counter, never caught up in a burst; an edge-triggered controller would merge most of
 //! them anyway. Periods below [`SHORTEST_PERIOD`] are stretched to it. Every access ends in [`Pit8254::sync`].
 mod counter;
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! register, a port that takes a page from the host's page tables, and memory that is reached access by access.
 //!
 //! It is in a machine only where somebody asks for it: a guest that drives others' lines confuses itself.
+mod registers;
 mod saved;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@
 //! Every access ends in [`Uart16550::sync`], which recomputes the interrupt line; it touches the line only when its
 //! level changes. Where the real chip would drop the line for a moment (a read or write of data that at once gives
 //! cause for the next interrupt), it is called in between, so that an edge-triggered controller sees an edge.
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! Graphics modes can be set and show nothing. The registers begin as a BIOS leaves them, in mode 3, so that a guest
 //! that no firmware started has a screen. [`Vga::text`] reads the screen.
 mod glyphs;
+mod registers;
 mod saved;
 mod spec;
 #[cfg(test)]

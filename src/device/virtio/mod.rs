@@ -15,6 +15,7 @@ mod msix;
 pub mod net;
 mod pci;
 mod queue;
+mod registers;
 mod saved;
 pub mod spec;
 #[cfg(test)]

@@ -37,15 +37,15 @@ pub struct VirtioPci<D> {
     config: ConfigSpace,
     /// Where the message control register is in it.
     control: usize,
-    vectors: Vectors,
-    msix: Msix,
+    pub(super) vectors: Vectors,
+    pub(super) msix: Msix,
 }
 
 /// Which entries of the table interrupts use.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Vectors {
-    configuration: u16,
-    queues: Vec<u16>,
+pub(super) struct Vectors {
+    pub(super) configuration: u16,
+    pub(super) queues: Vec<u16>,
 }
 
 impl Vectors {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// A device with its registers.
 pub struct Transport<D> {
     // Runtime glue.
-    ram: Arc<GuestRam>,
+    pub(super) ram: Arc<GuestRam>,
     device: D,
     /// What broke a queue, for those who look for the reason.
     broken: Option<Broken>,
@@ -110,7 +110,7 @@ impl<D: VirtioDevice> Transport<D> {
         result
     }
 
-    fn offered(&self) -> u64 {
+    pub(super) fn offered(&self) -> u64 {
         self.device.features() | OFFERED.bits()
     }
 
