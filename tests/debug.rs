@@ -10,6 +10,8 @@ mod rewinding;
 #[path = "debug/devices.rs"]
 mod devices;
 mod small_guests;
+#[path = "debug/translations.rs"]
+mod translations;
 #[path = "debug/watching.rs"]
 mod watching;
 

@@ -30,6 +30,7 @@ pub(super) enum Verb {
     Disassemble,
     Lens,
     Walk,
+    Tlb,
     Device,
     Chips,
     Trace,
@@ -132,14 +133,18 @@ pub(super) const ROWS: &[Row] = rows! {
          kvm, whichever runs the guest now. With the code that stands for it, counts and costs where they are known.",
         "lens guest_start";
     Walk "walk" ["w"] "walk ADDR", "Translate a virtual address and draw each level of the page tables.", "walk $rsp";
+    Tlb "tlb" [] "tlb [ADDR [LENGTH]]",
+        "Show what the engine remembers of the page tables: emu's soft TLB and windows, pv's mirror; for one ADDR beside its \
+         page walk, so that what is stale shows.", "tlb $rip";
     Device "device" ["dev", "devices"] "device [NAME]",
         "List the devices, or show the registers of one (or of all whose names begin so) by name, with their flags. Nothing \
          is read the guest's way: what a read would clear or consume stays.", "device uart16550";
     Chips "chips" ["interrupts", "irq"] "chips",
         "Show which interrupts wait where, and why they are not delivered; then 8259s, I/O APIC, local APICs and 8254 by \
          register.", "chips";
-    Trace "trace" ["t"] "trace [on|off|show [N]]",
-        "Record what leaves the guest (ports, device memory, MSRs, CPUID, interrupts), and show the last N events.",
+    Trace "trace" ["t"] "trace [on|off|show [N]|costs]",
+        "Record what leaves the guest (ports, device memory, MSRs, CPUID, interrupts), and show the last N events, with what they \
+         took where that is known; or sum that up by kind.",
         "trace show 10";
     Sites "sites" [] "sites [count|cost]",
         "List the instructions that mode pv patched: how, how often executed, and what that took; by address, or the most first.",

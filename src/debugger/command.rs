@@ -30,6 +30,8 @@ pub enum TraceRequest {
     Off,
     /// Show the last so many events.
     Show(u64),
+    /// Sum up what they cost, by kind.
+    Costs,
 }
 
 /// What is asked for.
@@ -131,6 +133,13 @@ pub enum Command {
     Lens(Option<Expression>),
     /// Draw a page walk.
     Walk(Expression),
+    /// What the engine remembers of the page tables.
+    Tlb {
+        /// Where; everywhere without one.
+        address: Option<Expression>,
+        /// Bytes; one address, beside its walk, without it.
+        length: Option<Expression>,
+    },
     /// List the devices, or show the registers of one.
     Device(Option<String>),
     /// The interrupt chips.
@@ -179,10 +188,12 @@ impl Command {
                 | C::Memory { .. }
                 | C::Disassemble { .. }
                 | C::Lens(_)
-                | C::Trace(TraceRequest::Show(_))
+                | C::Trace(TraceRequest::Show(_) | TraceRequest::Costs)
+                | C::Tlb { .. }
                 | C::Device(_)
                 | C::Chips
                 | C::Stats
+                | C::Cpus
                 | C::Sites(_)
                 | C::Gdt
                 | C::Idt
@@ -294,6 +305,11 @@ fn arguments(verb: Verb, rest: &str) -> Result<Command, String> {
         Verb::Lens if rest.is_empty() => Command::Lens(None),
         Verb::Lens => Command::Lens(Some(address(rest)?)),
         Verb::Walk => Command::Walk(address(rest)?),
+        Verb::Tlb if rest.is_empty() => Command::Tlb { address: None, length: None },
+        Verb::Tlb => {
+            let (address, length) = range(rest)?;
+            Command::Tlb { address: Some(address), length }
+        }
         Verb::Device => Command::Device((!rest.is_empty()).then(|| rest.to_owned())),
         Verb::Chips => none(rest, Command::Chips)?,
         Verb::Trace => Command::Trace(trace(rest)?),
@@ -499,9 +515,10 @@ fn trace(rest: &str) -> Result<TraceRequest, String> {
     match word {
         "on" if more.is_empty() => Ok(TraceRequest::On),
         "off" if more.is_empty() => Ok(TraceRequest::Off),
+        "costs" if more.is_empty() => Ok(TraceRequest::Costs),
         "" => Ok(TraceRequest::Show(EVENTS)),
         "show" if more.is_empty() => Ok(TraceRequest::Show(EVENTS)),
         "show" => Ok(TraceRequest::Show(count(more.trim())?)),
-        _ => Err(format!("'{rest}' is neither on, off nor show")),
+        _ => Err(format!("'{rest}' is neither on, off, show nor costs")),
     }
 }

@@ -173,6 +173,7 @@ impl Session {
                 trace.enable(false);
                 Reply::said("trace is off")
             }
+            TraceRequest::Costs => Reply::view(&trace::costs(self.events.last(usize::MAX))),
             TraceRequest::Show(count) => {
                 let recording = trace.is_enabled();
                 let count = usize::try_from(count).unwrap_or(usize::MAX);

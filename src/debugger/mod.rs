@@ -28,6 +28,7 @@ mod rewinding;
 pub mod session;
 pub mod symbols;
 mod timeline;
+mod translations;
 pub mod tui;
 pub mod unwind;
 pub mod view;

@@ -278,6 +278,7 @@ impl Session {
                 let state = self.state()?;
                 Ok(Reply::view(&paging::walk(&self.memory(&state), &self.symbols, at)))
             }
+            Command::Tlb { address, length } => self.tlb(address.as_ref(), length.as_ref()),
             Command::Device(None) => Ok(self.list_devices()),
             Command::Device(Some(name)) => self.device(name),
             Command::Chips => self.chips(),

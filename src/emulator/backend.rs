@@ -5,7 +5,8 @@ use super::translate::session::Translator;
 use crate::arch::{CpuState, Gva};
 use crate::clock::ClockSource;
 use crate::engine::{
-    Backend, Boundary, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Vcpu, VcpuId, Watch,
+    Backend, Boundary, Caps, DebugEvent, DebugVcpu, EngineError, Exit, Platform, Translations, Vcpu, VcpuId,
+    Watch,
 };
 use crate::mem::{GuestRam, RamSlot};
 use std::sync::Arc;
@@ -152,6 +153,7 @@ struct EmuVcpu {
 impl Vcpu for EmuVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut fresh = !std::mem::take(&mut self.goes_on);
+        platform.trace().begins();
         loop {
             if let Some(hit) = self.core.single().take_watched() {
                 return Ok(Exit::Debug(DebugEvent::Watched(hit)));
@@ -208,6 +210,13 @@ impl Vcpu for EmuVcpu {
         // Whoever changes code tells its map.
         self.core.single().forget_translations();
         Ok(())
+    }
+
+    fn translations(&self) -> Option<Translations> {
+        Some(match &self.core {
+            Core::Translator(translator) => translator.held(),
+            Core::Single(single) => single.held(),
+        })
     }
 
     fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {

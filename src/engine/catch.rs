@@ -44,7 +44,8 @@ mod tests {
 
     #[test]
     fn an_event_is_caught_by_kind_number_or_place() {
-        let event = |kind, at, width| Event { number: 0, kind, at, value: 0, width };
+        let event =
+            |kind, at, width| Event { number: 0, kind, at, value: 0, width, cost: Default::default() };
         let write = event(EventKind::PortWrite, 0x3f8, 1);
         assert!(Catch::Kind(EventKind::PortWrite, None).matches(&write));
         assert!(Catch::Kind(EventKind::PortWrite, Some(0x3f8)).matches(&write));

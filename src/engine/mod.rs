@@ -25,6 +25,7 @@ mod progress;
 mod saved;
 mod site;
 mod trace;
+mod translation;
 mod watch;
 
 pub use crate::bus::VcpuId;
@@ -41,7 +42,8 @@ pub use platform::{Attention, Platform, PlatformParts};
 pub use progress::Progress;
 pub use saved::{BadOffers, SavedOffers};
 pub use site::{Cost, Occasion, Patch, Site, Sites};
-pub use trace::{Event, EventKind, Trace};
+pub use trace::{Event, EventCost, EventKind, Trace};
+pub use translation::{Held, HeldSpace, Store, Translations, Whose};
 pub use watch::{Watch, WatchHit, WatchKind};
 
 use crate::arch::{CpuState, Gva};
@@ -216,6 +218,10 @@ pub trait Vcpu: Send {
     }
     /// What was patched in the guest's code, if the mode patches and was told to keep account of it. The guest stands.
     fn sites(&self) -> Option<Sites> {
+        None
+    }
+    /// What is remembered of the guest's page tables, if that can be seen. The guest stands; looking changes nothing.
+    fn translations(&self) -> Option<Translations> {
         None
     }
     /// The instructions that the host could not execute ([`Cause::Rescue`]) by name, and how often each was met.

@@ -1,8 +1,13 @@
 //! The exit trace: the last accesses and events of a machine, for people who look at it or want to be stopped by one.
 //!
 //! Off by default and then one relaxed load on the access path.
+//!
+//! What an event cost is told where an engine leaves guest code for it: it says when it has left ([`Trace::left`]) and when it
+//! is about to go on ([`Trace::goes_on`]). An interpreter leaves nothing, and of its events no cost is known.
 use super::catch::Catch;
 use crate::sys::signal::KickCell;
+use crate::sys::tsc;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +43,24 @@ pub enum EventKind {
     ControlWrite,
 }
 
+/// What an event cost: the host's time from the moment in which the engine had the CPU after the guest's code to that in which
+/// it gave it back. The way out and back is not in it; what the host did meanwhile for others is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum EventCost {
+    /// It is not known: guest code was not left for it, or did not go on since.
+    #[default]
+    Unknown,
+    /// The first event of a stay outside of the guest, and of how many: what all of them took, in nanoseconds.
+    Stay {
+        /// Nanoseconds.
+        nanos: u64,
+        /// Events of the stay, this one too.
+        events: u32,
+    },
+    /// It is in the cost of the event with this number.
+    Within(u64),
+}
+
 /// One line of the trace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
@@ -51,6 +74,22 @@ pub struct Event {
     pub value: u64,
     /// Bytes of the access, 0 where that means nothing.
     pub width: u8,
+    /// What it cost.
+    pub cost: EventCost,
+}
+
+/// A stay outside of guest code.
+#[derive(Clone, Copy, Debug)]
+struct Stay {
+    /// The TSC when it began.
+    since: u64,
+    /// The first of its events that was recorded, and how many were.
+    events: Option<(u64, u32)>,
+}
+
+thread_local! {
+    /// The stay of the vCPU that this thread runs.
+    static STAY: Cell<Option<Stay>> = const { Cell::new(None) };
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +134,8 @@ impl Trace {
     /// Switches recording on or off.
     pub fn enable(&self, on: bool) {
         if on {
+            // Measured once, which takes a while.
+            let _hz = tsc::frequency();
             self.wants.fetch_or(RECORDS, Ordering::Relaxed);
         } else {
             self.wants.fetch_and(!RECORDS, Ordering::Relaxed);
@@ -106,6 +147,45 @@ impl Trace {
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.wants(RECORDS)
+    }
+
+    /// The calling thread begins to run a vCPU: whatever it was outside of guest code for before is not to be counted.
+    #[inline]
+    pub fn begins(&self) {
+        if self.is_enabled() {
+            STAY.set(None);
+        }
+    }
+
+    /// The calling thread has just come out of guest code.
+    #[inline]
+    pub fn left(&self) {
+        if self.is_enabled() {
+            STAY.set(Some(Stay { since: tsc::read(), events: None }));
+        }
+    }
+
+    /// The calling thread enters guest code now.
+    #[inline]
+    pub fn goes_on(&self) {
+        if self.is_enabled() {
+            self.end_stay();
+        }
+    }
+
+    #[cold]
+    fn end_stay(&self) {
+        let now = tsc::read();
+        let Some(Stay { since, events: Some((first, events)) }) = STAY.take() else { return };
+        let ticks = u128::from(now.wrapping_sub(since)) * 1_000_000_000;
+        let nanos = u64::try_from(ticks / u128::from(tsc::frequency().max(1))).unwrap_or(u64::MAX);
+        let mut ring = self.lock();
+        // Others may have been pushed out of the ring since.
+        let oldest = ring.events.front().map_or(u64::MAX, |event| event.number);
+        let place = first.checked_sub(oldest).and_then(|place| usize::try_from(place).ok());
+        if let Some(event) = place.and_then(|place| ring.events.get_mut(place)) {
+            event.cost = EventCost::Stay { nanos, events };
+        }
     }
 
     /// From now on events that one of `catches` matches have that CPU leave its run whose thread made them, and are there to
@@ -165,7 +245,7 @@ impl Trace {
         let mut ring = self.lock();
         let number = ring.next;
         ring.next += 1;
-        let event = Event { number, kind, at, value, width };
+        let event = Event { number, kind, at, value, width, cost: self.cost_of(number) };
         if ring.catches.iter().any(|catch| catch.matches(&event)) {
             let own =
                 ring.kicks.iter().find(|kick| kick.is_bound_here()).or(ring.kicks.first()).map(Arc::clone);
@@ -182,6 +262,15 @@ impl Trace {
             }
             ring.events.push_back(event);
         }
+    }
+
+    /// What is known of an event's cost when it happens: in which stay it is.
+    fn cost_of(&self, number: u64) -> EventCost {
+        let Some(mut stay) = STAY.get().filter(|_| self.is_enabled()) else { return EventCost::Unknown };
+        let (first, events) = stay.events.unwrap_or((number, 0));
+        stay.events = Some((first, events + 1));
+        STAY.set(Some(stay));
+        if events == 0 { EventCost::Unknown } else { EventCost::Within(first) }
     }
 
     /// Takes the events recorded so far, oldest first.
@@ -206,6 +295,51 @@ mod tests {
         }
         let events = trace.drain();
         assert_eq!((events.len(), events[0].number), (Trace::CAPACITY, 2));
+    }
+
+    #[test]
+    fn an_event_costs_what_its_stay_outside_of_the_guest_took() {
+        let trace = Trace::default();
+        trace.left();
+        trace.enable(true);
+        trace.record(EventKind::PortRead, 1, 0, 1);
+        trace.left();
+        trace.record(EventKind::PortRead, 2, 0, 1);
+        let begun = tsc::read();
+        while tsc::read().wrapping_sub(begun) < tsc::frequency() / 1000 {}
+        trace.goes_on();
+        // Nobody left guest code for this one.
+        trace.record(EventKind::Halt, 3, 0, 0);
+        trace.goes_on();
+        for _ in 0..2 {
+            trace.left();
+            trace.goes_on();
+        }
+        trace.left();
+        trace.record(EventKind::PortWrite, 4, 0, 1);
+        trace.record(EventKind::Interrupt, 5, 0, 0);
+        trace.goes_on();
+        // It does not go on after these.
+        trace.left();
+        trace.record(EventKind::PortWrite, 6, 0, 1);
+        trace.begins();
+        trace.goes_on();
+        let events = trace.drain();
+        let costs: Vec<_> = events.iter().map(|event| event.cost).collect();
+        assert_eq!(
+            (costs[0], costs[2], costs[5]),
+            (EventCost::Unknown, EventCost::Unknown, EventCost::Unknown)
+        );
+        assert!(matches!(costs[1], EventCost::Stay { nanos: 1_000_000.., events: 1 }), "{costs:?}");
+        assert!(matches!(costs[3], EventCost::Stay { events: 2, .. }), "{costs:?}");
+        assert_eq!(costs[4], EventCost::Within(events[3].number));
+        // One that was pushed out of the ring meanwhile.
+        trace.left();
+        for n in 0..=Trace::CAPACITY as u64 {
+            trace.record(EventKind::Halt, n, 0, 0);
+        }
+        trace.goes_on();
+        assert!(trace.drain().iter().all(|event| !matches!(event.cost, EventCost::Stay { .. })));
     }
 
     #[test]

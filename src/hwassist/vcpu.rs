@@ -172,7 +172,15 @@ impl KvmVcpu {
     pub(super) fn enter(&mut self, platform: &Platform, counters: &Counters) -> Result<Next, EngineError> {
         let cr8 = u64::from(platform.cr8(self.id));
         self.fd.get_kvm_run().cr8 = cr8;
+        // One that only finishes an access lets no guest code run.
+        let runs = self.fd.get_kvm_run().immediate_exit == 0;
+        if runs {
+            platform.trace().goes_on();
+        }
         let failed = self.fd.run().err();
+        if runs {
+            platform.trace().left();
+        }
         counters.count(Cause::HostExit);
         self.unfinished = false;
         let run = self.fd.get_kvm_run();
@@ -427,6 +435,7 @@ fn serve_mmio(platform: &Platform, id: VcpuId, at: u64, read: bool, data: &mut [
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
+        platform.trace().begins();
         let goes_on = self.stops.take_goes_on();
         self.run_to_stop(platform, goes_on)
     }

@@ -62,7 +62,7 @@ pub use timed::{Counts, TimedCounts};
 use crate::arch::{Activity, CpuState};
 use crate::bus::ClaimConflict;
 use crate::clock::ClockSource;
-use crate::engine::{Caps, Engine, EngineError, Pair, Platform, Sites, VcpuId};
+use crate::engine::{Caps, Engine, EngineError, Pair, Platform, Sites, Translations, VcpuId};
 use crate::loader::{Image, LoadError};
 use crate::mem::{GuestRam, MemoryError};
 pub use pc::{DEVICES, Pc};
@@ -276,6 +276,17 @@ impl Machine {
     #[must_use]
     pub fn sites(&self) -> Option<Sites> {
         self.executor.vcpu.sites()
+    }
+
+    /// What the engine remembers of the guest's page tables for this CPU, if that can be seen.
+    #[must_use]
+    pub fn translations(&self, vcpu: VcpuId) -> Option<Translations> {
+        let executor = &self.executor;
+        let found = match usize::from(vcpu.0).checked_sub(1) {
+            None => Some(&executor.vcpu),
+            Some(other) => executor.others.get(other),
+        };
+        found.and_then(|vcpu| vcpu.translations())
     }
 
     /// The instructions that the host could not execute and how often they were met, on all CPUs; the most frequent first.

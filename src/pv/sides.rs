@@ -15,7 +15,7 @@ use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Efer, Rflags, SegmentRegister};
 use crate::emulator::single::far;
-use crate::engine::{EngineError, KickCell};
+use crate::engine::{EngineError, HeldSpace, KickCell, Translations};
 use crate::mem::GuestRam;
 use std::fs::File;
 use std::sync::Arc;
@@ -148,6 +148,20 @@ impl Sides {
     #[cfg(test)]
     pub(super) fn shows_a_key(&self) -> bool {
         self.users.iter().any(|user| user.side.child.shows_its_key())
+    }
+
+    /// What is mapped in each process. The user's of an address space that the CPU is not in may hold what its tables no longer
+    /// say: it is compared with them before it runs again.
+    pub(super) fn held(&self, who: Who) -> Translations {
+        let kernel = HeldSpace { name: "kernel".to_owned(), current: who == Who::Kernel };
+        let users = self.users.iter().enumerate().map(|(number, user)| HeldSpace {
+            name: format!("user of CR3 {:#x}", user.table),
+            current: who == Who::User && self.current == Some(number),
+        });
+        let spaces = std::iter::once(kernel).chain(users).collect();
+        let sides = std::iter::once(&self.kernel).chain(self.users.iter().map(|user| &user.side));
+        let list = sides.enumerate().flat_map(|(number, side)| side.space.held(number)).collect();
+        Translations { what: "mirror of the guest's page tables in its own processes", spaces, list }
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut Side> {

@@ -13,7 +13,7 @@ use super::layout::{LOWEST, MONITOR, RAM_FD, TEXT_FD, ZONE, ZONE_SIZE, most_mapp
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::{self, PagingMode, Privilege, Translation};
 use crate::arch::{Cr0, Gpa, Gva};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Held, Store, Whose};
 use crate::mem::GuestRam;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -104,6 +104,26 @@ impl Space {
     /// Whether the RAM page at `offset` is mapped as text here, and where.
     fn text_at(&self, offset: u64) -> Option<u64> {
         self.text.get(&offset).copied()
+    }
+
+    /// What is mapped. What lies in a shadow is told by the RAM that it is a patched copy of.
+    pub(super) fn held(&self, space: usize) -> impl Iterator<Item = Held> {
+        let whose = if self.for_user { Whose::User } else { Whose::Supervisor };
+        self.runs.iter().filter_map(move |(&start, run)| {
+            let slots = self.ram.slots().iter();
+            let slot = slots.into_iter().find(|slot| run.offset.wrapping_sub(slot.offset) < slot.size)?;
+            Some(Held {
+                linear: Gva(start),
+                physical: Gpa(slot.gpa.0 + (run.offset - slot.offset)),
+                length: run.length,
+                store: Store::Mirror,
+                whose,
+                rights: [true, run.kind == Kind::Write, run.kind == Kind::Text],
+                global: false,
+                has_code: run.kind == Kind::Text,
+                space,
+            })
+        })
     }
 
     /// Takes `start..start + length` out of the book; the host keeps it until told.

@@ -26,7 +26,7 @@ use crate::arch::{CpuState, Cr0, Gva, Rflags, Vector};
 use crate::emulator::single::{Outcome, Single};
 use crate::engine::{
     Attention, Boundary, Cause, DebugEvent, DebugVcpu, EngineError, Exit, Hypercalls, Interface, Occasion,
-    Platform, Sites, Vcpu, VcpuId, Watch,
+    Platform, Sites, Translations, Vcpu, VcpuId, Watch,
 };
 use crate::mem::{CodeChanges, GuestRam};
 use crate::sys::cpuid_faulting::CpuidFaulting;
@@ -195,6 +195,7 @@ impl PvVcpu {
             commands |= child.load_vectors(&self.state.xsave);
             self.vectors = Some(who);
         }
+        platform.trace().goes_on();
         sides.release(who, commands)?;
         if let Some((address, ticks)) = self.timing.released() {
             patches.time(address, ticks);
@@ -217,6 +218,7 @@ impl PvVcpu {
                 }
             }
         }
+        platform.trace().left();
         if patches.is_counting() && exit.is_none() {
             self.timing = Timing::reported();
         }
@@ -439,6 +441,7 @@ pub(super) fn objection(state: &CpuState) -> Option<&'static str> {
 impl Vcpu for PvVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut first = true;
+        platform.trace().begins();
         // The children have it: see `sys::cpuid_faulting`. Nothing in here asks the host's CPU what it is.
         let _alike = CpuidFaulting::begin();
         self.sides.settle();
@@ -498,6 +501,10 @@ impl Vcpu for PvVcpu {
 
     fn sites(&self) -> Option<Sites> {
         self.patches.report()
+    }
+
+    fn translations(&self) -> Option<Translations> {
+        Some(self.sides.held(who(&self.state)))
     }
 
     fn as_debug(&mut self) -> Option<&mut dyn DebugVcpu> {

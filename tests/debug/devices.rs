@@ -10,6 +10,13 @@ fn find<'a>(answer: &'a Value, block: &str, name: &str) -> &'a Value {
     registers.iter().find(|r| r["name"] == name).unwrap_or_else(|| panic!("no {name}: {found}"))
 }
 
+/// Where `chips` says that a line is pending.
+fn line(answer: &Value, irq: u8) -> Option<Vec<String>> {
+    let lines = answer["data"]["lines"].as_array().unwrap();
+    let line = lines.iter().find(|line| line["irq"] == irq)?;
+    Some(line["places"].as_array().unwrap().iter().map(|place| place.as_str().unwrap().to_owned()).collect())
+}
+
 #[test]
 fn a_character_is_looked_at_in_the_uart_and_stays_for_the_guest() {
     let folder = tempfile::tempdir().unwrap();
@@ -20,7 +27,7 @@ fn a_character_is_looked_at_in_the_uart_and_stays_for_the_guest() {
         );
         let all = answers_with(mode, &image, &script, &["--flat"]);
         let what = format!("{mode}: {all:#?}");
-        assert_eq!(all[0]["data"]["lines"], serde_json::json!([]), "{what}");
+        assert_eq!(line(&all[0], 4), None, "{what}");
         for looked in &all[2..4] {
             let rbr = find(looked, "uart16550", "RBR");
             assert_eq!(
@@ -37,18 +44,13 @@ fn a_character_is_looked_at_in_the_uart_and_stays_for_the_guest() {
             assert_eq!(find(looked, "uart16550", "MCR")["words"][3], "LOOP", "{what}");
         }
         // The line a student wants: pending here, masked there.
-        let line = &all[4]["data"]["lines"][0];
-        assert_eq!(
-            (&line["irq"], all[4]["data"]["lines"].as_array().unwrap().len()),
-            (&4.into(), 1),
-            "{what}"
-        );
-        let places: Vec<_> = line["places"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+        let places = line(&all[4], 4).unwrap();
         assert!(places[0].starts_with("pending in the 8259 master"), "{what}");
         assert!(places[0].ends_with("masked by the IMR") && places[1].contains("masked"), "{what}");
         let refuses = all[4]["data"]["cpus"][0]["refuses"].as_str().unwrap();
         assert_eq!(refuses, "interrupts are off (RFLAGS.IF = 0)", "{what}");
-        assert_eq!(find(&all[4], "pic8259 master", "IRR")["words"][0], "IRQ4", "{what}");
+        let asks = find(&all[4], "pic8259 master", "IRR")["words"].as_array().unwrap();
+        assert!(asks.contains(&"IRQ4".into()), "{what}");
         assert_eq!(
             find(&all[4], "ioapic", "REDTBL[4]")["words"].as_array().unwrap().last().unwrap(),
             "pin high",
@@ -60,8 +62,7 @@ fn a_character_is_looked_at_in_the_uart_and_stays_for_the_guest() {
         assert_eq!(number(&register(&all[7], "rax")["value"]), u64::from(b'A'), "{what}");
         assert_eq!(find(&all[8], "uart16550", "RBR")["words"][0], "nothing received", "{what}");
         // An edge waits in the 8259 for ever; the line itself is low.
-        let places = all[9]["data"]["lines"][0]["places"].as_array().unwrap();
-        assert_eq!(places.len(), 1, "{what}");
+        assert_eq!(line(&all[9], 4).unwrap().len(), 1, "{what}");
     }
 }
 

@@ -82,7 +82,6 @@ fn stays(command: &Command) -> bool {
             C::Examine { .. }
                 | C::Walk(_)
                 | C::Trace(_)
-                | C::Cpus
                 | C::Cpu(_)
                 | C::Mode(_)
                 | C::Catch { .. }

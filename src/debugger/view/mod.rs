@@ -15,6 +15,7 @@ pub mod sites;
 pub mod stats;
 pub mod tables;
 pub mod trace;
+pub mod translations;
 
 use crate::arch::{Gpa, Gva};
 use serde::{Serialize, Serializer};

@@ -4,7 +4,7 @@ use crate::arch::exception::Vector;
 use crate::arch::{Port, layout, msr};
 use crate::debugger::events::Traced;
 use crate::debugger::symbols::Symbols;
-use crate::engine::EventKind;
+use crate::engine::{EventCost, EventKind};
 use serde::Serialize;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -28,6 +28,12 @@ pub struct Line {
     pub rip: Option<Hex>,
     /// Its symbol.
     pub symbol: Option<String>,
+    /// What it cost, as far as that is known: host time from leaving guest code until that went on, in nanoseconds.
+    pub nanos: Option<u64>,
+    /// Events that this is the cost of together: this one, and those after it that are within it.
+    pub events: Option<u32>,
+    /// The event in whose cost this one's is.
+    pub within: Option<u64>,
 }
 
 /// A piece of the trace.
@@ -59,9 +65,101 @@ pub fn lines<'a>(events: impl Iterator<Item = &'a Traced>, symbols: &Symbols) ->
                 words: words(event.kind, event.at, event.value, event.width),
                 rip: rip.map(Hex),
                 symbol: rip.and_then(|at| symbols.label(at)),
+                nanos: if let EventCost::Stay { nanos, .. } = event.cost { Some(nanos) } else { None },
+                events: if let EventCost::Stay { events, .. } = event.cost { Some(events) } else { None },
+                within: if let EventCost::Within(first) = event.cost { Some(first) } else { None },
             }
         })
         .collect()
+}
+
+/// What one kind of event cost.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CostRow {
+    /// The kind.
+    pub kind: &'static str,
+    /// Events of it that are kept.
+    pub count: usize,
+    /// Stays outside of guest code that began with one: those that were timed.
+    pub timed: usize,
+    /// What these took together, in nanoseconds; other events that they had are in it.
+    pub total: u64,
+    /// The median of them, in nanoseconds.
+    pub median: Option<u64>,
+}
+
+/// What events cost, by kind.
+#[derive(Clone, Debug, Serialize)]
+pub struct Costs {
+    /// Those that took the most in all first.
+    pub rows: Vec<CostRow>,
+    /// Events whose cost is not known, nor in another's.
+    pub unknown: usize,
+}
+
+/// Sums up what events cost.
+#[must_use]
+pub fn costs<'a>(events: impl Iterator<Item = &'a Traced>) -> Costs {
+    let mut kinds: Vec<(&'static str, usize, Vec<u64>)> = Vec::new();
+    let mut unknown = 0;
+    for event in events.map(|traced| traced.event) {
+        let name = name(event.kind);
+        let place = kinds.iter().position(|(kind, ..)| *kind == name).unwrap_or_else(|| {
+            kinds.push((name, 0, Vec::new()));
+            kinds.len() - 1
+        });
+        let (_, count, timed) = &mut kinds[place];
+        *count += 1;
+        match event.cost {
+            EventCost::Stay { nanos, .. } => timed.push(nanos),
+            EventCost::Within(_) => {}
+            EventCost::Unknown => unknown += 1,
+        }
+    }
+    let row = |(kind, count, mut timed): (&'static str, usize, Vec<u64>)| {
+        timed.sort_unstable();
+        let median = timed.get(timed.len() / 2).map(|&upper| match timed.len() % 2 {
+            0 => timed[timed.len() / 2 - 1].midpoint(upper),
+            _ => upper,
+        });
+        let total = timed.iter().fold(0, |sum: u64, &nanos| sum.saturating_add(nanos));
+        CostRow { kind, count, timed: timed.len(), total, median }
+    };
+    let mut rows: Vec<_> = kinds.into_iter().map(row).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse((row.total, row.count)));
+    Costs { rows, unknown }
+}
+
+/// Nanoseconds for people.
+fn time(nanos: u64) -> String {
+    match nanos {
+        0..10_000 => format!("{nanos} ns"),
+        10_000..10_000_000 => format!("{:.1} µs", nanos as f64 / 1e3),
+        _ => format!("{:.1} ms", nanos as f64 / 1e6),
+    }
+}
+
+impl fmt::Display for Costs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.rows.is_empty() {
+            return f.write_str("no events are kept; 'trace on' records what leaves the guest");
+        }
+        write!(f, "{:12} {:>8} {:>8} {:>12} {:>12}", "kind", "count", "timed", "total", "median")?;
+        for row in &self.rows {
+            let CostRow { kind, count, timed, total, median } = row;
+            let total = if *timed == 0 { "not known".to_owned() } else { time(*total) };
+            let median = median.map_or_else(|| "not known".to_owned(), time);
+            write!(f, "\n{kind:12} {count:>8} {timed:>8} {total:>12} {median:>12}")?;
+        }
+        if self.unknown > 0 {
+            write!(
+                f,
+                "\nof {} the cost is not known: the interpreter executed the guest, or it did not go on since",
+                self.unknown
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// The word for a kind of event.
@@ -194,6 +292,14 @@ impl fmt::Display for Trace {
                 None => String::new(),
             };
             write!(f, "\n{:>6}  {:10}  {}{place}", line.number, line.kind, line.words)?;
+            match (line.nanos, line.events, line.within) {
+                (Some(nanos), Some(2..), _) => {
+                    write!(f, "   [{}, with {} more]", time(nanos), line.events.unwrap_or(1) - 1)?
+                }
+                (Some(nanos), ..) => write!(f, "   [{}]", time(nanos))?,
+                (_, _, Some(first)) => write!(f, "   [in {first}]")?,
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -208,7 +314,7 @@ mod tests {
     #[test]
     fn each_kind_in_words() {
         let event = |number, kind, at, value, width, rip| Traced {
-            event: Event { number, kind, at, value, width },
+            event: Event { number, kind, at, value, width, cost: EventCost::Unknown },
             rip,
         };
         let events = [
@@ -231,5 +337,43 @@ mod tests {
         insta::assert_snapshot!(shown);
         let none = Trace { recording: false, kept: 0, lines: Vec::new() };
         assert_eq!(none.to_string(), "trace is off, 0 events kept; 'trace on' records what leaves the guest");
+    }
+
+    #[test]
+    fn costs_are_told_beside_events_and_summed_up_by_kind() {
+        let event = |number, kind, cost| Traced {
+            event: Event { number, kind, at: 0x3f8, value: 0x41, width: 1, cost },
+            rip: None,
+        };
+        let stay = |nanos, events| EventCost::Stay { nanos, events };
+        let events = [
+            event(0, EventKind::PortWrite, stay(900, 1)),
+            event(1, EventKind::PortWrite, stay(25_000, 2)),
+            event(2, EventKind::Interrupt, EventCost::Within(1)),
+            event(3, EventKind::PortWrite, stay(1_100, 1)),
+            event(4, EventKind::PortWrite, stay(1_300, 1)),
+            event(5, EventKind::Cpuid, stay(12_345_678, 1)),
+            event(6, EventKind::Halt, EventCost::Unknown),
+        ];
+        let lines = lines(events.iter(), &Symbols::default());
+        insta::assert_snapshot!(Trace { recording: true, kept: 7, lines }, @r"
+        trace is on, 7 events kept
+             0  port-write  out 0x3f8 (COM1), 0x41 'A'   [900 ns]
+             1  port-write  out 0x3f8 (COM1), 0x41 'A'   [25.0 µs, with 1 more]
+             2  interrupt   interrupt vector 0x3f8 entered   [in 1]
+             3  port-write  out 0x3f8 (COM1), 0x41 'A'   [1100 ns]
+             4  port-write  out 0x3f8 (COM1), 0x41 'A'   [1300 ns]
+             5  cpuid       cpuid leaf 0x3f8 gave eax 0x41   [12.3 ms]
+             6  halt        halted until an interrupt
+        ");
+        insta::assert_snapshot!(costs(events.iter()), @r"
+        kind            count    timed        total       median
+        cpuid               1        1      12.3 ms      12.3 ms
+        port-write          4        4      28.3 µs      1200 ns
+        interrupt           1        0    not known    not known
+        halt                1        0    not known    not known
+        of 1 the cost is not known: the interpreter executed the guest, or it did not go on since
+        ");
+        assert!(costs([].iter()).to_string().starts_with("no events are kept"));
     }
 }

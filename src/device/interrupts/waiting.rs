@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(ways.len(), 1);
         assert_eq!(ways[0].line, 4);
         assert!(ways[0].places[0].ends_with("masked by the IMR"), "{ways:?}");
-        assert!(ways[0].places[1].ends_with("masked, so that its edge was lost"), "{ways:?}");
+        assert!(ways[0].places[1].ends_with("masked, so that edges are lost"), "{ways:?}");
         assert!(!offers[0].offered && offers[0].pic.is_none());
         // The 8259 lets it through, and LINT0 is open after reset.
         let pics = PicPorts(Arc::clone(&complex));

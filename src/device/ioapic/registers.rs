@@ -59,7 +59,7 @@ impl IoApic {
         match (high || edge, masked, entry.contains(Entry::LEVEL)) {
             (false, ..) => None,
             (true, true, true) => Some(format!("pending at the {name}: masked")),
-            (true, true, false) => Some(format!("high at the {name}: masked, so that its edge was lost")),
+            (true, true, false) => Some(format!("high at the {name}: masked, so that edges are lost")),
             (true, false, _) if edge => Some(format!("pending at the {name}")),
             // An edge that was sent is no longer the chip's affair.
             (true, false, _) => None,
@@ -78,7 +78,7 @@ mod tests {
         chip.set_pin(4, true);
         assert_eq!(
             chip.way_of(4).unwrap(),
-            "high at the I/O APIC's input 4 (vector 0x00): masked, so that its edge was lost"
+            "high at the I/O APIC's input 4 (vector 0x00): masked, so that edges are lost"
         );
         for (select, value) in [(0x22, 0x8041), (0x23, 0x0100_0000), (0x24, 0x1_8042)] {
             chip.write(0, select);

@@ -7,6 +7,7 @@
 //!
 //! Address spaces ([`Space`]) are told apart by PCID (SDM 4.10.1): each has banks of its own for user pages, and a stamp for
 //! what was made of its code. The supervisor's bank is shared: what is not global in it is forgotten with every write of CR3.
+mod held;
 mod rights;
 mod space;
 

@@ -46,7 +46,9 @@ use super::front::features::Features;
 use super::mmu::Tlb;
 use crate::arch::paging::PagingMode;
 use crate::arch::{CpuState, Exception, Vector};
-use crate::engine::{Boundary, DebugEvent, EngineError, Exit, Platform, VcpuId, Watch, WatchHit};
+use crate::engine::{
+    Boundary, DebugEvent, EngineError, Exit, Platform, Translations, VcpuId, Watch, WatchHit,
+};
 use crate::mem::{GuestRam, Watcher};
 use cx::Handler;
 use host_fpu::HostFpu;
@@ -218,6 +220,21 @@ impl Single {
     /// Forgets cached translations: page tables were changed from outside, and nothing else.
     pub fn forget_translations(&mut self) {
         self.tlb.flush_all();
+    }
+
+    /// What is remembered of the guest's page tables.
+    pub(crate) fn held(&self) -> Translations {
+        Translations { what: "soft TLB", spaces: self.tlb.held_spaces(), list: self.tlb.held() }
+    }
+
+    /// The soft TLB.
+    pub(crate) fn tlb(&self) -> &Tlb {
+        &self.tlb
+    }
+
+    /// The guest's RAM.
+    pub(crate) fn ram(&self) -> &GuestRam {
+        &self.ram
     }
 
     /// Forgets cached translations and decoded code: page tables, code or state were changed from outside.

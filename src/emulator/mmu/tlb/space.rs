@@ -30,6 +30,11 @@ impl Space {
         Self { pcid: NO_PCID, code, filled: Vec::new(), evicted: NOWHERE, used: 0 }
     }
 
+    /// The PCID that names it, if one does.
+    pub(super) fn pcid(&self) -> u16 {
+        self.pcid
+    }
+
     /// Whether a PCID names it.
     pub(super) fn is_used(&self) -> bool {
         self.pcid != NO_PCID

@@ -4,6 +4,7 @@
 //! from there to the [`Cx`] that `single` works on, and back. So exceptions, interrupts, device accesses and everything
 //! rare are `single`'s business, and there is one of each.
 #![expect(unsafe_code, reason = "enters generated code, which calls back with a raw pointer to the session")]
+mod held;
 mod help;
 mod lookup;
 mod port;
@@ -239,7 +240,11 @@ extern "sysv64" fn answer(context: *mut Context, number: u32) -> usize {
     // SAFETY: translated code passes the context that it was entered with; its session is the one that entered, which
     // waits on the stack and uses nothing of itself until it is returned to.
     let session = unsafe { &mut *((*context).session as *mut Session<'_, '_>) };
-    session.answer(number)
+    if session.cx.platform.trace().is_enabled() {
+        session.traced(|session| session.answer(number))
+    } else {
+        session.answer(number)
+    }
 }
 
 /// Whether the next instruction must be executed alone.
@@ -252,6 +257,18 @@ fn needs_care(state: &CpuState) -> bool {
 }
 
 impl Session<'_, '_> {
+    /// What translated code has called for, with the trace told how long it takes.
+    #[cold]
+    fn traced<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> R {
+        self.cx.platform.trace().left();
+        let result = act(self);
+        // If it is to leave, it goes on where translated code is entered again.
+        if self.end.is_none() {
+            self.cx.platform.trace().goes_on();
+        }
+        result
+    }
+
     fn run(&mut self, cache: &mut CodeCache) -> Result<Ended, EngineError> {
         self.prepare();
         loop {
@@ -264,6 +281,10 @@ impl Session<'_, '_> {
             };
             if target != 0 {
                 self.enter(target);
+            }
+            if matches!(self.end, Some(End::Careful)) {
+                // The interpreter goes on with guest code.
+                self.cx.platform.trace().begins();
             }
             match self.end.take() {
                 Some(End::Ended(ended)) => return Ok(ended),
@@ -346,6 +367,7 @@ impl Session<'_, '_> {
     }
 
     fn enter(&mut self, target: usize) {
+        self.cx.platform.trace().goes_on();
         self.hold_cpuid();
         self.write_context();
         let enter = self.store.stubs().enter;

@@ -15,7 +15,12 @@ use crate::emulator::translate::port::PortAccess;
 pub(super) extern "sysv64" fn access(context: *mut Context, number: u32, access: u32) -> u32 {
     // SAFETY: as in `answer`.
     let session = unsafe { &mut *((*context).session as *mut Session<'_, '_>) };
-    session.access_port(PortAccess::from_bits(access));
+    let access = PortAccess::from_bits(access);
+    if session.cx.platform.trace().is_enabled() {
+        session.traced(|session| session.access_port(access));
+    } else {
+        session.access_port(access);
+    }
     if session.undisturbed() { 0 } else { number::ACCESSED | number }
 }
 

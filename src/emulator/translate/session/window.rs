@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "writes the context that translated code works on")]
 use super::Session;
 use crate::arch::address::PAGE_SIZE;
-use crate::emulator::mmu::Bank;
 use crate::emulator::mmu::window::{CLASSES, Depends, WIDE, Window};
+use crate::emulator::mmu::{Bank, Tlb};
 use crate::engine::Cause;
 
 /// Misses of windows between two attempts to move one.
@@ -64,6 +64,24 @@ impl Which {
         let user = number >= 2 * CLASSES;
         let bit = if user { 0 } else { 1 << number };
         Self { user, write: number / CLASSES % 2 == 1, bit }
+    }
+}
+
+impl Known {
+    /// Of the `number`-th window in the context: whether it is the user's, whether it is for writing, and its bit.
+    pub(super) fn which(number: usize) -> (bool, bool, u128) {
+        let Which { user, write, bit } = Which::of(number);
+        (user, write, bit)
+    }
+
+    /// Whether a window in the context would be there still when translated code is entered next.
+    pub(super) fn holds(&self, user: bool, write: bool, bit: u128, window: &Window, tlb: &Tlb) -> bool {
+        let (found, space) = (&self.under, tlb.local_generation == self.under.local_generation);
+        !window.is_empty()
+            && tlb.generation == found.generation
+            && (space || !user && bit & self.local == 0)
+            && (!write || tlb.protections == found.protections)
+            && !tlb.forgotten.iter().any(|&page| window.holds(page))
     }
 }
 
