@@ -5,10 +5,10 @@
 mod cpus;
 #[path = "debug/lens.rs"]
 mod lens;
-#[path = "debug/rewinding.rs"]
-mod rewinding;
 #[path = "debug/devices.rs"]
 mod devices;
+#[path = "debug/rewinding.rs"]
+mod rewinding;
 mod small_guests;
 #[path = "debug/translations.rs"]
 mod translations;

@@ -297,6 +297,10 @@ fn stock_gdb_moves_a_guest_to_another_mode_and_catches_its_events() {
                 "monitor catch exit port-write 0x3f8",
                 "continue",
                 "monitor info break",
+                "monitor chips",
+                "monitor device uart16550",
+                "monitor tlb $rip",
+                "monitor trace costs",
                 "monitor delete",
                 "continue",
             ],
@@ -311,6 +315,10 @@ fn stock_gdb_moves_a_guest_to_another_mode_and_catches_its_events() {
             "Breakpoint 1, 0x",
             "Program received signal SIGTRAP",
             "catch exit port-write 0x3f8, hits: 1",
+            "\npic8259 master\n",
+            "\nuart16550\n  RBR ",
+            ": 4-level paging, CR3 = ",
+            "no events are kept",
             "exited normally",
         ] {
             assert!(said.contains(word), "{from} to {to}: no '{word}' in:\n{said}");

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should panic")]
 
 mod available;
+mod small_guests;
 #[path = "tui/svg.rs"]
 mod svg;
 #[path = "tui/tmux.rs"]
@@ -66,7 +67,16 @@ fn a_guest_is_stepped_and_looked_at_by_keys_and_mouse() {
     terminal.wait_for(&["breakpoint 2 at"]);
     terminal.click(terminal.find(" callers "));
     terminal.wait_for(&["#1 "]);
-    for (key, text) in [("5", "IDT at"), ("3", "port-io"), ("6", "idtr"), ("1", "PML4[0]")] {
+    for (key, text) in [
+        ("5", "IDT at"),
+        ("3", "port-io"),
+        ("6", "idtr"),
+        ("0", "running"),
+        ("h", "pic8259 master"),
+        ("t", "soft TLB"),
+        ("x", "no events are kept"),
+        ("1", "PML4[0]"),
+    ] {
         terminal.keys(&[key]);
         terminal.wait_for(&[text]);
     }
@@ -147,7 +157,16 @@ fn a_running_guest_is_stopped_and_the_screen_lives_meanwhile() {
         let terminal = start(120, 40, &format!("--mode {mode} spin"));
         terminal.wait_for(&["stopped: before"]);
         terminal.keys(&["c"]);
-        terminal.wait_for(&["running 1.", "Ctrl-C stops"]);
+        let screen = terminal.wait_for(&["running 1.", "Ctrl-C stops"]);
+        // Guest time goes on before one's eyes.
+        let time = |screen: &str| {
+            let bar = screen.lines().next().unwrap().split("continue").nth(1).unwrap().to_owned();
+            bar.split("  ")
+                .find(|part| part.ends_with("s") && part.trim().starts_with(|c: char| c.is_ascii_digit()))
+                .map(str::to_owned)
+        };
+        let shown = time(&screen).unwrap_or_else(|| panic!("no guest time: {screen}"));
+        terminal.wait(|screen| time(screen).is_some_and(|now| now != shown), "another guest time");
         terminal.resize(90, 26);
         terminal.keys(&["?"]);
         terminal.wait_for(&[" help ", "stop the running guest"]);
@@ -167,6 +186,56 @@ fn a_running_guest_is_stopped_and_the_screen_lives_meanwhile() {
         terminal.wait_for(&["running 0."]);
         terminal.keys(&["q"]);
         terminal.wait_for_end();
+    }
+}
+
+#[test]
+fn what_is_typed_for_the_guest_reaches_it_in_every_mode() {
+    if !tmux::is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let image = small_guests::capitals(folder.path());
+    for mode in available::modes() {
+        let terminal = start(120, 40, &format!("--mode {mode} --flat {image}"));
+        terminal.wait_for(&["stopped: before"]);
+        // What is typed while it stands waits for it.
+        terminal.keys(&["y"]);
+        terminal.wait_for(&["keys go to the guest's console"]);
+        terminal.types("first");
+        terminal.keys(&["F2", "c"]);
+        terminal.wait_for(&[".FIRST"]);
+        terminal.keys(&["F2"]);
+        // Keys of the screen are letters like others there.
+        terminal.types(" qsc?");
+        terminal.wait_for(&[".FIRST QSC?", "running"]);
+        terminal.keys(&["C-]"]);
+        terminal.wait_for(&["press : to write"]);
+        terminal.keys(&["C-c"]);
+        terminal.wait_for(&["stopped: stopped by Ctrl-C"]);
+        if mode != Mode::Emu {
+            continue;
+        }
+        // It goes back to before it was typed, and does the same again, without a second copy of what was printed.
+        terminal.keys(&[":"]);
+        terminal.types("catch exit port-write");
+        terminal.keys(&["Enter"]);
+        terminal.types("restart");
+        terminal.keys(&["Enter"]);
+        terminal.wait_for(&["the guest starts again"]);
+        terminal.types("continue");
+        terminal.keys(&["Enter"]);
+        terminal.wait_for(&["stopped: catchpoint 1"]);
+        terminal.keys(&["Escape", "y"]);
+        terminal.types("z");
+        terminal.keys(&["F2", "c"]);
+        terminal.wait_for(&["0x5a 'Z'"]);
+        terminal.keys(&["r", "r", "r", "r"]);
+        terminal.wait_for(&["stopped: after reverse-step"]);
+        terminal.keys(&["c"]);
+        let bar = |screen: &str| screen.lines().next().unwrap().to_owned();
+        let screen = terminal.wait(|screen| bar(screen).contains("0x5a 'Z'"), "the same again");
+        assert!(screen.contains(".Z") && !screen.contains("ZZ"), "{screen}");
     }
 }
 

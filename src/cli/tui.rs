@@ -4,7 +4,7 @@
 //! runs. Ctrl-C is a key there; it reaches the session as the mark that the signal would set.
 use super::error::{CliError, interrupted};
 use crate::debugger::Session;
-use crate::debugger::tui::{Answer, App, Console, Request, Theme, serve};
+use crate::debugger::tui::{Answer, App, Console, Live, Request, Theme, serve};
 use crate::sys::signal::{self, Interruption};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use ratatui::Terminal;
@@ -52,7 +52,8 @@ pub(super) fn show(
     console: Console,
 ) -> Result<ExitCode, CliError> {
     let theme = Theme { colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
-    let mut app = App::new(session.shared_symbols(), console.clone(), theme);
+    let live = Live::default();
+    let mut app = App::new(session.shared_symbols(), console.clone(), live.clone(), theme);
     let pair = session.machine().pair();
     app.tell(&format!(
         "{name} in mode {pair}, before its first instruction; '?' lists the keys, 'help' the commands"
@@ -65,7 +66,7 @@ pub(super) fn show(
         let screen = std::thread::Builder::new()
             .name("screen".to_owned())
             .spawn_scoped(scope, move || converse(app, &console, to_session, &answers))?;
-        serve(session, &requests, &to_screen);
+        serve(session, &requests, &to_screen, &live);
         drop(to_screen);
         screen.join().unwrap_or_else(|_| Err(io::Error::other("the screen failed")))
     });
@@ -199,5 +200,59 @@ fn close() {
             cursor::Show
         );
         let _gone = disable_raw_mode();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::process::Command;
+
+    /// Not a test of its own: the next one runs it in a terminal.
+    #[test]
+    #[ignore = "needs a terminal, and fails"]
+    fn a_panic_on_the_screen() {
+        // Only the hook is to give the terminal back.
+        std::mem::forget(Opened::new().unwrap());
+        panic!("the screen is broken");
+    }
+
+    fn tmux(folder: &Path, arguments: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(folder.join("socket")).args(arguments).env_remove("TMUX");
+        String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+    }
+
+    #[test]
+    fn a_panic_is_told_on_a_terminal_as_it_was() {
+        if Command::new("tmux").arg("-V").output().is_err() {
+            println!("skipped: tmux is not installed");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (place, program) = (folder.path().display(), std::env::current_exe().unwrap());
+        let script = format!(
+            "stty -a >{place}/before; {} --exact cli::tui::tests::a_panic_on_the_screen --ignored --nocapture; \
+             stty -a >{place}/after; touch {place}/done; cat",
+            program.display()
+        );
+        tmux(
+            folder.path(),
+            &["-f", "/dev/null", "new-session", "-d", "-x", "200", "-y", "50", "sh", "-c", &script],
+        );
+        let start = Instant::now();
+        while !folder.path().join("done").exists() && start.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let screen = tmux(folder.path(), &["capture-pane", "-p"]);
+        let flags = "#{alternate_on} #{mouse_any_flag} #{cursor_flag}";
+        let flags = tmux(folder.path(), &["display-message", "-p", flags]);
+        tmux(folder.path(), &["kill-server"]);
+        assert!(screen.contains("the screen is broken"), "{screen}");
+        assert_eq!(flags.trim(), "0 0 1", "{screen}");
+        let modes =
+            ["before", "after"].map(|name| std::fs::read_to_string(folder.path().join(name)).unwrap());
+        assert_eq!(modes[0], modes[1]);
     }
 }

@@ -30,6 +30,7 @@ pub mod symbols;
 mod timeline;
 mod translations;
 pub mod tui;
+pub mod typing;
 pub mod unwind;
 pub mod view;
 mod watching;

@@ -30,17 +30,20 @@ impl Session {
 
     /// Runs the guest, and takes moments on the way.
     pub(super) fn run_guest(&mut self, limits: &Limits) -> Result<Stop, DebuggerError> {
-        let Some(timeline) = &mut self.timeline else { return self.run_with_snapshots(limits) };
+        if self.timeline.is_none() {
+            return self.run_with_snapshots(limits);
+        }
         let start = Instant::now();
         let mut goes_on = limits.goes_on;
         loop {
-            timeline.note(&mut self.machine)?;
-            let next = timeline.next(self.machine.platform().progress().position());
+            self.note_moment()?;
+            let here = self.position();
+            let next = self.timeline.as_ref().map_or(u64::MAX, |timeline| timeline.next(here));
             let until = limits.until.map_or(next, |until| until.min(next));
             let timeout = limits.timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
             let limited = Limits { until: Some(until), goes_on, timeout, ..*limits };
-            let stop = self.tape.run(&mut self.machine, &limited)?;
-            let here = self.machine.platform().progress().position();
+            let stop = self.run_with_typed(&limited)?;
+            let here = self.position();
             if stop != Stop::Position || limits.until == Some(until) || self.tape.end() == Some(here) {
                 return Ok(stop);
             }
@@ -63,6 +66,7 @@ impl Session {
     pub(super) fn step_guest(&mut self) -> Result<Stop, DebuggerError> {
         self.note_moment()?;
         self.tape.feed(&mut self.machine);
+        self.take_typed();
         Ok(self.machine.step_of(self.cpu)?)
     }
 

@@ -91,7 +91,7 @@ impl Session {
     /// Runs a guest that does not go back by itself, and keeps snapshots on the way, so seldom that it is not much slower.
     pub(super) fn run_with_snapshots(&mut self, limits: &Limits) -> Result<Stop, DebuggerError> {
         if self.snapshots.is_none() {
-            return Ok(self.tape.run(&mut self.machine, limits)?);
+            return self.run_with_typed(limits);
         }
         let start = Instant::now();
         let (mut slice, mut goes_on) = (SLICE, limits.goes_on);
@@ -102,7 +102,7 @@ impl Session {
             let left = limits.timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
             let until = left.map_or(slice, |left| left.min(slice));
             let limited = Limits { timeout: Some(until), goes_on, ..*limits };
-            let stop = self.tape.run(&mut self.machine, &limited)?;
+            let stop = self.run_with_typed(&limited)?;
             if stop != Stop::Timeout || left.is_some_and(|left| left <= slice) {
                 return Ok(stop);
             }

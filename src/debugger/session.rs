@@ -17,6 +17,7 @@ use super::registers;
 use super::rewinding::{CountedBuilder, Snapshots};
 use super::symbols::{SymbolError, Symbols};
 use super::timeline::Timeline;
+use super::typing::Typing;
 use super::unwind;
 use super::view::{Hex, location, paging, stats, tables};
 use super::watchpoints::verb;
@@ -108,6 +109,8 @@ pub struct Session {
     repeat: Option<Command>,
     /// What comes from outside.
     pub(super) tape: Tape,
+    /// What is typed for the guest.
+    pub(super) typing: Typing,
     /// What is watched beside the watchpoints: GDB's.
     pub(super) watched: Vec<Watch>,
     /// What the next GDB is to be told of the CPU, if not what suits.
@@ -190,6 +193,7 @@ impl Session {
             noted: false,
             examining: Examining::default(),
             repeat: None,
+            typing: Typing::default(),
             watched: Vec::new(),
             told_watches: Vec::new(),
             described: None,
@@ -426,6 +430,10 @@ impl Session {
         platform.clock().pause();
         platform.trace().enable(tracing);
         self.counted = stats::Counts::default();
+        if self.tape.end().is_none() {
+            // Nobody has typed anything for this guest yet.
+            self.tape = Tape::default();
+        }
         self.tape.go_to(0);
         if let Some(snapshots) = &mut self.snapshots {
             // After a rewind it was another mode.

@@ -44,6 +44,12 @@ impl Timeline {
         self.printed.begin_anew();
     }
 
+    /// From `position` on the guest does something else than it did.
+    pub(super) fn forget_after(&mut self, position: u64) {
+        self.moments.retain(|moment| moment.position <= position);
+        self.printed.begin_anew();
+    }
+
     /// The earliest position that can be gone back to.
     pub(super) fn beginning(&self) -> Option<u64> {
         self.moments.first().map(|moment| moment.position)

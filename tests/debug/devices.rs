@@ -1,4 +1,5 @@
 //! Devices and interrupt chips, looked at.
+#![expect(clippy::panic, reason = "a test that cannot go on should panic")]
 use super::*;
 use small_guests::{LOOPED, looped_character};
 

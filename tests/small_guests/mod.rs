@@ -152,3 +152,27 @@ pub(crate) fn looped_character(folder: &Path) -> String {
 
 /// See [`looped_character`].
 pub(crate) const LOOPED: u32 = 15;
+
+/// Raw code that prints each character that it is sent, in capitals where it is a letter, and a `.` first.
+pub(crate) fn capitals(folder: &Path) -> String {
+    let code = assemble(32, FLAT, |a| {
+        let (mut again, mut print) = (a.create_label(), a.create_label());
+        a.mov(edx, 0x3f8)?;
+        a.mov(eax, u32::from(b'.'))?;
+        a.out(dx, al)?;
+        a.set_label(&mut again)?;
+        a.mov(edx, 0x3fd)?;
+        a.in_(al, dx)?;
+        a.test(al, 1)?;
+        a.jz(again)?;
+        a.mov(edx, 0x3f8)?;
+        a.in_(al, dx)?;
+        a.cmp(al, i32::from(b'a'))?;
+        a.jb(print)?;
+        a.and(al, !0x20_i32)?;
+        a.set_label(&mut print)?;
+        a.out(dx, al)?;
+        a.jmp(again)
+    });
+    file(folder, "capitals", &code)
+}

@@ -2,6 +2,7 @@
 //! requests go out, and `draw` draws it.
 use super::console::Console;
 use super::layout::{Pane, Screen};
+use super::live::Live;
 use super::log::Log;
 use super::picture::{CodeWant, MemoryWant, Picture, Wants};
 use super::prompt::Prompt;
@@ -14,22 +15,44 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What the view can show: the key's digit is the place in this list.
-pub(super) const VIEWS: [(&str, &str); 9] = [
-    ("page walk", "walk"),
-    ("trace", "trace show 500"),
-    ("statistics", "stats"),
-    ("GDT", "gdt"),
-    ("IDT", "idt"),
-    ("system registers", "registers all"),
-    ("breakpoints and events", "info break"),
-    ("patched sites", "sites"),
-    ("mode", "mode"),
+/// Something that the view can show.
+#[derive(Debug)]
+pub(super) struct View {
+    /// The key that chooses it.
+    pub(super) key: char,
+    /// What it is.
+    pub(super) name: &'static str,
+    /// The command whose answer it shows.
+    pub(super) command: &'static str,
+}
+
+const fn view(key: char, name: &'static str, command: &'static str) -> View {
+    View { key, name, command }
+}
+
+/// What the view can show.
+pub(super) const VIEWS: [View; 14] = [
+    view('1', "page walk", "walk"),
+    view('2', "trace", "trace show 500"),
+    view('3', "statistics", "stats"),
+    view('4', "GDT", "gdt"),
+    view('5', "IDT", "idt"),
+    view('6', "system registers", "registers all"),
+    view('7', "breakpoints and events", "info break"),
+    view('8', "patched sites", "sites"),
+    view('9', "mode", "mode"),
+    view('0', "CPUs", "cpus"),
+    view('h', "interrupt chips", "chips"),
+    view('d', "devices", "device"),
+    view('t', "TLB", "tlb"),
+    view('x', "costs of exits", "trace costs"),
 ];
 /// The view whose command takes an address.
 pub(super) const WALK: usize = 0;
 /// The view whose newest line is the last.
 const TRACE: usize = 1;
+/// The view whose command may take the name of a device.
+pub(super) const DEVICES: usize = 11;
 
 /// What the line that is being written is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +61,7 @@ pub(super) enum Asking {
     Code,
     Memory,
     Walk,
+    Device,
 }
 
 /// A command that the session is at work on.
@@ -84,10 +108,16 @@ pub struct App {
     /// Panes, those last that were asked for last.
     pub(super) recent: Vec<Pane>,
     pub(super) zoomed: bool,
+    /// Keys are the guest's.
+    pub(super) types: bool,
     pub(super) help: Option<Scroll>,
     pub(super) scrolls: [Scroll; Pane::FRAMED.len()],
     pub(super) view: usize,
     pub(super) walk_at: String,
+    /// The device that is shown; all are listed without one.
+    pub(super) device: String,
+    /// The guest while it runs.
+    pub(super) live: Live,
     /// The selected line of code.
     pub(super) line: usize,
     /// Where the guest stopped, and why.
@@ -110,7 +140,7 @@ pub struct App {
 impl App {
     /// The screen before anything is known of the guest.
     #[must_use]
-    pub fn new(symbols: Arc<Symbols>, console: Console, theme: Theme) -> Self {
+    pub fn new(symbols: Arc<Symbols>, console: Console, live: Live, theme: Theme) -> Self {
         Self {
             theme,
             symbols,
@@ -123,10 +153,13 @@ impl App {
             focus: Pane::Code,
             recent: Vec::new(),
             zoomed: false,
+            types: false,
             help: None,
             scrolls: Default::default(),
             view: WALK,
             walk_at: "$rip".to_owned(),
+            device: String::new(),
+            live,
             line: 0,
             why: "before its first instruction".to_owned(),
             busy: None,
@@ -175,8 +208,12 @@ impl App {
     }
 
     fn wants(&self) -> Wants {
-        let (_, command) = VIEWS[self.view];
-        let view = if self.view == WALK { format!("{command} {}", self.walk_at) } else { command.to_owned() };
+        let command = VIEWS[self.view].command;
+        let view = match self.view {
+            WALK => format!("{command} {}", self.walk_at),
+            DEVICES => format!("{command} {}", self.device),
+            _ => command.to_owned(),
+        };
         Wants { code: self.code.clone(), memory: self.memory.clone(), words: self.words, view }
     }
 

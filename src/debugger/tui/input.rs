@@ -1,5 +1,5 @@
 //! Keys and mouse.
-use super::app::{App, Asking, Scroll, VIEWS, WALK};
+use super::app::{App, Asking, DEVICES, Scroll, VIEWS, WALK};
 use super::keys::{self, Action};
 use super::layout::Pane;
 use super::prompt::Typed;
@@ -24,12 +24,20 @@ impl App {
         match event {
             Event::Key(key) if key.kind != KeyEventKind::Release => self.key(*key),
             Event::Mouse(mouse) => self.mouse(*mouse),
+            Event::Paste(text) if self.types => self.types(text.replace('\n', "\r").as_bytes()),
             Event::Paste(text) if self.focus == Pane::Prompt => self.prompt.paste(text),
             _ => {}
         }
     }
 
     fn key(&mut self, key: KeyEvent) {
+        if self.types {
+            return if keys::ends_typing(key) {
+                self.types = false
+            } else {
+                self.types(&keys::as_typed(key))
+            };
+        }
         let control = |c| key.code == KeyCode::Char(c) && key.modifiers == KeyModifiers::CONTROL;
         if control('c') {
             return self.ctrl_c();
@@ -74,6 +82,15 @@ impl App {
                 }
                 Some(action) => self.act(action),
             },
+        }
+    }
+
+    /// Types for the guest, which has it when it goes on.
+    fn types(&mut self, bytes: &[u8]) {
+        if let Err(why) = self.live.types(bytes) {
+            self.types = false;
+            self.log.failed(why);
+            self.raise(Pane::Log);
         }
     }
 
@@ -131,6 +148,10 @@ impl App {
         }
         self.leave_prompt();
         let at = line.trim().to_owned();
+        if asked == Asking::Device {
+            self.device = at;
+            return self.show_view(DEVICES);
+        }
         if at.is_empty() {
             return;
         }
@@ -143,7 +164,7 @@ impl App {
                 self.walk_at = at;
                 self.show_view(WALK);
             }
-            Asking::Code | Asking::Command => {
+            Asking::Code | Asking::Command | Asking::Device => {
                 self.show_code_at(Some(at));
                 self.focus_on(Pane::Code);
             }
@@ -172,7 +193,16 @@ impl App {
             Action::AskCode => self.ask(Asking::Code, ""),
             Action::AskMemory => self.ask(Asking::Memory, ""),
             Action::AskWalk => self.ask(Asking::Walk, ""),
+            Action::Type => {
+                self.types = true;
+                self.focus_on(Pane::Console);
+            }
+            Action::AskDevice => self.ask(Asking::Device, ""),
             Action::View(number) => self.show_view(number),
+            Action::OtherView(by) => {
+                let all = VIEWS.len();
+                self.show_view(self.view.checked_add_signed(by).unwrap_or(all - 1) % all);
+            }
             Action::NextPane => self.next_pane(true),
             Action::PreviousPane => self.next_pane(false),
             Action::Zoom => self.zoomed = !self.zoomed,
@@ -286,6 +316,7 @@ impl App {
     }
 
     fn click(&mut self, at: Position) {
+        self.types = false;
         if self.help.take().is_some() {
             return;
         }

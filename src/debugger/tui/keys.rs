@@ -18,12 +18,17 @@ pub(super) enum Action {
     RunToLine,
     /// Begin to write a command.
     Command,
-    /// Ask where the code, memory or walk is to go.
+    /// Ask where the code, memory or walk is to go, and which device is to be shown.
     AskCode,
     AskMemory,
     AskWalk,
+    AskDevice,
+    /// Keys are the guest's from now on.
+    Type,
     /// Show one of the views.
     View(usize),
+    /// Show one that comes after or before this one.
+    OtherView(isize),
     /// Give the keys to another pane.
     NextPane,
     PreviousPane,
@@ -89,11 +94,19 @@ pub(super) const BINDINGS: &[Binding] = &[
     bind(&[plain('p'), SHIFT_F5[0], SHIFT_F5[1]], "Ctrl-C p Esc", "stop the running guest", Action::Stop),
     bind(&[plain('b'), f(9)], "b F9", "breakpoint at the selected line, or none", Action::ToggleBreakpoint),
     bind(&[plain(':'), plain('i')], ": i", "write a command", Action::Command),
+    bind(&[plain('y'), f(2)], "y F2", "type to the guest's console; Ctrl-] or F2 ends that", Action::Type),
     bind(&[plain('g')], "g", "go to an address (code)", Action::AskCode),
     bind(&[plain('.')], ".", "back to the next instruction", Action::Here),
     bind(&[plain('m')], "m", "memory at an address", Action::AskMemory),
     bind(&[plain('w')], "w", "page walk of an address", Action::AskWalk),
-    bind(&[plain('1')], "1 … 9", "choose what the view shows", Action::View(0)),
+    bind(
+        &[plain('v')],
+        "v V",
+        "next view, view before; each has a key of its own, too",
+        Action::OtherView(1),
+    ),
+    bind(&[plain('V')], "", "", Action::OtherView(-1)),
+    bind(&[plain('1')], "", "", Action::View(0)),
     bind(&[plain('2')], "", "", Action::View(1)),
     bind(&[plain('3')], "", "", Action::View(2)),
     bind(&[plain('4')], "", "", Action::View(3)),
@@ -102,6 +115,11 @@ pub(super) const BINDINGS: &[Binding] = &[
     bind(&[plain('7')], "", "", Action::View(6)),
     bind(&[plain('8')], "", "", Action::View(7)),
     bind(&[plain('9')], "", "", Action::View(8)),
+    bind(&[plain('0')], "", "", Action::View(9)),
+    bind(&[plain('h')], "", "", Action::View(10)),
+    bind(&[plain('d')], "d", "registers of a device; of none: the list", Action::AskDevice),
+    bind(&[plain('t')], "", "", Action::View(12)),
+    bind(&[plain('x')], "", "", Action::View(13)),
     bind(&[(KeyCode::Tab, NONE)], "Tab ⇧Tab", "next pane, pane before", Action::NextPane),
     bind(&[(KeyCode::BackTab, SHIFT), (KeyCode::BackTab, NONE)], "", "", Action::PreviousPane),
     bind(&[plain('z')], "z", "the pane alone, or all panes", Action::Zoom),
@@ -141,9 +159,55 @@ pub(super) fn action(key: KeyEvent) -> Option<Action> {
     BINDINGS.iter().find(|binding| binding.keys.iter().any(is)).map(|binding| binding.action)
 }
 
+/// Whether a key ends typing to the guest. Terminals send Ctrl-] as Ctrl-5.
+pub(super) fn ends_typing(key: KeyEvent) -> bool {
+    match key.code {
+        KeyCode::F(2) => true,
+        KeyCode::Char(']' | '5') => key.modifiers == CTRL,
+        _ => false,
+    }
+}
+
+/// What a terminal sends for a key (xterm's control sequences).
+pub(super) fn as_typed(key: KeyEvent) -> Vec<u8> {
+    let mut bytes = if key.modifiers.contains(KeyModifiers::ALT) { vec![0x1b] } else { Vec::new() };
+    match key.code {
+        KeyCode::Char(c @ ('@'..='_' | 'a'..='z' | ' ')) if key.modifiers.contains(CTRL) => {
+            bytes.push(c.to_ascii_uppercase() as u8 & 0x1f);
+        }
+        KeyCode::Char(c) => bytes.extend(c.encode_utf8(&mut [0; 4]).bytes()),
+        KeyCode::Enter => bytes.push(b'\r'),
+        KeyCode::Tab => bytes.push(b'\t'),
+        KeyCode::Backspace => bytes.push(0x7f),
+        KeyCode::Esc => bytes.push(0x1b),
+        KeyCode::BackTab => bytes.extend(b"\x1b[Z"),
+        KeyCode::Up => bytes.extend(b"\x1b[A"),
+        KeyCode::Down => bytes.extend(b"\x1b[B"),
+        KeyCode::Right => bytes.extend(b"\x1b[C"),
+        KeyCode::Left => bytes.extend(b"\x1b[D"),
+        KeyCode::Home => bytes.extend(b"\x1b[H"),
+        KeyCode::End => bytes.extend(b"\x1b[F"),
+        KeyCode::Insert => bytes.extend(b"\x1b[2~"),
+        KeyCode::Delete => bytes.extend(b"\x1b[3~"),
+        KeyCode::PageUp => bytes.extend(b"\x1b[5~"),
+        KeyCode::PageDown => bytes.extend(b"\x1b[6~"),
+        _ => bytes.clear(),
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::app::{DEVICES, VIEWS};
     use super::*;
+
+    #[test]
+    fn each_view_has_the_key_that_the_help_tells() {
+        for (number, view) in VIEWS.iter().enumerate() {
+            let wanted = if number == DEVICES { Action::AskDevice } else { Action::View(number) };
+            assert_eq!(action(KeyEvent::new(KeyCode::Char(view.key), NONE)), Some(wanted), "{}", view.name);
+        }
+    }
 
     #[test]
     fn no_key_has_two_meanings() {
@@ -161,5 +225,21 @@ mod tests {
         assert_eq!(of(KeyCode::F(11), SHIFT), Some(Action::Line("finish")));
         assert_eq!(of(KeyCode::F(11), NONE), Some(Action::Line("step")));
         assert_eq!(of(KeyCode::Char('s'), KeyModifiers::ALT), None);
+    }
+
+    #[test]
+    fn keys_are_typed_as_terminals_send_them() {
+        let typed = |code, modifiers| as_typed(KeyEvent::new(code, modifiers));
+        assert_eq!(typed(KeyCode::Char('a'), NONE), b"a");
+        assert_eq!(typed(KeyCode::Char('A'), SHIFT), b"A");
+        assert_eq!(typed(KeyCode::Char('\u{e9}'), NONE), "\u{e9}".as_bytes());
+        assert_eq!(typed(KeyCode::Char('c'), CTRL), [3]);
+        assert_eq!(typed(KeyCode::Char(' '), CTRL), [0]);
+        assert_eq!(typed(KeyCode::Char('x'), KeyModifiers::ALT), b"\x1bx");
+        assert_eq!(typed(KeyCode::Enter, NONE), b"\r");
+        assert_eq!(typed(KeyCode::Up, NONE), b"\x1b[A");
+        assert!(typed(KeyCode::F(7), NONE).is_empty());
+        assert!(ends_typing(KeyEvent::new(KeyCode::Char('5'), CTRL)));
+        assert!(!ends_typing(KeyEvent::new(KeyCode::Char('5'), NONE)));
     }
 }

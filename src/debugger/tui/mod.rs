@@ -9,6 +9,7 @@ mod draw;
 mod input;
 mod keys;
 mod layout;
+mod live;
 mod log;
 mod picture;
 mod prompt;
@@ -20,6 +21,7 @@ mod worker;
 
 pub use app::App;
 pub use console::Console;
+pub use live::Live;
 pub use picture::{CodeWant, MemoryWant, Picture, Status, Wants, Word};
 pub use theme::Theme;
 pub use worker::{Answer, Request, serve};

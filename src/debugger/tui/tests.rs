@@ -93,7 +93,7 @@ struct Fixture {
 impl Fixture {
     fn new(width: u16, height: u16, colours: bool) -> Self {
         let console = Console::default();
-        let app = App::new(Arc::new(sample()), console.clone(), Theme { colours });
+        let app = App::new(Arc::new(sample()), console.clone(), Live::default(), Theme { colours });
         let terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         let mut fixture = Self { app, console, terminal, asked: Vec::new(), is_known: false };
         fixture.settle();
@@ -264,6 +264,19 @@ fn addresses_and_views_are_asked_for() {
     assert!(fixture.find("memory at $rip").is_some());
     fixture.keys("4");
     assert!(fixture.find("the answer of gdt").is_some());
+    for (keys, shown, answered) in [
+        ("0", "0: CPUs", "the answer of cpus"),
+        ("h", "h: interrupt chips", "the answer of chips"),
+        ("t", "t: TLB", "the answer of tlb"),
+        ("x", "x: costs of exits", "the answer of trace costs"),
+        ("duart16550\n", "d: devices that are called uart16550", "the answer of device uart16550"),
+        ("v", "t: TLB", "the answer of tlb"),
+        ("vv1V", "x: costs of exits", "the answer of trace costs"),
+        ("d\n", "d: devices ", "the answer of device "),
+    ] {
+        fixture.keys(keys);
+        assert!(fixture.find(shown).is_some() && fixture.find(answered).is_some(), "{keys}: {shown}");
+    }
     fixture.keys("wguest_start\n");
     assert!(fixture.find("page walk of guest_start").is_some() && fixture.find("PDPT[0]").is_some());
     fixture.keys("z");

@@ -1,6 +1,7 @@
 //! The session's side: does one request after the other and sends back what is to be seen then.
 //!
 //! A session blocks while its guest runs, and it stays on the thread that made it; the screen has one of its own.
+use super::live::Live;
 use super::picture::{Looker, Picture, Wants};
 use crate::debugger::{Reply, Session};
 use crossbeam_channel::{Receiver, Sender};
@@ -24,8 +25,9 @@ pub struct Answer {
 }
 
 /// Serves the screen until it is gone.
-pub fn serve(session: &mut Session, requests: &Receiver<Request>, answers: &Sender<Answer>) {
+pub fn serve(session: &mut Session, requests: &Receiver<Request>, answers: &Sender<Answer>, live: &Live) {
     let mut looker = Looker::default();
+    live.follow(session);
     while let Ok(request) = requests.recv() {
         let (reply, wants) = match request {
             Request::Line(line, wants) => {
@@ -33,6 +35,8 @@ pub fn serve(session: &mut Session, requests: &Receiver<Request>, answers: &Send
             }
             Request::Look(wants) => (None, wants),
         };
+        // It may be another one.
+        live.follow(session);
         let picture = looker.look(session, &wants).map_err(|error| error.to_string());
         if answers.send(Answer { reply, picture }).is_err() {
             return;

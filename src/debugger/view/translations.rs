@@ -166,7 +166,7 @@ fn size(bytes: u64) -> String {
     match bytes {
         _ if bytes.is_multiple_of(1 << 30) => format!("{} GiB", bytes >> 30),
         _ if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
-        _ => format!("{} KiB", bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE >> 10),
+        _ => format!("{} KiB", (bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE) >> 10),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What came from outside, handed to a machine again where it came.
 use super::{Input, position};
-use crate::machine::{Limits, Machine, MachineError, Stop};
+use crate::machine::{Given, Limits, Machine, MachineError, Stop};
 use std::sync::Arc;
 
 /// Inputs, and which of them come next.
@@ -39,12 +39,34 @@ impl Tape {
         all
     }
 
+    /// From now on this comes at `position`, where the machine stands and has it already, and nothing that came later does.
+    pub fn put_in(&mut self, position: u64, given: Given) {
+        let kept = self.inputs.partition_point(|input| input.position <= position);
+        self.inputs = self.inputs[..kept].iter().cloned().chain([Input { position, given }]).collect();
+        self.next = self.inputs.len();
+    }
+
     /// As [`Machine::run`], with what came on the way; stops where somebody ended the recorded run, too, with
-    /// [`Stop::Position`].
+    /// [`Stop::Position`]. A call ([`crate::machine::Bell`]) is not heeded.
     ///
     /// # Errors
     /// As [`Machine::run`].
     pub fn run(&mut self, machine: &mut Machine, limits: &Limits) -> Result<Stop, MachineError> {
+        let mut limits = *limits;
+        loop {
+            let stop = self.run_until_called(machine, &limits)?;
+            if stop != Stop::Called {
+                return Ok(stop);
+            }
+            limits.goes_on = true;
+        }
+    }
+
+    /// As [`Self::run`]; a call ends it with [`Stop::Called`].
+    ///
+    /// # Errors
+    /// As [`Machine::run`].
+    pub fn run_until_called(&mut self, machine: &mut Machine, limits: &Limits) -> Result<Stop, MachineError> {
         let mut goes_on = limits.goes_on;
         loop {
             self.feed(machine);

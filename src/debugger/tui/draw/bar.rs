@@ -24,7 +24,7 @@ const HINTS: [(&str, &str); 13] = [
     ("b", "breakpoint"),
     (":", "command"),
     ("Tab", "pane"),
-    ("1-9", "view"),
+    ("v", "view"),
     ("m", "memory"),
     ("g", "go to"),
     ("q", "quit"),
@@ -51,7 +51,11 @@ impl App {
         if let Some(failure) = &self.failure {
             parts.push((format!(" {failure} "), theme.stopped()));
         }
-        if !self.runs_noticeably() {
+        if self.runs_noticeably() {
+            if let Some(now) = self.live.time() {
+                parts.push((format!(" {} ", time(now)), quiet));
+            }
+        } else {
             let place = status.symbol.clone().unwrap_or_else(|| format!("{:#x}", status.rip));
             let place = status.cpu.map(|cpu| format!("CPU {cpu}: ")).unwrap_or_default() + &place;
             parts.push((format!(" {place}{} ", if status.halted { ", halted" } else { "" }), quiet));

@@ -57,8 +57,7 @@ impl App {
         let named = BINDINGS.iter().filter(|binding| !binding.names.is_empty());
         lines.extend(named.map(|binding| row(binding.names, binding.about)));
         lines.extend([Line::default(), title("Views")]);
-        lines
-            .extend(VIEWS.iter().enumerate().map(|(number, (name, _))| row(&(number + 1).to_string(), name)));
+        lines.extend(VIEWS.iter().map(|view| row(&view.key.to_string(), view.name)));
         lines.extend([Line::default(), title("Mouse")]);
         let inset = width.saturating_sub(2);
         lines.extend(

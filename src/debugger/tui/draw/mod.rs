@@ -6,7 +6,7 @@ mod state;
 mod text;
 mod walk;
 
-use super::app::{App, Asking, Drawn, VIEWS, WALK};
+use super::app::{App, Asking, DEVICES, Drawn, VIEWS, WALK};
 use super::layout::{Pane, Slot, cut};
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
@@ -88,8 +88,15 @@ impl App {
     /// What a pane shows, beside its name.
     fn about(&self, pane: Pane) -> String {
         match pane {
-            Pane::View if self.view == WALK => format!("1: {} of {} ", VIEWS[WALK].0, self.walk_at),
-            Pane::View => format!("{}: {} ", self.view + 1, VIEWS[self.view].0),
+            Pane::View => {
+                let view = &VIEWS[self.view];
+                let of = match self.view {
+                    WALK => format!("of {} ", self.walk_at),
+                    DEVICES if !self.device.is_empty() => format!("that are called {} ", self.device),
+                    _ => String::new(),
+                };
+                format!("{}: {} {of}", view.key, view.name)
+            }
             Pane::Memory => format!("at {} ", self.memory_at()),
             Pane::Log | Pane::Console => match self.scrolls_of(pane) {
                 0 => String::new(),
@@ -121,12 +128,18 @@ impl App {
         if area.is_empty() {
             return None;
         }
+        if self.types {
+            let text = "keys go to the guest's console; Ctrl-] or F2 ends that";
+            Span::styled(text, self.theme.written()).render(area, buffer);
+            return None;
+        }
         let is_written = self.focus == Pane::Prompt;
         let name = match self.asking {
             Asking::Command => "(trivisor) ",
             Asking::Code => "code at: ",
             Asking::Memory => "memory at: ",
             Asking::Walk => "page walk of: ",
+            Asking::Device => "device: ",
         };
         if !is_written {
             let words = [
