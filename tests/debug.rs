@@ -3,10 +3,10 @@
 
 #[path = "debug/cpus.rs"]
 mod cpus;
-#[path = "debug/lens.rs"]
-mod lens;
 #[path = "debug/devices.rs"]
 mod devices;
+#[path = "debug/lens.rs"]
+mod lens;
 #[path = "debug/rewinding.rs"]
 mod rewinding;
 mod small_guests;

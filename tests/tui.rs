@@ -226,7 +226,10 @@ fn what_is_typed_for_the_guest_reaches_it_in_every_mode() {
         terminal.types("continue");
         terminal.keys(&["Enter"]);
         terminal.wait_for(&["stopped: catchpoint 1"]);
-        terminal.keys(&["Escape", "y"]);
+        // Together they would be Alt-y.
+        terminal.keys(&["Escape"]);
+        terminal.wait_for(&["press : to write"]);
+        terminal.keys(&["y"]);
         terminal.types("z");
         terminal.keys(&["F2", "c"]);
         terminal.wait_for(&["0x5a 'Z'"]);
