@@ -4,6 +4,7 @@
 //! after the CSV reads nothing live, so that a page can be drawn again from the file alone, on any machine.
 
 pub mod checksum;
+pub mod compare;
 pub mod dataset;
 pub mod error;
 pub mod fingerprint;
@@ -21,6 +22,7 @@ pub mod reading;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod significance;
 pub mod stats;
 pub mod table;
 pub mod timestamp;

@@ -1,6 +1,6 @@
 //! `trivisor bench`: the workloads in every mode, to a table, CSV, plots and the page.
 use super::error::{CliError, interrupted, say};
-use super::{choices, image, pair, units};
+use super::{choices, compare, image, pair, units};
 use crate::bench::dataset::Dataset;
 use crate::bench::measure::{Column, Dispatch, MachineRunner};
 use crate::bench::plan::{self, Filter};
@@ -25,9 +25,11 @@ use std::time::Duration;
     trivisor bench --mode native,pv,direct/none crc32 port_out    a pair of engine and interface beside a mode\n  \
     trivisor bench --engine translator,single --peers --mode emu,qemu-tcg lz    engines side by side, and QEMU's\n  \
     trivisor bench --without each --mode native,emu crc32 quicksort    what each technique of the translator buys\n  \
-    trivisor bench --quick --out /tmp/run   fewer repetitions, elsewhere\n\n\
+    trivisor bench --quick --out /tmp/run   fewer repetitions, elsewhere\n  \
+    trivisor bench --baseline monday.csv    exit status 1 if something is slower than then\n\n\
     Each measurement is written to DIR/data/RUN.csv at once: Ctrl-C leaves what was measured, and the page of it.\n\n\
-    Exit status: 0 if anything was measured; 1 if nothing was, or it could not be written; 2 for wrong usage; \
+    Exit status: 0 if anything was measured; 1 if nothing was, it could not be written, or something is slower than \
+    --baseline allows; 2 for wrong usage; \
     130 after Ctrl-C; 143 after SIGTERM.")]
 pub(super) struct BenchArguments {
     /// Workloads by name, with * and ? (default: all that measure)
@@ -70,6 +72,13 @@ pub(super) struct BenchArguments {
     /// Seed of the random order of runs
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Compare with an earlier run, a CSV file, and end with exit status 1 if something is slower for sure, by more than
+    /// --max-slowdown
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// What --baseline lets pass (5%, 0.5%)
+    #[arg(long, value_name = "PERCENT", default_value = "5%", requires = "baseline", value_parser = units::percent)]
+    max_slowdown: f64,
     /// Do not draw plots and the page
     #[arg(long)]
     no_report: bool,
@@ -82,6 +91,8 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     for pattern in &arguments.workloads {
         check_workload(pattern)?;
     }
+    // Before minutes are spent.
+    arguments.baseline.as_deref().map(Dataset::load).transpose()?;
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
     let mut options = Options::new(arguments.out.clone(), columns);
     options.filter = Filter {
@@ -144,7 +155,12 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     if summary.measured == 0 {
         return Err(CliError::NothingMeasured(why_nothing(&options, &summary)));
     }
-    Ok(ExitCode::SUCCESS)
+    let Some(baseline) = &arguments.baseline else { return Ok(ExitCode::SUCCESS) };
+    let found = compare::compare(baseline, &summary.csv, false)?;
+    let (judged, status) = compare::judge(&found, arguments.max_slowdown);
+    let text = format!("\n{}{judged}", found.render(false));
+    io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::Output)?;
+    Ok(status)
 }
 
 /// The pairs that have columns though they are no modes: those that `--mode` names, or with `--pairs` all that can be.

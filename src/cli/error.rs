@@ -68,6 +68,14 @@ pub(super) enum CliError {
     /// A run with nothing to show for it.
     #[error("nothing could be measured: {0}")]
     NothingMeasured(String),
+    /// Two runs of which nothing can be compared.
+    #[error("{a} and {b} measured nothing in common", a = a.display(), b = b.display())]
+    NothingInCommon {
+        /// The first file.
+        a: PathBuf,
+        /// The second.
+        b: PathBuf,
+    },
     /// The host refused something.
     #[error("{what}: {source}")]
     Host {

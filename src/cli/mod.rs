@@ -6,6 +6,7 @@
 mod account;
 mod bench;
 mod choices;
+mod compare;
 mod debug;
 mod disk;
 mod doctor;
@@ -66,6 +67,8 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Make plots and the page again from a CSV file
     Report(report::ReportArguments),
+    /// Compare two runs of 'bench': what got slower or faster, and how sure that is
+    Compare(compare::CompareArguments),
     /// Run a guest by emu's interpreter and its translator side by side, to where they differ
     Lockstep(lockstep::LockstepArguments),
     /// List the built-in workloads
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Sites(arguments) => sites::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Report(arguments) => report::main(&arguments),
+        Command::Compare(arguments) => compare::main(&arguments),
         Command::Lockstep(arguments) => lockstep::main(&arguments),
         Command::List(arguments) => list::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),

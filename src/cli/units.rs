@@ -38,6 +38,15 @@ pub(super) fn number(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| "a number is wanted, as 5000, 20k or 1M".to_owned())
 }
 
+/// Parses `5%` or `0.5%`, as a share: 0.05 or 0.005.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    let digits = text.strip_suffix('%').unwrap_or(text);
+    // A number's own parser would also take signs, exponents and words as "inf".
+    let number = Some(digits).filter(|d| d.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+    let number = number.and_then(|digits| digits.parse::<f64>().ok());
+    number.map(|number| number / 100.0).ok_or_else(|| "not a share; write for instance 5% or 0.5%".to_owned())
+}
+
 /// Parses `10s`, `500ms`, `2m` or plain seconds: more than nothing, and at most [`LONGEST`].
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "not a duration; write for instance 10s, 500ms or 2m".to_owned();

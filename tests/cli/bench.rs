@@ -207,3 +207,64 @@ fn a_csv_file_that_is_none_is_told_in_one_sentence_and_leaves_the_old_page() {
     assert_eq!(std::fs::read_to_string(dir.path().join("index.html")).unwrap(), "old");
     assert!(left(dir.path()).iter().all(|path| path.extension().is_none_or(|e| e == "html")));
 }
+
+#[test]
+fn two_runs_are_compared_and_a_baseline_sets_the_exit_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    let few = [
+        "bench",
+        "--out",
+        out,
+        "--no-report",
+        "--repetitions",
+        "5",
+        "--budget",
+        "1ms",
+        "--mode",
+        "native,emu",
+    ];
+    let measured = trivisor(&[&few[..], &["call_ret", "crc32"]].concat());
+    assert!(measured.status == Some(0), "{}", measured.err);
+    let csv = record::newest(dir.path()).unwrap();
+    // The same with all times of emu a twentieth as long: it is slower than that on the busiest host.
+    let shorter = dir.path().join("shorter.csv");
+    let text = std::fs::read_to_string(&csv).unwrap();
+    let mut rows = csv::Reader::from_reader(text.as_bytes());
+    let mut writer = csv::Writer::from_path(&shorter).unwrap();
+    writer.write_record(rows.headers().unwrap()).unwrap();
+    for row in rows.records().map(Result::unwrap) {
+        let is_time = row[4].starts_with("ns/") && &row[5] == "emu" && !row[10].is_empty();
+        let value =
+            if is_time { (row[10].parse::<f64>().unwrap() / 20.0).to_string() } else { row[10].to_owned() };
+        writer.write_record((0..row.len()).map(|i| if i == 10 { value.as_str() } else { &row[i] })).unwrap();
+    }
+    drop(writer);
+    let (csv, shorter) = (csv.to_str().unwrap(), shorter.to_str().unwrap());
+
+    let same = trivisor(&["compare", csv, csv, "--all", "--max-slowdown", "1%"]);
+    let words = &same.out;
+    assert!(
+        same.status == Some(0) && words.contains("nothing is slower") && words.contains("crc32"),
+        "{words}"
+    );
+
+    let slower = trivisor(&["compare", shorter, csv, "--max-slowdown", "5%"]);
+    let words = &slower.out;
+    assert_eq!(slower.status, Some(1), "{words}");
+    assert!(words.contains("slower by more than 5 %: ") && words.contains("crc32"), "{words}");
+
+    let json = trivisor(&["compare", shorter, csv, "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    let emu = found["differences"].as_array().unwrap().iter().filter(|one| one["mode"] == "emu");
+    assert!(emu.clone().count() >= 2 && emu.clone().all(|one| one["basis"] == "slowdown"), "{found}");
+
+    let now = trivisor(&[&few[..], &["crc32", "--baseline", shorter, "--max-slowdown", "10%"]].concat());
+    let words = &now.out;
+    assert_eq!(now.status, Some(1), "{words}");
+
+    trivisor(&["compare", csv, "/nonexistent.csv"]).one_sentence(1, &["/nonexistent.csv"]);
+    trivisor(&["bench", "--baseline", "/nonexistent.csv"]).one_sentence(1, &["/nonexistent.csv"]);
+    trivisor(&["compare", csv, csv, "--max-slowdown", "inf"]).one_sentence(2, &["5%"]);
+    trivisor(&["bench", "--max-slowdown", "5%"]).one_sentence(2, &["--baseline"]);
+}

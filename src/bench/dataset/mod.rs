@@ -59,6 +59,8 @@ pub struct Cell {
     pub time: Option<Interval>,
     /// Time relative to native, with its 95 % interval; none without a native figure.
     pub slowdown: Option<Interval>,
+    /// Time relative to native in each round that has both, in the order of rounds.
+    pub ratios: Vec<f64>,
     /// Why there is no figure; or, beside a figure, what went wrong in some repetitions.
     pub note: Option<String>,
 }
@@ -356,22 +358,26 @@ fn summarise(measure: &mut Measure, native: &[Sample]) {
             sample.outlier = mark;
         }
         cell.time = stats::median_interval(&own, SEED);
-        cell.slowdown = slowdown(&cell.samples, native);
+        cell.ratios = ratios(&cell.samples, native);
+        cell.slowdown = slowdown(cell, native);
     }
+}
+
+/// Time relative to native within each round that has both.
+fn ratios(own: &[Sample], native: &[Sample]) -> Vec<f64> {
+    own.iter()
+        .filter_map(|s| Some(s.value / native.iter().find(|n| n.repetition == s.repetition)?.value))
+        .collect()
 }
 
 /// Time relative to native: the median over rounds of the ratio within a round, because both ran within seconds there and
 /// the host's speed drifts between rounds. With fewer than three common rounds the ratio of the medians stands in.
-fn slowdown(own: &[Sample], native: &[Sample]) -> Option<Interval> {
-    let paired: Vec<f64> = own
-        .iter()
-        .filter_map(|s| Some(s.value / native.iter().find(|n| n.repetition == s.repetition)?.value))
-        .collect();
-    if paired.len() >= 3 {
-        return stats::median_interval(&paired, SEED);
+fn slowdown(cell: &Cell, native: &[Sample]) -> Option<Interval> {
+    if cell.ratios.len() >= 3 {
+        return stats::median_interval(&cell.ratios, SEED);
     }
     let values = |samples: &[Sample]| samples.iter().map(|s| s.value).collect::<Vec<f64>>();
-    stats::ratio_interval(&values(own), &values(native), SEED)
+    stats::ratio_interval(&values(&cell.samples), &values(native), SEED)
 }
 
 /// Workloads that named no metric in any mode, with each mode's reason.

@@ -1,0 +1,113 @@
+//! What is a difference, and what is none.
+use super::super::dataset::tests::{row, text};
+use super::super::random::SplitMix64;
+use super::super::record::{self, Row};
+use super::*;
+
+const WORKLOADS: usize = 40;
+
+/// A made-up run of two columns with a spread of 1 %, in which each `factor` slows a workload of emu down.
+fn run(name: &str, seed: u64, repetitions: u32, factor: impl Fn(usize) -> f64) -> Dataset {
+    let mut random = SplitMix64::new(seed);
+    let mut rows = vec![text(record::WHOLE_RUN, "cpu", "", name)];
+    for workload in 0..WORKLOADS {
+        for repetition in 0..=repetitions {
+            // The host's speed drifts, for all columns alike.
+            let drift = 1.0 + f64::from(repetition) / 50.0;
+            for (mode, slowdown) in [("native", 1.0), ("emu", 3.0 * factor(workload))] {
+                let spread: f64 =
+                    (0..4).map(|_| random.below(1000) as f64 / 1000.0 - 0.5).sum::<f64>() / 57.0;
+                let value = 1e6 * drift * slowdown * (1.0 + spread);
+                let workload = format!("w{workload}");
+                rows.push(row(&workload, "time@ring3", record::UNIT_TASK, mode, repetition, value));
+            }
+        }
+    }
+    from(rows)
+}
+
+fn from(rows: Vec<Row>) -> Dataset {
+    Dataset::from_rows(&rows).unwrap()
+}
+
+#[test]
+fn the_same_twice_shows_no_difference() {
+    let mut alarms = 0;
+    for seed in 0..10 {
+        let (a, b) = (run("A", 2 * seed, 10, |_| 1.0), run("A", 2 * seed + 1, 10, |_| 1.0));
+        let found = Comparison::of(&a, &b, false);
+        assert_eq!(found.differences.len(), 2 * WORKLOADS);
+        alarms += found.differences.iter().filter(|one| one.verdict != Verdict::Same).count();
+    }
+    assert!(alarms <= WORKLOADS, "{alarms} of {}", 20 * WORKLOADS);
+}
+
+#[test]
+fn a_planted_slowdown_of_five_percent_is_found_and_named() {
+    let planted = |workload| if workload < 8 { 1.05 } else { 1.0 };
+    let (a, b) = (run("A", 1, 10, |_| 1.0), run("A", 2, 10, planted));
+    let found = Comparison::of(&a, &b, false);
+    let slower: Vec<_> =
+        found.with(Verdict::Slower).map(|one| (one.label.as_str(), one.mode.as_str())).collect();
+    for workload in 0..8 {
+        assert!(slower.contains(&(format!("w{workload}").as_str(), "emu")), "{slower:?}");
+    }
+    assert!(slower.len() <= 9, "{slower:?}");
+    assert_eq!(found.slower_by(0.2).count(), 0);
+    assert!(found.slower_by(0.03).count() >= 7);
+    let back = Comparison::of(&b, &a, false);
+    assert!(back.with(Verdict::Faster).count() >= 8);
+    let text = found.render(false);
+    assert!(text.contains("w7") && text.contains("slower") && !text.contains("w20"), "{text}");
+    assert!(found.render(true).contains("w20"));
+}
+
+#[test]
+fn slowdowns_hide_what_another_host_makes_of_all_times() {
+    let (a, mut b) = (run("A", 1, 10, |_| 1.0), Vec::new());
+    for measure in run("B", 2, 10, |_| 1.0).measures {
+        for (mode, cell) in &measure.cells {
+            for sample in &cell.samples {
+                let (workload, metric) = (&measure.workload, &measure.metric);
+                b.push(row(workload, metric, record::UNIT_TASK, mode, sample.repetition, sample.value * 2.0));
+            }
+        }
+    }
+    b.push(text(record::WHOLE_RUN, "cpu", "", "B"));
+    let b = from(b);
+    let by_slowdown = Comparison::of(&a, &b, false);
+    assert!(
+        by_slowdown
+            .differences
+            .iter()
+            .filter(|one| one.mode == "emu")
+            .all(|one| one.basis == Basis::Slowdown)
+    );
+    assert!(by_slowdown.with(Verdict::Slower).filter(|one| one.mode == "emu").count() <= 2);
+    let by_time = Comparison::of(&a, &b, true);
+    assert_eq!(by_time.with(Verdict::Slower).count(), 2 * WORKLOADS);
+    assert_eq!(by_time.facts, [("cpu".to_owned(), "A".to_owned(), "B".to_owned())]);
+    assert_eq!(by_time.means().len(), 2);
+}
+
+#[test]
+fn what_cannot_be_compared_is_told_with_the_reason() {
+    let (a, few) = (run("A", 1, 10, |_| 1.0), run("A", 2, 3, |_| 1.0));
+    let found = Comparison::of(&a, &few, false);
+    assert!(found.differences.is_empty());
+    assert_eq!(found.left_out.len(), 2 * WORKLOADS);
+    assert!(found.left_out[0].2.contains("3 repetitions in B"), "{:?}", found.left_out[0]);
+    let failed = Row {
+        valid: false,
+        value: None,
+        reason: "timed out".into(),
+        ..row("w0", "time@ring3", record::UNIT_TASK, "emu", 1, 0.0)
+    };
+    let rows = vec![failed, row("w0", "time@ring3", record::UNIT_TASK, "native", 1, 1.0)];
+    let found = Comparison::of(&a, &from(rows), false);
+    assert!(
+        found.left_out.contains(&("w0".into(), "emu".into(), "no figure in B: timed out".into())),
+        "{:?}",
+        found.left_out
+    );
+}
