@@ -11,7 +11,7 @@ pub use timers::{Timer, TimerClient, TimerQueue};
 use crate::sys::tsc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Guest nanoseconds since the machine was built.
@@ -58,6 +58,8 @@ pub struct Clock {
     real: Mutex<RealTime>,
     /// Instructions of a counted clock, and the time at which their count began.
     retired: AtomicU64,
+    /// It stands.
+    held: AtomicBool,
     began: AtomicU64,
     line: Mutex<Line>,
 }
@@ -94,7 +96,7 @@ impl Clock {
     pub fn new(source: ClockSource) -> Self {
         let real = RealTime { base: 0, resumed: Some(Instant::now()) };
         let (retired, began, line) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Line::PLAIN));
-        Self { source, real: Mutex::new(real), retired, began, line }
+        Self { source, real: Mutex::new(real), retired, held: AtomicBool::new(false), began, line }
     }
 
     /// Where time comes from.
@@ -184,11 +186,16 @@ impl Clock {
     /// that of the one CPU whose instructions count.
     #[inline]
     pub fn retire(&self, instructions: u64) {
-        if matches!(self.source, ClockSource::Counted { .. }) {
+        if matches!(self.source, ClockSource::Counted { .. }) && !self.held.load(Ordering::Relaxed) {
             // One thread writes: no need for a locked addition, which every instruction would pay for.
             let retired = self.retired.load(Ordering::Relaxed).wrapping_add(instructions);
             self.retired.store(retired, Ordering::Relaxed);
         }
+    }
+
+    /// Has a counted clock stand, whoever tells it of instructions, or go on.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
     }
 
     /// With a counted clock, how many instructions may retire until `deadline`; at least 1. `None` for a real one.

@@ -1,5 +1,6 @@
 //! Makes the engine of a pair, and says which pairs this host has.
 use super::MachineSpec;
+use crate::clock::ClockSource;
 use crate::emulator::{EmuEngine, Emulator};
 use crate::engine::{Backend, Caps, Engine, EngineError, Pair, Platform};
 use crate::hwassist::KvmBackend;
@@ -17,7 +18,9 @@ pub(super) fn create(spec: &MachineSpec, platform: &Platform) -> Result<Box<dyn 
         }
         Engine::Direct => {
             let direct = Direct::new(Arc::clone(platform.ram()), spec.pair.interface)?;
-            Ok(Box::new(direct.counting(spec.counts_sites)))
+            // By the host's own time-stamp counter the guest would see another time.
+            let counted = platform.clock().source() != ClockSource::Real;
+            Ok(Box::new(direct.counting(spec.counts_sites).trapping_time(counted)))
         }
     }
 }

@@ -82,7 +82,7 @@ impl Executor {
     }
 
     /// An engine that was left takes these states on; RAM was written without it.
-    fn take_on(
+    pub(super) fn take_on(
         &mut self,
         ram: &GuestRam,
         (boot, others): (&CpuState, &[CpuState]),

@@ -46,7 +46,16 @@ pub struct Direct {
     ram: Arc<GuestRam>,
     interface: Interface,
     caps: Caps,
-    counts_sites: bool,
+    options: Options,
+}
+
+/// What the vCPUs do beside their work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Options {
+    /// They keep account of what they patch.
+    counts: bool,
+    /// RDTSC comes to the engine, and reads the platform's time.
+    traps_time: bool,
 }
 
 impl Direct {
@@ -56,13 +65,20 @@ impl Direct {
     /// [`EngineError::Unavailable`] with the reason.
     pub fn new(ram: Arc<GuestRam>, interface: Interface) -> Result<Self, EngineError> {
         check_host()?;
-        Ok(Self { ram, interface, caps: capabilities(interface), counts_sites: false })
+        Ok(Self { ram, interface, caps: capabilities(interface), options: Options::default() })
     }
 
     /// The same, whose vCPUs keep account of what they patch, or leave alone, if `counts` says so: [`Vcpu::sites`].
     #[must_use]
     pub fn counting(self, counts: bool) -> Self {
-        Self { counts_sites: counts, ..self }
+        Self { options: Options { counts, ..self.options }, ..self }
+    }
+
+    /// The same, whose guests read the platform's time by RDTSC, each at the price of a trap, if `traps` says so: where
+    /// time is not the host's.
+    #[must_use]
+    pub fn trapping_time(self, traps: bool) -> Self {
+        Self { options: Options { traps_time: traps, ..self.options }, ..self }
     }
 
     /// What the engine is on this host. Starts and ends a sandboxed process to see whether that works.
@@ -74,7 +90,8 @@ impl Direct {
         let host = |source| EngineError::Host { what: "cannot make guest memory", source };
         let ram = memfd::create(c"trivisor-pv-trial", PAGE_SIZE).map_err(host)?;
         let text = text::Text::new(PAGE_SIZE)?;
-        child::Child::start(&ram, text.file(), text.zone_offset())?;
+        let start = child::Start { zone_offset: text.zone_offset(), traps_time: false };
+        child::Child::start(&ram, text.file(), start)?;
         Ok(capabilities(interface))
     }
 }
@@ -117,7 +134,7 @@ impl Backend for Direct {
 
     fn create_vcpu(&self, id: VcpuId, reset: &CpuState) -> Result<Box<dyn Vcpu>, EngineError> {
         let ram = Arc::clone(&self.ram);
-        Ok(Box::new(vcpu::PvVcpu::new(id, ram, reset.clone(), self.interface, self.counts_sites)?))
+        Ok(Box::new(vcpu::PvVcpu::new(id, ram, reset.clone(), self.interface, self.options)?))
     }
 
     fn accepts(&self, state: &CpuState) -> Result<(), EngineError> {

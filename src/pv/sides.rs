@@ -6,7 +6,8 @@
 //! choice of another process, whose mappings are compared with the tables and mostly still right.
 //!
 //! A RAM page that is text is text in all of them, at one address, and writable in none.
-use super::child::{Awake, Child, Pairing, Who, stub};
+use super::Options;
+use super::child::{Awake, Child, Pairing, Start, Who, stub};
 use super::layout::{AREAS, COUNTERS, COUNTERS_SIZE, MOST_USERS, POPF_SLOWLY, TEXT_FD, ZONE, at};
 use super::space::{Kind, Space};
 use super::text::Text;
@@ -41,21 +42,21 @@ pub(super) struct Side {
 struct Objects {
     ram: Arc<GuestRam>,
     text: File,
-    zone_offset: u64,
+    start: Start,
     counts: bool,
 }
 
 impl Objects {
     fn side(
         &self,
-        start: impl FnOnce(&File, &File, u64) -> Result<Child, EngineError>,
+        start: impl FnOnce(&File, &File, Start) -> Result<Child, EngineError>,
         user: bool,
     ) -> Result<Side, EngineError> {
-        let mut child = start(self.ram.file(), &self.text, self.zone_offset)?;
+        let mut child = start(self.ram.file(), &self.text, self.start)?;
         if self.counts {
             let rights = (libc::PROT_READ | libc::PROT_WRITE) as u64;
             let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
-            let offset = self.zone_offset + (COUNTERS - ZONE);
+            let offset = self.start.zone_offset + (COUNTERS - ZONE);
             child
                 .request(libc::SYS_mmap, [COUNTERS, COUNTERS_SIZE, rights, flags, TEXT_FD.into(), offset])?;
             child.flush()?;
@@ -99,12 +100,13 @@ pub(super) fn who(state: &CpuState) -> Who {
 
 impl Sides {
     /// The kernel's process, started. `counts` says that sites are counted.
-    pub(super) fn new(ram: Arc<GuestRam>, text: &Text, counts: bool) -> Result<Self, EngineError> {
+    pub(super) fn new(ram: Arc<GuestRam>, text: &Text, options: Options) -> Result<Self, EngineError> {
         let copy = text
             .file()
             .try_clone()
             .map_err(|source| EngineError::Host { what: "cannot duplicate a descriptor", source })?;
-        let objects = Objects { ram, text: copy, zone_offset: text.zone_offset(), counts };
+        let start = Start { zone_offset: text.zone_offset(), traps_time: options.traps_time };
+        let objects = Objects { ram, text: copy, start, counts: options.counts };
         let kernel = objects.side(Child::start, false)?;
         Ok(Self {
             objects,
@@ -255,7 +257,7 @@ impl Sides {
             let area = 1 + self.users.len();
             debug_assert!(area < AREAS);
             let kernel = &self.kernel.child;
-            let start = |ram: &File, text: &File, zone| kernel.start_user(area, ram, text, zone);
+            let start = |ram: &File, text: &File, start| kernel.start_user(area, ram, text, start);
             let side = self.objects.side(start, true)?;
             self.users.push(User { table, side });
             self.misses = 0;

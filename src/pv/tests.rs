@@ -7,8 +7,8 @@ mod memory;
 mod unpatched;
 mod user;
 
-use super::SiteKind;
 use super::vcpu::PvVcpu;
+use super::{Options, SiteKind};
 use crate::arch::{CpuState, Gpa, Rflags, state::gpr};
 use crate::clock::ClockSource;
 use crate::emulator::single::{Outcome, Single};
@@ -60,12 +60,20 @@ fn guest_on(
 }
 
 fn vcpu(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
-    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), Interface::Patched, false).unwrap()
+    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), Interface::Patched, Options::default())
+        .unwrap()
 }
 
 /// The same, keeping account of its sites.
 fn counting(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
-    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), Interface::Patched, true).unwrap()
+    PvVcpu::new(
+        VcpuId(0),
+        Arc::clone(machine.ram()),
+        state.clone(),
+        Interface::Patched,
+        Options { counts: true, ..Options::default() },
+    )
+    .unwrap()
 }
 
 /// Runs until HLT, natively, with and without account of the sites; the state must be what the interpreter makes of the

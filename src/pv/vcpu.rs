@@ -12,6 +12,7 @@
 mod explicit;
 mod report;
 
+use super::Options;
 use super::child::{Awake, Who};
 use super::layout::at;
 use super::patch::Patches;
@@ -75,14 +76,14 @@ impl PvVcpu {
         ram: Arc<GuestRam>,
         state: CpuState,
         interface: Interface,
-        counts: bool,
+        options: Options,
     ) -> Result<Self, EngineError> {
         let text = Text::new(ram.size())?;
-        let sides = Sides::new(Arc::clone(&ram), &text, counts)?;
+        let sides = Sides::new(Arc::clone(&ram), &text, options)?;
         Ok(Self {
             id,
             sides,
-            patches: Patches::new(Arc::clone(&ram), text, interface != Interface::None, counts),
+            patches: Patches::new(Arc::clone(&ram), text, interface != Interface::None, options.counts),
             code_cursor: ram.code().cursor(),
             single: Single::new(id, Arc::clone(&ram)),
             ram,

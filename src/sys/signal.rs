@@ -126,6 +126,11 @@ impl KickCell {
         self.poke();
     }
 
+    /// The next call for attention, whatever it is for, has the vCPU leave `run`.
+    pub fn leave_when_asked(&self) {
+        self.leave.store(true, Ordering::SeqCst);
+    }
+
     fn raise(&self) {
         self.attention.store(1, Ordering::SeqCst);
         let flag = self.mirror.load(Ordering::SeqCst);

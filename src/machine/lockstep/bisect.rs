@@ -1,5 +1,5 @@
 //! From "they differ" to the instruction.
-use super::report::{Culprit, Difference, Verdict, differing};
+use super::report::{Culprit, Difference, Executed, Verdict, differing};
 use super::{Lockstep, Mismatch, Stand, Turn};
 use crate::emulator::single::Outcome;
 use crate::engine::{Boundary, Exit};
@@ -13,6 +13,10 @@ type Stop<'s> = &'s mut dyn FnMut() -> bool;
 const MOST_CUTS: usize = 192;
 /// Parts of one string instruction that the interpreter makes at most.
 const MOST_PARTS: usize = 1 << 16;
+
+fn culprit(at: Option<&Executed>, number: usize) -> Option<Culprit> {
+    at.map(|at| Culprit { rip: at.rip, number, at: at.clone() })
+}
 
 impl Lockstep {
     /// Goes back to `stand` and on over `blocks` blocks, which are known to agree.
@@ -37,12 +41,13 @@ impl Lockstep {
             culprit: None,
             registers: differing(&mismatch.single, &mismatch.translated),
             memory: None,
+            error: mismatch.error.clone(),
         };
         if mismatch.from.is_some() {
             self.again(stand, blocks - stand.blocks)?;
             self.cut(&mut difference, stop)?;
         }
-        Ok(Verdict { blocks, instructions, ended: false, difference: Some(difference) })
+        Ok(Verdict { blocks, instructions, ended: false, difference: Some(difference), unequal: None })
     }
 
     /// RAM, or a device, differs since `stand`, though the CPUs do not: after which block first, and which instruction of it?
@@ -64,6 +69,7 @@ impl Lockstep {
             culprit: None,
             registers: Vec::new(),
             memory: None,
+            error: None,
         };
         self.cut(&mut difference, stop)?;
         if difference.memory.is_none() && difference.registers.is_empty() {
@@ -71,7 +77,7 @@ impl Lockstep {
             difference.memory = self.one.first_other_byte(&self.other)?;
             difference.registers = self.one.other_parts(&self.other)?;
         }
-        Ok(Verdict { blocks, instructions, ended: false, difference: Some(difference) })
+        Ok(Verdict { blocks, instructions, ended: false, difference: Some(difference), unequal: None })
     }
 
     /// Both stand before the block that makes them differ. Cuts it shorter and shorter until one instruction is to blame.
@@ -100,7 +106,7 @@ impl Lockstep {
                     self.back_to(&before)?;
                     self.one_by_one(difference, number - 1, equal..rips.len())?;
                 } else {
-                    difference.culprit = rips.last().map(|&rip| Culprit { rip, number: rips.len() });
+                    difference.culprit = culprit(rips.last(), rips.len());
                 }
                 break;
             }
@@ -143,7 +149,7 @@ impl Lockstep {
         for behind in range {
             let rips = self.follow(1)?;
             if self.differ_here(difference)? {
-                difference.culprit = rips.first().map(|&rip| Culprit { rip, number: behind + 1 });
+                difference.culprit = culprit(rips.first(), behind + 1);
                 break;
             }
         }
@@ -153,18 +159,18 @@ impl Lockstep {
     /// The translator's block of at most `number` instructions, and the interpreter up to where it ended: the addresses of
     /// its instructions. There may be more of them, because a block goes on in another one, cut alike, where an access
     /// misses its window.
-    fn follow(&mut self, number: usize) -> Result<Vec<u64>, MachineError> {
+    fn follow(&mut self, number: usize) -> Result<Vec<Executed>, MachineError> {
         self.other.run(&mut self.translator)?;
         let goal = self.other.comparable();
         let (mut rips, mut parts) = (Vec::new(), 0);
         while self.one.comparable() != goal && parts < MOST_PARTS {
             let rip = self.one.state.rip;
-            if rips.last() != Some(&rip) {
+            if rips.last().is_none_or(|last: &Executed| last.rip != rip) {
                 // It is where the translator is, with another state, or went another way.
                 if !rips.is_empty() && rip == goal.rip || rips.len() > 2 * MOST_CUTS {
                     break;
                 }
-                rips.push(rip);
+                rips.push(self.one.next_instruction());
             }
             parts += 1;
             if matches!(self.one.step(&mut self.single)?, Outcome::Halted | Outcome::TripleFault) {

@@ -1,4 +1,7 @@
-//! Lockstep: the interpreter and the translator run the same guest side by side, on two whole machines, and are compared
+//! Lockstep: the interpreter and another way to execute run the same guest side by side. Here that is the translator, in
+//! [`native`] a mode that runs natively.
+//!
+//! The interpreter and the translator run the same guest side by side, on two whole machines, and are compared
 //! after each block; where they differ, the first instruction that does is found.
 //!
 //! Time is counted and moves only between blocks, on both machines alike, so that timers and interrupts come at the same
@@ -9,19 +12,23 @@
 //! To find the instruction both machines go back to the last checkpoint and on to the block that did it. That one is cut after
 //! one instruction, after two, and so on, until it shows. Memory that differs is traced to its block by halves first.
 mod bisect;
+mod native;
+#[cfg(test)]
+mod native_tests;
 mod report;
 mod side;
 #[cfg(test)]
 mod tests;
 
-pub use report::{Culprit, Difference, Register, Verdict};
+pub use native::Beside;
+pub use report::{Culprit, Difference, Executed, Register, Verdict};
 
 use super::{BOOT_CPU, MachineError, MachineSpec, Mistake};
-use crate::arch::{Activity, CpuState};
+use crate::arch::{Activity, CpuState, Rflags};
 use crate::clock::ClockSource;
 use crate::emulator::single::{Ended, Outcome, Single};
 use crate::emulator::translate::session::Translator;
-use crate::engine::{Boundary, Exit, Mode, Pair};
+use crate::engine::{Boundary, EngineError, Exit, Mode, Pair};
 use crate::loader::Image;
 use crate::mem::GuestRam;
 use side::{Checkpoint, Side};
@@ -47,6 +54,8 @@ struct Mismatch {
     from: Option<u64>,
     single: CpuState,
     translated: CpuState,
+    /// What only one of them did.
+    error: Option<String>,
 }
 
 /// Both machines.
@@ -150,7 +159,13 @@ impl Lockstep {
     }
 
     fn agree(&self, ended: bool) -> Verdict {
-        Verdict { blocks: self.blocks, instructions: self.instructions, ended, difference: None }
+        Verdict {
+            blocks: self.blocks,
+            instructions: self.instructions,
+            ended,
+            difference: None,
+            unequal: None,
+        }
     }
 
     fn stand(&self) -> Result<Stand, MachineError> {
@@ -179,6 +194,8 @@ impl Lockstep {
 
     /// What lies between two blocks, and a block.
     fn turn(&mut self) -> Result<Turn, MachineError> {
+        // The frame of an interrupt shows RF, which one of them may have taken down later: see `Side::comparable`.
+        self.other.state.rflags.set(Rflags::RF, self.one.state.rflags.contains(Rflags::RF));
         let one = self.one.boundary(&mut self.single)?;
         let other = self.other.boundary(self.translator.single())?;
         if one != other || self.one.comparable() != self.other.comparable() {
@@ -196,7 +213,7 @@ impl Lockstep {
 
     fn mismatch(&self, from: Option<u64>, single: Option<CpuState>) -> Box<Mismatch> {
         let single = single.unwrap_or_else(|| self.one.comparable());
-        Box::new(Mismatch { from, single, translated: self.other.comparable() })
+        Box::new(Mismatch { from, single, translated: self.other.comparable(), error: None })
     }
 
     /// One block.
@@ -205,7 +222,10 @@ impl Lockstep {
             return Ok(Turn::Same);
         }
         let from = self.other.state.rip;
-        let ended = self.other.run(&mut self.translator)?;
+        let ended = match self.other.run(&mut self.translator) {
+            Ok(ended) => ended,
+            Err(error) => return self.only_the_translator(from, error),
+        };
         let goal = self.other.comparable();
         let (mut steps, mut met) = (0, None);
         // An interrupt may be due before the first instruction.
@@ -220,7 +240,14 @@ impl Lockstep {
             if steps == MOST_STEPS {
                 return Ok(Turn::Differs(self.mismatch(Some(from), met)));
             }
-            let outcome = self.one.step(&mut self.single)?;
+            let outcome = match self.one.step(&mut self.single) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    let mut mismatch = self.mismatch(Some(from), met);
+                    mismatch.error = Some(format!("interpreter: {error}"));
+                    return Ok(Turn::Differs(mismatch));
+                }
+            };
             steps += 1;
             if matches!(outcome, Outcome::Halted | Outcome::TripleFault) {
                 if self.one.comparable() != goal {
@@ -233,6 +260,22 @@ impl Lockstep {
         self.instructions += u64::from(steps);
         self.pass(steps.max(1));
         Ok(if ended == Ended::TripleFault { Turn::Ended } else { Turn::Same })
+    }
+
+    /// The translator cannot go on. If the interpreter cannot either, where it is to do the same, that is no difference.
+    fn only_the_translator(&mut self, from: u64, error: EngineError) -> Result<Turn, MachineError> {
+        for _ in 0..MOST_STEPS {
+            let there = self.one.state.rip == self.other.state.rip;
+            if self.one.step(&mut self.single).is_err() {
+                return Err(error.into());
+            }
+            if there {
+                break;
+            }
+        }
+        let mut mismatch = self.mismatch(Some(from), None);
+        mismatch.error = Some(format!("translator: {error}"));
+        Ok(Turn::Differs(mismatch))
     }
 
     fn pass(&self, instructions: u32) {

@@ -17,9 +17,7 @@ use crate::arch::state::XsaveArea;
 use crate::arch::{Activity, CpuState, Rflags, Segment};
 use crate::clock::ClockSource;
 use crate::emulator::single::Single;
-use crate::engine::{
-    Attention, Catch, Cause, DebugEvent, Engine, EventKind, Exit, Mode, Pair,
-};
+use crate::engine::{Attention, Catch, Cause, DebugEvent, Engine, EventKind, Exit, Mode, Pair};
 use crate::loader::Image;
 use crate::machine::moving::Executor;
 use crate::machine::{BOOT_CPU, MachineError, MachineSpec};
@@ -34,6 +32,8 @@ use std::time::Duration;
 const LONGEST: Duration = Duration::from_millis(1);
 /// Instructions that the interpreter makes at most to get where the mode is.
 const MOST_STEPS: u64 = 50_000_000;
+/// Runs in sequence in which a mode does nothing, because attention is asked for, that are put up with.
+const MOST_IDLE: u32 = 16;
 /// Agreed points between two at which all of both machines is compared.
 const STRIDE: u64 = 2_000;
 
@@ -77,6 +77,9 @@ pub struct Beside {
     passed: Vec<u64>,
     /// Where the guest reads the host's time.
     unequal: Option<Executed>,
+    /// A byte of code that the mode alone finds to be another one, to be found.
+    #[cfg(test)]
+    pub(super) sabotage: Option<(crate::arch::Gpa, u8)>,
 }
 
 impl std::fmt::Debug for Beside {
@@ -162,6 +165,8 @@ impl Beside {
             instructions: 0,
             passed: Vec::new(),
             unequal: None,
+            #[cfg(test)]
+            sabotage: None,
         })
     }
 
@@ -184,18 +189,16 @@ impl Beside {
                 Turn::Differs(mismatch) => return self.find(&stand, &mismatch, stop),
             }
             if self.points - stand.points >= STRIDE {
-                if let Some(verdict) = self.memory_differs()? {
-                    return Ok(verdict);
+                if self.memory_differs()?.is_some() {
+                    return self.find_memory(&stand, stop);
                 }
                 stand = self.stand()?;
                 self.passed.clear();
             }
         }
         // Where comparing ends, the mode has gone on alone.
-        if self.unequal.is_none()
-            && let Some(verdict) = self.memory_differs()?
-        {
-            return Ok(verdict);
+        if self.unequal.is_none() && self.memory_differs()?.is_some() {
+            return self.find_memory(&stand, stop);
         }
         Ok(self.verdict(ended, None))
     }
@@ -241,15 +244,12 @@ impl Beside {
         Ok(())
     }
 
-    /// The verdict if RAM, devices or what was printed differ.
-    fn memory_differs(&self) -> Result<Option<Verdict>, MachineError> {
+    /// What differs of RAM, devices and what was printed.
+    fn memory_differs(&self) -> Result<Option<Difference>, MachineError> {
         let memory = self.one.first_other_byte(&self.other)?;
         let registers = self.one.other_parts(&self.other)?;
-        if memory.is_none() && registers.is_empty() {
-            return Ok(None);
-        }
-        let difference = Difference { block: None, culprit: None, registers, memory, error: None };
-        Ok(Some(self.verdict(false, Some(difference))))
+        let differs = memory.is_some() || !registers.is_empty();
+        Ok(differs.then_some(Difference { block: None, culprit: None, registers, memory, error: None }))
     }
 
     /// Time goes on by so many instructions, on both machines alike.
@@ -351,21 +351,39 @@ impl Beside {
 
     /// Runs the mode until it comes out; how the guest ended, if it did.
     fn run_other(&mut self) -> Result<End, crate::engine::EngineError> {
+        #[cfg(test)]
+        self.exchange();
         let platform = self.other.platform();
         let kick = platform.kick(BOOT_CPU);
         platform.trace().forget_caught();
+        // What is left of the interpreter's accesses is not to end the run before it begins.
+        let _void = (kick.take_attention(), kick.take_leave());
         kick.leave_when_asked();
         self.timer.arm(Some(LONGEST));
         let exit = self.executor.vcpu.run(platform);
         self.timer.arm(None);
         let _taken = (kick.take_leave(), platform.trace().take_caught(kick));
         let saved = self.executor.vcpu.save();
+        #[cfg(test)]
+        self.exchange();
         let exit = exit?;
         self.other.state = saved?;
         Ok(match exit {
             Exit::PowerOff(_) | Exit::Reset | Exit::TripleFault => Some(exit),
             _ => None,
         })
+    }
+
+    /// Exchanges the byte of code with the one that it is to be.
+    #[cfg(test)]
+    fn exchange(&mut self) {
+        let ram = Arc::clone(self.other.ram());
+        if let Some((at, byte)) = &mut self.sabotage {
+            let mut was = [0];
+            let _known = ram.read(*at, &mut was);
+            let _written = ram.write(*at, &[*byte]);
+            *byte = was[0];
+        }
     }
 
     /// Whether the next instruction reads a counter that the mode reads from the host.
@@ -386,16 +404,19 @@ impl Beside {
     fn interpret(&mut self, count: u64) -> Result<(), MachineError> {
         for _ in 0..count {
             self.one.step_vcpu(&mut self.single)?;
-            self.other.step_vcpu(&mut self.its_single)?;
+            // What stops the mode behind an access stops this, too, before it does anything.
+            while self.other.step_vcpu(&mut self.its_single)? == Exit::Kicked {}
         }
         self.instructions += count;
         Ok(())
     }
 
-    /// Goes back to `stand`, on by the interpreter over what was passed since, and `part` further. The mode takes over there.
-    fn again(&mut self, stand: &Stand, part: u64) -> Result<(), MachineError> {
+    /// Goes back to `stand`, on by the interpreter to the agreed point of that number behind it, and `part` further. The mode
+    /// takes over there.
+    fn again(&mut self, stand: &Stand, points: usize, part: u64) -> Result<(), MachineError> {
         self.back_to(stand)?;
-        for passed in self.passed.clone() {
+        for number in 0..points {
+            let passed = self.passed[number];
             self.look_around();
             self.interpret(passed)?;
             self.points += 1;
@@ -425,33 +446,120 @@ impl Beside {
         };
         // With the first `differs` interpreted they still differ, with `same` they do not.
         let (mut differs, mut same) = (0, length);
-        let mut sure = self.differ_behind(stand, 0, length)?;
+        let number = self.passed.len();
+        let mut sure = self.differ_behind(stand, (number, 0), length)?;
         while sure && same - differs > 1 && !stop() {
             let middle = differs + (same - differs) / 2;
-            match self.differ_behind(stand, middle, length)? {
+            match self.differ_behind(stand, (number, middle), length)? {
                 true => differs = middle,
                 false => same = middle,
             }
         }
         sure &= same - differs == 1;
         if sure {
-            self.again(stand, differs)?;
-            let at = self.one.next_instruction();
-            difference.culprit = Some(Culprit { rip: at.rip, number: differs as usize + 1, at });
+            difference.culprit = Some(self.culprit(stand, number, differs)?);
         }
         (self.points, self.instructions) = (points, instructions);
         Ok(self.verdict(false, Some(difference)))
     }
 
+    /// RAM, or a device, differs since `stand`, though the CPUs agreed: after which instruction?
+    fn find_memory(
+        &mut self,
+        stand: &Stand,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Verdict, MachineError> {
+        let end = self.instructions;
+        let mut difference = self.memory_differs()?.unwrap_or_default();
+        // With so many points interpreted they still differ at the end, with `same` they do not.
+        let (mut differs, mut same) = (0, self.passed.len());
+        while same - differs > 1 && !stop() {
+            let middle = differs + (same - differs) / 2;
+            match self.memory_differs_behind(stand, (middle, 0), end)? {
+                true => differs = middle,
+                false => same = middle,
+            }
+        }
+        let (points, number) = (stand.points + differs as u64, differs);
+        let instructions = stand.instructions + self.passed[..number].iter().sum::<u64>();
+        if let Some(&length) = self.passed.get(number)
+            && same - differs == 1
+        {
+            let end = instructions + length;
+            let (mut differs, mut same) = (0, length);
+            let mut sure = self.memory_differs_behind(stand, (number, 0), end)?;
+            if let Some(now) = self.memory_differs()?.filter(|_| sure) {
+                difference = Difference { block: difference.block, ..now };
+            }
+            while sure && same - differs > 1 && !stop() {
+                let middle = differs + (same - differs) / 2;
+                match self.memory_differs_behind(stand, (number, middle), end)? {
+                    true => differs = middle,
+                    false => same = middle,
+                }
+            }
+            sure &= same - differs == 1;
+            if sure {
+                self.again(stand, number, 0)?;
+                difference.block = Some(self.one.state.rip);
+                difference.culprit = Some(self.culprit(stand, number, differs)?);
+            }
+        }
+        (self.points, self.instructions) = (points, instructions);
+        Ok(self.verdict(false, Some(difference)))
+    }
+
+    /// The instruction behind `part` of them, from the point of that number on.
+    fn culprit(&mut self, stand: &Stand, number: usize, part: u64) -> Result<Culprit, MachineError> {
+        self.again(stand, number, part)?;
+        let at = self.one.next_instruction();
+        Ok(Culprit { rip: at.rip, number: part as usize + 1, at })
+    }
+
+    /// Whether memory differs when so many instructions were made, of which the mode made those from a point on, and a part
+    /// of the next ones.
+    fn memory_differs_behind(
+        &mut self,
+        stand: &Stand,
+        (points, part): (usize, u64),
+        end: u64,
+    ) -> Result<bool, MachineError> {
+        self.again(stand, points, part)?;
+        let begun = self.instructions - part;
+        let mut idle = 0;
+        while self.instructions < end {
+            let before = self.instructions;
+            let turn = if before == begun + part { self.point()? } else { self.turn()? };
+            match turn {
+                Turn::Differs(_) => return Ok(true),
+                Turn::Same if before == begun + part => self.pass(self.instructions - begun),
+                Turn::Same => {}
+                Turn::Ended | Turn::Unequal => break,
+            }
+            idle = if self.instructions == before { idle + 1 } else { 0 };
+            if idle > MOST_IDLE {
+                break;
+            }
+        }
+        Ok(self.memory_differs()?.is_some())
+    }
+
     /// Whether both differ within `length` instructions, of which the interpreter makes the first `part` on both.
-    fn differ_behind(&mut self, stand: &Stand, part: u64, length: u64) -> Result<bool, MachineError> {
-        self.again(stand, part)?;
+    fn differ_behind(
+        &mut self,
+        stand: &Stand,
+        (points, part): (usize, u64),
+        length: u64,
+    ) -> Result<bool, MachineError> {
+        self.again(stand, points, part)?;
         let end = self.instructions + (length - part);
+        let mut idle = 0;
         while self.instructions < end {
             let before = self.instructions;
             match self.point()? {
                 Turn::Differs(_) => return Ok(true),
-                Turn::Same if self.instructions > before => {}
+                Turn::Same if self.instructions > before => idle = 0,
+                Turn::Same if idle < MOST_IDLE => idle += 1,
                 _ => break,
             }
         }

@@ -1,7 +1,9 @@
 //! One of the two machines that are compared, without its CPU, and going back to where it stood.
+pub(super) use super::report::Executed;
 use super::report::Register;
-use crate::arch::CpuState;
-use crate::arch::Rflags;
+use crate::arch::address::PAGE_SIZE;
+use crate::arch::paging::{PagingMode, peek};
+use crate::arch::{CpuState, Gva, LONGEST_INSTRUCTION, Rflags};
 use crate::clock::SavedClock;
 use crate::emulator::single::{Ended, Outcome, Single, step_here};
 use crate::emulator::translate::session::Translator;
@@ -73,6 +75,11 @@ impl Side {
         Ok(single.with(&mut self.state, self.pc.platform(), step_here)?.0)
     }
 
+    /// One instruction, or what comes in its place at a boundary: [`Single::step_vcpu`].
+    pub(super) fn step_vcpu(&mut self, single: &mut Single) -> Result<Exit, EngineError> {
+        single.step_vcpu(&mut self.state, self.pc.platform())
+    }
+
     /// What is done between blocks: an interrupt that is due is delivered; with a halted CPU time goes to the next deadline.
     pub(super) fn boundary(&mut self, single: &mut Single) -> Result<Boundary, EngineError> {
         let platform = self.pc.platform();
@@ -93,6 +100,23 @@ impl Side {
             platform.clock().skip_to(deadline);
         }
         Ok(boundary)
+    }
+
+    /// The instruction at RIP, as it is now.
+    pub(super) fn next_instruction(&self) -> Executed {
+        let mode = PagingMode::of(&self.state);
+        let mut bytes = Vec::with_capacity(LONGEST_INSTRUCTION);
+        while bytes.len() < LONGEST_INSTRUCTION {
+            let at = self.state.linear_rip().wrapping_add(bytes.len() as u64);
+            let in_page = (PAGE_SIZE - at % PAGE_SIZE) as usize;
+            let mut piece = vec![0; in_page.min(LONGEST_INSTRUCTION - bytes.len())];
+            let place = peek(&**self.ram(), &mode, Gva(at));
+            if place.is_none_or(|place| self.ram().read(place, &mut piece).is_err()) {
+                break;
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Executed { rip: self.state.rip, bits: self.state.code_bits(), bytes }
     }
 
     /// RF after IRET lasts for an instruction on the one, up to the next block on the other.
@@ -150,13 +174,13 @@ impl Side {
                 let bytes = state.iter().skip(at).take(8).map(|byte| format!("{byte:02x}"));
                 format!("{} (byte {at})", bytes.collect::<Vec<_>>().join(" "))
             };
-            let (single, translator) = (show(&a.state), show(&b.state));
-            list.push(Register { name: a.name.clone(), single, translator });
+            let (single, other) = (show(&a.state), show(&b.state));
+            list.push(Register { name: a.name.clone(), single, other });
         }
         let (a, b) = (self.console.text(), other.console.text());
         if a != b {
             let last = |text: &str| format!("{:?}", text.lines().next_back().unwrap_or(""));
-            list.push(Register { name: "console".to_owned(), single: last(&a), translator: last(&b) });
+            list.push(Register { name: "console".to_owned(), single: last(&a), other: last(&b) });
         }
         Ok(list)
     }

@@ -1,5 +1,5 @@
 //! The child's start: empties its address space, installs signal handlers, and locks the door behind itself.
-use super::{Child, crash, filter, stub};
+use super::{Child, Start, crash, filter, stub};
 use crate::engine::{EngineError, Mode};
 use crate::pv::layout::{
     self, AREAS, MONITOR, SHARED, SHARED_FD, SHARED_SIZE, TEXT_FD, ZONE, ZONE_CONTROL, ZONE_SIZE, at,
@@ -34,7 +34,7 @@ fn not_empty(error: std::io::Error) -> EngineError {
 }
 
 /// Takes a child whose stub waits for its first requests to where guest code may run.
-pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineError> {
+pub(super) fn boot(child: &mut Child, start: Start) -> Result<(), EngineError> {
     let entries = stub::entries();
     let fixed = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
     let (read, write, execute) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
@@ -52,7 +52,7 @@ pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineErro
         }
     }
     child.try_flush()?.map_err(not_empty)?;
-    let zone = [ZONE, ZONE_SIZE, read | execute, fixed, TEXT_FD.into(), zone_offset];
+    let zone = [ZONE, ZONE_SIZE, read | execute, fixed, TEXT_FD.into(), start.zone_offset];
     child.request(libc::SYS_mmap, zone)?;
     let area = SHARED_SIZE * child.shared.area() as u64;
     let control = [ZONE_CONTROL, 0x1000, read | write, fixed, SHARED_FD.into(), area];
@@ -74,6 +74,10 @@ pub(super) fn boot(child: &mut Child, zone_offset: u64) -> Result<(), EngineErro
     }
     child.request(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 0, 0, 0, 0, 0])?;
     child.request(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0])?;
+    if start.traps_time {
+        let signal = libc::PR_TSC_SIGSEGV as u64;
+        child.request(libc::SYS_prctl, [libc::PR_SET_TSC as u64, signal, 0, 0, 0, 0])?;
+    }
     child.flush()?;
 
     // Where the CPU can do it, a CPUID that no patch caught traps instead of telling of the host. Its failure is fine.

@@ -106,12 +106,21 @@ pub(super) struct Child {
     at_large: bool,
 }
 
+/// How a process is started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Start {
+    /// Where the thunk zone begins in the text's memory object.
+    pub(super) zone_offset: u64,
+    /// RDTSC raises a signal in it.
+    pub(super) traps_time: bool,
+}
+
 impl Child {
     /// Starts the kernel's process over this guest RAM and this shadow text, up to the point where it waits to enter the
     /// guest.
-    pub(super) fn start(ram: &File, text: &File, zone_offset: u64) -> Result<Self, EngineError> {
+    pub(super) fn start(ram: &File, text: &File, start: Start) -> Result<Self, EngineError> {
         let shared = Shared::new().map_err(no_area)?;
-        Self::start_with(shared, Placement::new(), ram, text, zone_offset)
+        Self::start_with(shared, Placement::new(), ram, text, start)
     }
 
     /// Starts a process for user programs, with area number `area`, beside this one, which is the kernel's.
@@ -120,10 +129,10 @@ impl Child {
         area: usize,
         ram: &File,
         text: &File,
-        zone_offset: u64,
+        start: Start,
     ) -> Result<Self, EngineError> {
         let shared = self.shared.another(area).map_err(no_area)?;
-        Self::start_with(shared, self.place.beside(), ram, text, zone_offset)
+        Self::start_with(shared, self.place.beside(), ram, text, start)
     }
 
     fn start_with(
@@ -131,7 +140,7 @@ impl Child {
         place: Placement,
         ram: &File,
         text: &File,
-        zone_offset: u64,
+        start: Start,
     ) -> Result<Self, EngineError> {
         shared.word(at::SPINS).store(place.child_looks(), Ordering::Relaxed);
         shared.word(at::PAIR_SPINS).store(1, Ordering::Relaxed);
@@ -172,7 +181,7 @@ impl Child {
         if child.shared.word(at::EVENT).load(Ordering::Relaxed) != event::BOOT {
             return Err(crash("its process did not start as it should"));
         }
-        boot::boot(&mut child, zone_offset)?;
+        boot::boot(&mut child, start)?;
         Ok(child)
     }
 

@@ -24,7 +24,8 @@ impl Bench {
         let mut a = CodeAssembler::new(64).unwrap();
         program(&mut a);
         ram.write(Gpa(CODE), &a.assemble(CODE).unwrap()).unwrap();
-        let mut child = Child::start(ram.file(), &text, 0x40_0000).unwrap();
+        let mut child =
+            Child::start(ram.file(), &text, Start { zone_offset: 0x40_0000, traps_time: false }).unwrap();
         let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
         child.request(libc::SYS_mmap, [CODE, 0x1000, 7, flags, RAM_FD.into(), CODE]).unwrap();
         let mut state = CpuState::reset();

@@ -90,7 +90,8 @@ fn carry_out(attack: &Attack, interface: Interface) -> Result<Exit, EngineError>
     // A system call of the guest's own leads to the handler, too.
     state.efer |= Efer::SCE;
     (state.msrs.lstar, state.msrs.star) = (HANDLER, 8 << 32);
-    let mut pv = PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state, interface, false).unwrap();
+    let mut pv =
+        PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state, interface, Options::default()).unwrap();
     let pid = pv.child_pid();
     let kick = Arc::clone(machine.platform.kick(VcpuId(0)));
     let _bound = kick.bind().unwrap();

@@ -4,7 +4,8 @@ use crate::engine::{Patch, Sites};
 use std::collections::BTreeSet;
 
 pub(super) fn unpatched(machine: &FakeMachine, state: &CpuState) -> PvVcpu {
-    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), Interface::None, false).unwrap()
+    PvVcpu::new(VcpuId(0), Arc::clone(machine.ram()), state.clone(), Interface::None, Options::default())
+        .unwrap()
 }
 
 /// Runs a guest to its HLT and gives its state, and what it was left with.
@@ -14,7 +15,9 @@ fn run(
 ) -> (CpuState, PvVcpu, FakeMachine) {
     let (machine, state) = guest(program, handler);
     let ram = Arc::clone(machine.ram());
-    let mut pv = PvVcpu::new(VcpuId(0), ram, state, Interface::None, true).unwrap();
+    let mut pv =
+        PvVcpu::new(VcpuId(0), ram, state, Interface::None, Options { counts: true, ..Options::default() })
+            .unwrap();
     assert_eq!(pv.run(&machine.platform).unwrap(), Exit::Halted);
     (pv.save().unwrap(), pv, machine)
 }
