@@ -325,3 +325,22 @@ fn what_is_no_terminal_is_told_in_one_sentence() {
         assert!(output.stdout.is_empty());
     }
 }
+
+#[test]
+fn a_running_guest_has_the_keys_one_by_one_and_the_terminal_is_as_before_afterwards() {
+    if !tmux::is_there() {
+        return;
+    }
+    let script = format!("trap : INT; {PROGRAM} run spin; echo over; cat");
+    let terminal = Terminal::start(80, 24, &script);
+    let device = terminal.tells("pane_tty");
+    let modes = || {
+        let stty = Command::new("stty").args(["-a", "-F", &device]).output().unwrap();
+        String::from_utf8_lossy(&stty.stdout).into_owned()
+    };
+    terminal.wait(|_| modes().contains("-icanon") && modes().contains("-echo "), "single keys, unseen");
+    terminal.keys(&["C-c"]);
+    terminal.wait_for(&["stopped by Ctrl-C", "over"]);
+    let after = modes();
+    assert!(!after.contains("-icanon") && !after.contains("-echo "), "{after}");
+}

@@ -62,6 +62,12 @@ pub const SFMASK: u32 = 0xc000_0084;
 pub const K7_EVENT_SELECT: u32 = 0xc001_0000;
 /// The last of them.
 pub const K7_COUNTER_LAST: u32 = 0xc001_0007;
+/// AMD's hardware configuration register (HWCR, PPR of family 19h).
+pub const AMD_HWCR: u32 = 0xc001_0015;
+/// HWCR.TscFreqSel: the TSC counts at the rate of P0, whatever the CPU's frequency. Linux calls its absence a firmware bug.
+const HWCR_TSC_AT_P0: u64 = 1 << 24;
+/// AMD's northbridge configuration register.
+pub const AMD_NB_CONFIGURATION: u32 = 0xc001_001f;
 /// FS base.
 pub const FS_BASE: u32 = 0xc000_0100;
 /// GS base.
@@ -98,13 +104,15 @@ const CAPABILITIES: u64 = 1 << 0 // RDCL_NO
 pub const SPEC_CTRL_BITS: u64 = 1;
 
 /// The value of an MSR that never changes: virtualization is locked off, no microcode, no MTRRs, no machine checks, and
-/// AMD's counters of old count nothing. No feature of CPUID's tells of those, so guests take them for granted.
+/// AMD's counters of old count nothing. No feature of CPUID's tells of those, nor of AMD's two configuration registers, so
+/// guests take them for granted.
 #[must_use]
 pub const fn constant(index: u32) -> Option<u64> {
     match index {
         FEATURE_CONTROL => Some(1),
         BIOS_SIGN_ID | MTRR_CAP | MCG_CAP | MCG_STATUS | P5_MC_ADDR | P5_MC_TYPE => Some(0),
-        K7_EVENT_SELECT..=K7_COUNTER_LAST => Some(0),
+        K7_EVENT_SELECT..=K7_COUNTER_LAST | AMD_NB_CONFIGURATION => Some(0),
+        AMD_HWCR => Some(HWCR_TSC_AT_P0),
         ARCH_CAPABILITIES => Some(CAPABILITIES),
         _ => None,
     }
@@ -115,6 +123,7 @@ pub const fn constant(index: u32) -> Option<u64> {
 pub const fn ignores_write(index: u32, value: u64) -> bool {
     match index {
         BIOS_SIGN_ID | PRED_CMD | K7_EVENT_SELECT..=K7_COUNTER_LAST => true,
+        AMD_HWCR | AMD_NB_CONFIGURATION => true,
         MCG_STATUS | P5_MC_ADDR | P5_MC_TYPE => value == 0,
         _ => false,
     }

@@ -102,8 +102,10 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
     spec.screen |= arguments.screen;
     // Where the screen is shown as it changes, the serial console's output has to wait.
     let live = arguments.screen && io::stdout().is_terminal();
+    // The guest echoes and edits what is typed: the terminal is to do neither.
+    let by_keys = arguments.screen || io::stdout().is_terminal();
     let _as_before =
-        if arguments.screen { KeyByKey::stdin().map_err(to_host("cannot read single keys"))? } else { None };
+        if by_keys { KeyByKey::stdin().map_err(to_host("cannot read single keys"))? } else { None };
     let input = Input::from_stdin()?;
     let start = Instant::now();
     loop {

@@ -180,7 +180,8 @@ fn protection_keys_go_where_they_can_be_had() {
     let mut plain = build(&spec(Mode::Emu, false));
     plain.take_on(&saved, &mut |_| Ok(())).unwrap();
     // In use, by one register after the other.
-    let refused = "the guest uses protection keys, which this mode does not have";
+    let refused = "the guest uses protection keys, which this mode does not have; emu has it, and a guest that was started \
+                   with --common-cpu does without";
     saved.cpus[0].cr4 |= Cr4::PKE.bits();
     let changes: [fn(&mut crate::arch::SavedCpu); 3] =
         [|cpu| cpu.pkru = 0x5555_5554, |cpu| cpu.msrs[13] = 8, |cpu| cpu.xcr0 |= 1 << 9];

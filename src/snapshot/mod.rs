@@ -64,7 +64,7 @@ pub enum SnapshotError {
         whole: Option<u64>,
     },
     /// Its bytes are not those that were written.
-    #[error("the snapshot {path} is damaged: its {what} cannot be", path = path.display())]
+    #[error("the snapshot {path} is damaged: its {what} is not what was written", path = path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,

@@ -41,6 +41,14 @@ pub enum DiskError {
         /// Why.
         source: io::Error,
     },
+    /// It may be read, and not written.
+    #[error("the disk image {path} may not be written ({source}); ',ro' or ',overlay=FILE' behind its name let it as it is", path = path.display())]
+    Denied {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// It cannot be a disk, or not this one.
     #[error("{path} {why}", path = path.display())]
     Unfit {
@@ -98,7 +106,15 @@ fn open_file(path: &Path, options: &OpenOptions, writes: bool) -> Result<(File, 
             return Err(unfit("is neither a file nor a block device, and so no disk image"));
         }
     }
-    let file = options.open(path).map_err(failed)?;
+    let denied = |source: io::Error| match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            if writes && File::open(path).is_ok() =>
+        {
+            DiskError::Denied { path: path.to_owned(), source }
+        }
+        _ => failed(source),
+    };
+    let file = options.open(path).map_err(denied)?;
     let regular = file.metadata().map_err(failed)?.is_file();
     let locked = if writes { file.try_lock() } else { file.try_lock_shared() };
     match locked {

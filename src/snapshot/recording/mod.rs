@@ -67,7 +67,7 @@ pub enum RecordingError {
         whole: u64,
     },
     /// Its bytes are not those that were written.
-    #[error("the recording {path} is damaged: its {what} cannot be", path = path.display())]
+    #[error("the recording {path} is damaged: its {what} is not what was written", path = path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,
