@@ -31,7 +31,7 @@ const fn view(key: char, name: &'static str, command: &'static str) -> View {
 }
 
 /// What the view can show.
-pub(super) const VIEWS: [View; 14] = [
+pub(super) const VIEWS: [View; 15] = [
     view('1', "page walk", "walk"),
     view('2', "trace", "trace show 500"),
     view('3', "statistics", "stats"),
@@ -46,6 +46,7 @@ pub(super) const VIEWS: [View; 14] = [
     view('d', "devices", "device"),
     view('t', "TLB", "tlb"),
     view('x', "costs of exits", "trace costs"),
+    view('l', "instruction lens", "lens"),
 ];
 /// The view whose command takes an address.
 pub(super) const WALK: usize = 0;

@@ -120,6 +120,7 @@ pub(super) const BINDINGS: &[Binding] = &[
     bind(&[plain('d')], "d", "registers of a device; of none: the list", Action::AskDevice),
     bind(&[plain('t')], "", "", Action::View(12)),
     bind(&[plain('x')], "", "", Action::View(13)),
+    bind(&[plain('l')], "", "", Action::View(14)),
     bind(&[(KeyCode::Tab, NONE)], "Tab ⇧Tab", "next pane, pane before", Action::NextPane),
     bind(&[(KeyCode::BackTab, SHIFT), (KeyCode::BackTab, NONE)], "", "", Action::PreviousPane),
     bind(&[plain('z')], "z", "the pane alone, or all panes", Action::Zoom),

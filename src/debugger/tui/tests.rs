@@ -271,7 +271,8 @@ fn addresses_and_views_are_asked_for() {
         ("x", "x: costs of exits", "the answer of trace costs"),
         ("duart16550\n", "d: devices that are called uart16550", "the answer of device uart16550"),
         ("v", "t: TLB", "the answer of tlb"),
-        ("vv1V", "x: costs of exits", "the answer of trace costs"),
+        ("l", "l: instruction lens", "the answer of lens"),
+        ("1V", "l: instruction lens", "the answer of lens"),
         ("d\n", "d: devices ", "the answer of device "),
     ] {
         fixture.keys(keys);
