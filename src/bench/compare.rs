@@ -2,7 +2,8 @@
 //!
 //! Runs are made at different times, perhaps on different hosts, so that times differ for reasons that nobody asked about.
 //! Where both runs have native, a column is held against native within each round, and these slowdowns are compared; times
-//! are where there is none, or where that was asked for. A difference is one if a rank test says so after the correction for
+//! are where there is none (most single operations have no native), or where that was asked for; those of native itself, which say how
+//! busy the hosts were, only then. A difference is one if a rank test says so after the correction for
 //! having asked so often, and if the interval of the ratio does not hold 1.
 
 use super::dataset::{Cell, Dataset, Measure, UNMEASURED};
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 const SEED: u64 = 0x636f_6d70_6172_6521;
 /// The share of false alarms among what is called a difference.
 pub const LEVEL: f64 = 0.05;
-/// Repetitions on each side below which no test could say anything.
+/// Repetitions on each side below which not even one question could be answered: of three and three one in ten is as far apart.
 const FEWEST: usize = 4;
 
 /// What of two runs is compared.
@@ -78,6 +79,8 @@ pub struct Difference {
     pub q: f64,
     /// What follows.
     pub verdict: Verdict,
+    /// Repetitions in the first run and in the second.
+    pub repetitions: [usize; 2],
 }
 
 fn interval<S: serde::Serializer>(interval: &Interval, to: S) -> Result<S::Ok, S::Error> {
@@ -112,6 +115,10 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// What could not: measure, column, why.
     pub left_out: Vec<(String, String, String)>,
+    /// What has a figure in the first run, and was tried in the second and has none: measure, column, why.
+    pub lost: Vec<(String, String, String)>,
+    /// Measures that are in the first run only, and in the second only.
+    pub alone: [Vec<String>; 2],
 }
 
 impl Comparison {
@@ -123,16 +130,22 @@ impl Comparison {
             facts: unequal_facts(a, b),
             differences: Vec::new(),
             left_out: Vec::new(),
+            lost: Vec::new(),
+            alone: [only_in(a, b), only_in(b, a)],
         };
         for measure in &b.measures {
-            let same = |one: &&Measure| one.workload == measure.workload && one.metric == measure.metric;
-            let Some(before) = a.measures.iter().find(same) else { continue };
-            for mode in a.modes.iter().filter(|mode| b.modes.contains(mode)) {
+            let Some(before) = counterpart(a, measure) else { continue };
+            let wanted = |mode: &&String| b.modes.contains(mode) && (by_time || *mode != NATIVE);
+            for mode in a.modes.iter().filter(wanted) {
                 let (Some(old), Some(new)) = (before.cell(mode), measure.cell(mode)) else { continue };
                 match difference(measure, mode, old, new, by_time) {
                     Ok(difference) => found.differences.push(difference),
                     Err(why) if why == UNMEASURED => {}
-                    Err(why) => found.left_out.push((measure.label.clone(), mode.clone(), why)),
+                    Err(why) => {
+                        let lost = old.time.is_some() && new.time.is_none();
+                        let list = if lost { &mut found.lost } else { &mut found.left_out };
+                        list.push((measure.label.clone(), mode.clone(), why));
+                    }
                 }
             }
         }
@@ -156,6 +169,19 @@ impl Comparison {
     /// Those that are slower for sure, and by more than this share of the time before (0.05: 5 %).
     pub fn slower_by(&self, share: f64) -> impl Iterator<Item = &Difference> {
         self.with(Verdict::Slower).filter(move |one| one.ratio.mid > 1.0 + share)
+    }
+
+    /// Whether no difference could be one, however large: too few repetitions for so many questions. The least probability of
+    /// a rank test, of both sides wholly apart, is 2 of all arrangements.
+    pub fn is_blind(&self) -> bool {
+        let least = |one: &Difference| {
+            let [a, b] = one.repetitions;
+            // n choose k, as a product of ratios.
+            let arrangements = (1..=a).fold(1.0, |product, i| product * (b + i) as f64 / i as f64);
+            (2.0_f64 / arrangements).max(1.0 / super::significance::ARRANGEMENTS as f64)
+        };
+        let least = self.differences.iter().map(least).fold(1.0, f64::min);
+        least * self.differences.len() as f64 > LEVEL
     }
 
     /// The geometric mean of the ratios of each column that has some.
@@ -195,6 +221,18 @@ impl Comparison {
         if !means.is_empty() {
             out.push_str(&format!("geometric mean of B/A: {}\n", means.join(", ")));
         }
+        for (label, mode, why) in &self.lost {
+            out.push_str(&format!("lost: {label} in {mode}: {why}\n"));
+        }
+        for (run, names) in ["A", "B"].into_iter().zip(&self.alone) {
+            if !names.is_empty() {
+                out.push_str(&format!("only in {run}: {}\n", names.join(", ")));
+            }
+        }
+        if self.is_blind() {
+            out.push_str(TOO_FEW);
+            out.push('\n');
+        }
         for (label, mode, why) in &self.left_out {
             out.push_str(&format!("not compared: {label} in {mode}: {why}\n"));
         }
@@ -204,6 +242,18 @@ impl Comparison {
         ));
         out
     }
+}
+
+/// What a comparison says that cannot find anything.
+pub const TOO_FEW: &str = "with so few repetitions no single difference among so many could be a sure one: measure with more --repetitions";
+
+fn counterpart<'a>(data: &'a Dataset, measure: &Measure) -> Option<&'a Measure> {
+    data.measures.iter().find(|one| one.workload == measure.workload && one.metric == measure.metric)
+}
+
+/// The measures of `a` that `b` has not.
+fn only_in(a: &Dataset, b: &Dataset) -> Vec<String> {
+    a.measures.iter().filter(|one| counterpart(b, one).is_none()).map(|one| one.label.clone()).collect()
 }
 
 fn table(shown: &[&Difference]) -> String {
@@ -264,7 +314,7 @@ fn difference(
             return Err(format!("{count} repetitions in {run}, and fewer than {FEWEST} tell nothing"));
         }
     }
-    let by_slowdown = !by_time && mode != NATIVE && old.ratios.len().min(new.ratios.len()) >= FEWEST;
+    let by_slowdown = !by_time && old.ratios.len().min(new.ratios.len()) >= FEWEST;
     let times = |cell: &Cell| cell.samples.iter().map(|sample| sample.value).collect::<Vec<_>>();
     let (basis, before, after) = if by_slowdown {
         (Basis::Slowdown, old.ratios.clone(), new.ratios.clone())
@@ -284,6 +334,7 @@ fn difference(
             p: rank_sum(&before, &after, SEED)?,
             q: 1.0,
             verdict: Verdict::Same,
+            repetitions: [before.len(), after.len()],
         })
     };
     found().ok_or_else(|| UNMEASURED.to_owned())

@@ -5,7 +5,7 @@
 use super::random::SplitMix64;
 
 /// Arrangements that are all tried; of more, this many random ones are.
-const ARRANGEMENTS: usize = 20_000;
+pub(super) const ARRANGEMENTS: usize = 20_000;
 
 /// The probability that `a` and `b`, if drawn from one distribution, have ranks as far apart as they do: the two-sided
 /// Wilcoxon rank-sum test (Wilcoxon, "Individual Comparisons by Ranking Methods", 1945) by permutation. `None` if one is empty.

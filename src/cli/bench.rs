@@ -74,7 +74,7 @@ pub(super) struct BenchArguments {
     seed: u64,
     /// Compare with an earlier run, a CSV file, and end with exit status 1 if something is slower for sure, by more than
     /// --max-slowdown
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "quick")]
     baseline: Option<PathBuf>,
     /// What --baseline lets pass (5%, 0.5%)
     #[arg(long, value_name = "PERCENT", default_value = "5%", requires = "baseline", value_parser = units::percent)]

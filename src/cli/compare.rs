@@ -1,7 +1,7 @@
 //! `trivisor compare`: two runs of `bench`, and what differs for sure.
 use super::error::CliError;
 use super::units;
-use crate::bench::compare::Comparison;
+use crate::bench::compare::{Comparison, TOO_FEW};
 use crate::bench::dataset::Dataset;
 use clap::Args;
 use std::io::{self, Write};
@@ -13,7 +13,8 @@ use std::process::ExitCode;
     trivisor compare monday.csv today.csv\n  \
     trivisor compare reports/data/A.csv reports/data/B.csv --all     also what is the same\n  \
     trivisor compare old.csv new.csv --max-slowdown 5%               exit status 1 if something got slower\n\n\
-    Exit status: 0; with --max-slowdown 1 if something is slower by more; 1 if a file cannot be read, or the runs have \
+    Exit status: 0; with --max-slowdown 1 if something is slower by more, or was measured in A \
+    and failed in B, or too little was measured to tell; 1 if a file cannot be read, or the runs have \
     nothing in common; 2 for wrong usage.")]
 pub(super) struct CompareArguments {
     /// The run to compare with: a CSV file of 'trivisor bench'
@@ -40,23 +41,30 @@ pub(super) struct CompareArguments {
 /// Those of reading them; [`CliError::NothingInCommon`].
 pub(super) fn compare(a: &Path, b: &Path, by_time: bool) -> Result<Comparison, CliError> {
     let found = Comparison::of(&Dataset::load(a)?, &Dataset::load(b)?, by_time);
-    if found.differences.is_empty() && found.left_out.is_empty() {
+    if found.differences.is_empty() && found.left_out.is_empty() && found.lost.is_empty() {
         return Err(CliError::NothingInCommon { a: a.to_owned(), b: b.to_owned() });
     }
     Ok(found)
 }
 
-/// Says what is slower by more than `share`, and whether anything is.
+/// Says whether the second run passes: nothing is slower by more than `share` for sure, nothing was lost, and a difference
+/// could have been seen.
 pub(super) fn judge(found: &Comparison, share: f64) -> (String, ExitCode) {
-    let slower: Vec<_> = found
-        .slower_by(share)
-        .map(|one| format!("{} in {}: {:.3} times", one.label, one.mode, one.ratio.mid))
-        .collect();
-    if slower.is_empty() {
-        let text = format!("nothing is slower by more than {} %\n", share * 100.0);
-        return (text, ExitCode::SUCCESS);
+    let percent = share * 100.0;
+    let slower = found.slower_by(share).map(|one| {
+        format!("slower by more than {percent} %: {} in {}: {:.3} times", one.label, one.mode, one.ratio.mid)
+    });
+    let lost = found.lost.iter().map(|(label, mode, why)| format!("lost: {label} in {mode}: {why}"));
+    let mut objections: Vec<String> = slower.chain(lost).collect();
+    if objections.is_empty() && found.differences.is_empty() {
+        objections.push("nothing could be compared".to_owned());
+    } else if objections.is_empty() && found.is_blind() {
+        objections.push(TOO_FEW.to_owned());
     }
-    (format!("slower by more than {} %: {}\n", share * 100.0, slower.join("; ")), ExitCode::FAILURE)
+    match objections.is_empty() {
+        true => (format!("nothing is slower by more than {percent} %\n"), ExitCode::SUCCESS),
+        false => (objections.join("\n") + "\n", ExitCode::FAILURE),
+    }
 }
 
 pub(super) fn main(arguments: &CompareArguments) -> Result<ExitCode, CliError> {

@@ -256,7 +256,7 @@ fn tell(
         let text = shown(at).1;
         writeln!(
             out,
-            "Comparing ends at {:#x}: {text}. {name} reads the host's time there, which the interpreter cannot know.",
+            "Comparing ends at {:#x}: {text}. {name} reads there what is the host's, which the interpreter cannot know.",
             at.rip
         )?;
     }

@@ -7,6 +7,7 @@ use super::error::DebuggerError;
 use super::printed::Printed;
 use super::session::{Reply, Session};
 use super::timeline::Timeline;
+use super::view::stats;
 use crate::engine::Engine;
 use crate::machine::{Limits, Machine, SavedShape, Stop};
 use crate::snapshot::{self, Memory};
@@ -26,6 +27,9 @@ const SELDOM: u32 = 25;
 /// Snapshots that are kept; the first one, the guest's beginning, stays.
 const MOST: usize = 8;
 
+/// Bytes of guest memory that all of them keep, but for the first and the last.
+const MOST_BYTES: u64 = 1 << 30;
+
 struct Kept {
     /// Guest time, in nanoseconds.
     at: u64,
@@ -37,31 +41,49 @@ pub(super) struct Snapshots {
     build: CountedBuilder,
     printed: Printed,
     kept: VecDeque<Kept>,
+    /// When another one may be taken without being asked for: they are to take little of the time.
+    next: Option<Instant>,
 }
 
 impl Snapshots {
     pub(super) fn new(build: CountedBuilder, printed: Printed) -> Self {
-        Self { build, printed, kept: VecDeque::new() }
+        Self { build, printed, kept: VecDeque::new(), next: None }
     }
 
     /// The guest's life begins anew.
     pub(super) fn clear(&mut self) {
         self.kept.clear();
+        self.next = None;
     }
 
-    /// Keeps where the guest stands, if the last snapshot is not as good.
+    /// How long it is until another one may be taken.
+    fn wait(&self) -> Duration {
+        self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Keeps where the guest stands, if it has gone on since the last snapshot, and that is long enough ago.
     pub(super) fn note(&mut self, machine: &mut Machine) -> Result<(), DebuggerError> {
         let now = machine.platform().clock().now().0;
         let is_due = |last: &Kept| now.saturating_sub(last.at) >= SPACING;
-        if self.kept.back().is_none_or(is_due) { self.take(machine, now) } else { Ok(()) }
+        if self.wait().is_zero() && self.kept.back().is_none_or(is_due) { self.take(machine) } else { Ok(()) }
     }
 
-    fn take(&mut self, machine: &mut Machine, now: u64) -> Result<(), DebuggerError> {
+    /// Keeps where the guest stands; in place of the last one if no guest time has passed since.
+    fn take(&mut self, machine: &mut Machine) -> Result<(), DebuggerError> {
+        let begun = Instant::now();
+        let at = machine.platform().clock().now().0;
         let memory = Memory::take(machine, self.kept.back().map(|last| &last.memory))?;
-        if self.kept.len() == MOST {
+        if self.kept.back().is_some_and(|last| last.at == at) {
+            self.kept.pop_back();
+        }
+        self.kept.push_back(Kept { at, memory });
+        while self.kept.len() > 2
+            && (self.kept.len() > MOST
+                || snapshot::kept(self.kept.iter().map(|one| &one.memory)) > MOST_BYTES)
+        {
             self.kept.remove(1);
         }
-        self.kept.push_back(Kept { at: now, memory });
+        self.next = Some(Instant::now() + SLICE.max(begun.elapsed() * SELDOM));
         Ok(())
     }
 }
@@ -94,11 +116,11 @@ impl Session {
             return self.run_with_typed(limits);
         }
         let start = Instant::now();
-        let (mut slice, mut goes_on) = (SLICE, limits.goes_on);
+        let mut goes_on = limits.goes_on;
         loop {
-            let begun = Instant::now();
             self.note_snapshot()?;
-            slice = slice.max(begun.elapsed() * SELDOM);
+            let wait = self.snapshots.as_ref().map_or(SLICE, Snapshots::wait);
+            let slice = wait.max(Duration::from_millis(10));
             let left = limits.timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
             let until = left.map_or(slice, |left| left.min(slice));
             let limited = Limits { timeout: Some(until), goes_on, ..*limits };
@@ -113,11 +135,8 @@ impl Session {
     /// Keeps where the guest stands, and lists what is kept.
     pub(super) fn keep_snapshot(&mut self) -> Result<Reply, DebuggerError> {
         self.snapshots()?;
-        let now = self.machine.platform().clock().now().0;
-        if let Some(snapshots) = &mut self.snapshots
-            && snapshots.kept.back().is_none_or(|last| last.at != now)
-        {
-            snapshots.take(&mut self.machine, now)?;
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.take(&mut self.machine)?;
         }
         self.list_snapshots()
     }
@@ -156,6 +175,7 @@ impl Session {
         let from = self.machine.pair();
         let tracing = self.machine.platform().trace().is_enabled();
         self.machine = machine;
+        self.counted = stats::Counts::default();
         let platform = self.machine.platform();
 
         platform.clock().pause();

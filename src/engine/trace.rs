@@ -1,6 +1,6 @@
 //! The exit trace: the last accesses and events of a machine, for people who look at it or want to be stopped by one.
 //!
-//! Off by default and then one relaxed load on the access path.
+//! Off by default and then one relaxed load on the access path, and two for each exit of an engine that leaves guest code for it.
 //!
 //! What an event cost is told where an engine leaves guest code for it: it says when it has left ([`Trace::left`]) and when it
 //! is about to go on ([`Trace::goes_on`]). An interpreter leaves nothing, and of its events no cost is known.

@@ -1,11 +1,12 @@
-//! What KVM does with one instruction, from the instruction and the CPU's state: no virtual machine runs for it.
+//! What KVM does with one instruction, from the instruction and the CPU's state: no virtual machine runs for it, but for those that show,
+//! once, what this host's KVM is.
 //!
 //! What the CPU intercepts of itself, and what the kernel handles without a word to user space, is the kernel's to decide; this
 //! says what it does in the set-up that [`super::vm`] makes: no interrupt chips in the kernel, and the MSR filter.
 use super::calibrate::{KvmKind, calibrated};
 use super::msr;
-use crate::arch::CpuState;
 use crate::arch::state::gpr;
+use crate::arch::{CpuState, Cr0};
 use crate::engine::{KvmFate, KvmWay};
 use iced_x86::{Instruction, Mnemonic as M, OpAccess, Register};
 
@@ -32,7 +33,11 @@ fn by_exit(state: &CpuState, i: &Instruction, device: bool) -> Option<Fate> {
     let ring0 = state.cpl() == 0;
     let index = state.gpr[gpr::RCX] as u32;
     let exit = |name, about| Some((KvmWay::Exit, Some(name), about));
+    let may_use_ports = state.cpl() <= state.rflags.iopl() || !state.cr0.contains(Cr0::PE);
     match i.mnemonic() {
+        M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd if !may_use_ports => {
+            Some((KvmWay::Native, None, "#GP in the guest, unless its TSS lets this level use the port"))
+        }
         M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd => {
             exit("KVM_EXIT_IO", "the port is the machine's: a return to this program, the device, and back")
         }

@@ -64,6 +64,9 @@ fn a_guest_of_each_mode_is_rewound_and_then_goes_forwards_and_back_in_emu() {
         // On a slow host others were kept on the way, and more will be.
         let number = kept["data"]["snapshots"].as_array().unwrap().len();
         assert!(number >= 2 && kept["data"]["bytes"].as_u64().unwrap() > 0, "{kept}");
+        // One that is asked for at the same time takes its place: the guest was changed.
+        talk.tell("set $rbx = 0x1234");
+        assert_eq!(talk.tell("snapshot")["data"]["snapshots"].as_array().unwrap().len(), number);
         let taken = talk.values();
         talk.tell("delete");
         assert_eq!(talk.tell("continue")["data"]["why"], END, "{mode}");

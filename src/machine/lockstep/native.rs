@@ -6,15 +6,16 @@
 //! and its CPU is in the same state. That both meet there is what is compared; RAM, devices and console are, now and then.
 //!
 //! Time is counted, stands while either runs, and moves on both alike in between. RDTSC of a process traps, so that it
-//! reads that time, too. KVM's is the host's: where a guest reads it there, comparing ends, and that is said.
+//! reads that time, too. KVM's is the host's, and random numbers are in both modes: where a guest reads such a thing, comparing ends,
+//! and that is said. RAM and devices were compared last at the point before that was a whole stride away.
 //!
 //! To find the instruction, both go back to before the last run, of which the interpreter makes a part on *both* machines, and the mode
 //! the rest. If they still differ, it is not to blame for that part: by halves the one instruction is found that makes the
 //! difference if the mode executes it, and none if the interpreter does.
 use super::report::{Culprit, Difference, Verdict, differing};
 use super::side::{Checkpoint, Executed, Side};
-use crate::arch::state::XsaveArea;
-use crate::arch::{Activity, CpuState, Rflags, Segment};
+use crate::arch::state::{XsaveArea, gpr};
+use crate::arch::{Activity, CpuState, Rflags, Segment, msr};
 use crate::clock::ClockSource;
 use crate::emulator::single::Single;
 use crate::engine::{Attention, Catch, Cause, DebugEvent, Engine, EventKind, Exit, Mode, Pair};
@@ -323,7 +324,7 @@ impl Beside {
             if done > made {
                 break;
             }
-            if self.reads_the_hosts_time() {
+            if self.reads_the_host() {
                 self.unequal = Some(self.one.next_instruction());
                 return Ok(Turn::Unequal);
             }
@@ -386,18 +387,23 @@ impl Beside {
         }
     }
 
-    /// Whether the next instruction reads a counter that the mode reads from the host.
-    fn reads_the_hosts_time(&self) -> bool {
-        if self.executor.pair.engine != Engine::Kvm || self.one.state.activity != Activity::Running {
+    /// Whether the next instruction reads what the mode has from the host: its counter, in KVM, or random numbers.
+    fn reads_the_host(&self) -> bool {
+        if self.one.state.activity != Activity::Running {
             return false;
         }
         let next = self.one.next_instruction();
         // Most do not begin like it.
-        next.bytes.contains(&0x0f)
-            && matches!(
-                Decoder::with_ip(next.bits, &next.bytes, next.rip, DecoderOptions::NONE).decode().mnemonic(),
-                Mnemonic::Rdtsc | Mnemonic::Rdtscp
-            )
+        if !next.bytes.contains(&0x0f) {
+            return false;
+        }
+        let is_kvm = self.executor.pair.engine == Engine::Kvm;
+        match Decoder::with_ip(next.bits, &next.bytes, next.rip, DecoderOptions::NONE).decode().mnemonic() {
+            Mnemonic::Rdrand | Mnemonic::Rdseed => true,
+            Mnemonic::Rdtsc | Mnemonic::Rdtscp => is_kvm,
+            Mnemonic::Rdmsr => is_kvm && self.one.state.gpr[gpr::RCX] as u32 == msr::TSC,
+            _ => false,
+        }
     }
 
     /// So many instructions of the interpreter, on both machines.

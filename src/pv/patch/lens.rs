@@ -75,7 +75,7 @@ impl Patches {
                 });
                 if site.kind == SiteKind::Breakpoint {
                     fate.replaced.clone_from(&site.original);
-                    fate.put = self.executed(site.address, site.original.len());
+                    fate.put = self.executed(site.address, 1);
                 }
             }
             _ => fate.patch = remedy.map(|_| if must { Patch::Native } else { Patch::Fault }),
@@ -83,9 +83,10 @@ impl Patches {
         fate
     }
 
-    /// What is executed at `address` in place of so many bytes of the guest's.
+    /// What is executed at `address` in place of so many bytes of the guest's, as far as they lie in its page: what follows in RAM
+    /// is another page, or nothing.
     fn executed(&self, address: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
+        let mut bytes = vec![0; length.min((PAGE_SIZE - address % PAGE_SIZE) as usize)];
         if let Some(offset) = self.offset_at(address & !(PAGE_SIZE - 1)) {
             self.text.read_shadow(offset + address % PAGE_SIZE, &mut bytes);
         }

@@ -4,6 +4,7 @@ use crate::arch::Gpa;
 use crate::clock::ClockSource;
 use crate::engine::fake::FakeMachine;
 use iced_x86::code_asm::*;
+use iced_x86::{Decoder, DecoderOptions};
 
 const CODE: u64 = 0x20_0000;
 const NEXT: u64 = CODE + PAGE_SIZE;
@@ -238,4 +239,18 @@ fn thunks_count_only_where_that_was_asked_for() {
     let (plain, counting) = (build(false), build(true));
     // Load, LEA and store.
     assert_eq!((counting.0 - plain.0, plain.1, counting.1), (8 + 4 + 8, false, true));
+}
+
+#[test]
+fn the_fate_of_an_instruction_across_the_end_of_ram_is_told() {
+    let bench = Bench::new();
+    let ram = bench.machine.ram();
+    let last = ram.size() - 1;
+    // CPUID, whose second byte lies in the next page as the guest sees it, and nowhere behind the first.
+    bench.write(last, &[0x0f]);
+    bench.write(NEXT, &[0xa2]);
+    let i = Decoder::with_ip(64, &[0x0f, 0xa2], NEXT - 1, DecoderOptions::NONE).decode();
+    let fate = lens::patched(ram, &bench.state, &i, last, true).unwrap();
+    assert_eq!(fate.patch, Some(crate::engine::Patch::Breakpoint));
+    assert_eq!((fate.replaced, fate.put), (vec![0x0f, 0xa2], vec![0xcc]));
 }
