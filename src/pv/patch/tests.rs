@@ -246,9 +246,9 @@ fn the_fate_of_an_instruction_across_the_end_of_ram_is_told() {
     let bench = Bench::new();
     let ram = bench.machine.ram();
     let last = ram.size() - 1;
-    // CPUID, whose second byte lies in the next page as the guest sees it, and nowhere behind the first.
-    bench.write(last, &[0x0f]);
-    bench.write(NEXT, &[0xa2]);
+    // CPUID, whose second byte lies in the next page as the guest sees it. Its first page counts as the last one of RAM, behind
+    // which nothing lies.
+    bench.write(NEXT - 1, &[0x0f, 0xa2]);
     let i = Decoder::with_ip(64, &[0x0f, 0xa2], NEXT - 1, DecoderOptions::NONE).decode();
     let fate = lens::patched(ram, &bench.state, &i, last, true).unwrap();
     assert_eq!(fate.patch, Some(crate::engine::Patch::Breakpoint));
