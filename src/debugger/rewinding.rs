@@ -6,7 +6,7 @@
 use super::error::DebuggerError;
 use super::printed::Printed;
 use super::session::{Reply, Session};
-use super::timeline::Timeline;
+use super::timeline::{MOST_BYTES, Timeline};
 use super::view::stats;
 use crate::engine::Engine;
 use crate::machine::{Limits, Machine, SavedShape, Stop};
@@ -26,9 +26,6 @@ const SLICE: Duration = Duration::from_secs(1);
 const SELDOM: u32 = 25;
 /// Snapshots that are kept; the first one, the guest's beginning, stays.
 const MOST: usize = 8;
-
-/// Bytes of guest memory that all of them keep, but for the first and the last.
-const MOST_BYTES: u64 = 1 << 30;
 
 struct Kept {
     /// Guest time, in nanoseconds.
@@ -68,7 +65,8 @@ impl Snapshots {
         if self.wait().is_zero() && self.kept.back().is_none_or(is_due) { self.take(machine) } else { Ok(()) }
     }
 
-    /// Keeps where the guest stands; in place of the last one if no guest time has passed since.
+    /// Keeps where the guest stands; in place of the last one if no guest time has passed since. Where all of them together
+    /// keep more than [`MOST_BYTES`], the first and the last stay.
     fn take(&mut self, machine: &mut Machine) -> Result<(), DebuggerError> {
         let begun = Instant::now();
         let at = machine.platform().clock().now().0;
@@ -120,7 +118,7 @@ impl Session {
         loop {
             self.note_snapshot()?;
             let wait = self.snapshots.as_ref().map_or(SLICE, Snapshots::wait);
-            let slice = wait.max(Duration::from_millis(10));
+            let slice = wait.max(Duration::from_nanos(SPACING));
             let left = limits.timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
             let until = left.map_or(slice, |left| left.min(slice));
             let limited = Limits { timeout: Some(until), goes_on, ..*limits };
@@ -156,6 +154,7 @@ impl Session {
 
     /// Puts the guest to a snapshot, the last if none is named, in mode emu with counted time.
     pub(super) fn rewind(&mut self, number: Option<u32>) -> Result<Reply, DebuggerError> {
+        let shape = self.machine.shape().clone();
         let snapshots = self.snapshots()?;
         let count = snapshots.kept.len();
         let number = number.map_or(count, |number| number as usize);
@@ -167,9 +166,7 @@ impl Session {
             });
         };
         let at = kept.at;
-        let shape = self.machine.shape().clone();
-        let Some(snapshots) = &mut self.snapshots else { return Err(DebuggerError::Beginning) };
-        let machine = (snapshots.build)(&shape, &snapshots.kept[number - 1].memory)?;
+        let machine = (snapshots.build)(&shape, &kept.memory)?;
         let printed = snapshots.printed.clone();
         snapshots.clear();
         let from = self.machine.pair();
@@ -177,7 +174,6 @@ impl Session {
         self.machine = machine;
         self.counted = stats::Counts::default();
         let platform = self.machine.platform();
-
         platform.clock().pause();
         platform.trace().enable(tracing);
         self.timeline = Some(Timeline::new(&self.machine, printed));

@@ -14,7 +14,7 @@ const SPACING: u64 = 16 * Progress::EPOCH;
 /// Gaps grow to this part of the distance from where the guest stands.
 const PART: u64 = 8;
 /// Bytes of guest memory that all moments together keep, but for the first and the last.
-const MOST: u64 = 1 << 30;
+pub(super) const MOST_BYTES: u64 = 1 << 30;
 
 struct Moment {
     position: u64,
@@ -121,7 +121,7 @@ impl Timeline {
         while let [first, .., last] = &self.moments[..]
             && self.moments.len() > 2
             && snapshot::kept(self.moments.iter().map(|moment| &moment.memory))
-                > MOST + snapshot::kept([&first.memory, &last.memory].into_iter())
+                > MOST_BYTES + snapshot::kept([&first.memory, &last.memory].into_iter())
         {
             let needless = |&i: &usize| self.gap(i) * 1000 / (self.distance(i, here) + 1);
             let Some(i) = (1..self.moments.len() - 1).min_by_key(needless) else { break };

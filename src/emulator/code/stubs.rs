@@ -279,6 +279,19 @@ fn drop_ac(asm: &mut Assembler) {
 }
 
 impl Stubs {
+    /// Those that translated code goes to, but for the many that move windows, each with its name: for whoever shows code.
+    pub(crate) fn named(&self) -> [(usize, &'static str); 7] {
+        [
+            (self.help, "help"),
+            (self.help_with_flags, "help_with_flags"),
+            (self.execute, "execute"),
+            (self.load_vectors, "load_vectors"),
+            (self.leave, "leave"),
+            (self.port, "port"),
+            (self.drop_ac, "drop_ac"),
+        ]
+    }
+
     /// Writes the stubs; `base` is the address of the buffer's start. `avx` says that the guest has YMM registers.
     pub(crate) fn emit(asm: &mut Assembler, base: usize, avx: bool, callees: Callees) -> Self {
         let mut stubs = Self { enter: base + asm.position(), ..Self::default() };

@@ -78,16 +78,10 @@ pub(crate) fn translation(
 }
 
 fn names_of(stubs: Stubs) -> impl Iterator<Item = (usize, &'static str)> {
-    let single = [
-        (stubs.help, "help"),
-        (stubs.help_with_flags, "help_with_flags"),
-        (stubs.execute, "execute"),
-        (stubs.load_vectors, "load_vectors"),
-        (stubs.leave, "leave"),
-        (stubs.port, "port"),
-        (stubs.drop_ac, "drop_ac"),
-    ];
-    single.into_iter().chain(stubs.refill.into_iter().flatten().flatten().map(|at| (at, "refill_window")))
+    stubs
+        .named()
+        .into_iter()
+        .chain(stubs.refill.into_iter().flatten().flatten().map(|at| (at, "refill_window")))
 }
 
 /// What translated code finds by GS.

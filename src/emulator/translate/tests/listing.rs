@@ -154,17 +154,7 @@ fn is_branch(instruction: &Instruction) -> bool {
 }
 
 fn stub(stubs: Stubs, target: usize) -> &'static str {
-    [
-        (stubs.help, "help"),
-        (stubs.help_with_flags, "help_with_flags"),
-        (stubs.execute, "execute"),
-        (stubs.load_vectors, "load_vectors"),
-        (stubs.leave, "leave"),
-        (stubs.port, "port"),
-    ]
-    .into_iter()
-    .find_map(|(at, name)| (at == target).then_some(name))
-    .unwrap_or("elsewhere")
+    stubs.named().into_iter().find_map(|(at, name)| (at == target).then_some(name)).unwrap_or("elsewhere")
 }
 
 #[test]
