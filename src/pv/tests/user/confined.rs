@@ -193,10 +193,15 @@ fn a_program_that_has_the_stub_read_its_requests_does_not_come_back_from_there()
         },
     );
     let mut pv = vcpu(&machine, &state);
-    // If it is told to stop between its words and its jump, it does not, and its guest ends.
+    // If it is told to stop between its words and its jump, the stub heeds the words: it does not stop, or it reports something
+    // else than that it did what it was sent. Either way its guest ends.
     match pv.run(&machine.platform) {
         Ok(exit) => assert_eq!(exit, Exit::Halted),
-        Err(error) => assert!(error.to_string().contains("did not stop"), "{error}"),
+        Err(error) => {
+            let error = error.to_string();
+            let caught = error.contains("did not stop") || error.contains("took the place of the monitor");
+            assert!(caught, "{error}");
+        }
     }
     let mut escaped = [0; 8];
     machine.ram().read(Gpa(USER_DATA + 0x100), &mut escaped).unwrap();
