@@ -29,6 +29,7 @@ pub(crate) fn machine() -> Platform {
         kicks: vec![KickCell::new()],
         hypercalls: None,
         kvm_clock: None,
+        keeps_times: false,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What a run says at its end: what happened, by cause, and how the guest was moved; for people, or as JSON.
-use crate::engine::Cause;
-use crate::machine::{Machine, Moves, Refusal};
+use crate::engine::{Account, Cause, UNATTRIBUTED, time_of};
+use crate::machine::{BOOT_CPU, Machine, Moves, Refusal};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -47,6 +47,32 @@ pub(super) fn stats(machine: &Machine, wall: Duration) -> String {
     text
 }
 
+/// Where the time of all CPUs went, of a run that took so long: the accounts that hold any, and what the CPUs' threads know nothing
+/// of.
+fn ledger(machine: &Machine, ran: Duration) -> Vec<(&'static str, Duration)> {
+    let platform = machine.platform();
+    let ticks: Vec<_> = platform.vcpus().map(|id| platform.counters(id).ledger().read()).collect();
+    let sum = |account: Account| ticks.iter().map(|ticks| ticks[account as usize]).sum::<u64>();
+    let mut rows: Vec<_> =
+        Account::ALL.into_iter().map(|account| (account.name(), time_of(sum(account)))).collect();
+    let known: Duration = rows.iter().map(|(_, time)| *time).sum();
+    rows.retain(|(_, time)| !time.is_zero());
+    rows.push((UNATTRIBUTED, (ran * ticks.len() as u32).saturating_sub(known)));
+    rows
+}
+
+/// Where the time of all CPUs went, a line for each account; `ran` is how long they ran.
+pub(super) fn times(machine: &Machine, ran: Duration) -> String {
+    let rows = ledger(machine, ran);
+    let whole: Duration = rows.iter().map(|(_, time)| *time).sum();
+    let mut text = format!("where {:.3} s of CPU time went\n", whole.as_secs_f64());
+    for (name, time) in rows {
+        let share = 100.0 * time.as_secs_f64() / whole.as_secs_f64().max(f64::MIN_POSITIVE);
+        let _infallible = writeln!(text, "{name:>16}  {:>12.3} ms  {share:>5.1} %", time.as_secs_f64() * 1e3);
+    }
+    text
+}
+
 /// How the guest was moved, a line for each direction.
 pub(super) fn moves(moves: &Moves, refusals: &[Refusal]) -> String {
     let ms = |took: Duration| took.as_secs_f64() * 1e3;
@@ -72,7 +98,7 @@ pub(super) fn moves(moves: &Moves, refusals: &[Refusal]) -> String {
 /// The same and more, as one object on a line.
 pub(super) fn json(
     machine: &Machine,
-    wall: Duration,
+    (wall, ran): (Duration, Duration),
     stop: &str,
     moves: &Moves,
     refusals: &[Refusal],
@@ -97,7 +123,7 @@ pub(super) fn json(
             json!({"from": r.from.to_string(), "to": r.to.to_string(), "count": r.count, "reason": r.reason})
         })
         .collect();
-    let object = json!({
+    let mut object = json!({
         "mode": machine.pair().to_string(),
         "engine": engine,
         "interface": machine.pair().interface.name(),
@@ -109,5 +135,9 @@ pub(super) fn json(
         "moves": moves,
         "refused": refusals,
     });
+    if machine.platform().counters(BOOT_CPU).ledger().is_kept() {
+        let times = ledger(machine, ran).into_iter().map(|(name, time)| (name.to_owned(), us(time).into()));
+        object["ledger_us"] = Value::Object(times.collect());
+    }
     format!("{object}\n")
 }

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
     trivisor run --mode kvm --memory 256M kernel.elf --append 'budget_us=20000'\n  \
     trivisor run --mode pv --stats crc32\n  \
     trivisor run --stats --without windows crc32\n  \
+    trivisor run --mode pv --ledger page_fault                  where its time goes\n  \
     trivisor run --engine direct --interface none pushf_popf    trap-and-emulate, which x86 breaks\n  \
     trivisor run --kernel vmlinuz --initrd initrd.gz --net unix=link,pcap=a.pcap\n  \
     trivisor run --bios bios-256k.bin --disk disk.img,ide       boots a disk; the console is the serial port\n  \
@@ -69,7 +70,7 @@ pub(super) struct RunArguments {
     /// Print what happened, by cause, to standard error
     #[arg(long)]
     stats: bool,
-    /// Print what is told at the end (--stats, moves between modes) as one JSON object, to standard error
+    /// Print what is told at the end (--stats, --ledger, moves between modes) as one JSON object, to standard error
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -77,6 +78,9 @@ pub(super) struct RunArguments {
     /// With --stats, let the translator count instructions, too: it is two or three times as slow then
     #[arg(long, requires = "stats")]
     count_instructions: bool,
+    /// Print where the time of the CPUs went, to standard error. Keeping it costs some tens of nanoseconds for each exit
+    #[arg(long)]
+    ledger: bool,
 }
 
 pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
@@ -91,6 +95,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
     // A snapshot's guest was told of its CPU before.
     spec.common_cpu |= itinerary.is_some() && !begin.goes_on();
     spec.counts_instructions = arguments.count_instructions;
+    spec.keeps_times = arguments.ledger;
     // Whoever is not patched is told what that may have broken.
     let unpatched = spec.pair.engine == Engine::Direct && spec.pair.interface == Interface::None;
     spec.counts_sites = unpatched;
@@ -140,6 +145,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
         input.connect(&machine, screen.clone(), recorder.as_ref().map(Recorder::mailbox));
         let display = screen.clone().filter(|_| live).map(Display::start).transpose();
         let display = display.map_err(to_host("cannot show the guest's screen"))?;
+        let runs = Instant::now();
         let mut journey = itinerary.clone().map(|it| Journey::new(it, machine.platform().clock().now()));
         let stop = match (&mut recorder, &mut journey) {
             (Some(recorder), _) => recorder.run(&mut machine, &limits),
@@ -150,6 +156,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
                 .map_err(RecordingError::from),
             (None, None) => machine.run(&limits).map_err(RecordingError::from),
         };
+        let ran = runs.elapsed();
         drop(display);
         let recorded = match (recorder, &stop) {
             (Some(recorder), &Ok(stop)) => recorder.finish(&mut machine, stop),
@@ -161,7 +168,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
             (Ok(Stop::Paused), Some(file)) => snapshot::save(&mut machine, file),
             _ => Ok(Written::default()),
         };
-        let account = arguments.account(&machine, start.elapsed(), &stop, journey.as_ref());
+        let account = arguments.account(&machine, (start.elapsed(), ran), &stop, journey.as_ref());
         let rescues = machine.rescues();
         let disk_failures: Vec<_> = machine.pc().disk_failures().map(str::to_owned).collect();
         let left_alone = if unpatched { machine.sites() } else { None };
@@ -233,16 +240,19 @@ impl RunArguments {
     fn account(
         &self,
         machine: &Machine,
-        wall: Duration,
+        (wall, ran): (Duration, Duration),
         stop: &Result<Stop, RecordingError>,
         journey: Option<&Journey>,
     ) -> String {
         let refusals = journey.map(Journey::refusals).unwrap_or_default();
         if self.json {
             let stop = stop.as_ref().map_or_else(ToString::to_string, |stop| format!("{stop:?}"));
-            return account::json(machine, wall, &stop, machine.moves(), refusals);
+            return account::json(machine, (wall, ran), &stop, machine.moves(), refusals);
         }
         let mut text = if self.stats { account::stats(machine, wall) } else { String::new() };
+        if self.ledger {
+            text.push_str(&account::times(machine, ran));
+        }
         if journey.is_some() {
             text.push_str(&account::moves(machine.moves(), refusals));
         }

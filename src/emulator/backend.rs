@@ -153,7 +153,7 @@ struct EmuVcpu {
 impl Vcpu for EmuVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut fresh = !std::mem::take(&mut self.goes_on);
-        platform.trace().begins();
+        platform.begins(self.id);
         loop {
             if let Some(hit) = self.core.single().take_watched() {
                 return Ok(Exit::Debug(DebugEvent::Watched(hit)));
@@ -188,7 +188,14 @@ impl Vcpu for EmuVcpu {
                 && platform.clock().source() == ClockSource::Real;
             let ended = match &mut self.core {
                 Core::Translator(translator) if plain => translator.run(&mut self.state, platform)?,
-                core => core.single().run(&mut self.state, platform, &self.breakpoints, &mut fresh)?,
+                core => {
+                    // An interpreter does not leave guest code for what it does for single instructions.
+                    let ledger = platform.counters(self.id).ledger();
+                    ledger.enters_guest();
+                    let ended = core.single().run(&mut self.state, platform, &self.breakpoints, &mut fresh);
+                    ledger.leaves_guest();
+                    ended?
+                }
             };
             match ended {
                 // All else is looked at where the loop turns.

@@ -1,4 +1,5 @@
 //! The ledger: how often a vCPU left guest code, and why, named alike in every mode.
+use super::Ledger;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why time was spent or guest code was left.
@@ -169,28 +170,45 @@ impl Cause {
     }
 }
 
-/// One vCPU's counts. Written by its thread, read by anyone.
+/// One vCPU's counts, and its times. Written by its thread, read by anyone.
 #[derive(Debug, Default)]
-pub struct Counters([AtomicU64; Cause::ALL.len()]);
+pub struct Counters {
+    counts: [AtomicU64; Cause::ALL.len()],
+    ledger: Ledger,
+}
 
 impl Counters {
-    /// Counts one.
+    /// Nothing counted yet; with times kept, or not.
+    #[must_use]
+    pub fn new(keeps_times: bool) -> Self {
+        Self { ledger: Ledger::new(keeps_times), ..Self::default() }
+    }
+
+    /// Where time goes.
+    #[inline]
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Counts one, on which what is being done goes to the ledger.
     #[inline]
     pub fn count(&self, cause: Cause) {
         self.add(cause, 1);
+        self.ledger.note(cause);
     }
 
     /// Counts `n`. Only the vCPU's own thread calls this, so that no locked instruction is needed.
     #[inline]
     pub fn add(&self, cause: Cause, n: u64) {
-        let cell = &self.0[cause as usize];
+        let cell = &self.counts[cause as usize];
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
     /// The count so far.
     #[must_use]
     pub fn get(&self, cause: Cause) -> u64 {
-        self.0[cause as usize].load(Ordering::Relaxed)
+        self.counts[cause as usize].load(Ordering::Relaxed)
     }
 }
 

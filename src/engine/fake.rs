@@ -216,6 +216,7 @@ impl FakeMachine {
             kicks: vec![kick],
             hypercalls: offers.hypercalls.then(|| Hypercalls::new(sink)),
             kvm_clock: None,
+            keeps_times: false,
         });
         Self { text, platform, interrupts, port, mmio, timers }
     }

@@ -202,6 +202,7 @@ mod tests {
             kicks: vec![KickCell::new(), KickCell::new()],
             hypercalls: None,
             kvm_clock: offers.then(|| KvmClock::new(Duration::new(1_700_000_000, 5), 2)),
+            keeps_times: false,
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Counting and tracing happen here, once, for all modes.
 use super::hypercall::Hypercalls;
-use super::{Cause, Counters, EventKind, Exit, KickCell, KvmClock, Progress, Trace, VcpuId};
+use super::{Account, Cause, Counters, EventKind, Exit, KickCell, KvmClock, Progress, Trace, VcpuId};
 use crate::abi;
 use crate::arch::cpuid::{CpuidResult, CpuidTable, LEAF1_EDX_APIC};
 use crate::arch::{CpuState, Gpa, Port, Vector, Width, msr};
@@ -33,6 +33,8 @@ pub struct PlatformParts {
     pub hypercalls: Option<Hypercalls>,
     /// KVM's clock, if the machine offers it: CPUID then says so.
     pub kvm_clock: Option<KvmClock>,
+    /// It is kept where each vCPU's time goes.
+    pub keeps_times: bool,
 }
 
 /// The machine without its CPUs.
@@ -71,7 +73,7 @@ impl Platform {
         if parts.kvm_clock.is_some() {
             parts.cpuid.offer_kvm_clock();
         }
-        let counters = parts.kicks.iter().map(|_| Arc::default()).collect();
+        let counters = parts.kicks.iter().map(|_| Arc::new(Counters::new(parts.keeps_times))).collect();
         let cpus = parts.kicks.len().min(255) as u8;
         let cpuid = (0..cpus).map(|id| parts.cpuid.of_cpu(id, cpus)).collect();
         Self { parts, cpuid, counters, progress: Progress::default(), trace: Trace::default() }
@@ -191,12 +193,40 @@ impl Platform {
         &self.counters[usize::from(vcpu.0)]
     }
 
+    /// The vCPU's thread begins to run it: it is outside of guest code, for nothing yet.
+    #[inline]
+    pub fn begins(&self, vcpu: VcpuId) {
+        self.trace.begins();
+        self.counters(vcpu).ledger().leaves_guest();
+    }
+
+    /// The vCPU's thread has just come out of guest code.
+    #[inline]
+    pub fn leaves_guest(&self, vcpu: VcpuId) {
+        self.trace.left();
+        self.counters(vcpu).ledger().leaves_guest();
+    }
+
+    /// The vCPU's thread enters guest code now.
+    #[inline]
+    pub fn enters_guest(&self, vcpu: VcpuId) {
+        self.trace.goes_on();
+        self.counters(vcpu).ledger().enters_guest();
+    }
+
+    /// Whether somebody wants to know when guest code is left, and for how long.
+    #[inline]
+    #[must_use]
+    pub fn times_stays(&self, vcpu: VcpuId) -> bool {
+        self.trace.is_enabled() || self.counters(vcpu).ledger().is_kept()
+    }
+
     /// Takes down a vCPU's call for attention: runs the timers that are due and says whether to leave. To be called
     /// when its kick cell is raised, before interrupts are looked at.
     pub fn attend(&self, vcpu: VcpuId) -> Attention {
         let kick = self.kick(vcpu);
         kick.take_attention();
-        self.timers_of(vcpu).run_due(self.parts.clock.now());
+        self.at_device(vcpu, || self.timers_of(vcpu).run_due(self.parts.clock.now()));
         if let Some(signal) = self.parts.interrupts.take_signal(vcpu) {
             // There may be more that attention was asked for.
             kick.poke();
@@ -223,10 +253,17 @@ impl Platform {
         }
     }
 
+    /// Has a device do something, on its own account.
+    #[inline]
+    fn at_device<R>(&self, vcpu: VcpuId, act: impl FnOnce() -> R) -> R {
+        let _device = self.counters(vcpu).ledger().charge(Account::Device);
+        act()
+    }
+
     /// Reads a port for IN. `width` is 1, 2 or 4 bytes.
     pub fn pio_read(&self, vcpu: VcpuId, port: Port, width: Width) -> u32 {
         self.counters(vcpu).count(Cause::PortIo);
-        let value = self.parts.bus.port_read(port, width);
+        let value = self.at_device(vcpu, || self.parts.bus.port_read(port, width));
         self.trace.record(EventKind::PortRead, port.0.into(), value.into(), width as u8);
         self.after_access(vcpu);
         value
@@ -236,14 +273,14 @@ impl Platform {
     pub fn pio_write(&self, vcpu: VcpuId, port: Port, width: Width, value: u32) {
         self.counters(vcpu).count(Cause::PortIo);
         self.trace.record(EventKind::PortWrite, port.0.into(), value.into(), width as u8);
-        self.parts.bus.port_write(port, width, value);
+        self.at_device(vcpu, || self.parts.bus.port_write(port, width, value));
         self.after_access(vcpu);
     }
 
     /// Reads guest-physical memory that is not RAM.
     pub fn mmio_read(&self, vcpu: VcpuId, at: Gpa, width: Width) -> u64 {
         self.counters(vcpu).count(Cause::Mmio);
-        let value = self.parts.bus.mmio_read(vcpu, at, width);
+        let value = self.at_device(vcpu, || self.parts.bus.mmio_read(vcpu, at, width));
         self.trace.record(EventKind::MmioRead, at.0, value, width as u8);
         self.after_access(vcpu);
         value
@@ -253,7 +290,7 @@ impl Platform {
     pub fn mmio_write(&self, vcpu: VcpuId, at: Gpa, width: Width, value: u64) {
         self.counters(vcpu).count(Cause::Mmio);
         self.trace.record(EventKind::MmioWrite, at.0, value, width as u8);
-        self.parts.bus.mmio_write(vcpu, at, width, value);
+        self.at_device(vcpu, || self.parts.bus.mmio_write(vcpu, at, width, value));
         self.after_access(vcpu);
     }
 

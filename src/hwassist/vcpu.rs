@@ -175,11 +175,11 @@ impl KvmVcpu {
         // One that only finishes an access lets no guest code run.
         let runs = self.fd.get_kvm_run().immediate_exit == 0;
         if runs {
-            platform.trace().goes_on();
+            platform.enters_guest(self.id);
         }
         let failed = self.fd.run().err();
         if runs {
-            platform.trace().left();
+            platform.leaves_guest(self.id);
         }
         counters.count(Cause::HostExit);
         self.unfinished = false;
@@ -435,7 +435,7 @@ fn serve_mmio(platform: &Platform, id: VcpuId, at: u64, read: bool, data: &mut [
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
-        platform.trace().begins();
+        platform.begins(self.id);
         let goes_on = self.stops.take_goes_on();
         self.run_to_stop(platform, goes_on)
     }

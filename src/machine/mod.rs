@@ -57,7 +57,7 @@ pub use run::{Limits, Stop};
 pub use saved::{RestoreError, SavedMachine, SavedShape};
 pub use screen::Screen;
 pub use spec::{FirmwareSpec, MachineSpec, VirtioPlace};
-pub use timed::{Counts, TimedCounts};
+pub use timed::{Counts, Tally, TimedCounts};
 
 use crate::arch::{Activity, CpuState};
 use crate::bus::ClaimConflict;

@@ -247,6 +247,7 @@ impl Pc {
                 let start = Duration::from_secs(u64::try_from(date).unwrap_or(0));
                 KvmClock::new(start, spec.cpus)
             }),
+            keeps_times: spec.keeps_times,
         }));
         counters.get_or_init(|| Arc::clone(platform.counters(BOOT_CPU)));
         Ok(Self { platform, interrupts, uart, marks, timed, disks, screen, input, parts })

@@ -7,7 +7,9 @@
 use super::{BOOT_CPU, MachineError};
 use crate::arch::{Activity, CpuState, Gva};
 use crate::clock::{Clock, ClockSource, Nanos, Timer, TimerClient};
-use crate::engine::{Cause, DebugEvent, Event, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId, WatchHit};
+use crate::engine::{
+    Account, Cause, DebugEvent, Event, EventKind, Exit, KickCell, Platform, Vcpu, VcpuId, WatchHit,
+};
 use crate::host::console::Outlet;
 use crate::sys::deadline::DeadlineTimer;
 use crate::sys::signal::{self, Bound};
@@ -291,7 +293,11 @@ impl Run<'_> {
         let ended = bind(self.platform, id).and_then(|_bound| {
             self.host_timers.start(self.platform, id)?;
             self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
-            drive(vcpu, self.platform, id, (&self.ends, self.pause))
+            let ledger = self.platform.counters(id).ledger();
+            ledger.begin();
+            let ended = drive(vcpu, self.platform, id, (&self.ends, self.pause));
+            ledger.end();
+            ended
         });
         match ended {
             Ok(None) => {}
@@ -435,7 +441,9 @@ fn drive(
     // Deadlines may have passed while the machine stood still.
     platform.kick(id).poke();
     loop {
-        let stop = match vcpu.run(platform)? {
+        let exit = vcpu.run(platform)?;
+        platform.counters(id).ledger().leaves_engine();
+        let stop = match exit {
             Exit::Halted => {
                 wait_for_interrupt(platform, id);
                 continue;
@@ -559,6 +567,7 @@ fn wait_for_interrupt(platform: &Platform, id: VcpuId) {
     platform.counters(id).count(Cause::Idle);
     platform.trace().record(EventKind::Halt, 0, 0, 0);
     if !skip_to_next_deadline(platform) {
+        let _idle = platform.counters(id).ledger().charge(Account::Idle);
         platform.kick(id).wait(None);
     }
 }

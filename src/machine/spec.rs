@@ -19,6 +19,8 @@ pub struct MachineSpec {
     pub without: Without,
     /// The translator counts instructions, which makes it slower.
     pub counts_instructions: bool,
+    /// It is kept where the time of each vCPU goes: [`crate::engine::Ledger`].
+    pub keeps_times: bool,
     /// Where the engine is direct, account is kept of each patched instruction, or, where nothing is patched, of each that
     /// would be: [`super::Machine::sites`].
     pub counts_sites: bool,
@@ -109,6 +111,7 @@ impl MachineSpec {
             emulator: EmuEngine::default(),
             without: Without::NOTHING,
             counts_instructions: false,
+            keeps_times: false,
             counts_sites: false,
             cpus: 1,
             memory: Self::DEFAULT_MEMORY,

@@ -196,7 +196,7 @@ impl PvVcpu {
             commands |= child.load_vectors(&self.state.xsave);
             self.vectors = Some(who);
         }
-        platform.trace().goes_on();
+        platform.enters_guest(self.id);
         sides.release(who, commands)?;
         if let Some((address, ticks)) = self.timing.released() {
             patches.time(address, ticks);
@@ -219,7 +219,7 @@ impl PvVcpu {
                 }
             }
         }
-        platform.trace().left();
+        platform.leaves_guest(self.id);
         if patches.is_counting() && exit.is_none() {
             self.timing = Timing::reported();
         }
@@ -442,7 +442,7 @@ pub(super) fn objection(state: &CpuState) -> Option<&'static str> {
 impl Vcpu for PvVcpu {
     fn run(&mut self, platform: &Platform) -> Result<Exit, EngineError> {
         let mut first = true;
-        platform.trace().begins();
+        platform.begins(self.id);
         // The children have it: see `sys::cpuid_faulting`. Nothing in here asks the host's CPU what it is.
         let _alike = CpuidFaulting::begin();
         self.sides.settle();

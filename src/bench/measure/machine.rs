@@ -68,7 +68,7 @@ impl Runner for MachineRunner {
             Cause::ALL.into_iter().zip(counts).map(|(cause, n)| (cause.name().to_owned(), n)).collect()
         };
         let counters = named(Cause::ALL.map(|cause| counters.get(cause)));
-        let timed = machine.pc().timed_counts().kept().copied().map(named).unwrap_or_default();
+        let timed = machine.pc().timed_counts().kept().map(|kept| named(kept.counts)).unwrap_or_default();
         drop(machine);
         let wall = begun.elapsed();
         let console = console.text().into_bytes();

@@ -13,7 +13,7 @@ use super::mmu::{Fault, Mmu};
 use super::single::{lower, op::Op};
 use crate::arch::address::PAGE_SIZE;
 use crate::arch::{Exception, LONGEST_INSTRUCTION, Width};
-use crate::engine::Cause;
+use crate::engine::{Account, Cause};
 use block::{Block, CodeMode};
 use cache::CodeCache;
 use features::Features;
@@ -56,6 +56,7 @@ pub(crate) fn find(
             return Ok(Found::Kept(number));
         }
     }
+    let _decodes = mmu.platform.counters(mmu.vcpu).ledger().charge(Account::Translate);
     let block = decode(mmu, features, mode, &start, place)?;
     let in_ram = place.host.is_some()
         && block.second_page.is_none_or(|page| mmu.ram.offset(crate::arch::Gpa(page), PAGE_SIZE).is_some());

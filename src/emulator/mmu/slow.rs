@@ -5,7 +5,7 @@ use crate::arch::address::PAGE_SIZE;
 use crate::arch::paging::{self, Access, PagingMode, Privilege};
 use crate::arch::{Cr4, Efer, Exception, Gpa, Gva, Vector, Width};
 use crate::emulator::single::int::Int;
-use crate::engine::Cause;
+use crate::engine::{Account, Cause};
 
 /// Where one page of an access lies.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,9 @@ impl Mmu<'_> {
             return Ok(Place { gpa: Gpa(gpa), host: None, global: false });
         }
         let (mode, privilege) = self.rights(bank);
-        self.platform.counters(self.vcpu).count(Cause::SoftMmuFill);
+        let counters = self.platform.counters(self.vcpu);
+        counters.count(Cause::SoftMmuFill);
+        let _fills = counters.ledger().charge(Account::SoftMmuFill);
         let found = match paging::walk(self.ram, &mode, Gva(at), access, privilege) {
             Ok(found) => found,
             Err(e) => return Err(self.raise(e)),

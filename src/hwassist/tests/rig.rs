@@ -145,6 +145,7 @@ impl Rig {
             kicks: vec![KickCell::new()],
             hypercalls: None,
             kvm_clock: Some(KvmClock::new(Duration::from_secs(1_700_000_000), 1)),
+            keeps_times: false,
         });
         let backend = match KvmBackend::new(&platform) {
             Ok(backend) => backend,

@@ -13,7 +13,7 @@ use crate::emulator::single::Ended;
 use crate::emulator::translate::decode::next_page;
 use crate::emulator::translate::levels::mark_of_levels;
 use crate::emulator::translate::{Limits, translate};
-use crate::engine::Cause;
+use crate::engine::{Account, Cause};
 use crate::mem::CodeChanges;
 use crate::sys::tsc;
 
@@ -165,6 +165,7 @@ impl Session<'_, '_> {
     /// Makes the block at `rip`.
     fn make(&mut self, limits: Limits, rip: u64, place: Place) -> Option<u32> {
         let (begun, flushes) = (tsc::read(), self.store.flushes);
+        let _translates = self.counters.ledger().charge(Account::Translate);
         let (mmu, regs) = (&mut self.cx.mmu, &*self.cx.regs);
         let made = translate(mmu, regs, self.store, self.features, self.workshop, limits, (rip, place));
         self.counters.add(Cause::TranslateCycles, tsc::read().wrapping_sub(begun));

@@ -240,7 +240,7 @@ extern "sysv64" fn answer(context: *mut Context, number: u32) -> usize {
     // SAFETY: translated code passes the context that it was entered with; its session is the one that entered, which
     // waits on the stack and uses nothing of itself until it is returned to.
     let session = unsafe { &mut *((*context).session as *mut Session<'_, '_>) };
-    if session.cx.platform.trace().is_enabled() {
+    if session.cx.platform.times_stays(session.cx.mmu.vcpu) {
         session.traced(|session| session.answer(number))
     } else {
         session.answer(number)
@@ -257,14 +257,14 @@ fn needs_care(state: &CpuState) -> bool {
 }
 
 impl Session<'_, '_> {
-    /// What translated code has called for, with the trace told how long it takes.
+    /// What translated code has called for, with the trace and the ledger told how long it takes.
     #[cold]
     fn traced<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> R {
-        self.cx.platform.trace().left();
+        self.cx.platform.leaves_guest(self.cx.mmu.vcpu);
         let result = act(self);
         // If it is to leave, it goes on where translated code is entered again.
         if self.end.is_none() {
-            self.cx.platform.trace().goes_on();
+            self.cx.platform.enters_guest(self.cx.mmu.vcpu);
         }
         result
     }
@@ -285,6 +285,7 @@ impl Session<'_, '_> {
             if matches!(self.end, Some(End::Careful)) {
                 // The interpreter goes on with guest code.
                 self.cx.platform.trace().begins();
+                self.counters.ledger().enters_guest();
             }
             match self.end.take() {
                 Some(End::Ended(ended)) => return Ok(ended),
@@ -292,6 +293,7 @@ impl Session<'_, '_> {
                 Some(End::Careful) if self.runs_legacy() => {
                     let (ended, retired) =
                         run_legacy(self.cx, cache, self.features, narrow::is_translatable)?;
+                    self.counters.ledger().leaves_guest();
                     if self.workshop.counts {
                         self.counters.add(Cause::Instruction, retired);
                     }
@@ -301,6 +303,7 @@ impl Session<'_, '_> {
                 }
                 Some(End::Careful) => {
                     let (outcome, retired) = step_here(self.cx, cache, self.features)?;
+                    self.counters.ledger().leaves_guest();
                     self.count_retired(retired);
                     match outcome {
                         Outcome::Halted => return Ok(Ended::Halted),
@@ -367,7 +370,7 @@ impl Session<'_, '_> {
     }
 
     fn enter(&mut self, target: usize) {
-        self.cx.platform.trace().goes_on();
+        self.cx.platform.enters_guest(self.cx.mmu.vcpu);
         self.hold_cpuid();
         self.write_context();
         let enter = self.store.stubs().enter;

@@ -16,7 +16,7 @@ pub(super) extern "sysv64" fn access(context: *mut Context, number: u32, access:
     // SAFETY: as in `answer`.
     let session = unsafe { &mut *((*context).session as *mut Session<'_, '_>) };
     let access = PortAccess::from_bits(access);
-    if session.cx.platform.trace().is_enabled() {
+    if session.cx.platform.times_stays(session.cx.mmu.vcpu) {
         session.traced(|session| session.access_port(access));
     } else {
         session.access_port(access);
