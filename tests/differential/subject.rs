@@ -113,6 +113,7 @@ impl VcpuSubject {
             kicks: vec![KickCell::new()],
             hypercalls: None,
             kvm_clock: None,
+            keeps_times: false,
         });
         let backend = make(&platform)?;
         for slot in ram.slots() {
