@@ -23,6 +23,8 @@ mod lockstep;
 mod pairs;
 #[path = "cli/program.rs"]
 mod program;
+#[path = "cli/resume.rs"]
+mod resume;
 #[path = "cli/sites.rs"]
 mod sites;
 #[path = "cli/snapshots.rs"]

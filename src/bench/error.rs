@@ -1,5 +1,6 @@
 //! Errors of the benchmark room: faults of the host, of files and of arguments; never of a guest.
 
+use super::side::Objection;
 use std::path::PathBuf;
 
 /// Why a benchmark, a table or a report could not be made.
@@ -22,6 +23,18 @@ pub enum BenchError {
         line: u64,
         /// What is wrong with it.
         what: String,
+    },
+    /// A run's file is being written by another process.
+    #[error("{0}: another process is writing to it; wait for its end, or stop it")]
+    Busy(PathBuf),
+    /// A run that was stopped cannot be gone on with.
+    #[error("cannot resume {csv}: {objection}")]
+    Resume {
+        /// The run's CSV file.
+        csv: PathBuf,
+        /// Why not.
+        #[source]
+        objection: Objection,
     },
     /// A directory holds no measurements yet.
     #[error("no measurements under {0}: run `trivisor bench` first")]

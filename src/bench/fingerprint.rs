@@ -5,12 +5,9 @@
 //! the first halves are equal. Load and time are spelled out beside them but not hashed: they differ in every run, and
 //! interleaving is what guards against them.
 
-use super::error::BenchError;
-use super::record;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// How the label begins of a KVM that emulates ring 0 instead of running it (`kvm_pvm`).
 pub const EMULATED_SUPERVISOR: &str = "emulated supervisor";
@@ -35,6 +32,9 @@ pub struct Host {
 }
 
 impl Host {
+    /// Name of the fact that says what KVM is.
+    pub const KVM_LABEL: &str = "kvm label";
+
     /// Reads the facts from `/proc` and `/sys`; what cannot be read becomes `unknown`, never an error.
     pub fn read(kvm_label: &str) -> Host {
         let file = |path: &str| std::fs::read_to_string(path).ok().map(|s| s.trim().to_owned());
@@ -59,6 +59,11 @@ impl Host {
         }
     }
 
+    /// What KVM is here without what was measured to find out, which differs a little each time: the label's first words.
+    pub fn kvm_kind(&self) -> &str {
+        self.kvm_label.split(':').next().unwrap_or_default()
+    }
+
     /// The facts as pairs, for rows and pages.
     pub fn facts(&self) -> [(&'static str, &str); 7] {
         [
@@ -66,7 +71,7 @@ impl Host {
             ("cpus", &self.cpus),
             ("kernel", &self.kernel),
             ("kvm module", &self.kvm_module),
-            ("kvm label", &self.kvm_label),
+            (Host::KVM_LABEL, &self.kvm_label),
             ("governor", &self.governor),
             ("clock source", &self.clock_source),
         ]
@@ -106,7 +111,7 @@ impl Fingerprint {
             &host.cpus,
             &host.kernel,
             &host.kvm_module,
-            &host.kvm_label,
+            host.kvm_kind(),
             &host.governor,
             &host.clock_source,
             &self.image_sha256,
@@ -139,49 +144,9 @@ pub fn image_digest(image: &[u8]) -> String {
     hex(&Sha256::digest(image))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// The side file of a run: every fingerprint that its rows name, spelled out.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct SideFile {
-    /// The run.
-    pub run: String,
-    /// 1-minute load average when it began.
-    pub load_at_start: Option<f64>,
-    /// Options of the run, as pairs.
-    pub options: BTreeMap<String, String>,
-    /// Fingerprints by short hash.
-    pub fingerprints: BTreeMap<String, Fingerprint>,
-}
-
-impl SideFile {
-    /// The side file that belongs to the CSV file `csv`.
-    pub fn path_for(csv: &Path) -> PathBuf {
-        csv.with_extension("json")
-    }
-
-    /// Writes the side file beside `csv`, whole or not at all.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn save(&self, csv: &Path) -> Result<(), BenchError> {
-        let path = SideFile::path_for(csv);
-        let text = serde_json::to_string_pretty(self).map_err(|e| BenchError::io(&path, e.into()))?;
-        record::replace_file(&path, text.as_bytes())
-    }
-
-    /// Removes the side file beside a CSV file that has come to nothing.
-    pub fn discard(&self, csv: &Path) {
-        // It need not exist.
-        let _absent = std::fs::remove_file(SideFile::path_for(csv));
-    }
-
-    /// Reads the side file beside `csv`; `None` if there is none or it is not ours, since the CSV stands without it.
-    pub fn load(csv: &Path) -> Option<SideFile> {
-        serde_json::from_slice(&std::fs::read(SideFile::path_for(csv)).ok()?).ok()
-    }
 }
 
 #[cfg(test)]
@@ -209,6 +174,11 @@ mod tests {
         let mut other = sample();
         other.host.cpu = "B".into();
         assert_ne!(comparable_part(&emu.short()), comparable_part(&other.short()));
+        other = sample();
+        other.host.kvm_label = "hardware: ring 0 at 99 % of native speed".into();
+        let mut again = sample();
+        again.host.kvm_label = "hardware: ring 0 at 98 % of native speed".into();
+        assert_eq!(other.short(), again.short(), "what KVM is counts, not how the measurement of it went");
         other = Fingerprint { image_sha256: image_digest(b"another"), ..sample() };
         assert_ne!(comparable_part(&emu.short()), comparable_part(&other.short()));
     }
@@ -222,18 +192,6 @@ mod tests {
     fn known_digest() {
         // FIPS 180-2, appendix B.1: SHA-256("abc").
         assert!(image_digest(b"abc").starts_with("ba7816bf8f01cfea"));
-    }
-
-    #[test]
-    fn the_side_file_comes_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let csv = dir.path().join("r.csv");
-        let mut side = SideFile { run: "r".into(), load_at_start: Some(0.25), ..SideFile::default() };
-        side.fingerprints.insert(sample().short(), sample());
-        side.save(&csv).unwrap();
-        assert_eq!(SideFile::load(&csv), Some(side));
-        std::fs::write(SideFile::path_for(&csv), b"{").unwrap();
-        assert_eq!(SideFile::load(&csv), None);
     }
 
     #[test]

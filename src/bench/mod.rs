@@ -22,6 +22,7 @@ pub mod reading;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod side;
 pub mod significance;
 pub mod stats;
 pub mod table;

@@ -9,13 +9,15 @@
 //!   together; `count.<cause>` are counts of the whole run, boot and calibration included; `wall` is the time of the whole
 //!   run as the host saw it.
 //! - repetition 0 is the warm-up and never valid.
+//! - the rows of one run (one workload, mode and repetition) stand together, and [`WALL`] is the last of them: where it is
+//!   missing at the end of a file, its writer was stopped in the middle of them.
 //!
 //! The writer hands each batch of rows to the kernel in one call before it returns, so that a crash loses nothing that was
 //! measured; the reader forgives one torn line at the end of the file and nothing else.
 
 use super::error::BenchError;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -45,6 +47,14 @@ pub const LOAD: &str = "load average";
 pub const WHOLE_RUN: &str = "(run)";
 /// Metric of rows that concern everything a workload measures (it never came so far as to name one).
 pub const ALL_METRICS: &str = "(all)";
+/// Metric that closes the rows of one run: how long it took, whatever came of it.
+pub const WALL: &str = "wall";
+/// How the `reason` of [`WALL`] begins where the run showed that trying again is of no use.
+pub const NOT_AGAIN: &str = "not tried again: ";
+/// Name of the fact that tells which repetitions were left out to meet the deadline.
+pub const REPETITIONS: &str = "repetitions";
+/// Name of the fact that tells that the run was stopped and gone on with.
+pub const RESUMED: &str = "resumed";
 /// `reason` of repetition 0.
 pub const WARM_UP: &str = "warm-up";
 
@@ -102,13 +112,24 @@ pub const HEADER: [&str; 14] = [
     "fingerprint",
 ];
 
+/// The first line of every file.
+fn header_line() -> String {
+    HEADER.join(",") + "\n"
+}
+
+/// Whether `bytes` are the beginning of a file whose header has no end yet.
+pub fn is_torn_header(bytes: &[u8]) -> bool {
+    bytes.len() < header_line().len() && header_line().as_bytes().starts_with(bytes)
+}
+
 /// Text that fits one line of one field: control characters become blanks, excess is cut.
 pub fn clean(text: &str) -> String {
     let flat: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect();
     flat.trim().to_owned()
 }
 
-/// Appends rows to a file and leaves nothing in a buffer.
+/// Appends rows to a file and leaves nothing in a buffer. The file is locked while it lives, so that no other process goes
+/// on with the same run; the lock ends with this process, however it ends.
 #[derive(Debug)]
 pub struct Writer {
     file: File,
@@ -128,14 +149,41 @@ impl Writer {
         }
         let file =
             File::options().append(true).create_new(true).open(path).map_err(|e| BenchError::io(path, e))?;
+        // A file system that knows no locks takes the guard away, not the measurement.
+        let _unguarded = file.try_lock();
         let mut writer = Writer { file, path: path.to_owned(), length: 0 };
-        let mut head = HEADER.join(",");
-        head.push('\n');
-        if let Err(error) = writer.put(head.as_bytes()) {
+        if let Err(error) = writer.put(header_line().as_bytes()) {
             writer.discard();
             return Err(error);
         }
         Ok(writer)
+    }
+
+    /// Opens the file of a run that was stopped, to go on with it, and gives what is in it. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// [`BenchError::Busy`] if another process writes to it; else what the file system says.
+    pub fn reopen(path: &Path) -> Result<(Writer, Vec<u8>), BenchError> {
+        let io = |error| BenchError::io(path, error);
+        let mut file = File::options().read(true).append(true).open(path).map_err(io)?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => BenchError::Busy(path.to_owned()),
+            TryLockError::Error(error) => io(error),
+        })?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let length = bytes.len() as u64;
+        Ok((Writer { file, path: path.to_owned(), length }, bytes))
+    }
+
+    /// Cuts the file back to its first `length` bytes, the end of a row; with 0 the header is written again.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn cut_back(&mut self, length: u64) -> Result<(), BenchError> {
+        self.file.set_len(length).map_err(|error| BenchError::io(&self.path, error))?;
+        self.length = length;
+        if length == 0 { self.put(header_line().as_bytes()) } else { Ok(()) }
     }
 
     /// Appends `rows`; when this returns they are with the kernel. A value that is not finite is written as no figure.

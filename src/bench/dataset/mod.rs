@@ -172,8 +172,13 @@ fn modes_of(rows: &[&Row]) -> Vec<String> {
 fn facts_of(rows: &[&Row]) -> Vec<(String, String)> {
     let mut facts: Vec<(String, String)> = Vec::new();
     for row in rows.iter().filter(|r| r.workload == record::WHOLE_RUN && r.unit == record::UNIT_TEXT) {
-        if row.metric != record::ALL_METRICS && !facts.iter().any(|(k, _)| *k == row.metric) {
-            facts.push((row.metric.clone(), row.reason.clone()));
+        if row.metric == record::ALL_METRICS {
+            continue;
+        }
+        // A run that was gone on with may say something anew.
+        match facts.iter_mut().find(|(known, _)| *known == row.metric) {
+            Some((_, words)) => words.clone_from(&row.reason),
+            None => facts.push((row.metric.clone(), row.reason.clone())),
         }
     }
     facts

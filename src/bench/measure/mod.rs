@@ -146,6 +146,9 @@ pub struct Observation {
     pub tsc_khz: u64,
 }
 
+/// How the words for [`RunError::Timeout`] begin.
+pub const TIMED_OUT: &str = "no end after ";
+
 /// Why a run gave no observation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
@@ -156,7 +159,7 @@ pub enum RunError {
     #[error("{0}")]
     Unsupported(String),
     /// The run did not end in time.
-    #[error("no end after {0:?}")]
+    #[error("{TIMED_OUT}{0:?}")]
     Timeout(Duration),
     /// Something else went wrong.
     #[error("{0}")]

@@ -8,7 +8,7 @@ mod page;
 
 use super::dataset::Dataset;
 use super::error::BenchError;
-use super::fingerprint::SideFile;
+use super::side::SideFile;
 use super::{plot, record};
 use std::path::{Path, PathBuf};
 

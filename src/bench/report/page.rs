@@ -2,8 +2,9 @@
 
 use super::html::{escape, inline_svg, table};
 use crate::bench::dataset::{ABLATED, Cell, Dataset, Nature, UNMEASURED};
-use crate::bench::fingerprint::{EMULATED_SUPERVISOR, SideFile};
+use crate::bench::fingerprint::EMULATED_SUPERVISOR;
 use crate::bench::plot::Figure;
+use crate::bench::side::SideFile;
 use crate::bench::{NATIVE, base_mode, quantity, reading};
 use crate::engine::Cause;
 

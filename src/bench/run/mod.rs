@@ -4,21 +4,26 @@
 //! column that cannot run is closed at its first refusal; a cell that failed twice in a row is given up, so that one bad
 //! guest does not spend the time of all; and cells that are too slow for the deadline get fewer repetitions. Nothing here runs beside a timed region: this thread waits for the runner.
 
+mod resume;
 mod rows;
+mod setup;
 mod trim;
+
+pub use resume::Unfinished;
 
 use super::checksum::Ballots;
 use super::error::BenchError;
-use super::fingerprint::{self, Fingerprint, Host, SideFile};
+use super::fingerprint::Host;
 use super::measure::{Column, Request, RunError, Runner};
-use super::plan::{self, Filter, Step};
+use super::plan::{Filter, Step};
 use super::progress::Progress;
 use super::record::{self, Writer};
-use super::timestamp::Timestamp;
-use super::workload::{self, Workload};
+use super::side::{Cut, FurtherColumns, SideFile};
+use super::workload::Workload;
 use crate::sys::affinity;
 use rows::RowMaker;
-use std::collections::BTreeMap;
+use setup::Plan;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +44,8 @@ pub struct Options {
     pub filter: Filter,
     /// The columns, in order; those that are known to be absent carry the reason.
     pub columns: Vec<Column>,
+    /// What was asked for beside native and the modes to have these columns: for whoever goes on with the run.
+    pub further_columns: FurtherColumns,
     /// Repetitions after the warm-up.
     pub repetitions: u32,
     /// Seed of the order of runs.
@@ -66,6 +73,7 @@ impl Options {
             out,
             filter: Filter::default(),
             columns,
+            further_columns: FurtherColumns::default(),
             repetitions: 10,
             seed: 1,
             budget_us: 20_000,
@@ -96,6 +104,8 @@ pub struct Summary {
     pub rounds: u32,
     /// Why it ended before the plan did, if it did.
     pub cut_short: Option<CutShort>,
+    /// It was gone on with, and nothing was left to do.
+    pub was_complete: bool,
 }
 
 impl Summary {
@@ -123,28 +133,33 @@ pub fn execute(
     runner: &mut dyn Runner,
     progress: &mut dyn Progress,
 ) -> Result<Summary, BenchError> {
-    let workloads: Vec<&'static Workload> =
-        workload::all().iter().filter(|w| options.filter.wants_workload(w)).collect();
-    if workloads.is_empty() {
-        return Err(BenchError::NothingToRun(format!(
-            "no workload fits {}",
-            options.filter.workloads.join(", ")
-        )));
+    let plan = Plan::make(options, runner)?;
+    let session = Session::begin(options, &plan)?;
+    session.measure(runner, progress)
+}
+
+/// Goes on with a run that was stopped, under the options that it was asked for ([`Unfinished::asked`]); the deadline counts
+/// from now.
+///
+/// # Errors
+/// As [`execute`]; and [`BenchError::Resume`] where its rows and new ones would not be comparable.
+pub fn resume(
+    unfinished: Unfinished,
+    options: &Options,
+    runner: &mut dyn Runner,
+    progress: &mut dyn Progress,
+) -> Result<Summary, BenchError> {
+    let mut options = options.clone();
+    unfinished.leave_out(&mut options.columns)?;
+    let plan = Plan::make(&options, runner)?;
+    let (mut session, continuation) = unfinished.session(&options, &plan)?;
+    if plan.steps.iter().all(|step| session.skips(step)) {
+        session.summary.was_complete = true;
+        session.summary.rounds = options.repetitions;
+        return Ok(session.summary);
     }
-    let columns: Vec<&Column> =
-        options.columns.iter().filter(|c| options.filter.wants_mode(&c.mode)).collect();
-    if columns.is_empty() {
-        return Err(BenchError::NothingToRun(format!("no mode fits {}", options.filter.modes.join(", "))));
-    }
-    let steps = plan::steps(workloads.len(), columns.len(), options.repetitions, options.seed, |w, c| {
-        columns[c].absent.is_none() && runner.suits(workloads[w], columns[c])
-    });
-    let mut session = Session::begin(options, &workloads, &columns)?;
-    progress.begin(steps.len());
-    let ended = session.go(&steps, runner, progress);
-    progress.end();
-    ended?;
-    Ok(session.end())
+    continuation.begin(&mut session)?;
+    session.measure(runner, progress)
 }
 
 /// A run in progress.
@@ -152,12 +167,15 @@ struct Session<'a> {
     options: &'a Options,
     workloads: &'a [&'static Workload],
     columns: &'a [&'a Column],
+    steps: &'a [Step],
     writer: Writer,
     side: SideFile,
     maker: RowMaker,
     ballots: Ballots,
     /// Short fingerprint by workload and column.
     fingerprints: Vec<Vec<String>>,
+    /// Runs whose rows are written: workload, column, repetition.
+    done: BTreeSet<(usize, usize, u32)>,
     /// Columns that refused.
     closed: Vec<bool>,
     /// Timeouts by column; none once it has given a figure.
@@ -173,88 +191,117 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Opens the CSV and writes what is known beforehand.
-    fn begin(
-        options: &'a Options,
-        workloads: &'a [&'static Workload],
-        columns: &'a [&'a Column],
-    ) -> Result<Session<'a>, BenchError> {
-        let run = free_name(options);
+    fn begin(options: &'a Options, plan: &'a Plan<'a>) -> Result<Session<'a>, BenchError> {
+        let run = setup::free_name(options);
         let csv = record::data_dir(&options.out).join(format!("{run}.csv"));
         let host = Host::read(&options.kvm_label);
-        let mut writer = Writer::create(&csv)?;
-        let maker = RowMaker::new(&run);
-        let mut side = side_file(options, &run);
-        let fingerprints = workloads
-            .iter()
-            .map(|w| {
-                let image = fingerprint::image_digest(w.image);
-                let print = |c: &&Column| circumstances(options, &host, &image, c);
-                let prints: Vec<Fingerprint> = columns.iter().map(print).collect();
-                prints
-                    .into_iter()
-                    .map(|p| {
-                        let short = p.short();
-                        side.fingerprints.insert(short.clone(), p);
-                        short
-                    })
-                    .collect()
-            })
-            .collect();
-        let mut first: Vec<_> = host.facts().iter().map(|(name, words)| maker.fact(name, words)).collect();
-        first.push(maker.fact("version", env!("CARGO_PKG_VERSION")));
-        if let Some(load) = side.load_at_start {
-            first.push(maker.fact(record::LOAD, &format!("{load:.2} at the start")));
-        }
-        first.extend(columns.iter().filter_map(|c| Some(maker.absent(c, c.absent.as_ref()?))));
-        if let Err(error) = side.save(&csv).and_then(|()| writer.append(&first)) {
-            side.discard(&csv);
-            writer.discard();
+        let mut side = setup::side_file(options, &run);
+        side.absent = plan.columns.iter().filter_map(|c| Some((c.mode.clone(), c.absent.clone()?))).collect();
+        let fingerprints = plan.fingerprints(options, &host, &mut side.fingerprints);
+        let writer = Writer::create(&csv)?;
+        let mut session = Session::new(options, plan, writer, side, fingerprints);
+        let written = session.side.save(&csv).and_then(|()| session.write_first(&host));
+        if let Err(error) = written {
+            session.side.discard(&csv);
+            session.writer.discard();
             return Err(error);
         }
-        Ok(Session {
+        Ok(session)
+    }
+
+    /// A session that has measured nothing.
+    fn new(
+        options: &'a Options,
+        plan: &'a Plan<'a>,
+        writer: Writer,
+        side: SideFile,
+        fingerprints: Vec<Vec<String>>,
+    ) -> Session<'a> {
+        let columns = &plan.columns;
+        let summary = Summary {
+            run: side.run.clone(),
+            csv: writer.path().to_owned(),
+            measured: 0,
+            warmed: 0,
+            failed: 0,
+            rounds: 0,
+            cut_short: None,
+            was_complete: false,
+        };
+        Session {
             options,
-            workloads,
+            workloads: &plan.workloads,
             columns,
+            steps: &plan.steps,
             writer,
+            maker: RowMaker::new(&side.run),
             side,
-            maker,
             ballots: Ballots::default(),
             fingerprints,
+            done: BTreeSet::new(),
             closed: columns.iter().map(|c| c.absent.is_some()).collect(),
             timeouts: vec![Some(0); columns.len()],
             cost: BTreeMap::new(),
             allowed: None,
             failures: BTreeMap::new(),
-            summary: Summary { run, csv, measured: 0, warmed: 0, failed: 0, rounds: 0, cut_short: None },
-        })
+            summary,
+        }
     }
 
-    fn go(
-        &mut self,
-        steps: &[Step],
+    /// Writes what is known before anything is measured.
+    fn write_first(&mut self, host: &Host) -> Result<(), BenchError> {
+        let maker = &self.maker;
+        let mut first: Vec<_> = host.facts().iter().map(|(name, words)| maker.fact(name, words)).collect();
+        first.push(maker.fact("version", env!("CARGO_PKG_VERSION")));
+        if let Some(load) = self.side.load_at_start {
+            first.push(maker.fact(record::LOAD, &format!("{load:.2} at the start")));
+        }
+        first.extend(self.columns.iter().filter_map(|c| Some(maker.absent(c, c.absent.as_ref()?))));
+        self.writer.append(&first)
+    }
+
+    /// Measures what is left of the plan.
+    fn measure(
+        mut self,
         runner: &mut dyn Runner,
         progress: &mut dyn Progress,
-    ) -> Result<(), BenchError> {
+    ) -> Result<Summary, BenchError> {
+        progress.begin(self.steps.len());
+        let ended = self.go(runner, progress);
+        progress.end();
+        ended?;
+        Ok(self.end())
+    }
+
+    /// Whether this run needs not be made: it was, or its column or cell is done with.
+    fn skips(&self, step: &Step) -> bool {
+        let cell = (step.workload, step.column);
+        let allowed = self.allowed.as_ref().and_then(|a| a.get(&cell));
+        self.closed[step.column]
+            || self.done.contains(&(step.workload, step.column, step.repetition))
+            || allowed.is_some_and(|most| step.repetition > *most)
+            || self.failures.get(&cell).is_some_and(|n| *n >= PATIENCE)
+    }
+
+    fn go(&mut self, runner: &mut dyn Runner, progress: &mut dyn Progress) -> Result<(), BenchError> {
         let begun = Instant::now();
         let cpu = affinity::allowed().ok().and_then(|cpus| cpus.last().copied());
-        for (done, step) in steps.iter().enumerate() {
+        for (done, step) in self.steps.iter().enumerate() {
             self.summary.rounds = step.repetition.saturating_sub(1);
+            if self.skips(step) {
+                continue;
+            }
             if self.options.deadline.is_some_and(|d| begun.elapsed() > d) {
                 self.summary.cut_short = Some(CutShort::Deadline);
                 return Ok(());
             }
-            if step.repetition == 1 && self.allowed.is_none() {
+            if step.repetition > 0 && self.allowed.is_none() {
                 self.fit(begun.elapsed(), progress)?;
+                if self.skips(step) {
+                    continue;
+                }
             }
             let (workload, column) = (self.workloads[step.workload], self.columns[step.column]);
-            let allowed = self.allowed.as_ref().and_then(|a| a.get(&(step.workload, step.column)));
-            if allowed.is_some_and(|most| step.repetition > *most) {
-                continue;
-            }
-            let given_up = self.failures.get(&(step.workload, step.column)).is_some_and(|n| *n >= PATIENCE);
-            if self.closed[step.column] || given_up {
-                continue;
-            }
             progress
                 .step(done, &format!("{} in {}, repetition {}", workload.name, column.mode, step.repetition));
             let request = Request {
@@ -264,11 +311,10 @@ impl<'a> Session<'a> {
                 stop: &self.options.stop,
             };
             let stopped = self.options.stop.load(Ordering::Relaxed);
+            let started = Instant::now();
             let result =
                 if stopped { Err(RunError::Interrupted) } else { runner.run(workload, column, &request) };
-            if let Ok(observation) = &result {
-                self.cost.insert((step.workload, step.column), observation.wall);
-            }
+            let wall = result.as_ref().map_or_else(|_| started.elapsed(), |observation| observation.wall);
             let fingerprint = self.fingerprints[step.workload][step.column].clone();
             let made = match result {
                 Err(RunError::Interrupted) => {
@@ -285,10 +331,7 @@ impl<'a> Session<'a> {
                         self.writer.append(&[self.maker.absent(column, &reason)])?;
                         continue;
                     }
-                    if matches!(error, RunError::Unsupported(_)) {
-                        self.failures.insert((step.workload, step.column), PATIENCE);
-                    }
-                    vec![self.maker.failed(workload, column, step, &fingerprint, &error.to_string())]
+                    self.maker.failed(workload, column, step, &fingerprint, &error, wall)
                 }
             };
             self.writer.append(&made)?;
@@ -317,21 +360,33 @@ impl<'a> Session<'a> {
             .map(|(cell, cost)| (*cell, *cost))
             .collect();
         let Some(deadline) = self.options.deadline else { return Ok(()) };
+        // What a run that is gone on with has done already need not be done again.
+        let had = self.done.iter().filter(|(_, _, repetition)| *repetition > 0);
+        let had: Duration = had.filter_map(|(w, c, _)| open.get(&(*w, *c))).sum();
         // A tenth is kept back: costs vary, and the rows themselves take time.
-        let available = deadline.saturating_sub(elapsed).mul_f64(0.9);
-        let allowed = trim::repetitions(&open, self.options.repetitions, available);
-        let cut = allowed.values().filter(|n| **n < self.options.repetitions).count();
-        if cut > 0 {
-            let least = allowed.values().min().copied().unwrap_or_default();
+        let available = deadline.saturating_sub(elapsed).mul_f64(0.9) + had;
+        let mut allowed = trim::repetitions(&open, self.options.repetitions, available);
+        let of = allowed.len();
+        allowed.retain(|_, repetitions| *repetitions < self.options.repetitions);
+        let cut = |(cell, repetitions): (&trim::Cell, &u32)| Cut {
+            workload: self.workloads[cell.0].name.to_owned(),
+            mode: self.columns[cell.1].mode.clone(),
+            repetitions: *repetitions,
+        };
+        let cuts: Vec<Cut> = allowed.iter().map(cut).collect();
+        if let Some(least) = cuts.iter().map(|cut| cut.repetitions).min() {
             let words = format!(
-                "{cut} of {} combinations of workload and mode, the slowest, get fewer than {} repetitions (at least \
+                "{} of {of} combinations of workload and mode, the slowest, get fewer than {} repetitions (at least \
                  {least}) to meet the deadline of {deadline:?}",
-                allowed.len(),
+                cuts.len(),
                 self.options.repetitions
             );
             progress.note(&words);
-            self.writer.append(&[self.maker.fact("repetitions", &words)])?;
+            self.writer.append(&[self.maker.fact(record::REPETITIONS, &words)])?;
         }
+        // After the row: where this is missing, whoever goes on with the run fits it again.
+        self.side.cuts = Some(cuts);
+        self.side.save(self.writer.path())?;
         self.allowed = Some(allowed);
         Ok(())
     }
@@ -352,10 +407,15 @@ impl<'a> Session<'a> {
 
     /// Counts a run that has been written, and notes the first failure of a cell.
     fn settle(&mut self, step: &Step, made: &[record::Row], progress: &mut dyn Progress) {
+        let cell = (step.workload, step.column);
+        self.done.insert((step.workload, step.column, step.repetition));
+        let closing = made.iter().rfind(|r| r.metric == record::WALL);
+        if let Some(wall) = closing.and_then(|r| r.value) {
+            self.cost.insert(cell, Duration::from_nanos(wall as u64));
+        }
         // A warm-up's figures are never valid, so it counts by whether it has any.
         let warmed = made.iter().any(|r| r.reason == record::WARM_UP && r.value.is_some());
         let valid = made.iter().any(|r| r.valid);
-        let cell = (step.workload, step.column);
         if valid || warmed {
             *(if valid { &mut self.summary.measured } else { &mut self.summary.warmed }) += 1;
             self.timeouts[step.column] = None;
@@ -363,63 +423,15 @@ impl<'a> Session<'a> {
             return;
         }
         self.summary.failed += 1;
+        let useless = closing.is_some_and(|r| r.reason.starts_with(record::NOT_AGAIN));
         let failures = self.failures.entry(cell).or_default();
-        *failures = failures.saturating_add(1);
+        *failures = if useless { PATIENCE + 1 } else { failures.saturating_add(1) };
         if *failures == 1 || *failures > PATIENCE {
             let reason =
                 made.iter().map(|r| r.reason.as_str()).find(|r| !r.is_empty()).unwrap_or("no figure");
             let (workload, column) = (self.workloads[step.workload], self.columns[step.column]);
             progress.note(&format!("{} in {}: {reason}", workload.name, column.mode));
         }
-    }
-}
-
-/// A name for the run that no file has yet: two runs may begin within one second.
-fn free_name(options: &Options) -> String {
-    let name = Timestamp::now().compact();
-    let dir = record::data_dir(&options.out);
-    let mut free = name.clone();
-    let mut number = 1;
-    while dir.join(format!("{free}.csv")).exists() {
-        number += 1;
-        free = format!("{name}-{number}");
-    }
-    free
-}
-
-fn circumstances(options: &Options, host: &Host, image: &str, column: &Column) -> Fingerprint {
-    Fingerprint {
-        host: host.clone(),
-        image_sha256: image.to_owned(),
-        devices: options.devices.clone(),
-        guest_clock: options.guest_clock.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        mode: column.mode.clone(),
-        column: [&column.engine, &column.interface, &column.peer, &column.options]
-            .iter()
-            .filter(|s| !s.is_empty())
-            .map(|s| s.as_str())
-            .collect::<Vec<_>>()
-            .join("; "),
-    }
-}
-
-fn side_file(options: &Options, run: &str) -> SideFile {
-    let list = |items: &[String]| if items.is_empty() { "all".to_owned() } else { items.join(", ") };
-    let pairs = [
-        ("workloads", list(&options.filter.workloads)),
-        ("modes", list(&options.filter.modes)),
-        ("repetitions", options.repetitions.to_string()),
-        ("seed", options.seed.to_string()),
-        ("budget", format!("{} µs", options.budget_us)),
-        ("timeout of a run", format!("{:?}", options.timeout)),
-        ("deadline", options.deadline.map_or_else(|| "none".to_owned(), |d| format!("{d:?}"))),
-    ];
-    SideFile {
-        run: run.to_owned(),
-        load_at_start: fingerprint::load_average(),
-        options: pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
-        fingerprints: BTreeMap::new(),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use crate::bench::checksum::{Ballots, fold32};
 use crate::bench::marks::{self, End, Mark, Transcript};
-use crate::bench::measure::{Column, Observation};
+use crate::bench::measure::{Column, Observation, RunError};
 use crate::bench::plan::Step;
 use crate::bench::record::{self, Row};
 use crate::bench::timestamp::Timestamp;
 use crate::bench::workload::{Kind, Workload};
 use crate::engine::Cause;
+use std::time::Duration;
 
 /// Makes the rows of one run.
 pub(super) struct RowMaker {
@@ -29,15 +30,31 @@ impl RowMaker {
         Row { reason: reason.to_owned(), ..self.blank(record::WHOLE_RUN, Some(column)) }
     }
 
-    /// A run that gave no observation.
+    /// A run that gave no observation, after `wall` of host time.
     pub(super) fn failed(
         &self,
         workload: &Workload,
         column: &Column,
         step: &Step,
         print: &str,
-        why: &str,
-    ) -> Row {
+        error: &RunError,
+        wall: Duration,
+    ) -> Vec<Row> {
+        let why = error.to_string();
+        let again = if matches!(error, RunError::Unsupported(_)) { record::NOT_AGAIN } else { "" };
+        let reason = self.reason(workload, column, step, print, &why);
+        let closing = Row {
+            metric: record::WALL.to_owned(),
+            unit: record::UNIT_NS.to_owned(),
+            value: Some(wall.as_nanos() as f64),
+            reason: format!("{again}{why}"),
+            ..reason.clone()
+        };
+        vec![reason, closing]
+    }
+
+    /// Why all of a run, or a part of it, has no figure.
+    fn reason(&self, workload: &Workload, column: &Column, step: &Step, print: &str, why: &str) -> Row {
         Row {
             repetition: step.repetition,
             reason: why.to_owned(),
@@ -46,7 +63,8 @@ impl RowMaker {
         }
     }
 
-    /// The rows of an observation. Checksums go into `ballots` first, so that a run is judged with all that is known.
+    /// The rows of an observation. Checksums go into `ballots` first, so that a run is judged with all that is known; folded,
+    /// as the rows have them, so that a run that is gone on with knows the same.
     pub(super) fn observed(
         &self,
         workload: &Workload,
@@ -60,7 +78,8 @@ impl RowMaker {
         let trouble = trouble(workload, observation, &transcript);
         if trouble.is_none() {
             for mark in &transcript.results {
-                ballots.note(workload.name, &mark.metric_at_ring(), &column.mode, mark.checksum);
+                let folded = u64::from(fold32(mark.checksum));
+                ballots.note(workload.name, &mark.metric_at_ring(), &column.mode, folded);
             }
         }
         let row = |metric: String, unit: &str, value: f64, reason: Option<&str>| {
@@ -97,10 +116,10 @@ impl RowMaker {
         for (cause, count) in observation.counters.iter().filter(|(cause, _)| !is_exit(cause)) {
             rows.push(row(format!("{}{cause}", record::COUNT), record::UNIT_COUNT, *count as f64, whole));
         }
-        rows.push(row("wall".to_owned(), record::UNIT_NS, observation.wall.as_nanos() as f64, whole));
-        if let Some(reason) = trouble.or_else(|| refusal(&transcript)).or_else(|| absence(&transcript)) {
-            rows.push(self.failed(workload, column, step, print, &reason));
-        }
+        let gap = trouble.clone().or_else(|| refusal(&transcript)).or_else(|| absence(&transcript));
+        rows.extend(gap.map(|why| self.reason(workload, column, step, print, &why)));
+        // The last: it says that the others are all there.
+        rows.push(row(record::WALL.to_owned(), record::UNIT_NS, observation.wall.as_nanos() as f64, whole));
         rows
     }
 

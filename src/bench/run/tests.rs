@@ -5,6 +5,7 @@ use crate::bench::dataset::{Dataset, Nature};
 use crate::bench::measure::Observation;
 use crate::bench::progress::Silent;
 use crate::bench::{marks, table};
+use std::path::Path;
 
 /// What the made-up runner does for a workload in a column, at its n-th call for that cell.
 type Script = Box<dyn FnMut(&Workload, &Column, u32) -> Result<Observation, RunError>>;
@@ -252,4 +253,267 @@ fn nothing_to_run_is_said() {
     let error = execute(&none, &mut actor, &mut Silent).unwrap_err();
     assert_eq!(error.to_string(), "nothing to run: no workload fits zzz");
     assert!(!record::data_dir(dir.path()).exists());
+}
+
+/// Rows as they would be had they all been written at the same time, without what tells that a run was gone on with.
+fn timeless(csv: &Path) -> Vec<record::Row> {
+    let loaded = record::read(csv).unwrap();
+    assert!(!loaded.torn);
+    let mut rows = loaded.rows;
+    rows.retain(|row| row.metric != record::RESUMED && row.metric != record::LOAD);
+    for row in &mut rows {
+        row.time.clear();
+        // How long a run took that gave nothing is measured.
+        row.value = row.value.filter(|_| row.metric != record::WALL);
+    }
+    rows
+}
+
+/// Everything that can come of a run, the same at each call for the same cell and repetition.
+fn eventful(workload: &Workload, column: &Column, n: u32) -> Result<Observation, RunError> {
+    match (workload.name, column.mode.as_str(), n) {
+        ("crc32", "pv", _) => Err(RunError::Unsupported("0f 01 ca, \"quoted\"".into())),
+        ("sha256", "pv", 2) => Err(RunError::Timeout(Duration::from_secs(10))),
+        ("sha256", "emu", 3..) => {
+            Ok(Observation { misfortune: Some("triple fault".into()), ..Observation::default() })
+        }
+        ("lz", "emu", 4) => Err(RunError::Failed("an accident".into())),
+        ("lz", "direct/none", 2) => Err(RunError::Unavailable("no seccomp".into())),
+        ("crc32", "direct/none", 3) => Ok(said(workload, 5, 8)),
+        _ => Ok(said(workload, cost(&column.mode) + u64::from(n), 7)),
+    }
+}
+
+fn eventful_options(dir: &tempfile::TempDir) -> Options {
+    let mut options = options(dir);
+    options.filter.workloads.push("lz".into());
+    options.columns.push(Column::new("direct/none", "direct", "none"));
+    options
+}
+
+/// As [`eventful`], for an actor that does not know how often its forerunner was asked.
+struct Repeatable {
+    known: BTreeMap<(String, String), u32>,
+    asked: u32,
+    /// At which call to raise the mark to stop.
+    stop: Option<(u32, Arc<AtomicBool>)>,
+}
+
+impl Repeatable {
+    /// After the rows in `csv`, of which `column` was asked as often as it has runs.
+    fn after(csv: Option<&Path>) -> Repeatable {
+        let mut known: BTreeMap<(String, String), BTreeSet<u32>> = BTreeMap::new();
+        let rows = csv.map(timeless).unwrap_or_default();
+        for row in rows.iter().filter(|row| row.metric == record::WALL) {
+            known.entry((row.workload.clone(), row.mode.clone())).or_default().insert(row.repetition);
+        }
+        let known = known.into_iter().map(|(cell, runs)| (cell, runs.len() as u32)).collect();
+        Repeatable { known, asked: 0, stop: None }
+    }
+}
+
+impl Runner for Repeatable {
+    fn run(
+        &mut self,
+        workload: &Workload,
+        column: &Column,
+        _: &Request<'_>,
+    ) -> Result<Observation, RunError> {
+        self.asked += 1;
+        if let Some((at, stop)) = &self.stop {
+            stop.store(self.asked >= *at, Ordering::Relaxed);
+        }
+        let n = self.known.entry((workload.name.to_owned(), column.mode.clone())).or_default();
+        *n += 1;
+        eventful(workload, column, *n)
+    }
+}
+
+/// A whole run, and a copy of its files in a folder of its own whose CSV has only its first `length` bytes.
+fn stopped_at(whole: &Path, length: usize) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let csv = dir.path().join(whole.file_name().unwrap());
+    let bytes = std::fs::read(whole).unwrap();
+    std::fs::write(&csv, &bytes[..length]).unwrap();
+    std::fs::copy(SideFile::path_for(whole), SideFile::path_for(&csv)).unwrap();
+    (dir, csv)
+}
+
+/// What of a stopped run's CSV stays, as a file of its own: for [`Repeatable::after`].
+fn kept(csv: &Path) -> Repeatable {
+    let bytes = std::fs::read(csv).unwrap();
+    let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    if end == 0 {
+        return Repeatable::after(None);
+    }
+    let whole = csv.with_extension("kept");
+    std::fs::write(&whole, &bytes[..end]).unwrap();
+    Repeatable::after(Some(&whole))
+}
+
+fn an_eventful_run(dir: &tempfile::TempDir) -> (Options, Summary) {
+    let options = eventful_options(dir);
+    let summary = execute(&options, &mut Repeatable::after(None), &mut Silent).unwrap();
+    (options, summary)
+}
+
+mod resuming {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_file_cut_at_any_byte_ends_as_if_it_had_never_been(part in 0.0f64..=1.0) {
+            let dir = tempfile::tempdir().unwrap();
+            let (options, summary) = an_eventful_run(&dir);
+            let bytes = std::fs::read(&summary.csv).unwrap().len();
+            let (_copy, csv) = stopped_at(&summary.csv, (bytes as f64 * part) as usize);
+            let mut runner = kept(&csv);
+            let again = resume(Unfinished::open(&csv).unwrap(), &options, &mut runner, &mut Silent).unwrap();
+            prop_assert_eq!(timeless(&csv), timeless(&summary.csv));
+            prop_assert_eq!(
+                (again.measured, again.warmed, again.failed, again.rounds),
+                (summary.measured, summary.warmed, summary.failed, summary.rounds)
+            );
+            prop_assert_eq!(&again.csv, &csv);
+        }
+    }
+
+    #[test]
+    fn stop_after_stop_still_comes_to_the_same_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (options, summary) = an_eventful_run(&dir);
+        let (_copy, csv) = stopped_at(&summary.csv, 0);
+        let mut last = None;
+        for _ in 0..60 {
+            let mut runner = kept(&csv);
+            options.stop.store(false, Ordering::Relaxed);
+            runner.stop = Some((2, Arc::clone(&options.stop)));
+            last = Some(resume(Unfinished::open(&csv).unwrap(), &options, &mut runner, &mut Silent).unwrap());
+            if last.as_ref().unwrap().cut_short.is_none() {
+                break;
+            }
+        }
+        assert_eq!(last.unwrap().cut_short, None);
+        assert_eq!(timeless(&csv), timeless(&summary.csv));
+    }
+
+    #[test]
+    fn a_complete_run_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (options, summary) = an_eventful_run(&dir);
+        let before = std::fs::read(&summary.csv).unwrap();
+        let unfinished = Unfinished::open(&summary.csv).unwrap();
+        let mut runner = Repeatable::after(Some(&summary.csv));
+        let again = resume(unfinished, &options, &mut runner, &mut Silent).unwrap();
+        assert!(again.was_complete && runner.asked == 0);
+        assert_eq!((again.measured, again.failed), (summary.measured, summary.failed));
+        assert_eq!(std::fs::read(&summary.csv).unwrap(), before);
+    }
+
+    #[test]
+    fn a_run_that_is_being_written_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(&dir);
+        let out = dir.path().to_owned();
+        let (summary, ..) = run(&options, move |w, c, _| {
+            let error = Unfinished::open(&record::newest(&out).unwrap()).unwrap_err();
+            assert!(error.to_string().contains("another process is writing to it"), "{error}");
+            Ok(said(w, cost(&c.mode), 7))
+        });
+        assert_eq!(summary.failed, 0);
+        let csv = record::newest(dir.path()).unwrap();
+        let first = Unfinished::open(&csv).unwrap();
+        assert!(matches!(Unfinished::open(&csv), Err(BenchError::Busy(_))));
+        drop(first);
+        Unfinished::open(&csv).unwrap();
+    }
+
+    #[test]
+    fn what_would_not_be_comparable_is_refused_and_nothing_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (options, summary) = an_eventful_run(&dir);
+        let bytes = std::fs::read(&summary.csv).unwrap();
+        let (_copy, csv) = stopped_at(&summary.csv, bytes.len() / 2);
+        let told = |options: &Options, csv: &Path| {
+            let unfinished = Unfinished::open(csv);
+            let resumed =
+                unfinished.and_then(|it| resume(it, options, &mut Repeatable::after(None), &mut Silent));
+            resumed.unwrap_err().to_string()
+        };
+        let mut other = Options { kvm_label: "hardware".into(), ..options.clone() };
+        assert!(told(&other, &csv).contains("the host is not as it was (KVM: none then, hardware now)"));
+        other = Options { devices: "others".into(), ..options.clone() };
+        assert!(told(&other, &csv).contains("not as it was"), "{}", told(&other, &csv));
+        other = options.clone();
+        other.columns[1].peer = "QEMU 9".into();
+        assert!(told(&other, &csv).contains("emu is not as it was"), "{}", told(&other, &csv));
+        other = options.clone();
+        other.columns[2].absent = Some("no ptrace".into());
+        assert!(told(&other, &csv).contains("pv could run when it began and cannot now (no ptrace)"));
+        other = Options {
+            filter: Filter { workloads: vec!["crc32".into()], ..Filter::default() },
+            ..options.clone()
+        };
+        assert!(told(&other, &csv).contains("its rows are not those"), "{}", told(&other, &csv));
+        assert_eq!(std::fs::read(&csv).unwrap(), bytes[..bytes.len() / 2]);
+
+        // A column that can run now but could not then stays out.
+        let mut more = options.clone();
+        more.columns[3].absent = None;
+        resume(Unfinished::open(&csv).unwrap(), &more, &mut kept(&csv), &mut Silent).unwrap();
+        assert_eq!(timeless(&csv), timeless(&summary.csv));
+
+        // Rows of another run, and rows that stand twice.
+        let text = String::from_utf8(bytes).unwrap();
+        std::fs::write(&csv, text.replace(&summary.run, "another")).unwrap();
+        assert!(told(&options, &csv).contains("its rows are not those"));
+        let twice = format!("{text}{}", text.split_once('\n').unwrap().1);
+        std::fs::write(&csv, twice).unwrap();
+        assert!(told(&options, &csv).contains("its rows are not those"));
+        std::fs::remove_file(SideFile::path_for(&csv)).unwrap();
+        assert!(told(&options, &csv).contains(".json is missing"));
+    }
+
+    #[test]
+    fn cuts_hold_until_there_is_another_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { repetitions: 40, deadline: Some(Duration::from_secs(60)), ..options(&dir) };
+        let slow = |w: &Workload, c: &Column| w.name == "crc32" && c.mode == "pv";
+        let script = move |w: &Workload, c: &Column, _: u32| {
+            let wall = if slow(w, c) { Duration::from_secs(10) } else { Duration::from_micros(1) };
+            Ok(Observation { wall, ..said(w, cost(&c.mode), 7) })
+        };
+        let (summary, ..) = run(&options, script);
+        let bytes = std::fs::read(&summary.csv).unwrap().len();
+        let mut actor = Actor { script: Box::new(script), calls: BTreeMap::new() };
+        let runs = |csv: &Path| {
+            let rows = record::read(csv).unwrap().rows;
+            let of = |row: &&record::Row| {
+                row.metric == record::WALL && row.workload == "crc32" && row.mode == "pv"
+            };
+            rows.iter().filter(of).count()
+        };
+        assert_eq!(runs(&summary.csv), 1 + 5);
+        let (_copy, csv) = stopped_at(&summary.csv, bytes * 3 / 4);
+        resume(Unfinished::open(&csv).unwrap(), &options, &mut actor, &mut Silent).unwrap();
+        assert_eq!(timeless(&csv), timeless(&summary.csv));
+        let complete = |csv: &Path| {
+            let mut idle = Actor { script: Box::new(script), calls: BTreeMap::new() };
+            resume(Unfinished::open(csv).unwrap(), &options, &mut idle, &mut Silent).unwrap().was_complete
+        };
+        assert!(complete(&csv));
+
+        // Five more fit: 54 of the 60 seconds, again.
+        let mut more = Unfinished::open(&csv).unwrap();
+        more.give_deadline(Duration::from_secs(60));
+        assert!(!resume(more, &options, &mut actor, &mut Silent).unwrap().was_complete);
+        assert_eq!(runs(&csv), 1 + 5 + 5);
+        let data = Dataset::load(&csv).unwrap();
+        assert!(data.fact(record::REPETITIONS).unwrap().contains("at least 10"));
+        assert!(data.fact(record::RESUMED).unwrap().starts_with("2 times, last at "));
+        assert!(complete(&csv));
+        let side = SideFile::load_to_resume(&csv).unwrap();
+        assert_eq!(side.cuts.unwrap()[0].repetitions, 10);
+    }
 }
