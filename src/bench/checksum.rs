@@ -5,6 +5,7 @@
 //! else nobody is trusted and every mode of the measurement counts as diverged. The column [`UNPATCHED`] has no vote: there
 //! some instructions do the wrong thing in silence.
 
+use super::language::terms;
 use super::{NATIVE, UNPATCHED};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,11 +44,9 @@ impl Ballot {
     pub fn objection(&self, mode: &str) -> Option<String> {
         let sums = self.seen.get(mode)?;
         match (self.reference(), single(sums)) {
-            (_, None) => Some("diverged: checksum differs between repetitions".to_owned()),
-            (None, Some(_)) if self.voters().next().is_none() => {
-                Some("not checked: no other mode was measured whose checksum could be compared".to_owned())
-            }
-            (None, Some(_)) => Some("diverged: no two modes agree on the checksum".to_owned()),
+            (_, None) => Some(terms::NOTE_UNSTEADY.en.to_owned()),
+            (None, Some(_)) if self.voters().next().is_none() => Some(terms::NOTE_UNCHECKED.en.to_owned()),
+            (None, Some(_)) => Some(terms::NOTE_NO_MAJORITY.en.to_owned()),
             (Some(want), Some(got)) if want != got => {
                 Some(format!("diverged: checksum {got:x}, expected {want:x}"))
             }

@@ -7,6 +7,7 @@
 //! having asked so often, and if the interval of the ratio does not hold 1.
 
 use super::dataset::{Cell, Dataset, Measure, UNMEASURED};
+use super::language::Language;
 use super::significance::{false_discovery, rank_sum};
 use super::stats::{self, Interval};
 use super::{NATIVE, quantity};
@@ -98,7 +99,7 @@ pub struct Side {
 
 impl Side {
     fn of(data: &Dataset) -> Self {
-        Self { run: data.run.clone(), provenance: data.provenance() }
+        Self { run: data.run.clone(), provenance: data.provenance(Language::English) }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod error;
 pub mod fingerprint;
 #[path = "../../workloads/kernels/mod.rs"]
 pub mod kernels;
+pub mod language;
 pub mod marks;
 pub mod measure;
 pub mod native;

@@ -2,9 +2,10 @@
 
 use super::NATIVE;
 use super::dataset::{Dataset, Nature};
+use super::language::{Language, terms};
 
 /// The sentences that `data` needs; none without figures of native.
-pub fn sentences(data: &Dataset) -> Vec<String> {
+pub fn sentences(data: &Dataset, language: Language) -> Vec<String> {
     let mut sentences = Vec::new();
     let compared: Vec<_> = data
         .measures
@@ -14,24 +15,10 @@ pub fn sentences(data: &Dataset) -> Vec<String> {
     if compared.is_empty() {
         return sentences;
     }
-    sentences.push(
-        "Slowdown is the median, over the rounds, of the ratio to native within a round: not exactly the quotient of the \
-         two medians."
-            .to_owned(),
-    );
+    sentences.push(terms::READING_SLOWDOWN.of(language).to_owned());
     if compared.iter().any(|m| m.metric.ends_with("@ring0") && m.nature == Nature::Task) {
-        sentences.push(
-            "A kernel timed in ring 0 is compared with native in ring 3; with its twin in ring 3 it counts once in a mean, \
-             as that."
-                .to_owned(),
-        );
+        sentences.push(terms::READING_RING0.of(language).to_owned());
     }
-    for means in data.means() {
-        sentences.push(format!(
-            "Mean of {}: geometric, over those that every mode completed, of {}.",
-            means.set.name(),
-            means.set.members()
-        ));
-    }
+    sentences.extend(data.means().iter().map(|means| means.set.about(language)));
     sentences
 }

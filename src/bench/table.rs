@@ -1,6 +1,7 @@
 //! The terminal table: what was measured by mode, with median, interval and slowdown to native.
 
 use super::dataset::{Cell, Dataset, Means, Measure, Nature, UNMEASURED};
+use super::language::Language;
 use super::{NATIVE, quantity, reading};
 
 /// How the table is drawn.
@@ -26,7 +27,7 @@ const GREEN: u8 = 32;
 /// Draws all measures of `data`, nano operations first; ends with a newline.
 pub fn render(data: &Dataset, style: Style) -> String {
     let mut notes: Vec<String> = Vec::new();
-    let mut out = data.disturbance().map(|words| format!("{words}\n\n")).unwrap_or_default();
+    let mut out = data.disturbance(Language::English).map(|words| format!("{words}\n\n")).unwrap_or_default();
     for (nature, title) in
         [(Nature::Nano, "nano operations: time of one"), (Nature::Task, "tasks: time of one unit of work")]
     {
@@ -47,7 +48,7 @@ pub fn render(data: &Dataset, style: Style) -> String {
         out.push_str(&format!(" KVM here is: {label}."));
     }
     out.push('\n');
-    for sentence in reading::sentences(data) {
+    for sentence in reading::sentences(data, Language::English) {
         out.push_str(&sentence);
         out.push('\n');
     }
@@ -187,7 +188,8 @@ fn mean_lines(data: &Dataset) -> Vec<Vec<Text>> {
         None => Text { plain: "-".to_owned(), colour: Some(GREY) },
     };
     let line = |means: &Means| {
-        let label = Text { plain: means.label(), colour: None };
+        let label =
+            Text { plain: format!("geometric mean ({})", means.count(Language::English)), colour: None };
         std::iter::once(label).chain(means.by_mode.iter().map(cell)).collect()
     };
     data.means().iter().map(line).collect()

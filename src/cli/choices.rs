@@ -3,6 +3,7 @@
 //! Help lists the names with a line each; a name that is none of them is refused as clap refuses those of an enumeration,
 //! with the one that may have been meant.
 use super::pair::NamedEngine;
+use crate::bench::language::Language;
 use crate::engine::{Engine, Interface};
 use crate::machine::{EmuEngine, Technique, VirtioPlace, Without};
 use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
@@ -41,6 +42,12 @@ pub(super) fn interface() -> impl TypedValueParser<Value = Interface> {
     };
     let all = Interface::ALL.into_iter().map(move |one| PossibleValue::new(one.name()).help(about(one)));
     PossibleValuesParser::new(all).try_map(|name| Interface::find(&name).ok_or("no such interface"))
+}
+
+/// Parses the language of a page.
+pub(super) fn language() -> impl TypedValueParser<Value = Language> {
+    let all = Language::ALL.into_iter().map(|one| PossibleValue::new(one.name()).help(one.own_name()));
+    PossibleValuesParser::new(all).try_map(|name| Language::find(&name).ok_or("no such language"))
 }
 
 /// Parses where virtio devices are.

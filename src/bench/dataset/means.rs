@@ -1,6 +1,7 @@
 //! Mean slowdowns: over all tasks, and over those that stress one part of a technique.
 
 use super::super::NATIVE;
+use super::super::language::{Language, terms};
 use super::super::stats;
 use super::{Dataset, Measure, Nature};
 
@@ -26,22 +27,14 @@ impl TaskSet {
     /// All sets, in the order in which they are shown.
     pub const ALL: [TaskSet; 3] = [TaskSet::All, TaskSet::Integer, TaskSet::Vector];
 
-    /// What the tasks are called in tables and figures.
-    pub const fn name(self) -> &'static str {
-        match self {
-            TaskSet::All => "tasks",
-            TaskSet::Integer => "integer tasks",
-            TaskSet::Vector => "FP and SIMD tasks",
-        }
-    }
-
-    /// Which tasks those are, in words.
-    pub fn members(self) -> String {
-        match self {
-            TaskSet::All => "all that have a native figure".to_owned(),
-            TaskSet::Integer => INTEGER.join(", "),
-            TaskSet::Vector => VECTOR.join(", "),
-        }
+    /// A sentence that says of what a mean over the set is taken.
+    pub fn about(self, language: Language) -> String {
+        let (text, members): (_, &[&str]) = match self {
+            TaskSet::All => (terms::READING_MEAN_OF_TASKS, &[]),
+            TaskSet::Integer => (terms::READING_MEAN_OF_INTEGER, &INTEGER),
+            TaskSet::Vector => (terms::READING_MEAN_OF_VECTOR, &VECTOR),
+        };
+        text.with(language, &[("members", &language.list(members))])
     }
 
     pub(super) fn has(self, measure: &Measure) -> bool {
@@ -67,16 +60,17 @@ pub struct Means {
 }
 
 impl Means {
-    /// `geometric mean (8 integer tasks)`.
-    pub fn label(&self) -> String {
-        format!("geometric mean ({})", self.count())
-    }
-
     /// `8 integer tasks`, `1 task`.
-    pub fn count(&self) -> String {
-        let name = self.set.name();
-        let name = if self.tasks == 1 { name.strip_suffix('s').unwrap_or(name) } else { name };
-        format!("{} {name}", self.tasks)
+    pub fn count(&self, language: Language) -> String {
+        let text = match (self.set, self.tasks) {
+            (TaskSet::All, 1) => terms::ONE_TASK,
+            (TaskSet::All, _) => terms::TASKS,
+            (TaskSet::Integer, 1) => terms::ONE_INTEGER,
+            (TaskSet::Integer, _) => terms::INTEGER,
+            (TaskSet::Vector, 1) => terms::ONE_VECTOR,
+            (TaskSet::Vector, _) => terms::VECTOR,
+        };
+        text.with(language, &[("count", &self.tasks.to_string())])
     }
 }
 
@@ -180,7 +174,7 @@ mod tests {
         assert!(means.iter().all(|m| near(m.by_mode[0], 1.0)), "{means:?}");
         assert!(near(means[2].by_mode[1], 9.0) && near(means[2].by_mode[2], 1.0), "{means:?}");
         assert!(near(data.mean_slowdown("emu"), (2.0f64 * 8.0 * 3.0 * 27.0 * 2.0).powf(1.0 / 5.0)));
-        assert_eq!(means[1].label(), "geometric mean (3 integer tasks)");
-        assert_eq!(Means { tasks: 1, ..means[0].clone() }.label(), "geometric mean (1 task)");
+        assert_eq!(means[1].count(Language::English), "3 integer tasks");
+        assert_eq!(Means { tasks: 1, ..means[0].clone() }.count(Language::German), "1 Aufgabe");
     }
 }

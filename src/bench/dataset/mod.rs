@@ -17,6 +17,7 @@ pub use means::{Means, TaskSet};
 use super::checksum::Ballots;
 use super::error::BenchError;
 use super::fingerprint::comparable_part;
+use super::language::{Language, figures, terms};
 use super::record::{self, Row};
 use super::stats::{self, Interval};
 use super::{MODE_ORDER, NATIVE, base_mode};
@@ -28,7 +29,7 @@ use std::path::Path;
 const SEED: u64 = 0x7472_6976_6973_6f72;
 
 /// Note of a cell that was never meant to be filled.
-pub const UNMEASURED: &str = "not measured";
+pub const UNMEASURED: &str = terms::NOTE_UNMEASURED.en;
 
 /// What a measure's figure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,10 +154,10 @@ impl Dataset {
     }
 
     /// One line that says where and when: for titles.
-    pub fn provenance(&self) -> String {
+    pub fn provenance(&self, language: Language) -> String {
         let date = self.started.get(..10).unwrap_or(&self.started);
         let kvm = self.fact("kvm label").map(|l| format!(" · KVM: {l}")).unwrap_or_default();
-        format!("{} · {date}{kvm}", self.fact("cpu").unwrap_or("host unknown"))
+        format!("{} · {date}{kvm}", self.fact("cpu").unwrap_or(figures::HOST_UNKNOWN.of(language)))
     }
 }
 
@@ -230,7 +231,7 @@ fn group(rows: &[&Row], modes: &[String]) -> Vec<Measure> {
                 if standard.get(row.workload.as_str()) == Some(&comparable_part(&row.fingerprint)) {
                     cell.samples.push(Sample { repetition: row.repetition, value, outlier: false });
                 } else {
-                    cell.note = Some("not comparable: measured under other circumstances".to_owned());
+                    cell.note = Some(terms::NOTE_OTHER_CIRCUMSTANCES.en.to_owned());
                 }
             }
             _ => cell.note = Some(row.reason.clone()),

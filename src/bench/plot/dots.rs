@@ -7,9 +7,10 @@ use super::axis::LogAxis;
 use super::frame::{Frame, MARGIN, SMALL, WIDTH, label_column};
 use super::palette::{self, INK, MUTED};
 use super::scene::{Scene, Shape, fit, text_width};
-use crate::bench::dataset::{Cell, Dataset, Measure, Nature, TaskSet, UNMEASURED};
+use crate::bench::NATIVE;
+use crate::bench::dataset::{Cell, Dataset, Means, Measure, Nature, TaskSet, UNMEASURED};
+use crate::bench::language::{Language, Text, figures as words, terms};
 use crate::bench::stats::Interval;
-use crate::bench::{NATIVE, quantity};
 
 /// Height of one mode's line.
 const LINE: f64 = 13.0;
@@ -22,11 +23,12 @@ const VALUE_ROOM: f64 = 74.0;
 const CLEAR: f64 = 4.0;
 
 /// What a dot plot shows.
-struct Spec<'a> {
-    title: &'a str,
-    axis: &'a str,
+struct Spec {
+    title: Text,
+    axis: Text,
+    language: Language,
     figure: fn(&Cell) -> Option<Interval>,
-    value: fn(f64) -> String,
+    value: fn(Language, f64) -> String,
     /// A value that gets an upright line of its own.
     reference: Option<f64>,
 }
@@ -39,17 +41,18 @@ struct Line<'a> {
 }
 
 /// Slowdown to native of every task. `None` if no task has a native figure.
-pub(super) fn slowdown(data: &Dataset) -> Option<Scene> {
+pub(super) fn slowdown(data: &Dataset, language: Language) -> Option<Scene> {
     let spec = Spec {
-        title: "Slowdown to native, per task and mode",
-        axis: "time relative to native (log scale; 1× is native speed)",
+        title: words::SLOWDOWN_SCENE,
+        axis: words::SLOWDOWN_AXIS,
+        language,
         figure: |cell| cell.slowdown,
-        value: quantity::ratio,
+        value: Language::ratio,
         reference: Some(1.0),
     };
     let modes: Vec<&str> = shown_modes(data).into_iter().filter(|m| *m != NATIVE).collect();
     let means = data.means();
-    let labels: Vec<String> = means.iter().map(|m| format!("mean of {} {}", m.tasks, short(m.set))).collect();
+    let labels: Vec<String> = means.iter().map(|m| mean_label(m, language)).collect();
     let extra = means.iter().zip(&labels).map(|(means, label)| {
         let by_mode = data.modes.iter().zip(&means.by_mode);
         let lines = by_mode.filter(|(mode, _)| modes.contains(&mode.as_str())).filter_map(|(mode, mean)| {
@@ -62,24 +65,26 @@ pub(super) fn slowdown(data: &Dataset) -> Option<Scene> {
 }
 
 /// Cost of every nano operation. `None` if none was measured.
-pub(super) fn nano(data: &Dataset) -> Option<Scene> {
+pub(super) fn nano(data: &Dataset, language: Language) -> Option<Scene> {
     let spec = Spec {
-        title: "Cost of one operation, by mode",
-        axis: "time of one operation (log scale)",
+        title: words::NANO_SCENE,
+        axis: words::NANO_AXIS,
+        language,
         figure: |cell| cell.time,
-        value: quantity::time,
+        value: Language::time,
         reference: None,
     };
     draw(data, &data.of(Nature::Nano).collect::<Vec<_>>(), &shown_modes(data), &spec, Vec::new())
 }
 
-/// A set's name that fits beside its row.
-fn short(set: TaskSet) -> &'static str {
-    match set {
-        TaskSet::All => "tasks",
-        TaskSet::Integer => "integer",
-        TaskSet::Vector => "FP and SIMD",
-    }
+/// A name of a mean that fits beside its row.
+fn mean_label(means: &Means, language: Language) -> String {
+    let text = match means.set {
+        TaskSet::All => words::MEAN_OF_TASKS,
+        TaskSet::Integer => words::MEAN_OF_INTEGER,
+        TaskSet::Vector => words::MEAN_OF_VECTOR,
+    };
+    text.with(language, &[("count", &means.tasks.to_string())])
 }
 
 /// Modes that could run at all.
@@ -91,7 +96,7 @@ fn draw(
     data: &Dataset,
     measures: &[&Measure],
     modes: &[&str],
-    spec: &Spec<'_>,
+    spec: &Spec,
     extra: Vec<(&str, Vec<Line<'_>>)>,
 ) -> Option<Scene> {
     let mut bands: Vec<(&str, Vec<Line<'_>>)> = measures
@@ -103,7 +108,7 @@ fn draw(
                 // A mode that was never meant to run this (native has no ring 0) needs no line.
                 let note = cell.note.as_deref().filter(|n| *n != UNMEASURED);
                 let unrelated = figure.is_none() && cell.time.is_some();
-                let note = note.or_else(|| unrelated.then_some("no native figure to compare with"));
+                let note = note.or_else(|| unrelated.then_some(words::NO_NATIVE.of(spec.language)));
                 (figure.is_some() || note.is_some()).then_some(Line { mode, figure, note })
             });
             (measure.label.as_str(), lines.collect())
@@ -117,7 +122,7 @@ fn draw(
         modes.iter().copied().filter(|m| bands.iter().any(|b| b.1.iter().any(|l| l.mode == *m))).collect();
     let first_extra = bands.len();
     bands.extend(extra);
-    let mut frame = Frame::begin(spec.title, data);
+    let mut frame = Frame::begin(spec.title, data, spec.language);
     frame.mode_legend(&present);
     frame.absent_modes(data);
     frame.y += 28.0;
@@ -137,7 +142,7 @@ fn draw(
         .ticks()
         .into_iter()
         .map(|(v, labelled)| {
-            (axis.at(v), if labelled { round_label(&(spec.value)(v)) } else { String::new() })
+            (axis.at(v), if labelled { round_label(&(spec.value)(spec.language, v)) } else { String::new() })
         })
         .collect();
     frame.grid(&ticks, top, bottom);
@@ -163,16 +168,18 @@ fn draw_line(
     line: &Line<'_>,
     (row, y): (usize, f64),
     axis: &LogAxis,
-    spec: &Spec<'_>,
+    spec: &Spec,
     (left, right): (f64, f64),
 ) {
     let (colour, kind) = palette::of_mode(line.mode);
     let Some(figure) = line.figure else {
-        let note = format!("{}: {}", line.mode, line.note.unwrap_or("no figure"));
+        let why =
+            line.note.map_or(words::NO_FIGURE.of(spec.language), |note| terms::note(note, spec.language));
+        let note = format!("{}{}{why}", line.mode, terms::COLON.of(spec.language));
         let left = spec.reference.map_or(left, |r| axis.at(r));
         frame.extend(palette::marker(kind, left + 8.0, y, 3.0, colour, false));
-        let words = fit(&note, SMALL, right - left - 24.0);
-        frame.words((left + 18.0, y), row, MUTED, words);
+        let note = fit(&note, SMALL, right - left - 24.0);
+        frame.words((left + 18.0, y), row, MUTED, note);
         return;
     };
     let (low, high) = (axis.at(figure.low), axis.at(figure.high));
@@ -183,23 +190,30 @@ fn draw_line(
         }
     }
     frame.extend(palette::marker(kind, axis.at(figure.mid), y, 4.0, colour, true));
-    let mut words = (spec.value)(figure.mid);
+    let mut text = (spec.value)(spec.language, figure.mid);
     let mut x = high.max(axis.at(figure.mid)) + 9.0;
     if let Some(reference) = spec.reference.map(|r| axis.at(r)) {
         // The reference line stays whole: what would cross it stands behind it.
-        if (x - CLEAR..=x + text_width(&words, SMALL, false) * 1.1 + CLEAR).contains(&reference) {
+        if (x - CLEAR..=x + text_width(&text, SMALL, false) * 1.1 + CLEAR).contains(&reference) {
             x = reference + CLEAR + 1.0;
         }
     }
     if let Some(note) = line.note {
-        let room = WIDTH - MARGIN - x - 11.0 - text_width(&words, SMALL, false);
-        let more = fit(&format!(" ({note})"), SMALL, room);
-        words.push_str(&more);
+        let room = WIDTH - MARGIN - x - 11.0 - text_width(&text, SMALL, false);
+        let more = fit(&format!(" ({})", terms::note(note, spec.language)), SMALL, room);
+        text.push_str(&more);
     }
-    frame.words((x, y), row, INK, words);
+    frame.words((x, y), row, INK, text);
 }
 
 /// `1.00 µs` as a grid label is `1 µs`.
 fn round_label(text: &str) -> String {
-    text.replace(".00", "").replace("0.10", "0.1").replace("0.20", "0.2").replace("0.50", "0.5")
+    let mut text = text.to_owned();
+    for point in ['.', ','] {
+        text = text.replace(&format!("{point}00"), "");
+        for digit in [1, 2, 5] {
+            text = text.replace(&format!("0{point}{digit}0"), &format!("0{point}{digit}"));
+        }
+    }
+    text
 }

@@ -8,7 +8,7 @@ use super::frame::{Frame, MARGIN, SMALL, WIDTH, label_column};
 use super::palette::{self, INK, MUTED};
 use super::scene::{Anchor, Scene};
 use crate::bench::dataset::{Dataset, ExitBar};
-use crate::bench::quantity;
+use crate::bench::language::{Language, figures as words};
 use std::collections::BTreeMap;
 
 /// Height of one mode's bar with its air.
@@ -21,30 +21,24 @@ const MODE_ROOM: f64 = 64.0;
 const COUNT_ROOM: f64 = 190.0;
 /// Causes that get a colour; the rarest beyond it share one.
 const MAX_CAUSES: usize = 14;
-/// Name of the shared rest.
-const OTHER: &str = "other causes";
 
 /// The figure; `None` if nothing was counted.
-pub(super) fn exits(data: &Dataset) -> Option<Scene> {
+pub(super) fn exits(data: &Dataset, language: Language) -> Option<Scene> {
     // A mode that never left the guest keeps its line: that none was needed is a result too.
     let bars: Vec<&ExitBar> = data.exits.iter().collect();
     if bars.iter().all(|bar| bar.total == 0.0) {
         return None;
     }
-    let causes = ranking(&bars);
-    let mut frame = Frame::begin("Why each mode left the guest: exits by cause", data);
+    let causes = ranking(&bars, language);
+    let mut frame = Frame::begin(words::EXITS_SCENE, data, language);
     let legend: Vec<(String, usize)> = causes.iter().cloned().zip(0..).collect();
     frame.legend(&legend, |index, x, y| {
         let (colour, hatch) = palette::of_cause(*index);
         palette::bar((x - 8.0, y - 5.0, 16.0, 10.0), colour, hatch)
     });
-    frame.remark(
-        "Share of each cause in the timed regions of a run; beside it the count there, and per measured iteration.",
-    );
+    frame.remark(words::EXITS_REMARK);
     if bars.iter().any(|bar| bar.mode == "kvm") {
-        frame.remark(
-            "kvm: what reached this program; exits that the host's kernel handles by itself do not show.",
-        );
+        frame.remark(words::EXITS_KVM_REMARK);
     }
     frame.y += 28.0;
     let mut groups: Vec<(&str, Vec<&ExitBar>)> = Vec::new();
@@ -77,7 +71,7 @@ pub(super) fn exits(data: &Dataset) -> Option<Scene> {
         y += height;
     }
     frame.y = bottom;
-    Some(frame.finish("share of exits", f64::midpoint(left, right)))
+    Some(frame.finish(words::EXITS_AXIS, f64::midpoint(left, right)))
 }
 
 fn draw_bar(
@@ -106,17 +100,19 @@ fn draw_bar(
             frame.extend(palette::bar((from, top, to - from, height), colour, hatch));
         }
     }
-    let mut words = quantity::count(bar.total);
+    let language = frame.language;
+    let mut text = language.count(bar.total);
     if let Some(n) = bar.iterations.filter(|n| *n > 0.0 && bar.total > 0.0) {
         let each = bar.total / n;
-        let each = if each < 0.001 { "< 0.001".to_owned() } else { quantity::count(each) };
-        words.push_str(&format!(" · {each} / iteration"));
+        let each = if each < 0.001 { language.number("< 0.001".to_owned()) } else { language.count(each) };
+        let each = words::PER_ITERATION.with(language, &[("count", &each)]);
+        text.push_str(&format!(" · {each}"));
     }
-    frame.push(palette::text((right + 10.0, baseline), Anchor::Start, SMALL, INK, words));
+    frame.push(palette::text((right + 10.0, baseline), Anchor::Start, SMALL, INK, text));
 }
 
 /// All causes in a fixed order (by name), the rarest merged into one at the end if there are too many.
-fn ranking(bars: &[&ExitBar]) -> Vec<String> {
+fn ranking(bars: &[&ExitBar], language: Language) -> Vec<String> {
     let mut share: BTreeMap<&str, f64> = BTreeMap::new();
     for bar in bars {
         for (cause, count) in &bar.causes {
@@ -130,7 +126,7 @@ fn ranking(bars: &[&ExitBar]) -> Vec<String> {
     let mut names: Vec<String> = causes.into_iter().map(|(c, _)| c.to_owned()).collect();
     names.sort();
     if merged {
-        names.push(OTHER.to_owned());
+        names.push(words::OTHER_CAUSES.of(language).to_owned());
     }
     names
 }

@@ -3,6 +3,7 @@
 use super::palette::{self, GRID, INK, MUTED, PAPER, STRIPE};
 use super::scene::{Anchor, Colour, Scene, Shape, fit, text_width};
 use crate::bench::dataset::Dataset;
+use crate::bench::language::{Language, Text, figures, terms};
 
 /// Width of every figure in logical pixels.
 pub(super) const WIDTH: f64 = 1080.0;
@@ -18,24 +19,26 @@ const MAX_LABEL_WIDTH: f64 = 230.0;
 /// A figure under construction: shapes so far, and how far down they reach.
 pub(super) struct Frame {
     shapes: Vec<Shape>,
+    /// The language of its words.
+    pub(super) language: Language,
     /// Where the next thing goes.
     pub(super) y: f64,
 }
 
 impl Frame {
     /// Begins a figure with its title and provenance.
-    pub(super) fn begin(title: &str, data: &Dataset) -> Frame {
-        let mut frame = Frame { shapes: Vec::new(), y: MARGIN + 18.0 };
+    pub(super) fn begin(title: Text, data: &Dataset, language: Language) -> Frame {
+        let mut frame = Frame { shapes: Vec::new(), language, y: MARGIN + 18.0 };
         frame.push(Shape::Text {
             at: (MARGIN, frame.y),
             anchor: Anchor::Start,
             size: 18.0,
             colour: INK,
             bold: true,
-            text: title.to_owned(),
+            text: title.of(language).to_owned(),
         });
         frame.y += 20.0;
-        let provenance = fit(&data.provenance(), LABEL, WIDTH - 2.0 * MARGIN);
+        let provenance = fit(&data.provenance(language), LABEL, WIDTH - 2.0 * MARGIN);
         frame.push(palette::text((MARGIN, frame.y), Anchor::Start, LABEL, MUTED, provenance));
         frame.y += 12.0;
         frame
@@ -83,15 +86,17 @@ impl Frame {
     pub(super) fn absent_modes(&mut self, data: &Dataset) {
         for (mode, reason) in &data.absent {
             self.y += 14.0;
-            let line = fit(&format!("{mode}: empty, because {reason}"), SMALL, WIDTH - 2.0 * MARGIN);
+            let values = [("mode", &**mode), ("why", terms::note(reason, self.language))];
+            let words = figures::EMPTY_BECAUSE.with(self.language, &values);
+            let line = fit(&words, SMALL, WIDTH - 2.0 * MARGIN);
             self.push(palette::text((MARGIN, self.y), Anchor::Start, SMALL, MUTED, line));
         }
     }
 
     /// A line of remark in small muted text.
-    pub(super) fn remark(&mut self, words: &str) {
+    pub(super) fn remark(&mut self, words: Text) {
         self.y += 16.0;
-        let line = fit(words, SMALL, WIDTH - 2.0 * MARGIN);
+        let line = fit(words.of(self.language), SMALL, WIDTH - 2.0 * MARGIN);
         self.push(palette::text((MARGIN, self.y), Anchor::Start, SMALL, MUTED, line));
     }
 
@@ -135,11 +140,9 @@ impl Frame {
     }
 
     /// Ends the figure with the name of its axis.
-    pub(super) fn finish(mut self, axis: &str, middle: f64) -> Scene {
-        if !axis.is_empty() {
-            self.y += 34.0;
-            self.push(palette::text((middle, self.y), Anchor::Middle, LABEL, INK, axis));
-        }
+    pub(super) fn finish(mut self, axis: Text, middle: f64) -> Scene {
+        self.y += 34.0;
+        self.push(palette::text((middle, self.y), Anchor::Middle, LABEL, INK, axis.of(self.language)));
         Scene { width: WIDTH, height: self.y + MARGIN, shapes: self.shapes }
     }
 }

@@ -12,7 +12,7 @@ pub use scene::Scene;
 
 use super::dataset::{Dataset, Nature};
 use super::error::BenchError;
-use super::quantity;
+use super::language::{Language, Text, figures as words};
 use super::record::replace_file;
 use rayon::prelude::*;
 use std::path::Path;
@@ -28,56 +28,46 @@ pub struct Figure {
     pub explanation: &'static str,
     /// What it shows, for who cannot see it.
     pub alt: String,
-    /// The figure itself.
+    /// The drawing.
     pub scene: Scene,
+    /// The drawing of the PNG, where its words are in another language: see [`Language::of_pixels`].
+    pub pixels: Option<Scene>,
+    /// The language of its words.
+    pub language: Language,
 }
 
-/// All figures that the data allows, in the order in which a page shows them.
-pub fn figures(data: &Dataset) -> Vec<Figure> {
+/// The figures that `data` has something for, in the order of the page, with words in `language`.
+pub fn figures(data: &Dataset, language: Language) -> Vec<Figure> {
     let mut figures = Vec::new();
-    let mut add = |name, title, explanation, alt: String, scene: Option<Scene>| {
-        figures.extend(scene.map(|scene| Figure { name, title, explanation, alt, scene }));
-    };
-    add(
-        "slowdown",
-        "Slowdown to native",
-        "Each mark is the time of one task divided by the time of the same code run directly on the host in the same round: \
-         the median over all rounds, with a bar over its 95 % bootstrap interval; means are geometric. The axis is logarithmic: equal distances are equal factors, and \
-         marks on the line at 1× run at native speed.",
-        slowdown_alt(data),
-        dots::slowdown(data),
-    );
-    add(
-        "nano",
-        "Cost of one operation",
-        "Each mark is the median time of a single operation, such as an exit, a trap or a page-table change, measured \
-         in a loop inside the guest. Where the modes of one operation lie far apart, one technique handles it in \
-         hardware or in place and another has to step in.",
-        nano_alt(data),
-        dots::nano(data),
-    );
-    add(
-        "exits",
-        "Exits by cause",
-        "Each bar divides the moments at which a mode had to leave guest code in the timed regions by their cause, and \
-         the figure beside it counts them; boot and calibration do not count. A slow task with many exits pays for crossings; a slow task with few pays for the way its \
-         instructions are executed.",
-        exits_alt(data),
-        exits::exits(data),
-    );
+    let mut add =
+        |name, title: Text, explanation: Text, alt: String, draw: &dyn Fn(Language) -> Option<Scene>| {
+            let other = language.of_pixels();
+            figures.extend(draw(language).map(|scene| Figure {
+                name,
+                title: title.of(language),
+                explanation: explanation.of(language),
+                alt,
+                scene,
+                pixels: if other == language { None } else { draw(other) },
+                language,
+            }));
+        };
+    add("slowdown", words::SLOWDOWN, words::SLOWDOWN_METHOD, slowdown_alt(data, language), &|language| {
+        dots::slowdown(data, language)
+    });
+    add("nano", words::NANO, words::NANO_METHOD, nano_alt(data, language), &|language| {
+        dots::nano(data, language)
+    });
+    add("exits", words::EXITS, words::EXITS_METHOD, exits_alt(data, language), &|language| {
+        exits::exits(data, language)
+    });
     for (nature, name, title) in [
-        (Nature::Task, "repetitions-tasks", "Scatter of repetitions: tasks"),
-        (Nature::Nano, "repetitions-nano", "Scatter of repetitions: nano operations"),
+        (Nature::Task, "repetitions-tasks", words::SCATTER_TASKS),
+        (Nature::Nano, "repetitions-nano", words::SCATTER_NANO),
     ] {
-        add(
-            name,
-            title,
-            "Each mark is one repetition, placed by how much it took more or less than the median of its own mode. \
-             Narrow rows can be trusted to a few percent; wide rows and outlined outliers say that the host was busy \
-             or its speed drifted.",
-            scatter_alt(data, nature),
-            repetitions::repetitions(data, nature),
-        );
+        add(name, title, words::SCATTER_METHOD, scatter_alt(data, nature, language), &|language| {
+            repetitions::repetitions(data, nature, language)
+        });
     }
     figures
 }
@@ -91,12 +81,14 @@ pub fn write(figures: &[Figure], dir: &Path) -> Result<Vec<String>, BenchError> 
     figures
         .par_iter()
         .map(|figure| {
-            let svg = figure.scene.svg(figure.name)?;
+            let svg = figure.scene.svg(figure.name, figure.language)?;
             replace_file(&dir.join(figure.name).with_extension("svg"), svg.as_bytes())?;
             let path = dir.join(figure.name).with_extension("png");
             let part = dir.join(format!(".{}.{}.part.png", figure.name, std::process::id()));
             let drawn = figure
-                .scene
+                .pixels
+                .as_ref()
+                .unwrap_or(&figure.scene)
                 .png(figure.name, &part)
                 .and_then(|()| std::fs::rename(&part, &path).map_err(|e| BenchError::io(&path, e)));
             if drawn.is_err() {
@@ -108,61 +100,51 @@ pub fn write(figures: &[Figure], dir: &Path) -> Result<Vec<String>, BenchError> 
         .collect()
 }
 
-fn slowdown_alt(data: &Dataset) -> String {
+fn slowdown_alt(data: &Dataset, language: Language) -> String {
     let means: Vec<String> = data
         .modes
         .iter()
         .filter(|m| *m != super::NATIVE)
-        .filter_map(|m| Some(format!("{m} {}", quantity::ratio(data.mean_slowdown(m)?))))
+        .filter_map(|m| Some(format!("{m} {}", language.ratio(data.mean_slowdown(m)?))))
         .collect();
-    format!(
-        "Dot plot with a logarithmic axis: slowdown of {} tasks relative to native. Geometric means: {}.",
-        data.of(Nature::Task).count(),
-        if means.is_empty() { "none".to_owned() } else { means.join(", ") }
-    )
+    let means = if means.is_empty() { words::NONE.of(language).to_owned() } else { language.list(&means) };
+    let count = data.of(Nature::Task).count().to_string();
+    words::SLOWDOWN_ALT.with(language, &[("count", &count), ("means", &means)])
 }
 
-fn nano_alt(data: &Dataset) -> String {
+fn nano_alt(data: &Dataset, language: Language) -> String {
     let ranges: Vec<String> = data
         .modes
         .iter()
         .filter_map(|mode| {
             let times: Vec<f64> =
                 data.of(Nature::Nano).filter_map(|m| Some(m.cell(mode)?.time?.mid)).collect();
-            let low = times.iter().copied().reduce(f64::min)?;
-            let high = times.iter().copied().reduce(f64::max)?;
-            Some(format!("{mode} {} to {}", quantity::time(low), quantity::time(high)))
+            let low = language.time(times.iter().copied().reduce(f64::min)?);
+            let high = language.time(times.iter().copied().reduce(f64::max)?);
+            Some(words::RANGE.with(language, &[("mode", mode), ("low", &low), ("high", &high)]))
         })
         .collect();
-    format!(
-        "Dot plot with a logarithmic axis: time of {} operations by mode. Ranges: {}.",
-        data.of(Nature::Nano).count(),
-        ranges.join(", ")
-    )
+    let count = data.of(Nature::Nano).count().to_string();
+    words::NANO_ALT.with(language, &[("count", &count), ("ranges", &language.list(&ranges))])
 }
 
-fn exits_alt(data: &Dataset) -> String {
+fn exits_alt(data: &Dataset, language: Language) -> String {
     let totals: Vec<String> = data
         .modes
         .iter()
         .filter_map(|mode| {
             let total: f64 = data.exits.iter().filter(|b| b.mode == *mode).map(|b| b.total).sum();
-            (total > 0.0).then(|| format!("{mode} {}", quantity::count(total)))
+            (total > 0.0).then(|| format!("{mode} {}", language.count(total)))
         })
         .collect();
-    format!(
-        "Stacked bars: shares of exit causes per workload and mode. Exits in the timed regions of all workloads: {}.",
-        totals.join(", ")
-    )
+    words::EXITS_ALT.with(language, &[("totals", &language.list(&totals))])
 }
 
-fn scatter_alt(data: &Dataset, nature: Nature) -> String {
+fn scatter_alt(data: &Dataset, nature: Nature, language: Language) -> String {
     let samples = || data.of(nature).flat_map(|m| m.cells.values()).flat_map(|c| &c.samples);
-    format!(
-        "Scatter plot: deviation of {} repetitions from the median of their mode; {} are marked as outliers.",
-        samples().count(),
-        samples().filter(|s| s.outlier).count()
-    )
+    let outliers = samples().filter(|s| s.outlier).count().to_string();
+    let count = samples().count().to_string();
+    words::SCATTER_ALT.with(language, &[("count", &count), ("outliers", &outliers)])
 }
 
 #[cfg(test)]

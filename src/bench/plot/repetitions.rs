@@ -6,6 +6,7 @@ use super::frame::{Frame, MARGIN, WIDTH, label_column};
 use super::palette::{self, INK};
 use super::scene::{Scene, Shape};
 use crate::bench::dataset::{Dataset, Measure, Nature};
+use crate::bench::language::{Language, figures as words};
 
 /// Height of one mode's line.
 const LINE: f64 = 11.0;
@@ -19,10 +20,10 @@ const CLIP_LEAST: f64 = 5.0;
 const EDGE: f64 = 92.0;
 
 /// The figure for measures of one nature; `None` if no mode has two repetitions.
-pub(super) fn repetitions(data: &Dataset, nature: Nature) -> Option<Scene> {
+pub(super) fn repetitions(data: &Dataset, nature: Nature, language: Language) -> Option<Scene> {
     let title = match nature {
-        Nature::Nano => "How far repetitions scatter: nano operations",
-        Nature::Task => "How far repetitions scatter: tasks",
+        Nature::Nano => words::SCATTER_SCENE_NANO,
+        Nature::Task => words::SCATTER_SCENE_TASKS,
     };
     let measures: Vec<&Measure> =
         data.of(nature).filter(|m| m.cells.values().any(|c| c.samples.len() > 1)).collect();
@@ -37,9 +38,9 @@ pub(super) fn repetitions(data: &Dataset, nature: Nature) -> Option<Scene> {
     if measures.is_empty() || all.is_empty() {
         return None;
     }
-    let mut frame = Frame::begin(title, data);
+    let mut frame = Frame::begin(title, data, language);
     frame.mode_legend(&modes);
-    frame.remark("One mark is one repetition. Outliers are outlined, and kept in every figure; those beyond the axis stand at its edge with their deviation.");
+    frame.remark(words::SCATTER_REMARK);
     frame.y += 28.0;
     let left = label_column(measures.iter().map(|m| m.label.as_str()));
     let right = WIDTH - MARGIN - EDGE;
@@ -60,7 +61,8 @@ pub(super) fn repetitions(data: &Dataset, nature: Nature) -> Option<Scene> {
         frame.stripe(i, y, *height);
         y += height;
     }
-    let ticks: Vec<(f64, String)> = axis.ticks().into_iter().map(|v| (axis.at(v), percent(v))).collect();
+    let ticks: Vec<(f64, String)> =
+        axis.ticks().into_iter().map(|v| (axis.at(v), percent(v, language))).collect();
     frame.grid(&ticks, top, bottom);
     frame.push(Shape::Line {
         points: vec![(axis.at(0.0), top), (axis.at(0.0), bottom)],
@@ -77,7 +79,7 @@ pub(super) fn repetitions(data: &Dataset, nature: Nature) -> Option<Scene> {
         y += height;
     }
     frame.y = bottom;
-    Some(frame.finish("deviation from the mode's own median", f64::midpoint(left, right)))
+    Some(frame.finish(words::SCATTER_AXIS, f64::midpoint(left, right)))
 }
 
 fn has_samples(measure: &Measure, mode: &str) -> bool {
@@ -105,7 +107,7 @@ fn draw_line(
     let beyond: Vec<String> = [(least < low, least), (most > high, most)]
         .into_iter()
         .filter(|b| b.0)
-        .map(|b| percent(b.1))
+        .map(|b| percent(b.1, frame.language))
         .collect();
     if !beyond.is_empty() {
         frame.words((axis.at(high) + 12.0, y), row, INK, beyond.join(", "));
@@ -117,11 +119,11 @@ fn deviation(value: f64, median: f64) -> f64 {
     (value / median - 1.0) * 100.0
 }
 
-fn percent(value: f64) -> String {
+fn percent(value: f64, language: Language) -> String {
     if value == 0.0 {
-        "median".to_owned()
+        words::MEDIAN.of(language).to_owned()
     } else if value.abs() < 1.0 {
-        format!("{value:+.1} %")
+        language.number(format!("{value:+.1} %"))
     } else {
         format!("{value:+.0} %")
     }

@@ -1,10 +1,11 @@
 //! A figure as a list of shapes in logical pixels, and the two ways to draw it: SVG and PNG.
 //!
 //! Figures are laid out once, in a space of their own, and drawn twice; so both files show the same, and a test can measure
-//! whether labels overlap. Text is placed by its baseline. Text of the SVG names the generic family `sans-serif`; the PNG
-//! uses the embedded Noto Sans (SIL Open Font Licence 1.1), with which all widths are measured too.
+//! whether labels overlap. Text is placed by its baseline. Text of the SVG names a list of families; the PNG uses the
+//! embedded Noto Sans (SIL Open Font Licence 1.1), with which all widths are measured too.
 
 use crate::bench::BenchError;
+use crate::bench::language::Language;
 use plotters::backend::{BitMapBackend, SVGBackend};
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
@@ -105,7 +106,7 @@ impl Scene {
     ///
     /// # Errors
     /// [`BenchError::Figure`] with the drawing library's words.
-    pub fn svg(&self, figure: &str) -> Result<String, BenchError> {
+    pub fn svg(&self, figure: &str, language: Language) -> Result<String, BenchError> {
         fonts(figure)?;
         let mut out = String::new();
         {
@@ -115,7 +116,7 @@ impl Scene {
             self.draw(&root, &pen).map_err(|e| failed(figure, &e))?;
             root.present().map_err(|e| failed(figure, &e))?;
         }
-        Ok(out)
+        Ok(with_fonts(&out, language))
     }
 
     /// Draws as a PNG file at `path`.
@@ -231,8 +232,37 @@ fn fonts(figure: &str) -> Result<(), BenchError> {
     if done { Ok(()) } else { Err(failed(figure, &"the embedded font cannot be read")) }
 }
 
+/// An SVG document that says its language and, once, its fonts: whichever of them the reader has, so that no character is
+/// missing. The library names a font at each text, as the first thing of a line of its own.
+fn with_fonts(svg: &str, language: Language) -> String {
+    let mut out = String::with_capacity(svg.len());
+    for line in svg.split_inclusive('\n') {
+        if line.starts_with("<text ") {
+            out.push_str(&line.replacen(" font-family=\"sans-serif\"", "", 1));
+        } else {
+            out.push_str(line);
+        }
+    }
+    let root = format!("<svg xml:lang=\"{}\" font-family=\"{FONTS}\" ", language.tag());
+    out.replacen("<svg ", &root, 1)
+}
+
+/// Fonts of the SVG, the embedded one first; those that follow have Chinese characters.
+const FONTS: &str = "Noto Sans, sans-serif, Noto Sans CJK SC, Noto Sans SC, PingFang SC, Microsoft YaHei, \
+                     WenQuanYi Micro Hei";
+
+/// Whether a character is as wide as the em: Chinese ones and their punctuation, which the embedded font does not have.
+fn is_wide(c: char) -> bool {
+    matches!(c, '\u{2e80}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{fe30}'..='\u{fe4f}' | '\u{ff00}'..='\u{ff60}')
+}
+
 /// Width of a text in logical pixels.
 pub(super) fn text_width(text: &str, size: f64, bold: bool) -> f64 {
+    let wide = text.chars().filter(|c| is_wide(*c)).count();
+    if wide > 0 {
+        let rest: String = text.chars().filter(|c| !is_wide(*c)).collect();
+        return wide as f64 * size + text_width(&rest, size, bold);
+    }
     // Measured at ten times the size: the library rounds down to whole pixels.
     let measured = fonts("").ok().and_then(|()| {
         ("sans-serif", size * EM_TO_HEIGHT * 10.0, font_style(bold)).into_font().box_size(text).ok()

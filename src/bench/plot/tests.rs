@@ -48,10 +48,12 @@ fn check(scene: &Scene) {
 fn labels_stay_apart_and_inside() {
     for tasks in [1, 20, 34] {
         let data = Dataset::from_rows(&synthetic(tasks)).unwrap();
-        let figures = figures(&data);
-        assert_eq!(figures.len(), 5);
-        for figure in &figures {
-            check(&figure.scene);
+        for language in Language::ALL {
+            let figures = figures(&data, language);
+            assert_eq!(figures.len(), 5);
+            for figure in &figures {
+                check(&figure.scene);
+            }
         }
     }
 }
@@ -94,7 +96,7 @@ fn crossed(scene: &Scene) -> Vec<String> {
 #[test]
 fn no_line_runs_through_a_value() {
     let data = Dataset::from_rows(&synthetic(34)).unwrap();
-    for figure in figures(&data) {
+    for figure in figures(&data, Language::English) {
         assert_eq!(crossed(&figure.scene), Vec::<String>::new(), "{}", figure.name);
     }
 }
@@ -115,7 +117,7 @@ fn values_near_native_speed_leave_the_reference_line_whole() {
         row.fingerprint = format!("same-{}", row.mode);
     }
     let data = Dataset::from_rows(&rows).unwrap();
-    let scene = figures(&data).into_iter().find(|f| f.name == "slowdown").unwrap().scene;
+    let scene = figures(&data, Language::English).into_iter().find(|f| f.name == "slowdown").unwrap().scene;
     let reference = |shape: &&Shape| matches!(shape, Shape::Line { width, points, .. } if *width == 1.4 && points.len() == 2);
     let Some(Shape::Line { points, .. }) = scene.shapes.iter().find(reference) else { panic!("no line") };
     let x = points[0].0;
@@ -139,7 +141,7 @@ fn long_names_and_reasons_stay_inside() {
             row.reason = "reason ".repeat(50);
         }
     }
-    for figure in figures(&Dataset::from_rows(&rows).unwrap()) {
+    for figure in figures(&Dataset::from_rows(&rows).unwrap(), Language::English) {
         check(&figure.scene);
     }
 }
@@ -148,7 +150,7 @@ fn long_names_and_reasons_stay_inside() {
 fn both_files_are_written_whole() {
     let dir = tempfile::tempdir().unwrap();
     let data = Dataset::from_rows(&synthetic(4)).unwrap();
-    let figures = figures(&data);
+    let figures = figures(&data, Language::English);
     let svgs = write(&figures, dir.path()).unwrap();
     for (figure, svg) in figures.iter().zip(&svgs) {
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
@@ -161,10 +163,36 @@ fn both_files_are_written_whole() {
 }
 
 #[test]
+fn pixels_show_only_what_the_embedded_font_has() {
+    let data = Dataset::from_rows(&synthetic(4)).unwrap();
+    for figure in figures(&data, Language::Chinese) {
+        let pixels = figure.pixels.unwrap();
+        let chinese = |words: &str| words.chars().any(|c| ('\u{3000}'..='\u{9fff}').contains(&c));
+        assert!(text_boxes(&figure.scene).iter().any(|(_, words)| chinese(words)), "{}", figure.name);
+        assert!(!text_boxes(&pixels).iter().any(|(_, words)| chinese(words)), "{}", figure.name);
+        check(&pixels);
+    }
+    assert!(figures(&data, Language::German).iter().all(|figure| figure.pixels.is_none()));
+}
+
+#[test]
+fn the_document_names_its_language_and_fonts_once() {
+    let data = Dataset::from_rows(&synthetic(4)).unwrap();
+    for language in Language::ALL {
+        for figure in figures(&data, language) {
+            let svg = figure.scene.svg(figure.name, language).unwrap();
+            assert!(svg.starts_with(&format!("<svg xml:lang=\"{}\" font-family=\"", language.tag())));
+            assert_eq!(svg.matches("font-family").count(), 1);
+        }
+    }
+}
+
+#[test]
 fn little_data_gives_few_figures_and_no_panic() {
     let lone = [row("a", "a@ring3", record::UNIT_TASK, "emu", 1, 5.0)];
-    assert!(figures(&Dataset::from_rows(&lone).unwrap()).is_empty());
+    assert!(figures(&Dataset::from_rows(&lone).unwrap(), Language::English).is_empty());
     let nano = [row("a", "a@ring0", record::UNIT_NANO, "emu", 1, 5.0)];
-    let names: Vec<&str> = figures(&Dataset::from_rows(&nano).unwrap()).iter().map(|f| f.name).collect();
+    let names: Vec<&str> =
+        figures(&Dataset::from_rows(&nano).unwrap(), Language::English).iter().map(|f| f.name).collect();
     assert_eq!(names, ["nano"]);
 }

@@ -17,11 +17,33 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-/// A table in a box that scrolls sideways; the first column holds row headings. Cells are plain text.
+/// A table of figures in a box that scrolls sideways; the first column holds row headings. Cells are plain text.
 pub(super) fn table(caption: &str, head: &[String], rows: &[Vec<String>]) -> String {
+    table_of(caption, "figures", head, rows, None)
+}
+
+/// As [`table`], of words, which stand to the left and wrap. One column, by its index, may be in English on a page of
+/// whatever language: words of the CSV file.
+pub(super) fn table_of_words(
+    caption: &str,
+    head: &[String],
+    rows: &[Vec<String>],
+    english: Option<usize>,
+) -> String {
+    table_of(caption, "words", head, rows, english)
+}
+
+fn table_of(
+    caption: &str,
+    class: &str,
+    head: &[String],
+    rows: &[Vec<String>],
+    english: Option<usize>,
+) -> String {
+    let caption = escape(caption);
     let mut out = format!(
-        "<div class=\"scroll\" tabindex=\"0\"><table><caption>{}</caption><thead><tr>",
-        escape(caption)
+        "<div class=\"scroll\" role=\"group\" aria-label=\"{caption}\" tabindex=\"0\"><table class=\"{class}\">\
+         <caption>{caption}</caption><thead><tr>"
     );
     for cell in head {
         out.push_str(&format!("<th scope=\"col\">{}</th>", escape(cell)));
@@ -30,10 +52,13 @@ pub(super) fn table(caption: &str, head: &[String], rows: &[Vec<String>]) -> Str
     for row in rows {
         out.push_str("<tr>");
         for (i, cell) in row.iter().enumerate() {
+            let cell = escape(cell);
             if i == 0 {
-                out.push_str(&format!("<th scope=\"row\">{}</th>", escape(cell)));
+                out.push_str(&format!("<th scope=\"row\">{cell}</th>"));
+            } else if english == Some(i) {
+                out.push_str(&format!("<td lang=\"en\">{cell}</td>"));
             } else {
-                out.push_str(&format!("<td>{}</td>", escape(cell)));
+                out.push_str(&format!("<td>{cell}</td>"));
             }
         }
         out.push_str("</tr>\n");

@@ -8,6 +8,7 @@ mod page;
 
 use super::dataset::Dataset;
 use super::error::BenchError;
+use super::language::Language;
 use super::side::SideFile;
 use super::{plot, record};
 use std::path::{Path, PathBuf};
@@ -27,21 +28,21 @@ pub struct Report {
 ///
 /// # Errors
 /// [`BenchError::NoData`] if there is no run; else those of [`generate_from`].
-pub fn generate(out: &Path) -> Result<Report, BenchError> {
-    generate_from(&record::newest(out)?, out)
+pub fn generate(out: &Path, language: Language) -> Result<Report, BenchError> {
+    generate_from(&record::newest(out)?, out, language)
 }
 
 /// Draws the run in `csv` into `out`: figures first, then the page, each file whole or not at all.
 ///
 /// # Errors
 /// A CSV file that is not ours, with file and line; what the file system says; a figure that cannot be drawn.
-pub fn generate_from(csv: &Path, out: &Path) -> Result<Report, BenchError> {
+pub fn generate_from(csv: &Path, out: &Path, language: Language) -> Result<Report, BenchError> {
     let data = Dataset::load(csv)?;
     let side = SideFile::load(csv);
-    let figures = plot::figures(&data);
+    let figures = plot::figures(&data, language);
     let svgs = plot::write(&figures, out)?;
     let source = csv.strip_prefix(out).unwrap_or(csv).display().to_string();
-    let text = page::render(&data, &figures, &svgs, side.as_ref(), &source);
+    let text = page::render(&data, &figures, &svgs, side.as_ref(), &source, language);
     let page = out.join("index.html");
     record::replace_file(&page, text.as_bytes())?;
     Ok(Report { page, csv: csv.to_owned(), figures: figures.len() })
@@ -50,13 +51,18 @@ pub fn generate_from(csv: &Path, out: &Path) -> Result<Report, BenchError> {
 #[cfg(test)]
 mod tests {
     use super::super::dataset::tests::synthetic;
+    use super::super::language;
     use super::*;
 
     fn written(tasks: usize) -> (tempfile::TempDir, String) {
+        written_in(tasks, Language::English)
+    }
+
+    fn written_in(tasks: usize, language: Language) -> (tempfile::TempDir, String) {
         let dir = tempfile::tempdir().unwrap();
         let csv = record::data_dir(dir.path()).join("20260101T120000Z.csv");
         record::Writer::create(&csv).unwrap().append(&synthetic(tasks)).unwrap();
-        let report = generate(dir.path()).unwrap();
+        let report = generate(dir.path(), language).unwrap();
         (dir, std::fs::read_to_string(report.page).unwrap())
     }
 
@@ -73,12 +79,25 @@ mod tests {
     }
 
     #[test]
+    fn a_page_is_in_one_language() {
+        for language in [Language::German, Language::Chinese] {
+            let (_dir, page) = written_in(20, language);
+            assert!(page.contains(&format!("<html lang=\"{}\">", language.tag())));
+            // Sentences; single words may be names in the data, or alike.
+            let sentences = language::all().filter(|(_, text)| text.en.split(' ').count() > 2);
+            for (name, text) in sentences.filter(|(_, text)| !text.en.contains('{')) {
+                assert!(!page.contains(&html::escape(text.en)), "{name} is English in {}", language.name());
+            }
+        }
+    }
+
+    #[test]
     fn a_page_without_native_shows_the_times() {
         let dir = tempfile::tempdir().unwrap();
         let csv = record::data_dir(dir.path()).join("20260101T120000Z.csv");
         let rows: Vec<_> = synthetic(20).into_iter().filter(|r| r.mode != "native").collect();
         record::Writer::create(&csv).unwrap().append(&rows).unwrap();
-        let page = std::fs::read_to_string(generate(dir.path()).unwrap().page).unwrap();
+        let page = std::fs::read_to_string(generate(dir.path(), Language::English).unwrap().page).unwrap();
         let times = &page[page.find("id=\"times\"").unwrap()..];
         for name in ["forkwait", "console-bytewise", "crc32", "cpuid"] {
             let row = &times[times.find(&format!("<th scope=\"row\">{name}</th>")).unwrap()..];
@@ -100,7 +119,7 @@ mod tests {
             }
         }
         record::Writer::create(&csv).unwrap().append(&rows).unwrap();
-        let page = std::fs::read_to_string(generate(dir.path()).unwrap().page).unwrap();
+        let page = std::fs::read_to_string(generate(dir.path(), Language::English).unwrap().page).unwrap();
         assert!(!page.contains("<script") && !page.contains("<img"));
         assert!(page.contains("&lt;script&gt;"));
     }
@@ -115,7 +134,7 @@ mod tests {
         let (dir, before) = written(3);
         let bad = record::data_dir(dir.path()).join("20270101T000000Z.csv");
         std::fs::write(&bad, "not,ours\n1,2\n").unwrap();
-        assert!(matches!(generate(dir.path()), Err(BenchError::Csv { line: 1, .. })));
+        assert!(matches!(generate(dir.path(), Language::English), Err(BenchError::Csv { line: 1, .. })));
         assert_eq!(std::fs::read_to_string(dir.path().join("index.html")).unwrap(), before);
     }
 }

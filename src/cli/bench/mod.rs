@@ -5,6 +5,7 @@ mod columns;
 use super::error::{CliError, interrupted, say};
 use super::{choices, compare, image, units};
 use crate::bench::dataset::Dataset;
+use crate::bench::language::Language;
 use crate::bench::measure::{Dispatch, MachineRunner};
 use crate::bench::plan::{self, Filter};
 use crate::bench::progress::Bar;
@@ -92,6 +93,9 @@ pub(super) struct BenchArguments {
     /// What --baseline lets pass (5%, 0.5%)
     #[arg(long, value_name = "PERCENT", default_value = "5%", requires = "baseline", value_parser = units::percent)]
     max_slowdown: f64,
+    /// Language of the page and of the figures in it; CSV and PNG files of zh stay English
+    #[arg(long = "lang", value_name = "LANG", value_parser = choices::language(), default_value = "en")]
+    language: Language,
     /// Do not draw plots and the page
     #[arg(long)]
     no_report: bool,
@@ -122,7 +126,7 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     let page = if arguments.no_report || summary.measured == 0 {
         None
     } else {
-        Some(report::generate_from(&summary.csv, &options.out)?.page)
+        Some(report::generate_from(&summary.csv, &options.out, arguments.language)?.page)
     };
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let mut text = String::new();
