@@ -17,6 +17,8 @@ mod host;
 mod images;
 #[path = "cli/labs.rs"]
 mod labs;
+#[path = "cli/linux.rs"]
+mod linux;
 #[path = "cli/lockstep.rs"]
 mod lockstep;
 #[path = "cli/pairs.rs"]

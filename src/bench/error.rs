@@ -1,5 +1,6 @@
 //! Errors of the benchmark room: faults of the host, of files and of arguments; never of a guest.
 
+use super::linux::RECIPE;
 use super::side::Objection;
 use std::path::PathBuf;
 
@@ -35,6 +36,14 @@ pub enum BenchError {
         /// Why not.
         #[source]
         objection: Objection,
+    },
+    /// A folder has no Linux guest in it.
+    #[error("{folder}: {what}; how to get kernel and busybox: {RECIPE}")]
+    Linux {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        what: String,
     },
     /// A directory holds no measurements yet.
     #[error("no measurements under {0}: run `trivisor bench` first")]

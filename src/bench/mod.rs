@@ -11,6 +11,7 @@ pub mod fingerprint;
 #[path = "../../workloads/kernels/mod.rs"]
 pub mod kernels;
 pub mod language;
+pub mod linux;
 pub mod marks;
 pub mod measure;
 pub mod native;

@@ -25,6 +25,8 @@ pub struct Asked {
     pub modes: Vec<String>,
     /// What further columns there are.
     pub columns: FurtherColumns,
+    /// Folder of the Linux guest, if it is measured; absolute.
+    pub linux: Option<PathBuf>,
     /// Repetitions after the warm-up.
     pub repetitions: u32,
     /// Seed of the order of runs.

@@ -7,8 +7,9 @@ use crate::bench::workload::{Kind, Workload};
 use crate::engine::{Cause, Engine, EngineError, Interface, Pair};
 use crate::loader::Image;
 use crate::machine::{
-    BOOT_CPU, Capture, Counts, EmuEngine, Limits, Machine, MachineError, MachineSpec, Stop,
+    BOOT_CPU, Capture, ConsoleSink, Counts, EmuEngine, Limits, Machine, MachineError, MachineSpec, Stop,
 };
+use crate::sys::tsc;
 use std::time::Instant;
 
 /// Bytes of console output that are kept: more than any workload prints, and a bound for one that goes wild.
@@ -29,51 +30,78 @@ impl Runner for MachineRunner {
         column: &Column,
         request: &Request<'_>,
     ) -> Result<Observation, RunError> {
-        let none = || RunError::Unavailable(format!("there is no mode {}", column.mode));
-        let emulator = EmuEngine::find(&column.engine);
-        let engine =
-            emulator.map_or_else(|| Engine::find(&column.engine), |_| Some(Engine::Emu)).ok_or_else(none)?;
-        let interface = Interface::find(&column.interface).ok_or_else(none)?;
         let image = Image::parse(workload.image).map_err(|error| RunError::Unsupported(error.to_string()))?;
         let console = Capture::new(CONSOLE_MOST);
-        let mut spec = MachineSpec::new(Pair { engine, interface });
-        spec.emulator = emulator.unwrap_or_default();
-        spec.without = column.without;
-        let tsc_khz = crate::sys::tsc::frequency() / 1000;
-        spec.command_line = request.command_line(tsc_khz);
-        let begun = Instant::now();
-        let mut machine = Machine::build(&spec, &image, Box::new(console.clone())).map_err(refused)?;
-        // After building: what a backend starts beside the vCPU's thread keeps all CPUs.
-        let pinned = Pinned::to(request.cpu);
-        let limits = Limits { timeout: Some(request.timeout), interruptible: true, ..Limits::default() };
-        let stop = machine.run(&limits);
-        drop(pinned);
-        let misfortune = match stop.map_err(refused)? {
-            Stop::PowerOff(status) if Stop::value_of(status) == u32::from(abi::EXIT_OK) => None,
-            Stop::PowerOff(status) => Some(format!("exit status {}", Stop::value_of(status))),
-            Stop::Reset => Some("reset".to_owned()),
-            Stop::TripleFault => Some("triple fault".to_owned()),
-            Stop::Timeout => return Err(RunError::Timeout(request.timeout)),
-            Stop::Interrupted => return Err(RunError::Interrupted),
-            Stop::Breakpoint(_)
-            | Stop::Caught(_)
-            | Stop::Watched(_)
-            | Stop::Stepped
-            | Stop::Paused
-            | Stop::Position
-            | Stop::Called => Some("stopped for a debugger".to_owned()),
+        let guest = Guest {
+            image: &image,
+            memory: MachineSpec::DEFAULT_MEMORY,
+            command_line: request.command_line(tsc::frequency() / 1000),
+            console: Box::new(console.clone()),
         };
-        let counters = machine.platform().counters(BOOT_CPU);
-        let named = |counts: Counts| {
-            Cause::ALL.into_iter().zip(counts).map(|(cause, n)| (cause.name().to_owned(), n)).collect()
-        };
-        let counters = named(Cause::ALL.map(|cause| counters.get(cause)));
-        let timed = machine.pc().timed_counts().kept().map(|kept| named(kept.counts)).unwrap_or_default();
-        drop(machine);
-        let wall = begun.elapsed();
-        let console = console.text().into_bytes();
-        Ok(Observation { console, misfortune, counters, timed, wall, tsc_khz })
+        let observation = run_machine(column, guest, request)?;
+        Ok(Observation { console: console.text().into_bytes(), ..observation })
     }
+}
+
+/// What is run in a machine.
+pub(super) struct Guest<'a> {
+    pub(super) image: &'a Image,
+    /// Bytes of RAM.
+    pub(super) memory: u64,
+    pub(super) command_line: String,
+    pub(super) console: Box<dyn ConsoleSink>,
+}
+
+/// Runs a guest once in the machine of `column`. What it printed is with whoever holds its console.
+///
+/// # Errors
+/// As [`Runner::run`].
+pub(super) fn run_machine(
+    column: &Column,
+    guest: Guest<'_>,
+    request: &Request<'_>,
+) -> Result<Observation, RunError> {
+    let none = || RunError::Unavailable(format!("there is no mode {}", column.mode));
+    let emulator = EmuEngine::find(&column.engine);
+    let engine =
+        emulator.map_or_else(|| Engine::find(&column.engine), |_| Some(Engine::Emu)).ok_or_else(none)?;
+    let interface = Interface::find(&column.interface).ok_or_else(none)?;
+    let mut spec = MachineSpec::new(Pair { engine, interface });
+    spec.emulator = emulator.unwrap_or_default();
+    spec.without = column.without;
+    spec.memory = guest.memory;
+    spec.command_line = guest.command_line;
+    let tsc_khz = tsc::frequency() / 1000;
+    let begun = Instant::now();
+    let mut machine = Machine::build(&spec, guest.image, guest.console).map_err(refused)?;
+    // After building: what a backend starts beside the vCPU's thread keeps all CPUs.
+    let pinned = Pinned::to(request.cpu);
+    let limits = Limits { timeout: Some(request.timeout), interruptible: true, ..Limits::default() };
+    let stop = machine.run(&limits);
+    drop(pinned);
+    let misfortune = match stop.map_err(refused)? {
+        Stop::PowerOff(status) if Stop::value_of(status) == u32::from(abi::EXIT_OK) => None,
+        Stop::PowerOff(status) => Some(format!("exit status {}", Stop::value_of(status))),
+        Stop::Reset => Some("reset".to_owned()),
+        Stop::TripleFault => Some("triple fault".to_owned()),
+        Stop::Timeout => return Err(RunError::Timeout(request.timeout)),
+        Stop::Interrupted => return Err(RunError::Interrupted),
+        Stop::Breakpoint(_)
+        | Stop::Caught(_)
+        | Stop::Watched(_)
+        | Stop::Stepped
+        | Stop::Paused
+        | Stop::Position
+        | Stop::Called => Some("stopped for a debugger".to_owned()),
+    };
+    let counters = machine.platform().counters(BOOT_CPU);
+    let named = |counts: Counts| {
+        Cause::ALL.into_iter().zip(counts).map(|(cause, n)| (cause.name().to_owned(), n)).collect()
+    };
+    let counters = named(Cause::ALL.map(|cause| counters.get(cause)));
+    let timed = machine.pc().timed_counts().kept().map(|kept| named(kept.counts)).unwrap_or_default();
+    drop(machine);
+    Ok(Observation { console: Vec::new(), misfortune, counters, timed, wall: begun.elapsed(), tsc_khz })
 }
 
 /// Tells a mode that cannot run here, or cannot run this guest, from one that failed.

@@ -2,17 +2,21 @@
 //!
 //! A [`Runner`] gives back what the guest printed and what was counted; it judges nothing. The host's own kernels
 //! ([`NativeRunner`]) and QEMU ([`QemuRunner`]) are runners too and print the same console records, so that every figure
-//! takes the same way. [`Dispatch`] joins them with [`MachineRunner`], or with a mock.
+//! takes the same way; [`LinuxRunner`] boots a stock kernel in any of these columns. [`Dispatch`] joins them with [`MachineRunner`], or with a mock.
 
+mod linux;
+mod lookout;
 mod machine;
 mod native;
 mod qemu;
 
+pub use linux::LinuxRunner;
 pub use machine::MachineRunner;
 pub use native::NativeRunner;
 pub use qemu::{QEMU, QemuRunner};
 
 use super::NATIVE;
+use super::linux as linux_guest;
 use super::workload::Workload;
 use crate::engine::{Engine, Interface, Mode, Pair};
 use crate::machine::{EmuEngine, Without};
@@ -194,17 +198,31 @@ pub struct Dispatch<'a> {
     native: NativeRunner,
     qemu: QemuRunner,
     machine: Box<dyn Runner + 'a>,
+    linux: Option<LinuxRunner>,
 }
 
 impl<'a> Dispatch<'a> {
     /// Joins our own runners with the one of the machine.
     pub fn new(machine: Box<dyn Runner + 'a>) -> Dispatch<'a> {
-        Dispatch { native: NativeRunner, qemu: QemuRunner::default(), machine }
+        Dispatch { native: NativeRunner, qemu: QemuRunner::default(), machine, linux: None }
+    }
+
+    /// With a runner of the Linux guest, which takes that workload in every column.
+    pub fn with_linux(self, linux: Option<LinuxRunner>) -> Dispatch<'a> {
+        Dispatch { linux, ..self }
+    }
+
+    /// The runner of the Linux guest, if the workload is that.
+    fn linux(&mut self, workload: &Workload) -> Option<&mut LinuxRunner> {
+        self.linux.as_mut().filter(|_| workload.name == linux_guest::NAME)
     }
 }
 
 impl Runner for Dispatch<'_> {
     fn suits(&self, workload: &Workload, column: &Column) -> bool {
+        if workload.name == linux_guest::NAME {
+            return self.linux.is_some();
+        }
         match column.mode.as_str() {
             NATIVE => self.native.suits(workload, column),
             _ if !column.peer.is_empty() => self.qemu.suits(workload, column),
@@ -218,6 +236,9 @@ impl Runner for Dispatch<'_> {
         column: &Column,
         request: &Request<'_>,
     ) -> Result<Observation, RunError> {
+        if let Some(linux) = self.linux(workload) {
+            return linux.run(column, request);
+        }
         match column.mode.as_str() {
             NATIVE => self.native.run(workload, column, request),
             _ if !column.peer.is_empty() => self.qemu.run(workload, column, request),

@@ -4,12 +4,15 @@
 //! user stops, and when it reports an internal error (after which it would stand still for ever); of its output no more than
 //! [`CONSOLE_LIMIT`] is kept; its image file is removed whatever happens.
 
+use super::lookout::Lookout;
 use super::{Column, Observation, Request, RunError, Runner};
 use crate::abi;
 use crate::bench::fingerprint::EMULATED_SUPERVISOR;
 use crate::bench::workload::Workload;
 use crate::engine::Interface;
+use crate::machine::MachineSpec;
 use crate::sys::tsc;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -91,33 +94,66 @@ impl Runner for QemuRunner {
         let image =
             self.image(workload).map_err(|e| RunError::Failed(format!("cannot write the image: {e}")))?;
         let tsc_khz = (tsc::frequency() / 1000).max(1);
-        let begun = Instant::now();
-        let child = Command::new(QEMU)
-            .args(["-accel", &column.engine])
-            .args(cpu_model(&column.engine))
-            .args(["-machine", "pc", "-m", "128", "-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none", "-serial", "stdio", "-monitor", "none"])
-            .args(["-device", &format!("isa-debug-exit,iobase={:#x},iosize=4", abi::PORT_DEBUG_EXIT)])
-            .arg("-kernel")
-            .arg(image)
-            .args(["-append", &request.command_line(tsc_khz)])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::NotFound => RunError::Unavailable(format!("{QEMU} is not installed")),
-                _ => RunError::Failed(format!("{QEMU}: {e}")),
-            })?;
-        let (status, console, complaint) = Process::new(child).wait(begun, request)?;
+        let command_line = request.command_line(tsc_khz);
+        let guest = Boot {
+            kernel: image,
+            initrd: None,
+            memory: MachineSpec::DEFAULT_MEMORY,
+            command_line: &command_line,
+            lookout: None,
+        };
+        let (begun, ended) = boot(column, guest, request)?;
         Ok(Observation {
-            console,
-            misfortune: misfortune(status, &complaint),
+            misfortune: misfortune(&ended),
+            console: ended.console,
             wall: begun.elapsed(),
             tsc_khz,
             ..Observation::default()
         })
     }
+}
+
+/// What QEMU is to boot.
+pub(super) struct Boot<'a> {
+    pub(super) kernel: &'a Path,
+    pub(super) initrd: Option<&'a Path>,
+    /// Bytes of RAM, whole megabytes.
+    pub(super) memory: u64,
+    pub(super) command_line: &'a str,
+    /// Looks at what is printed.
+    pub(super) lookout: Option<Lookout>,
+}
+
+/// Runs a guest to its end in the QEMU of `column`; says when it was started.
+///
+/// # Errors
+/// As [`Runner::run`].
+pub(super) fn boot(
+    column: &Column,
+    guest: Boot<'_>,
+    request: &Request<'_>,
+) -> Result<(Instant, Ended), RunError> {
+    let begun = Instant::now();
+    let child = Command::new(QEMU)
+        .args(["-accel", &column.engine])
+        .args(cpu_model(&column.engine))
+        .args(["-machine", "pc", "-m", &(guest.memory >> 20).to_string()])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-display", "none", "-serial", "stdio", "-monitor", "none"])
+        .args(["-device", &format!("isa-debug-exit,iobase={:#x},iosize=4", abi::PORT_DEBUG_EXIT)])
+        .arg("-kernel")
+        .arg(guest.kernel)
+        .args(guest.initrd.into_iter().flat_map(|initrd| [OsStr::new("-initrd"), initrd.as_os_str()]))
+        .args(["-append", guest.command_line])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => RunError::Unavailable(format!("{QEMU} is not installed")),
+            _ => RunError::Failed(format!("{QEMU}: {e}")),
+        })?;
+    Ok((begun, Process::new(child, guest.lookout).wait(begun, request)?))
 }
 
 impl QemuRunner {
@@ -134,48 +170,60 @@ impl QemuRunner {
     }
 }
 
-/// What QEMU's end says, if not that the guest went well.
-fn misfortune(status: ExitStatus, complaint: &[u8]) -> Option<String> {
+/// What QEMU's end says, if not that the guest went well. A warning is no misfortune of such a guest.
+fn misfortune(ended: &Ended) -> Option<String> {
     // isa-debug-exit ends the process with (value << 1) | 1.
     let well = i32::from(abi::EXIT_OK) << 1 | 1;
-    if status.code() == Some(well) && complaint.is_empty() {
-        return None;
+    match ended.status.code() {
+        Some(code) if code == well => None,
+        Some(0) if ended.complaint.is_empty() => Some("the machine was reset or powered off".to_owned()),
+        _ => Some(ended.in_words()),
     }
-    let words = String::from_utf8_lossy(complaint);
-    match words.lines().map(str::trim).find(|l| !l.is_empty()) {
-        // A warning is no misfortune of a guest that went well.
-        Some(_) if status.code() == Some(well) => None,
-        Some(line) => Some(format!("{status}: {line}")),
-        None if status.code() == Some(0) => Some("the machine was reset or powered off".to_owned()),
-        None => Some(status.to_string()),
+}
+
+/// How a process ended.
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    /// What it printed on its standard output.
+    pub(super) console: Vec<u8>,
+    /// What it printed on standard error.
+    complaint: Vec<u8>,
+}
+
+impl Ended {
+    /// Its status, with the first line of what it complained of.
+    pub(super) fn in_words(&self) -> String {
+        let words = String::from_utf8_lossy(&self.complaint);
+        match words.lines().map(str::trim).find(|l| !l.is_empty()) {
+            Some(line) => format!("{}: {line}", self.status),
+            None => self.status.to_string(),
+        }
     }
 }
 
 /// A child process whose output is collected; killed when dropped.
-struct Process {
+pub(super) struct Process {
     child: Child,
     console: Option<Collector>,
     complaint: Option<Collector>,
 }
 
 impl Process {
-    fn new(mut child: Child) -> Process {
-        let console = child.stdout.take().map(Collector::start);
-        let complaint = child.stderr.take().map(Collector::start);
+    /// Collects what `child` prints; `lookout` looks at its standard output.
+    pub(super) fn new(mut child: Child, lookout: Option<Lookout>) -> Process {
+        let console = child.stdout.take().map(|pipe| Collector::start(pipe, lookout));
+        let complaint = child.stderr.take().map(|pipe| Collector::start(pipe, None));
         Process { child, console, complaint }
     }
 
-    /// Waits for the end; gives the status and what was printed on both outputs.
-    fn wait(
-        mut self,
-        begun: Instant,
-        request: &Request<'_>,
-    ) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), RunError> {
+    /// Waits for the end.
+    pub(super) fn wait(mut self, begun: Instant, request: &Request<'_>) -> Result<Ended, RunError> {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => {
                     let text = |c: Option<Collector>| c.map(Collector::finish).unwrap_or_default();
-                    return Ok((status, text(self.console.take()), text(self.complaint.take())));
+                    let (console, complaint) = (text(self.console.take()), text(self.complaint.take()));
+                    return Ok(Ended { status, console, complaint });
                 }
                 Ok(None) if request.stopped() => return Err(RunError::Interrupted),
                 Ok(None) if begun.elapsed() > request.timeout => {
@@ -187,7 +235,7 @@ impl Process {
                     }
                     std::thread::sleep(POLL);
                 }
-                Err(e) => return Err(RunError::Failed(format!("{QEMU}: {e}"))),
+                Err(e) => return Err(RunError::Failed(format!("cannot wait for a process: {e}"))),
             }
         }
     }
@@ -208,13 +256,16 @@ struct Collector {
 }
 
 impl Collector {
-    fn start(mut pipe: impl Read + Send + 'static) -> Collector {
+    fn start(mut pipe: impl Read + Send + 'static, mut lookout: Option<Lookout>) -> Collector {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&bytes);
         let thread = std::thread::spawn(move || {
             let mut chunk = [0; 4096];
             // What was read before an error still counts.
             while let Ok(n @ 1..) = pipe.read(&mut chunk) {
+                if let Some(lookout) = &mut lookout {
+                    lookout.look(&chunk[..n]);
+                }
                 let mut all = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 all.extend_from_slice(&chunk[..n]);
                 if all.len() >= CONSOLE_LIMIT {
@@ -243,12 +294,18 @@ impl Collector {
 
 /// A file with a guest image, removed when dropped.
 #[derive(Debug)]
-struct ImageFile {
+pub(super) struct ImageFile {
     path: PathBuf,
 }
 
 impl ImageFile {
-    fn create(image: &[u8]) -> io::Result<ImageFile> {
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes `image` into a new file.
+    pub(super) fn create(image: &[u8]) -> io::Result<ImageFile> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("trivisor-{}-{number}.elf", std::process::id()));

@@ -42,6 +42,10 @@ pub struct Options {
     pub out: PathBuf,
     /// Which workloads and modes.
     pub filter: Filter,
+    /// Workloads that are not built in.
+    pub further_workloads: Vec<&'static Workload>,
+    /// The folder of the Linux guest among them: for whoever goes on with the run.
+    pub linux: Option<PathBuf>,
     /// The columns, in order; those that are known to be absent carry the reason.
     pub columns: Vec<Column>,
     /// What was asked for beside native and the modes to have these columns: for whoever goes on with the run.
@@ -72,6 +76,8 @@ impl Options {
         Options {
             out,
             filter: Filter::default(),
+            further_workloads: Vec::new(),
+            linux: None,
             columns,
             further_columns: FurtherColumns::default(),
             repetitions: 10,

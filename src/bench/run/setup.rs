@@ -20,8 +20,8 @@ pub(super) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     pub(super) fn make(options: &'a Options, runner: &dyn Runner) -> Result<Plan<'a>, BenchError> {
-        let workloads: Vec<&'static Workload> =
-            workload::all().iter().filter(|w| options.filter.wants_workload(w)).collect();
+        let all = workload::all().iter().chain(options.further_workloads.iter().copied());
+        let workloads: Vec<&'static Workload> = all.filter(|w| options.filter.wants_workload(w)).collect();
         if workloads.is_empty() {
             return Err(BenchError::NothingToRun(format!(
                 "no workload fits {}",
@@ -130,6 +130,7 @@ fn asked(options: &Options) -> Asked {
         workloads: options.filter.workloads.clone(),
         modes: options.filter.modes.clone(),
         columns: options.further_columns.clone(),
+        linux: options.linux.clone(),
         repetitions: options.repetitions,
         seed: options.seed,
         budget_us: options.budget_us,

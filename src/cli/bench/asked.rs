@@ -1,5 +1,6 @@
 //! What the arguments ask for: by themselves, or of a run that is gone on with.
 use super::BenchArguments;
+use crate::bench::linux::RECIPE;
 use crate::bench::record;
 use crate::bench::run::Unfinished;
 use crate::bench::side::{Asked, FurtherColumns};
@@ -35,13 +36,25 @@ const FULL: Amount = Amount {
 
 impl BenchArguments {
     /// What a new run is asked for.
-    pub(super) fn asked(&self) -> Asked {
+    pub(super) fn asked(&self) -> Result<Asked, CliError> {
+        let linux = match &self.linux {
+            Some(Some(folder)) => Some(
+                std::path::absolute(folder)
+                    .map_err(|source| CliError::Read { path: folder.clone(), source })?,
+            ),
+            Some(None) => {
+                return Err(CliError::Usage(format!(
+                    "--linux needs a folder with a kernel and busybox: {RECIPE}"
+                )));
+            }
+            None => None,
+        };
         let amount = match (self.quick, self.full) {
             (true, _) => QUICK,
             (_, true) => FULL,
             _ => USUAL,
         };
-        Asked {
+        Ok(Asked {
             workloads: self.workloads.clone(),
             modes: self.modes.clone(),
             columns: FurtherColumns {
@@ -55,7 +68,8 @@ impl BenchArguments {
             budget_us: microseconds(self.budget.unwrap_or(amount.budget)),
             timeout: self.timeout.unwrap_or(amount.timeout),
             deadline: self.deadline.or(amount.deadline),
-        }
+            linux,
+        })
     }
 
     /// Sets of techniques to leave out, each once.
@@ -72,12 +86,14 @@ impl BenchArguments {
     }
 
     /// The first option that was given and is not as the run has it that is to be gone on with.
-    fn conflict(&self, then: &Asked) -> Option<String> {
-        let now = self.asked();
+    fn conflict(&self, then: &Asked) -> Result<Option<String>, CliError> {
+        let now = self.asked()?;
+        let folder =
+            |linux: &Option<PathBuf>| linux.as_ref().map_or("none".to_owned(), |it| it.display().to_string());
         let list = |items: &[String]| if items.is_empty() { "all".to_owned() } else { items.join(",") };
         let micros = |micros: u64| format!("{:?}", Duration::from_micros(micros));
         let columns = (&then.columns, &now.columns);
-        let given: [(bool, &str, String, String); 10] = [
+        let given: [(bool, &str, String, String); 11] = [
             (!self.workloads.is_empty(), "WORKLOADS", list(&then.workloads), list(&now.workloads)),
             (!self.modes.is_empty(), "--mode", list(&then.modes), list(&now.modes)),
             (!self.engines.is_empty(), "--engine", list(&columns.0.engines), list(&columns.1.engines)),
@@ -107,13 +123,16 @@ impl BenchArguments {
                 format!("{:?}", then.timeout),
                 format!("{:?}", now.timeout),
             ),
+            (self.linux.is_some(), "--linux", folder(&then.linux), folder(&now.linux)),
             (self.seed.is_some(), "--seed", then.seed.to_string(), now.seed.to_string()),
         ];
-        let (_, option, then, now) = given.into_iter().find(|(given, _, then, now)| *given && then != now)?;
-        Some(format!(
-            "--resume goes on with a run under its own options: {option} was {then} there and is {now} here; leave it out, \
-             or begin a new run without --resume"
-        ))
+        let conflict = given.into_iter().find(|(given, _, then, now)| *given && then != now);
+        Ok(conflict.map(|(_, option, then, now)| {
+            format!(
+                "--resume goes on with a run under its own options: {option} was {then} there and is {now} here; leave it \
+                 out, or begin a new run without --resume"
+            )
+        }))
     }
 
     /// Where the page goes.
@@ -148,7 +167,7 @@ pub(super) fn unfinished(arguments: &BenchArguments) -> Result<Option<Unfinished
         }
     };
     let mut unfinished = Unfinished::open(&csv)?;
-    if let Some(conflict) = arguments.conflict(unfinished.asked()) {
+    if let Some(conflict) = arguments.conflict(unfinished.asked())? {
         return Err(CliError::Usage(conflict));
     }
     if let Some(deadline) = arguments.deadline {

@@ -5,14 +5,17 @@ mod columns;
 use super::error::{CliError, interrupted, say};
 use super::{choices, compare, image, units};
 use crate::bench::dataset::Dataset;
+use crate::bench::fingerprint::EMULATED_SUPERVISOR;
 use crate::bench::language::Language;
-use crate::bench::measure::{Dispatch, MachineRunner};
+use crate::bench::linux::{self, LinuxGuest, RECIPE};
+use crate::bench::measure::{Dispatch, LinuxRunner, MachineRunner};
 use crate::bench::plan::{self, Filter};
 use crate::bench::progress::Bar;
 use crate::bench::run::{self, CutShort, Options, Summary, Unfinished};
 use crate::bench::side::Asked;
-use crate::bench::workload::Kind;
+use crate::bench::workload::{Kind, Workload};
 use crate::bench::{report, table, workload};
+use crate::engine::Mode;
 use crate::machine::{self, EmuEngine, Without};
 use crate::sys::signal;
 use clap::Args;
@@ -31,6 +34,7 @@ use std::time::Duration;
     trivisor bench --without each --mode native,emu crc32 quicksort    what each technique of the translator buys\n  \
     trivisor bench --quick --out /tmp/run   fewer repetitions, elsewhere\n  \
     trivisor bench --full                   all columns, more repetitions, however long it takes\n  \
+    trivisor bench --linux root linux       a stock Linux kernel and busybox, unpacked in root\n  \
     trivisor bench --resume                 go on with the newest run, which was stopped\n  \
     trivisor bench --baseline monday.csv    exit status 1 if something is slower than then\n\n\
     Each measurement is written to DIR/data/RUN.csv at once: Ctrl-C leaves what was measured, and the page of it; --resume \
@@ -80,6 +84,10 @@ pub(super) struct BenchArguments {
     /// Measure QEMU in the same run: qemu-tcg, and qemu-kvm where KVM runs ring 0 itself or --mode names it
     #[arg(long)]
     peers: bool,
+    /// A further workload, linux: boots the kernel of this folder (boot/vmlinuz*, bin/busybox), to busybox's shell and
+    /// programs
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    linux: Option<Option<PathBuf>>,
     /// A further column for each pair of engine and interface that is no mode, as direct/none
     #[arg(long)]
     pairs: bool,
@@ -105,14 +113,18 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
     let unfinished = asked::unfinished(arguments)?;
     let asked = match &unfinished {
         Some(unfinished) => unfinished.asked().clone(),
-        None => arguments.asked(),
+        None => arguments.asked()?,
     };
-    let options = options(arguments, &asked, unfinished.as_ref())?;
+    let linux = asked.linux.as_deref().map(LinuxGuest::load).transpose()?;
+    let options = options(arguments, &asked, unfinished.as_ref(), linux.as_ref())?;
     // Before minutes are spent.
     arguments.baseline.as_deref().map(Dataset::load).transpose()?;
     signal::catch_interrupts().map_err(|source| CliError::Host { what: "cannot catch Ctrl-C", source })?;
 
-    let mut runner = Dispatch::new(Box::new(MachineRunner));
+    let slow_kvm = options.kvm_label.starts_with(EMULATED_SUPERVISOR)
+        && !asked.modes.iter().any(|mode| mode == Mode::Kvm.name());
+    let linux = linux.map(|guest| LinuxRunner::new(guest, slow_kvm));
+    let mut runner = Dispatch::new(Box::new(MachineRunner)).with_linux(linux);
     let mut bar = Bar::on_stderr();
     let summary = match unfinished {
         Some(unfinished) => run::resume(unfinished, &options, &mut runner, &mut bar)?,
@@ -174,15 +186,19 @@ fn options(
     arguments: &BenchArguments,
     asked: &Asked,
     unfinished: Option<&Unfinished>,
+    linux: Option<&LinuxGuest>,
 ) -> Result<Options, CliError> {
     let (columns, kvm_label) = columns::columns(asked)?;
     columns::check_modes(arguments, asked, &columns)?;
+    let further: Vec<&'static Workload> = linux.map(LinuxGuest::workload).into_iter().collect();
     for pattern in &asked.workloads {
-        check_workload(pattern)?;
+        check_workload(pattern, &further)?;
     }
     let mut options = Options::new(arguments.folder(unfinished), columns);
     options.filter =
         Filter { workloads: asked.workloads.clone(), modes: asked.modes.clone(), ..Filter::default() };
+    options.further_workloads = further;
+    options.linux = asked.linux.clone();
     options.further_columns = asked.columns.clone();
     options.repetitions = asked.repetitions;
     options.budget_us = asked.budget_us;
@@ -196,9 +212,13 @@ fn options(
 }
 
 /// Refuses a pattern that no workload fits, or none that measures.
-fn check_workload(pattern: &str) -> Result<(), CliError> {
-    let mut fitting = workload::all().iter().filter(|w| plan::matches(pattern, w.name)).peekable();
+fn check_workload(pattern: &str, further: &[&Workload]) -> Result<(), CliError> {
+    let all = workload::all().iter().chain(further.iter().copied());
+    let mut fitting = all.filter(|w| plan::matches(pattern, w.name)).peekable();
     let Some(first) = fitting.peek().map(|w| w.name) else {
+        if pattern == linux::NAME {
+            return Err(CliError::Usage(format!("'{pattern}' needs --linux DIR: {RECIPE}")));
+        }
         let meant = image::meant(pattern);
         return Err(CliError::Usage(format!(
             "no workload fits '{pattern}'{meant}; 'trivisor list' shows them"
