@@ -169,6 +169,10 @@ fn a_signal_keeps_what_was_measured(signal: &str, status: i32, word: &str) {
         "{told:?}"
     );
     assert!(told.out.contains("index.html") && told.out.contains(csv.to_str().unwrap()), "{told:?}");
+    assert!(
+        last.ends_with(&format!("'trivisor bench --resume {}' goes on with it", csv.display())),
+        "{told:?}"
+    );
     let left = left(dir.path());
     assert!(left.iter().any(|path| path.ends_with("index.html")));
     assert!(left.iter().all(|path| !path.to_string_lossy().contains(".part")), "{left:?}");

@@ -153,6 +153,7 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
         text.push_str(&format!("page:         {}\n", page.display()));
     }
     let printed = io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::Output);
+    let goes_on = format!("'trivisor bench --resume {}' goes on with it", summary.csv.display());
     match summary.cut_short {
         Some(CutShort::Interrupted) => {
             let runs = summary.runs();
@@ -160,13 +161,12 @@ pub(super) fn main(arguments: &BenchArguments) -> Result<ExitCode, CliError> {
                 0 => {
                     format!("stopped by {by} after {runs} runs; nothing was measured{}", only_warm(&summary))
                 }
-                _ => format!("stopped by {by} after {runs} runs; what they measured is kept"),
+                _ => format!("stopped by {by} after {runs} runs; what they measured is kept, and {goes_on}"),
             }));
         }
-        Some(CutShort::Deadline) if summary.measured > 0 => say(&format!(
-            "stopped after {} rounds, because --deadline was over; give it more time for more",
-            summary.rounds
-        )),
+        Some(CutShort::Deadline) if summary.measured > 0 => {
+            say(&format!("stopped after {} rounds, because --deadline was over; {goes_on}", summary.rounds))
+        }
         _ => {}
     }
     printed?;
