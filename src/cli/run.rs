@@ -8,6 +8,7 @@ use crate::abi;
 use crate::debugger::view::sites;
 use crate::engine::{Engine, Interface};
 use crate::host::console;
+use crate::host::escape::Escaped;
 use crate::host::keys;
 use crate::loader::Image;
 use crate::machine::{
@@ -41,7 +42,8 @@ use std::time::{Duration, Instant};
     trivisor run --switch-every 10ms --switch-among emu,kvm crc32\n  \
     trivisor run --record hello.rec hello                       then: trivisor replay hello.rec\n  \
     trivisor run --bios bios-256k.bin --vgabios vgabios-isavga.bin --disk disk.img,ide --screen\n\n\
-    Ctrl-C ends the guest.\n\n\
+    Ctrl-C ends the guest. At a terminal Ctrl-] and then c gives Ctrl-C to the guest itself, and likewise with other letters;\n\
+    Ctrl-] twice gives it Ctrl-].\n\n\
     Exit status: 0 if the guest switched off with status 0 or, with --no-reboot, asked for a reset; 1 if it ended \
     otherwise or could not run; 2 for wrong usage; 130 after Ctrl-C; 143 after SIGTERM.")]
 pub(super) struct RunArguments {
@@ -111,7 +113,7 @@ pub(super) fn main(arguments: &RunArguments) -> Result<ExitCode, CliError> {
     let by_keys = arguments.screen || io::stdout().is_terminal();
     let _as_before =
         if by_keys { KeyByKey::stdin().map_err(to_host("cannot read single keys"))? } else { None };
-    let input = Input::from_stdin()?;
+    let input = Input::from_stdin(by_keys)?;
     let start = Instant::now();
     loop {
         let limits = Limits {
@@ -281,7 +283,8 @@ enum Target {
 struct Input(Arc<Mutex<Target>>);
 
 impl Input {
-    fn from_stdin() -> Result<Self, CliError> {
+    /// Listens to it; where it is a terminal that hands out single keys, with those that it keeps for itself under others.
+    fn from_stdin(by_keys: bool) -> Result<Self, CliError> {
         let current: Arc<Mutex<Target>> = Arc::default();
         let receiver = Arc::clone(&current);
         let take = move |bytes: &[u8]| {
@@ -293,7 +296,12 @@ impl Input {
                 Target::Recorded { mailbox, keyboard } => offer(mailbox, *keyboard, bytes),
             })
         };
-        console::feed(Box::new(io::stdin()), take)
+        let typed: Box<dyn io::Read + Send> = if by_keys && io::stdin().is_terminal() {
+            Box::new(Escaped::new(io::stdin()))
+        } else {
+            Box::new(io::stdin())
+        };
+        console::feed(typed, take)
             .map_err(|source| CliError::Host { what: "cannot read the guest's console input", source })?;
         Ok(Self(current))
     }

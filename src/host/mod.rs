@@ -4,6 +4,7 @@
 pub mod console;
 pub mod disk;
 pub mod entropy;
+pub mod escape;
 pub mod keys;
 pub mod net;
 pub mod screen;
