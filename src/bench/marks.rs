@@ -39,6 +39,11 @@ impl Mark {
         format!("{}@ring{}", self.metric, self.ring)
     }
 
+    /// Nanoseconds of the timed region, with a TSC of `tsc_khz` kHz (0 counts as 1).
+    pub fn ns(&self, tsc_khz: u64) -> f64 {
+        self.cycles as f64 * 1e6 / tsc_khz.max(1) as f64
+    }
+
     /// Nanoseconds per iteration, with a TSC of `tsc_khz` kHz (0 counts as 1).
     pub fn ns_per_iteration(&self, tsc_khz: u64) -> f64 {
         self.cycles as f64 / self.iterations.max(1) as f64 * 1e6 / tsc_khz.max(1) as f64

@@ -8,7 +8,9 @@
 //! - `exits.<cause>` count why the guest was left in the timed regions that its metrics report, all regions of a run
 //!   together; `count.<cause>` are counts of the whole run, boot and calibration included; `wall` is the time of the whole
 //!   run as the host saw it.
-//! - repetition 0 is the warm-up and never valid.
+//! - repetition 0 is the warm-up and never valid, but for `time.<account>`, nanoseconds of its timed regions on each account
+//!   ([`Account`]): it keeps that, which no run does whose figures count. `time.unattributed` is by how much the accounts differ from
+//!   what the guest timed itself; the marks of its regions are on the accounts, and before and behind what it times.
 //! - the rows of one run (one workload, mode and repetition) stand together, and [`WALL`] is the last of them: where it is
 //!   missing at the end of a file, its writer was stopped in the middle of them.
 //!
@@ -16,6 +18,8 @@
 //! measured; the reader forgives one torn line at the end of the file and nothing else.
 
 use super::error::BenchError;
+#[cfg(doc)]
+use crate::engine::Account;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -35,6 +39,8 @@ pub const UNIT_FOLD: &str = "fold32";
 pub const UNIT_TEXT: &str = "text";
 /// Prefix of metrics that count exits by cause, in the timed regions.
 pub const EXITS: &str = "exits.";
+/// Prefix of metrics that say where the time of the timed regions went, by account.
+pub const TIMES: &str = "time.";
 /// Prefix of other counts, of the whole run.
 pub const COUNT: &str = "count.";
 /// Suffix of the metric that counts the iterations of a timed region.

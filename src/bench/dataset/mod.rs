@@ -7,12 +7,12 @@
 
 mod ablation;
 mod disturbance;
-mod exits;
 mod means;
+mod shares;
 
 pub use ablation::{ABLATED, Ablation};
-pub use exits::ExitBar;
 pub use means::{Means, TaskSet};
+pub use shares::ShareBar;
 
 use super::checksum::Ballots;
 use super::error::BenchError;
@@ -102,7 +102,11 @@ pub struct Dataset {
     /// Measures: nano operations first, then tasks, each by name.
     pub measures: Vec<Measure>,
     /// Exit counts by cause.
-    pub exits: Vec<ExitBar>,
+    pub exits: Vec<ShareBar>,
+    /// Where the time of the timed regions went by account, in nanoseconds.
+    pub times: Vec<ShareBar>,
+    /// By which part the accounts of each of them differ from what the guest timed itself.
+    pub time_differences: Vec<f64>,
     /// Modes that could not run at all, with the reason.
     pub absent: BTreeMap<String, String>,
     /// Workload, mode and reason of what gave no figure in any mode.
@@ -131,10 +135,13 @@ impl Dataset {
         // The order of rows is the random order of the run; readers look names up.
         measures.sort_by(|a, b| (a.nature, &a.workload, &a.metric).cmp(&(b.nature, &b.workload, &b.metric)));
         let absent = absent(&rows, &modes, &measures);
+        let times = shares::times(&rows, &modes);
         Some(Dataset {
             started: rows.first().map(|r| r.time.clone()).unwrap_or_default(),
             facts: facts_of(&rows),
-            exits: exits::collect(&rows, &modes),
+            exits: shares::exits(&rows, &modes),
+            time_differences: shares::differences(&rows, &times),
+            times,
             failures: failures(&rows, &measures),
             run,
             modes,

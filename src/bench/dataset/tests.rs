@@ -126,6 +126,13 @@ pub(crate) fn synthetic(tasks: usize) -> Vec<Row> {
                         let n = 10f64.powi(((i + c * m) % 6) as i32).round();
                         rows.push(row(&name, &format!("exits.{cause}"), record::UNIT_COUNT, mode, r, n));
                     }
+                    let accounts =
+                        [("guest-code", 60.0), ("dispatch", 5.0), ("hypercall", 30.0), ("unattributed", 0.5)];
+                    for (account, part) in accounts.into_iter().filter(|_| r == 0) {
+                        let ns = value * part * (m as f64 + 1.0);
+                        let time = row(&name, &format!("time.{account}"), record::UNIT_NS, mode, r, ns);
+                        rows.push(Row { valid: true, reason: String::new(), ..time });
+                    }
                 }
             }
         }
@@ -266,7 +273,7 @@ fn counters_that_are_absent_count_as_none() {
     }
     rows.push(row("a", "exits.mmio", record::UNIT_COUNT, "emu", 1, 99.0));
     let data = Dataset::from_rows(&rows).unwrap();
-    assert_eq!(data.exits[0].causes, [("port-io".to_owned(), 10.0)]);
+    assert_eq!(data.exits[0].parts, [("port-io".to_owned(), 10.0)]);
     assert_eq!((data.exits[0].total, data.exits[0].iterations), (10.0, Some(5.0)));
 }
 

@@ -78,6 +78,36 @@ super::texts! {
     PER_ITERATION { en "{count} / iteration" de "{count} / Durchlauf" zh "{count} / 迭代" }
     OTHER_CAUSES { en "other causes" de "andere Ursachen" zh "其他原因" }
 
+    /// Heading of the figure of the ledger.
+    LEDGER { en "Where time goes" de "Wohin die Zeit geht" zh "时间花在哪里" }
+    LEDGER_METHOD {
+        en "Each bar divides the time of the timed regions among accounts that are named alike in every mode, and the figure beside it is that time; all of a stay outside of guest code belongs to what guest code was left for, but page walks, translation and devices have accounts of their own. It comes from one further run of each guest, since keeping it costs some tens of nanoseconds for each exit: shares are to be read, not times."
+        de "Jeder Balken teilt die Zeit der gemessenen Abschnitte auf Konten auf, die in jedem Modus gleich heißen; die Zahl daneben ist diese Zeit. Ein Aufenthalt außerhalb des Gastcodes gehört ganz zu dem, wofür er verlassen wurde; Gänge durch Seitentabellen, Übersetzung und Geräte haben eigene Konten. Er stammt aus einem weiteren Lauf jedes Gastes, weil das Buchführen einige zehn Nanosekunden je Exit kostet: zu lesen sind die Anteile, nicht die Zeiten."
+        zh "每个条形把计时区间的时间分到在各模式下名称相同的账目，旁边的数字就是这段时间；一次离开客户机代码的全部时间归于离开的原因，而页表遍历、翻译和设备另有自己的账目。数据来自每个客户机的另外一次运行，因为记账使每次退出多花几十纳秒：应看比例，而不是时间。"
+    }
+    LEDGER_ALT {
+        en "Stacked bars: shares of accounts in the time of each workload and mode. Guest code has on average: {shares}."
+        de "Gestapelte Balken: Anteile der Konten an der Zeit je Arbeitslast und Modus. Gastcode hat im Mittel: {shares}."
+        zh "堆叠条形图：各负载在各模式下各账目所占的时间比例。客户机代码平均占：{shares}。"
+    }
+    LEDGER_SCENE {
+        en "Where each mode's time goes, by account"
+        de "Wohin die Zeit jedes Modus geht, nach Konten"
+        zh "各模式的时间去向：按账目划分"
+    }
+    LEDGER_REMARK {
+        en "Share of each account in the timed regions of one further run; beside it their time, and per measured iteration."
+        de "Anteil jedes Kontos in den gemessenen Abschnitten eines weiteren Laufs; daneben deren Zeit, und je gemessener Wiederholung."
+        zh "各账目在另一次运行的计时区间内所占的比例；旁边是该区间的时间，以及每次迭代的时间。"
+    }
+    LEDGER_KVM_REMARK {
+        en "kvm: what the host's kernel does for the guest by itself is within guest code; pv: so are the host's switches between processes."
+        de "kvm: was der Kern des Wirts selbst für den Gast tut, liegt im Gastcode; pv: ebenso die Wechsel des Wirts zwischen Prozessen."
+        zh "kvm：宿主机内核自行为客户机所做的工作算在客户机代码内；pv：宿主机的进程切换也是如此。"
+    }
+    LEDGER_AXIS { en "share of time" de "Anteil an der Zeit" zh "占时间的比例" }
+    OTHER_ACCOUNTS { en "other accounts" de "andere Konten" zh "其他账目" }
+
     /// Heading of the scatter of tasks.
     SCATTER_TASKS { en "Scatter of repetitions: tasks" de "Streuung der Wiederholungen: Aufgaben" zh "重复测量的离散程度：任务" }
     SCATTER_NANO {

@@ -136,6 +136,18 @@ super::texts! {
         de "Median der Zahlen in den gemessenen Abschnitten eines Laufs"
         zh "一次运行的计时区间内次数的中位数"
     }
+    LEDGER_TABLE {
+        en "Time of the timed regions of one run, by account"
+        de "Zeit der gemessenen Abschnitte eines Laufs, nach Konten"
+        zh "一次运行的计时区间的时间，按账目划分"
+    }
+    LEDGER_DIFFERENCE {
+        en "The accounts differ from what the guests timed themselves by {median} (median), at most {most}: that is the way from the marks of a region to the guest's own look at its clock."
+        de "Die Konten weichen von dem, was die Gäste selbst maßen, um {median} ab (Median), höchstens um {most}: Das ist der Weg von den Marken eines Abschnitts bis zum Blick des Gastes auf seine Uhr."
+        zh "各账目之和与客户机自己计得的时间相差 {median}（中位数），最多 {most}：这是从区间标记到客户机读取自己时钟之间的路程。"
+    }
+    ACCOUNTS { en "The accounts" de "Die Konten" zh "各账目" }
+    HOLDS { en "holds the time in which" de "enthält die Zeit, in der" zh "包含的时间" }
     SCATTER_TABLE {
         en "Repetitions, outliers among them, and half width of the interval"
         de "Wiederholungen, Ausreißer darunter, und halbe Breite des Intervalls"
@@ -175,6 +187,9 @@ super::texts! {
     COLUMN_CAUSES { en "causes" de "Ursachen" zh "原因" }
     COLUMN_WORKLOAD { en "workload" de "Arbeitslast" zh "负载" }
     COLUMN_MODE { en "mode" de "Modus" zh "模式" }
+    COLUMN_ACCOUNT { en "account" de "Konto" zh "账目" }
+    COLUMN_ACCOUNTS { en "accounts" de "Konten" zh "账目" }
+    COLUMN_TIME { en "time" de "Zeit" zh "时间" }
     COLUMN_EXITS { en "exits" de "Exits" zh "退出次数" }
     COLUMN_ITERATIONS { en "iterations" de "Durchläufe" zh "迭代次数" }
     COLUMN_WHAT { en "what" de "was" zh "项目" }

@@ -1,7 +1,7 @@
 //! Terms and sentences that tables, figures and pages share.
 
 use super::{Language, Text};
-use crate::engine::Cause;
+use crate::engine::{Account, Cause};
 
 super::texts! {
     /// Between the members of a list.
@@ -194,6 +194,58 @@ pub fn cause(cause: Cause) -> Option<Text> {
         | Cause::Flush => return None,
     };
     Some(Text { en: cause.about(), de, zh })
+}
+
+/// What an account of time holds.
+pub fn account(account: Account) -> Text {
+    let (de, zh) = match account {
+        Account::Guest => (
+            "Gastcode läuft oder interpretiert wird; in kvm auch, was der Kern des Wirts ungesehen für ihn tut, in pv, was er zwischen \
+             einem Prozess und seinem Monitor tut",
+            "客户机代码在运行或被解释；在 kvm 中还包括宿主机内核暗中为它做的工作，在 pv 中还包括宿主机内核在进程与其监控器之间做的工作",
+        ),
+        Account::Translate => ("Befehle dekodiert oder übersetzt werden", "指令被译码或翻译"),
+        Account::Dispatch => (
+            "die Maschine herausfindet, wofür Gastcode verlassen wurde und wo es weitergeht, und sonst nichts",
+            "引擎查明为何离开客户机代码以及从何处继续，此外无事可做",
+        ),
+        Account::SoftMmuFill => (
+            "Seitentabellen des Gastes durchlaufen oder Fenster verschoben werden, für Adressen, die die Maschine nicht kennt",
+            "为引擎不认识的地址遍历客户机页表或移动窗口",
+        ),
+        Account::Hypercall => (
+            "gepatchte Stellen im Gastcode, und seine eigenen Hypercalls, beantwortet werden",
+            "应答客户机代码中打过补丁的位置以及它自己的超级调用",
+        ),
+        Account::Privileged => (
+            "privilegierte Befehle für den Gast ausgeführt werden, und solche, die nicht übersetzt werden",
+            "替客户机执行特权指令以及不被翻译的指令",
+        ),
+        Account::Rescue => {
+            ("der Interpreter ausführt, was der Wirt nicht konnte", "解释器执行宿主机无法执行的指令")
+        }
+        Account::GuestException => ("der Gast Ausnahmen betritt", "客户机进入异常"),
+        Account::PageTableSync => {
+            ("die Abbildungen des Wirts den Seitentabellen des Gastes folgen", "宿主机的映射跟随客户机页表")
+        }
+        Account::PortIo => {
+            ("auf einen Port zugegriffen wird: der Weg zum Gerät und zurück", "访问端口：到设备的往返路程")
+        }
+        Account::Mmio => (
+            "auf Gerätespeicher zugegriffen wird: der Weg zum Gerät und zurück",
+            "访问设备内存：到设备的往返路程",
+        ),
+        Account::Interrupt => ("der Gast externe Unterbrechungen betritt", "客户机进入外部中断"),
+        Account::Device => {
+            ("Gerätemodelle arbeiten, und fällige Zeitgeber", "设备模型以及到期的定时器在工作")
+        }
+        Account::Idle => ("HLT wartet", "HLT 在等待"),
+        Account::Host => (
+            "alles andere geschieht: ein Lauf beginnt oder endet, der Gast wechselt die Maschine",
+            "其余一切：运行开始或结束，客户机更换引擎",
+        ),
+    };
+    Text { en: account.about(), de, zh }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::native::Pinned;
 use super::{Column, Observation, Request, RunError, Runner};
 use crate::abi;
 use crate::bench::workload::{Kind, Workload};
-use crate::engine::{Cause, Engine, EngineError, Interface, Pair};
+use crate::engine::{Account, Cause, Engine, EngineError, Interface, Pair};
 use crate::loader::Image;
 use crate::machine::{
     BOOT_CPU, Capture, ConsoleSink, Counts, EmuEngine, Limits, Machine, MachineError, MachineSpec, Stop,
@@ -69,6 +69,7 @@ pub(super) fn run_machine(
     let mut spec = MachineSpec::new(Pair { engine, interface });
     spec.emulator = emulator.unwrap_or_default();
     spec.without = column.without;
+    spec.keeps_times = request.keeps_times;
     spec.memory = guest.memory;
     spec.command_line = guest.command_line;
     let tsc_khz = tsc::frequency() / 1000;
@@ -99,9 +100,17 @@ pub(super) fn run_machine(
         Cause::ALL.into_iter().zip(counts).map(|(cause, n)| (cause.name().to_owned(), n)).collect()
     };
     let counters = named(Cause::ALL.map(|cause| counters.get(cause)));
-    let timed = machine.pc().timed_counts().kept().map(|kept| named(kept.counts)).unwrap_or_default();
+    let kept = machine.pc().timed_counts().kept().copied();
+    let timed = kept.map(|kept| named(kept.counts)).unwrap_or_default();
+    let on_account = |(account, ticks): (Account, u64)| {
+        (account.name().to_owned(), ticks as f64 * 1e9 / tsc::frequency() as f64)
+    };
+    let times = kept
+        .filter(|_| request.keeps_times)
+        .map(|kept| Account::ALL.into_iter().zip(kept.ticks).map(on_account).collect());
     drop(machine);
-    Ok(Observation { console: Vec::new(), misfortune, counters, timed, wall: begun.elapsed(), tsc_khz })
+    let (times, wall) = (times.unwrap_or_default(), begun.elapsed());
+    Ok(Observation { console: Vec::new(), misfortune, counters, timed, times, wall, tsc_khz })
 }
 
 /// Tells a mode that cannot run here, or cannot run this guest, from one that failed.

@@ -114,6 +114,8 @@ pub struct Request<'a> {
     pub budget_us: u64,
     /// When a run is given up.
     pub timeout: Duration,
+    /// Keep where time goes ([`Observation::times`]): figures of this run do not count.
+    pub keeps_times: bool,
     /// CPU on which timed code should run.
     pub cpu: Option<usize>,
     /// Raised when the user wants to stop: the run should end soon, with [`RunError::Interrupted`].
@@ -144,6 +146,8 @@ pub struct Observation {
     pub counters: Vec<(String, u64)>,
     /// The same of the timed regions alone; empty if the guest marked none, or nobody counted.
     pub timed: Vec<(String, u64)>,
+    /// Where the time of the timed regions went, in nanoseconds, by the ledger's names of accounts; empty if nobody kept that.
+    pub times: Vec<(String, f64)>,
     /// Time of the whole run on the host.
     pub wall: Duration,
     /// Frequency of the TSC that the guest read, in kHz.

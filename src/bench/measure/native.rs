@@ -129,7 +129,13 @@ mod tests {
     #[test]
     fn every_kernel_belongs_to_a_workload_and_prints_its_record() {
         let stop = AtomicBool::new(false);
-        let request = Request { budget_us: 1, timeout: Duration::from_secs(60), cpu: None, stop: &stop };
+        let request = Request {
+            budget_us: 1,
+            timeout: Duration::from_secs(60),
+            keeps_times: false,
+            cpu: None,
+            stop: &stop,
+        };
         let mut seen = 0;
         for workload in workload::all() {
             if !NativeRunner.suits(workload, &Column::native()) {
@@ -147,8 +153,13 @@ mod tests {
     #[test]
     fn a_raised_flag_ends_the_calibration() {
         let stop = AtomicBool::new(true);
-        let request =
-            Request { budget_us: u64::MAX, timeout: Duration::from_secs(60), cpu: None, stop: &stop };
+        let request = Request {
+            budget_us: u64::MAX,
+            timeout: Duration::from_secs(60),
+            keeps_times: false,
+            cpu: None,
+            stop: &stop,
+        };
         let workload = workload::find("crc32").unwrap();
         assert_eq!(NativeRunner.run(workload, &Column::native(), &request), Err(RunError::Interrupted));
     }

@@ -354,7 +354,13 @@ mod tests {
     #[test]
     fn a_guest_measures_in_the_translator() {
         let (Some(column), stop) = (tcg(), AtomicBool::new(false)) else { return };
-        let request = Request { budget_us: 100, timeout: Duration::from_secs(60), cpu: None, stop: &stop };
+        let request = Request {
+            budget_us: 100,
+            timeout: Duration::from_secs(60),
+            keeps_times: false,
+            cpu: None,
+            stop: &stop,
+        };
         let workload = workload::find("crc32").unwrap();
         let mut runner = QemuRunner::default();
         let observation = runner.run(workload, &column, &request).unwrap();
@@ -374,7 +380,13 @@ mod tests {
         let Some(column) = tcg() else { return };
         let workload = workload::find("spin").unwrap();
         let stop = AtomicBool::new(false);
-        let request = Request { budget_us: 100, timeout: Duration::from_millis(300), cpu: None, stop: &stop };
+        let request = Request {
+            budget_us: 100,
+            timeout: Duration::from_millis(300),
+            keeps_times: false,
+            cpu: None,
+            stop: &stop,
+        };
         let mut runner = QemuRunner::default();
         assert_eq!(runner.run(workload, &column, &request), Err(RunError::Timeout(request.timeout)));
         stop.store(true, Ordering::Relaxed);

@@ -2,15 +2,15 @@
 
 mod axis;
 mod dots;
-mod exits;
 mod frame;
 mod palette;
 mod repetitions;
 mod scene;
+mod shares;
 
 pub use scene::Scene;
 
-use super::dataset::{Dataset, Nature};
+use super::dataset::{Dataset, Nature, ShareBar};
 use super::error::BenchError;
 use super::language::{Language, Text, figures as words};
 use super::record::replace_file;
@@ -59,7 +59,10 @@ pub fn figures(data: &Dataset, language: Language) -> Vec<Figure> {
         dots::nano(data, language)
     });
     add("exits", words::EXITS, words::EXITS_METHOD, exits_alt(data, language), &|language| {
-        exits::exits(data, language)
+        shares::exits(data, language)
+    });
+    add("ledger", words::LEDGER, words::LEDGER_METHOD, ledger_alt(data, language), &|language| {
+        shares::times(data, language)
     });
     for (nature, name, title) in [
         (Nature::Task, "repetitions-tasks", words::SCATTER_TASKS),
@@ -138,6 +141,21 @@ fn exits_alt(data: &Dataset, language: Language) -> String {
         })
         .collect();
     words::EXITS_ALT.with(language, &[("totals", &language.list(&totals))])
+}
+
+/// Which part of all time went to guest code, by mode.
+fn ledger_alt(data: &Dataset, language: Language) -> String {
+    let shares: Vec<String> = data
+        .modes
+        .iter()
+        .filter_map(|mode| {
+            let bars = || data.times.iter().filter(|b| b.mode == *mode && b.total > 0.0);
+            let mean = bars().map(ShareBar::guest_code).sum::<f64>() / bars().count().max(1) as f64;
+            bars().next()?;
+            Some(format!("{mode} {}", language.number(format!("{:.0} %", mean * 100.0))))
+        })
+        .collect();
+    words::LEDGER_ALT.with(language, &[("shares", &language.list(&shares))])
 }
 
 fn scatter_alt(data: &Dataset, nature: Nature, language: Language) -> String {

@@ -50,7 +50,7 @@ fn labels_stay_apart_and_inside() {
         let data = Dataset::from_rows(&synthetic(tasks)).unwrap();
         for language in Language::ALL {
             let figures = figures(&data, language);
-            assert_eq!(figures.len(), 5);
+            assert_eq!(figures.len(), 6);
             for figure in &figures {
                 check(&figure.scene);
             }

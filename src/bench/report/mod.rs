@@ -74,8 +74,8 @@ mod tests {
             assert!(!outside.contains(word), "{word}");
         }
         assert!(page.contains("prefers-color-scheme: dark"));
-        assert_eq!(page.matches("<svg").count(), 5);
-        assert_eq!(page.matches("role=\"img\"").count(), 5);
+        assert_eq!(page.matches("<svg").count(), 6);
+        assert_eq!(page.matches("role=\"img\"").count(), 6);
     }
 
     #[test]

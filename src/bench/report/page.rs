@@ -1,13 +1,13 @@
 //! The words and tables of the page.
 
 use super::html::{escape, inline_svg, table, table_of_words};
-use crate::bench::dataset::{ABLATED, Cell, Dataset, Nature, UNMEASURED};
+use crate::bench::dataset::{ABLATED, Cell, Dataset, Nature, ShareBar, UNMEASURED};
 use crate::bench::fingerprint::EMULATED_SUPERVISOR;
 use crate::bench::language::{Language, Text, page as words, terms};
 use crate::bench::plot::Figure;
 use crate::bench::side::SideFile;
-use crate::bench::{NATIVE, base_mode, reading};
-use crate::engine::Cause;
+use crate::bench::{NATIVE, base_mode, reading, stats};
+use crate::engine::{Account, Cause};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -42,8 +42,10 @@ pub(super) fn render(
             out.push_str(&table(&caption, &head, &rows));
             out.push_str("</details>\n");
         }
-        if figure.name == "exits" {
-            causes(&mut out, data, language);
+        match figure.name {
+            "exits" => causes(&mut out, data, language),
+            "ledger" => accounts(&mut out, data, language),
+            _ => {}
         }
         out.push_str("</section>\n");
     }
@@ -190,7 +192,7 @@ fn times(out: &mut String, data: &Dataset, language: Language) {
 fn causes(out: &mut String, data: &Dataset, language: Language) {
     let rows: Vec<Vec<String>> = Cause::ALL
         .iter()
-        .filter(|cause| data.exits.iter().any(|bar| bar.causes.iter().any(|(name, _)| name == cause.name())))
+        .filter(|cause| data.exits.iter().any(|bar| bar.parts.iter().any(|(name, _)| name == cause.name())))
         .filter_map(|cause| {
             Some(vec![cause.name().to_owned(), terms::cause(*cause)?.of(language).to_owned()])
         })
@@ -199,6 +201,25 @@ fn causes(out: &mut String, data: &Dataset, language: Language) {
         let head = heads(language, &[words::COLUMN_CAUSE, words::COUNTED_WHEN]);
         out.push_str(&table_of_words(words::CAUSES.of(language), &head, &rows, None));
     }
+}
+
+/// What the accounts hold, as far as they hold any, and how well they agree with the guests.
+fn accounts(out: &mut String, data: &Dataset, language: Language) {
+    let percent = |part: f64| language.number(format!("{:.2} %", part * 100.0));
+    let most = data.time_differences.iter().copied().reduce(f64::max);
+    if let (Some(median), Some(most)) = (stats::median(&data.time_differences), most) {
+        let values = [("median", &*percent(median)), ("most", &percent(most))];
+        out.push_str(&format!("<p>{}</p>\n", escape(&words::LEDGER_DIFFERENCE.with(language, &values))));
+    }
+    let rows: Vec<Vec<String>> = Account::ALL
+        .iter()
+        .filter(|account| {
+            data.times.iter().any(|bar| bar.parts.iter().any(|(name, _)| name == account.name()))
+        })
+        .map(|account| vec![account.name().to_owned(), terms::account(*account).of(language).to_owned()])
+        .collect();
+    let head = heads(language, &[words::COLUMN_ACCOUNT, words::HOLDS]);
+    out.push_str(&table_of_words(words::ACCOUNTS.of(language), &head, &rows, None));
 }
 
 /// The figures behind a figure.
@@ -228,7 +249,7 @@ fn table_behind(name: &str, data: &Dataset, language: Language) -> Option<Table>
                 .iter()
                 .map(|bar| {
                     let causes: Vec<String> =
-                        bar.causes.iter().map(|(c, n)| format!("{c} {}", language.count(*n))).collect();
+                        bar.parts.iter().map(|(c, n)| format!("{c} {}", language.count(*n))).collect();
                     vec![
                         bar.workload.clone(),
                         bar.mode.clone(),
@@ -239,6 +260,36 @@ fn table_behind(name: &str, data: &Dataset, language: Language) -> Option<Table>
                 })
                 .collect();
             Some((words::EXITS_TABLE.of(language).to_owned(), head, rows))
+        }
+        "ledger" => {
+            let head = heads(
+                language,
+                &[
+                    words::COLUMN_WORKLOAD,
+                    words::COLUMN_MODE,
+                    words::COLUMN_TIME,
+                    words::COLUMN_ITERATIONS,
+                    words::COLUMN_ACCOUNTS,
+                ],
+            );
+            let share = |ns: f64, bar: &ShareBar| language.number(format!("{:.1} %", ns / bar.total * 100.0));
+            let parts = |bar: &ShareBar| -> Vec<String> {
+                bar.parts.iter().map(|(name, ns)| format!("{name} {}", share(*ns, bar))).collect()
+            };
+            let rows = data
+                .times
+                .iter()
+                .map(|bar| {
+                    vec![
+                        bar.workload.clone(),
+                        bar.mode.clone(),
+                        language.time(bar.total),
+                        bar.iterations.map_or_else(String::new, |n| language.count(n)),
+                        language.list(&parts(bar)),
+                    ]
+                })
+                .collect();
+            Some((words::LEDGER_TABLE.of(language).to_owned(), head, rows))
         }
         _ => None,
     }

@@ -313,6 +313,8 @@ impl<'a> Session<'a> {
             let request = Request {
                 budget_us: self.options.budget_us,
                 timeout: self.options.timeout,
+                // The warm-up's figures do not count.
+                keeps_times: step.repetition == 0,
                 cpu,
                 stop: &self.options.stop,
             };

@@ -7,7 +7,7 @@ use crate::bench::plan::Step;
 use crate::bench::record::{self, Row};
 use crate::bench::timestamp::Timestamp;
 use crate::bench::workload::{Kind, Workload};
-use crate::engine::Cause;
+use crate::engine::{Cause, UNATTRIBUTED};
 use std::time::Duration;
 
 /// Makes the rows of one run.
@@ -116,11 +116,38 @@ impl RowMaker {
         for (cause, count) in observation.counters.iter().filter(|(cause, _)| !is_exit(cause)) {
             rows.push(row(format!("{}{cause}", record::COUNT), record::UNIT_COUNT, *count as f64, whole));
         }
+        rows.extend(self.times((workload, column), (step, print), (observation, &transcript), whole));
         let gap = trouble.clone().or_else(|| refusal(&transcript)).or_else(|| absence(&transcript));
         rows.extend(gap.map(|why| self.reason(workload, column, step, print, &why)));
         // The last: it says that the others are all there.
         rows.push(row(record::WALL.to_owned(), record::UNIT_NS, observation.wall.as_nanos() as f64, whole));
         rows
+    }
+
+    /// Where time went, if that was kept, and by how much it differs from what the guest timed.
+    fn times(
+        &self,
+        (workload, column): (&Workload, &Column),
+        (step, print): (&Step, &str),
+        (observation, transcript): (&Observation, &Transcript),
+        trouble: Option<&str>,
+    ) -> Vec<Row> {
+        let accounts: f64 = observation.times.iter().map(|(_, ns)| ns).sum();
+        let measured: f64 = transcript.results.iter().map(|mark| mark.ns(observation.tsc_khz)).sum();
+        let difference = (UNATTRIBUTED.to_owned(), (accounts - measured).abs());
+        let times = observation.times.iter().chain([&difference]).filter(|_| !observation.times.is_empty());
+        times
+            .map(|(account, ns)| Row {
+                metric: format!("{}{account}", record::TIMES),
+                unit: record::UNIT_NS.to_owned(),
+                repetition: step.repetition,
+                value: Some(*ns),
+                valid: trouble.is_none(),
+                reason: trouble.unwrap_or_default().to_owned(),
+                fingerprint: print.to_owned(),
+                ..self.blank(workload.name, Some(column))
+            })
+            .collect()
     }
 
     /// A row without a figure.

@@ -20,11 +20,15 @@ impl Runner for Actor {
         &mut self,
         workload: &Workload,
         column: &Column,
-        _: &Request<'_>,
+        request: &Request<'_>,
     ) -> Result<Observation, RunError> {
         let n = self.calls.entry((workload.name.to_owned(), column.mode.clone())).or_default();
         *n += 1;
-        (self.script)(workload, column, *n)
+        let mut observation = (self.script)(workload, column, *n)?;
+        if !request.keeps_times {
+            observation.times.clear();
+        }
+        Ok(observation)
     }
 }
 
@@ -38,6 +42,7 @@ fn said(workload: &Workload, cycles: u64, checksum: u64) -> Observation {
         console: text.into_bytes(),
         counters: vec![("port-io".into(), 700), ("instruction".into(), 1_000_000)],
         timed: vec![("port-io".into(), 40), ("instruction".into(), 3)],
+        times: vec![],
         wall: Duration::from_millis(1),
         tsc_khz: 1_000_000,
         misfortune: None,
@@ -88,7 +93,7 @@ fn a_good_run_is_whole() {
     assert_eq!(data.absent["kvm"], "/dev/kvm: no such file");
     assert!(!actor.calls.keys().any(|(_, mode)| mode == "kvm"));
     // Instructions are no cause of an exit, and what boot left the guest for is none of the timed region's.
-    assert!(data.exits.iter().all(|b| b.causes == [("port-io".to_owned(), 40.0)]));
+    assert!(data.exits.iter().all(|b| b.parts == [("port-io".to_owned(), 40.0)]));
     let side = SideFile::load(&summary.csv).unwrap();
     let rows = record::read(&summary.csv).unwrap().rows;
     let count = |metric: &str| rows.iter().find(|r| r.metric == metric).and_then(|r| r.value);
@@ -141,6 +146,42 @@ fn a_deadline_stops_at_once_with_the_rest_written() {
     assert_eq!((summary.runs(), summary.cut_short), (0, Some(CutShort::Deadline)));
     let left = std::fs::read_dir(record::data_dir(dir.path())).unwrap().count();
     assert_eq!(left, 0, "a run of nothing leaves no file");
+}
+
+#[test]
+fn the_warm_up_tells_where_time_went_and_no_other_repetition_does() {
+    let dir = tempfile::tempdir().unwrap();
+    // The guest times 1000 of the 1010 ns that are on accounts: its TSC has 1 GHz.
+    let (summary, data, _) = run(&options(&dir), |w, c, _| {
+        let times = if c.mode != "native" {
+            vec![("guest-code".into(), 900.0), ("dispatch".into(), 110.0)]
+        } else {
+            vec![]
+        };
+        Ok(Observation { times, ..said(w, 1000, 7) })
+    });
+    let rows = record::read(&summary.csv).unwrap().rows;
+    let times: Vec<_> = rows.iter().filter(|r| r.metric.starts_with(record::TIMES)).collect();
+    assert_eq!(times.len(), 2 * 2 * 3, "two workloads, two modes, two accounts and what is on none");
+    assert!(times.iter().all(|r| r.repetition == 0 && r.valid && r.unit == record::UNIT_NS));
+    assert_eq!(data.times.len(), 4);
+    for bar in &data.times {
+        assert_eq!((bar.total, bar.iterations), (1010.0, Some(10.0)), "{bar:?}");
+        assert_eq!(bar.parts[0], ("guest-code".to_owned(), 900.0));
+    }
+    assert!(data.time_differences.iter().all(|part| (part - 10.0 / 1010.0).abs() < 1e-9));
+    assert_eq!(data.time_differences.len(), 4);
+}
+
+#[test]
+fn a_run_that_keeps_no_time_or_ends_badly_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, data, _) = run(&options(&dir), |w, c, _| {
+        let times = if c.mode == "pv" { vec![("guest-code".into(), 1.0)] } else { vec![] };
+        let misfortune = (c.mode == "pv").then(|| "triple fault".to_owned());
+        Ok(Observation { times, misfortune, ..said(w, 1000, 7) })
+    });
+    assert_eq!((data.times.len(), data.time_differences.len()), (0, 0));
 }
 
 #[test]
