@@ -18,8 +18,14 @@ use std::sync::Mutex;
 use std::thread;
 
 /// Folder under `workloads/`, and the `Kind` of what lies in it.
-const KINDS: [(&str, &str); 4] =
-    [("demo", "Demo"), ("nano", "Nano"), ("task", "Task"), ("hostile", "Hostile")];
+const KINDS: [(&str, &str); 5] =
+    [("demo", "Demo"), ("nano", "Nano"), ("task", "Task"), ("sweep", "Sweep"), ("hostile", "Hostile")];
+
+/// How a line of a guest's head begins that names the disk it wants.
+const DISK: &str = "//! Disk: ";
+
+/// What may stand behind [`DISK`], and the `DiskBus` that it means.
+const BUSES: [(&str, &str); 2] = [("ide", "Ide"), ("virtio", "Virtio")];
 
 const COMPILER_FLAGS: [&str; 13] = [
     "--edition=2024",
@@ -52,6 +58,8 @@ struct Guest {
     name: String,
     kind: &'static str,
     about: String,
+    /// The `DiskBus` of the disk that it wants.
+    disk: Option<&'static str>,
     source: PathBuf,
 }
 
@@ -122,13 +130,22 @@ fn find_guests(folder: &Path) -> Result<Vec<Guest>, String> {
                 .and_then(|line| line.strip_prefix("//! "))
                 .ok_or_else(|| format!("{} must begin with a line `//! what it does`", source.display()))?
                 .to_owned();
+            let disk = disk_of(&text).map_err(|why| format!("{}: {why}", source.display()))?;
             if guests.iter().any(|guest| guest.name == name) {
                 return Err(format!("two workloads are called {name}"));
             }
-            guests.push(Guest { name, kind, about, source });
+            guests.push(Guest { name, kind, about, disk, source });
         }
     }
     Ok(guests)
+}
+
+/// The `DiskBus` of the disk that a guest wants, as the head of its source says.
+fn disk_of(text: &str) -> Result<Option<&'static str>, String> {
+    let head = text.lines().take_while(|line| line.starts_with("//!"));
+    let Some(wanted) = head.filter_map(|line| line.strip_prefix(DISK)).next() else { return Ok(None) };
+    let known = BUSES.iter().find(|(name, _)| *name == wanted);
+    known.map(|(_, bus)| Some(*bus)).ok_or_else(|| format!("there are no {wanted} disks"))
 }
 
 /// Takes guests from a shared list on each core until none is left or one failed.
@@ -218,11 +235,12 @@ impl Toolchain {
 /// The table that `src/bench/workload.rs` includes.
 fn listing(guests: &[Guest]) -> String {
     let mut text = String::from("static ALL: &[Workload] = &[\n");
-    for Guest { name, kind, about, .. } in guests {
+    for Guest { name, kind, about, disk, .. } in guests {
+        let disk = disk.map_or_else(|| "None".to_owned(), |bus| format!("Some(DiskBus::{bus})"));
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "    Workload {{ name: {name:?}, kind: Kind::{kind}, about: {about:?}, \
+            "    Workload {{ name: {name:?}, kind: Kind::{kind}, about: {about:?}, disk: {disk}, \
              image: &Aligned(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.elf\"))).0 }},"
         );
     }

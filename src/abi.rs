@@ -12,6 +12,9 @@ pub const LINE_PREFIX: &str = "@trivisor ";
 ///
 /// `iterations` and `cycles` (TSC ticks) are decimal totals of the timed region; `checksum` is 16 hex digits and
 /// covers one fixed unit of work, so it does not depend on how many iterations the calibration chose.
+///
+/// A point of a sweep also has `size=WHAT:N`: one iteration did N of WHAT (a name such as `bytes`; N is decimal, at least 1).
+/// Points of one sweep have metric, ring and WHAT in common.
 pub const RECORD_RESULT: &str = "result";
 
 /// Console record that ends a run: `@trivisor end status=ok`, or `status=failed reason=WORDS…` (to end of line), or the same
@@ -54,6 +57,9 @@ pub const MARK_END: u32 = 2;
 /// Mark on [`PORT_BENCH`]: the timed region that ended last is one whose figure is reported. Regions without it were
 /// for calibration.
 pub const MARK_KEPT: u32 = 3;
+
+/// First bytes of a disk that guests may overwrite: workloads leave all others alone.
+pub const SCRATCH_DISK: [u8; 16] = *b"trivisor scratch";
 
 /// CPUID leaf at which hypervisors name themselves.
 pub const CPUID_HYPERVISOR: u32 = 0x4000_0000;

@@ -7,12 +7,15 @@ use std::time::Duration;
 use trivisor::abi;
 use trivisor::bench::fingerprint::EMULATED_SUPERVISOR;
 use trivisor::bench::marks::{self, End};
+use trivisor::bench::measure::ScratchDisk;
 use trivisor::bench::native;
-use trivisor::bench::workload::{self, Kind, Workload};
+use trivisor::bench::workload::{self, DiskBus, Kind, Workload};
 use trivisor::clock::ClockSource;
 use trivisor::engine::{Engine, Interface, Mode, Pair};
 use trivisor::loader::Image;
-use trivisor::machine::{self, Capture, EmuEngine, Limits, Machine, MachineSpec, Stop, Technique, Without};
+use trivisor::machine::{
+    self, Capture, DiskSpec, EmuEngine, Limits, Machine, MachineSpec, Stop, Technique, Without,
+};
 
 /// Far beyond what any mode needs: a guest that runs into it hangs.
 const HANGS: Duration = Duration::from_secs(120);
@@ -97,6 +100,10 @@ fn boot_machine(workload: &Workload, mut spec: MachineSpec, limit: Duration) -> 
     let image = Image::parse(workload.image).unwrap();
     let pair = spec.pair;
     spec.command_line = format!("{}=2000 {}=2000000", abi::ARG_BUDGET_US, abi::ARG_TSC_KHZ);
+    let disk = ScratchDisk::of(workload).unwrap();
+    if let Some(disk) = &disk {
+        disk.plug(&mut spec);
+    }
     let console = Capture::new(KEEP);
     let mut machine = Machine::build(&spec, &image, Box::new(console.clone())).unwrap();
     let limits = Limits { timeout: Some(limit), interruptible: false, ..Limits::default() };
@@ -112,7 +119,7 @@ fn of_kind(kinds: &[Kind]) -> impl Iterator<Item = &'static Workload> {
 fn every_workload_ends_well_with_the_same_checksums_in_every_pair() {
     let ways = ways();
     let mut ran = 0;
-    for workload in of_kind(&[Kind::Nano, Kind::Task, Kind::Demo]) {
+    for workload in of_kind(&[Kind::Nano, Kind::Task, Kind::Sweep, Kind::Demo]) {
         // Of those that measure all, and of those that do not.
         let mut first: [Option<(Way, BTreeMap<String, u64>)>; 2] = [None, None];
         for (way, label) in &ways {
@@ -179,6 +186,37 @@ fn every_workload_ends_well_with_the_same_checksums_in_every_pair() {
         }
     }
     println!("{ran} runs of workloads agreed");
+}
+
+#[test]
+fn guests_leave_a_disk_alone_that_is_no_scratch_disk_and_end_without_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("somebody's.img");
+    let content: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
+    for workload in workload::all().iter().filter(|w| w.disk.is_some()) {
+        for with_disk in [true, false] {
+            std::fs::write(&path, &content).unwrap();
+            let mut spec = MachineSpec::new(Mode::Emu);
+            if with_disk {
+                let disk = DiskSpec { image: path.clone(), read_only: false, overlay: None };
+                (spec.disks, spec.ide_disks) = match workload.disk {
+                    Some(DiskBus::Virtio) => (vec![disk], vec![]),
+                    _ => (vec![], vec![disk]),
+                };
+            }
+            let image = Image::parse(workload.image).unwrap();
+            let console = Capture::new(KEEP);
+            let mut machine = Machine::build(&spec, &image, Box::new(console.clone())).unwrap();
+            let limits = Limits { timeout: Some(HANGS), ..Limits::default() };
+            assert_eq!(machine.run(&limits).unwrap(), Stop::PowerOff(1), "{}", workload.name);
+            drop(machine);
+            let transcript = marks::parse(console.text().as_bytes());
+            let words = if with_disk { "may overwrite" } else { "there is no" };
+            let ended = matches!(&transcript.end, Some(End::Absent(why)) if why.contains(words));
+            assert!(ended && transcript.results.is_empty(), "{}: {transcript:?}", workload.name);
+            assert!(std::fs::read(&path).unwrap() == content, "{} has written", workload.name);
+        }
+    }
 }
 
 /// The lines of `sensitive` that are not right.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use trivisor::abi;
+use trivisor::bench::measure::ScratchDisk;
 use trivisor::bench::workload::{self, Kind, Workload};
 use trivisor::bench::{kernels, native};
 
@@ -31,12 +32,14 @@ fn boot(workload: &Workload, limit: Duration, enough: usize) -> (String, Option<
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join(workload.name);
     std::fs::write(&image, workload.image).unwrap();
+    let disk = ScratchDisk::of(workload).unwrap();
     let mut child = Command::new(QEMU)
         .arg("-kernel")
         .arg(&image)
         .args(["-append", "budget_us=2000 tsc_khz=2000000", "-accel", "tcg", "-cpu", "max", "-m", "128"])
         .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .args(disk.iter().flat_map(ScratchDisk::qemu_arguments))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -112,7 +115,8 @@ fn check(workload: &Workload) {
             }
             // What only a guest can do has no native column.
             None => assert!(
-                workload.kind != Kind::Task || matches!(name, "console" | "forkwait"),
+                workload.kind != Kind::Task
+                    || matches!(name, "console" | "forkwait" | "disk_ide" | "disk_virtio"),
                 "{name}: metric {} has no native kernel",
                 result["metric"]
             ),

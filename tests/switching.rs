@@ -16,6 +16,7 @@ use trivisor::abi;
 use trivisor::arch::CpuState;
 use trivisor::bench::fingerprint::EMULATED_SUPERVISOR;
 use trivisor::bench::marks::{self, End};
+use trivisor::bench::measure::ScratchDisk;
 use trivisor::bench::workload::{self, Kind, Workload};
 use trivisor::clock::ClockSource;
 use trivisor::engine::{Engine, Interface, Mode, Pair, VcpuId};
@@ -69,7 +70,12 @@ fn switched(
     let image = Image::parse(workload.image).unwrap();
     let console = Capture::new(1 << 20);
     let mut mode = modes[random.below(modes.len() as u64) as usize];
-    let built = Machine::build(&spec(mode, 4000 * points), &image, Box::new(console.clone()));
+    let mut wanted = spec(mode, 4000 * points);
+    let disk = ScratchDisk::of(workload).map_err(|error| error.to_string())?;
+    if let Some(disk) = &disk {
+        disk.plug(&mut wanted);
+    }
+    let built = Machine::build(&wanted, &image, Box::new(console.clone()));
     let mut machine = built.map_err(|error| error.to_string())?;
     let start = Instant::now();
     for _ in 0..points {
@@ -118,7 +124,12 @@ fn workloads_that_are_switched_at_random_points_end_with_the_right_checksums() {
     for workload in workload::all().iter().filter(wanted) {
         let console = Capture::new(1 << 20);
         let image = Image::parse(workload.image).unwrap();
-        let mut still = Machine::build(&spec(Mode::Emu, 20_000), &image, Box::new(console.clone())).unwrap();
+        let disk = ScratchDisk::of(workload).unwrap();
+        let mut wanted = spec(Mode::Emu, 20_000);
+        if let Some(disk) = &disk {
+            disk.plug(&mut wanted);
+        }
+        let mut still = Machine::build(&wanted, &image, Box::new(console.clone())).unwrap();
         assert_eq!(still.run(&to_the_end()).unwrap(), Stop::PowerOff(1), "{}", workload.name);
         let expected = sums(&console.text()).unwrap();
         let here = modes_of(workload, &modes);

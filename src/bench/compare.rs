@@ -10,6 +10,7 @@ use super::dataset::{Cell, Dataset, Measure, UNMEASURED};
 use super::language::Language;
 use super::significance::{false_discovery, rank_sum};
 use super::stats::{self, Interval};
+use super::sweep::is_point;
 use super::{NATIVE, quantity};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -76,7 +77,7 @@ pub struct Difference {
     pub ratio: Interval,
     /// The probability of such a difference by chance.
     pub p: f64,
-    /// The same, corrected for all that is compared here.
+    /// The same, corrected for all that is compared here: points of sweeps, and the rest.
     pub q: f64,
     /// What follows.
     pub verdict: Verdict,
@@ -150,9 +151,17 @@ impl Comparison {
                 }
             }
         }
-        let corrected = false_discovery(&found.differences.iter().map(|one| one.p).collect::<Vec<_>>());
-        for (one, q) in found.differences.iter_mut().zip(corrected) {
-            one.q = q;
+        // Points of sweeps are many: they are a family of their own, so that they take no power from the rest.
+        for points in [false, true] {
+            let mut family: Vec<&mut Difference> =
+                found.differences.iter_mut().filter(|one| is_point(&one.metric) == points).collect();
+            let corrected = false_discovery(&family.iter().map(|one| one.p).collect::<Vec<_>>());
+            for (one, q) in family.iter_mut().zip(corrected) {
+                one.q = q;
+            }
+        }
+        for one in &mut found.differences {
+            let q = one.q;
             one.verdict = match one.ratio {
                 ratio if q <= LEVEL && ratio.low > 1.0 => Verdict::Slower,
                 ratio if q <= LEVEL && ratio.high < 1.0 => Verdict::Faster,
@@ -181,14 +190,18 @@ impl Comparison {
             let arrangements = (1..=a).fold(1.0, |product, i| product * (b + i) as f64 / i as f64);
             (2.0_f64 / arrangements).max(1.0 / super::significance::ARRANGEMENTS as f64)
         };
-        let least = self.differences.iter().map(least).fold(1.0, f64::min);
-        least * self.differences.len() as f64 > LEVEL
+        let is_blind = |points: bool| {
+            let family = || self.differences.iter().filter(|one| is_point(&one.metric) == points);
+            family().map(least).fold(1.0, f64::min) * family().count() as f64 > LEVEL
+        };
+        // Sweeps alone are asked for rarely, and decide then.
+        is_blind(self.differences.iter().all(|one| is_point(&one.metric)))
     }
 
-    /// The geometric mean of the ratios of each column that has some.
+    /// The geometric mean of the ratios of each column that has some, but for those of points of sweeps.
     pub fn means(&self) -> Vec<(String, f64)> {
         let mut ratios: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for one in &self.differences {
+        for one in self.differences.iter().filter(|one| !is_point(&one.metric)) {
             ratios.entry(&one.mode).or_default().push(one.ratio.mid);
         }
         let mean =

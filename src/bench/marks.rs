@@ -4,6 +4,7 @@
 //! before a record, fields may be missing, repeated, huge or garbage. Nothing panics, memory is bounded, and every record
 //! that is refused leaves a typed error, never a made-up figure.
 
+use super::sweep::Size;
 use crate::abi;
 use std::collections::BTreeSet;
 
@@ -23,6 +24,8 @@ pub struct Mark {
     pub workload: String,
     /// What was measured.
     pub metric: String,
+    /// How much one iteration did, if this is a point of a sweep.
+    pub size: Option<Size>,
     /// Privilege ring in which the timed code ran, 0 to 3.
     pub ring: u8,
     /// Iterations in the timed region, at least 1.
@@ -34,9 +37,10 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The metric's name with its ring, as the CSV has it: `crc32@ring3`.
+    /// The metric's name with its size and ring, as the CSV has it: `crc32@ring3`, `rep_outs[bytes=64]@ring0`.
     pub fn metric_at_ring(&self) -> String {
-        format!("{}@ring{}", self.metric, self.ring)
+        let size = self.size.as_ref().map(Size::to_string).unwrap_or_default();
+        format!("{}{size}@ring{}", self.metric, self.ring)
     }
 
     /// Nanoseconds of the timed region, with a TSC of `tsc_khz` kHz (0 counts as 1).
@@ -82,10 +86,13 @@ pub enum MarkError {
     /// A name is empty, too long, or has characters outside `a-z A-Z 0-9 _ . / + -`.
     #[error("field `{0}` is not a name")]
     BadName(&'static str),
+    /// The size is not a name and a number of at least 1.
+    #[error("field `size` is not WHAT:N")]
+    BadSize,
     /// The status is none of `ok`, `failed` and `absent`.
     #[error("unknown status")]
     BadStatus,
-    /// The same workload, metric and ring were reported before.
+    /// The same workload, metric, size and ring were reported before.
     #[error("reported twice")]
     Duplicate,
     /// Something follows the end of the run.
@@ -133,7 +140,7 @@ pub fn parse(console: &[u8]) -> Transcript {
 fn record(
     text: &str,
     transcript: &mut Transcript,
-    known: &mut BTreeSet<(String, String, u8)>,
+    known: &mut BTreeSet<(String, String)>,
 ) -> Result<(), MarkError> {
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
     if word != abi::RECORD_RESULT && word != abi::RECORD_END {
@@ -150,7 +157,7 @@ fn record(
         return Err(MarkError::TooMany);
     }
     let mark = result(rest)?;
-    if !known.insert((mark.workload.clone(), mark.metric.clone(), mark.ring)) {
+    if !known.insert((mark.workload.clone(), mark.metric_at_ring())) {
         return Err(MarkError::Duplicate);
     }
     transcript.results.push(mark);
@@ -171,11 +178,11 @@ fn end(rest: &str) -> Result<End, MarkError> {
     }
 }
 
-/// Fields of a result record, in the order of `abi::RECORD_RESULT`.
-const FIELDS: [&str; 6] = ["workload", "metric", "ring", "iterations", "cycles", "checksum"];
+/// Fields of a result record, in the order of `abi::RECORD_RESULT`; only points of sweeps have the last one.
+const FIELDS: [&str; 7] = ["workload", "metric", "ring", "iterations", "cycles", "checksum", "size"];
 
 fn result(rest: &str) -> Result<Mark, MarkError> {
-    let mut values: [Option<&str>; 6] = [None; 6];
+    let mut values: [Option<&str>; FIELDS.len()] = [None; FIELDS.len()];
     for field in rest.split_ascii_whitespace() {
         let (key, value) = field.split_once('=').ok_or(MarkError::NotAField)?;
         // Unknown keys are left for newer guests.
@@ -193,6 +200,7 @@ fn result(rest: &str) -> Result<Mark, MarkError> {
         iterations: decimal(get(3)?).filter(|n| *n > 0).ok_or(MarkError::BadNumber(FIELDS[3]))?,
         cycles: decimal(get(4)?).filter(|n| *n > 0).ok_or(MarkError::BadNumber(FIELDS[4]))?,
         checksum: hexadecimal(get(5)?).ok_or(MarkError::BadNumber(FIELDS[5]))?,
+        size: values[6].map(|text| size(text).ok_or(MarkError::BadSize)).transpose()?,
     })
 }
 
@@ -202,6 +210,11 @@ fn name(text: &str) -> Option<String> {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_./+-".contains(&b));
     // A leading sign would make a spreadsheet take the name for a formula.
     (fits && !text.starts_with(['+', '-'])).then(|| text.to_owned())
+}
+
+fn size(text: &str) -> Option<Size> {
+    let (what, count) = text.split_once(':')?;
+    Some(Size { what: name(what)?, count: decimal(count).filter(|n| *n > 0)? })
 }
 
 /// Digits only: `u64::from_str` alone would also take a leading `+`.
@@ -260,6 +273,10 @@ mod tests {
         ] {
             assert_eq!(one_error(&GOOD.replace(from, to)), want, "{to}");
         }
+        for bad in ["bytes", "bytes:", "bytes:0", ":4", "bytes:-4", "by[tes:4", "bytes:4:4"] {
+            assert_eq!(one_error(&format!("{GOOD} size={bad}")), MarkError::BadSize, "{bad}");
+        }
+        assert_eq!(one_error(&format!("{GOOD} size=bytes:1 size=bytes:1")), MarkError::Repeated("size"));
         assert_eq!(one_error("@trivisor end status=maybe"), MarkError::BadStatus);
     }
 
@@ -276,6 +293,17 @@ mod tests {
         let t = parse(format!("{GOOD}\n{GOOD}\n@trivisor end status=ok\n{GOOD}\n").as_bytes());
         assert_eq!(t.results.len(), 1);
         assert_eq!(t.errors, [(2, MarkError::Duplicate), (4, MarkError::AfterEnd)]);
+    }
+
+    #[test]
+    fn points_of_a_sweep_differ_in_their_size() {
+        let t = parse(
+            format!("{GOOD} size=bytes:512\n{GOOD}\n{GOOD} size=bytes:4096\n{GOOD} size=bytes:512\n")
+                .as_bytes(),
+        );
+        let names: Vec<_> = t.results.iter().map(Mark::metric_at_ring).collect();
+        assert_eq!(names, ["crc32[bytes=512]@ring3", "crc32@ring3", "crc32[bytes=4096]@ring3"]);
+        assert_eq!(t.errors, [(4, MarkError::Duplicate)]);
     }
 
     #[test]
@@ -304,13 +332,16 @@ mod tests {
 
         #[test]
         fn what_the_protocol_allows_comes_back(workload in "[a-z][a-z0-9_.-]{0,20}", metric in "[a-z][a-z0-9_.-]{0,20}", ring in 0u8..4,
-                                               iterations in 1u64.., cycles in 1u64.., checksum: u64) {
+                                               size in prop::option::of(("[a-z]{1,8}", 1u64..)), iterations in 1u64.., cycles in 1u64.., checksum: u64) {
             let line = format!("@trivisor result workload={workload} metric={metric} ring={ring} \
-                                iterations={iterations} cycles={cycles} checksum={checksum:016x}\r\n");
+                                iterations={iterations} cycles={cycles} checksum={checksum:016x}{}\r\n",
+                               size.as_ref().map(|(what, n)| format!(" size={what}:{n}")).unwrap_or_default());
+            let size = size.map(|(what, count)| Size { what, count });
             let t = parse(line.as_bytes());
             prop_assert_eq!(&t.errors, &[]);
-            prop_assert_eq!(&t.results, &[Mark { workload, metric, ring, iterations, cycles, checksum }]);
+            prop_assert_eq!(&t.results, &[Mark { workload, metric, size, ring, iterations, cycles, checksum }]);
             prop_assert!(t.results[0].ns_per_iteration(0).is_finite());
+            prop_assert_eq!(crate::bench::sweep::is_point(&t.results[0].metric_at_ring()), t.results[0].size.is_some());
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod run;
 pub mod side;
 pub mod significance;
 pub mod stats;
+pub mod sweep;
 pub mod table;
 pub mod timestamp;
 pub mod workload;

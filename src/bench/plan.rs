@@ -23,7 +23,7 @@ pub struct Filter {
 impl Default for Filter {
     /// Everything that measures.
     fn default() -> Filter {
-        Filter { workloads: Vec::new(), kinds: vec![Kind::Nano, Kind::Task], modes: Vec::new() }
+        Filter { workloads: Vec::new(), kinds: vec![Kind::Nano, Kind::Task, Kind::Sweep], modes: Vec::new() }
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn named_workloads_need_not_be_of_the_kinds() {
-        let spin = Workload { name: "spin", kind: Kind::Hostile, about: "", image: &[] };
+        let spin = Workload { name: "spin", kind: Kind::Hostile, about: "", disk: None, image: &[] };
         assert!(!Filter::default().wants_workload(&spin));
         let wants = |pattern: &str| {
             let named = Filter { workloads: vec![pattern.into()], ..Filter::default() };

@@ -3,8 +3,11 @@
 //! Tidy data: `pandas.read_csv(f)` or R's `read.csv` load it as it is. Conventions, which only this file states:
 //! - `value` is empty exactly where there is no figure; `valid` says whether it may be used, `reason` why not.
 //! - `unit` tells a figure's nature: [`UNIT_NANO`] the cost of one operation, [`UNIT_TASK`] the time of one fixed unit of
-//!   work, [`UNIT_COUNT`] a count, [`UNIT_FOLD`] a checksum folded to 32 bits, [`UNIT_TEXT`] a fact in words (in `reason`).
+//!   work, [`UNIT_POINT`] the cost of one operation of the size that the metric names, [`UNIT_COUNT`] a count, [`UNIT_FOLD`] a checksum folded to 32 bits, [`UNIT_TEXT`] a fact in words (in `reason`).
 //! - a metric measured by a guest is named `metric@ringN`; `.iterations` and `.checksum` belong to it.
+//! - a point of a sweep is named `metric[WHAT=SIZE]@ringN`, as `rep_outs[bytes=4096]@ring0` ([`super::sweep`]); a regular
+//!   expression such as `(.+)\[(\w+)=(\d+)\]` takes it apart. Points have a unit of their own, so that means and tables of
+//!   operations and tasks leave them out.
 //! - `exits.<cause>` count why the guest was left in the timed regions that its metrics report, all regions of a run
 //!   together; `count.<cause>` are counts of the whole run, boot and calibration included; `wall` is the time of the whole
 //!   run as the host saw it.
@@ -29,6 +32,8 @@ use std::path::{Path, PathBuf};
 pub const UNIT_NANO: &str = "ns/op";
 /// Nanoseconds for one fixed unit of work of a whole task.
 pub const UNIT_TASK: &str = "ns/task";
+/// Nanoseconds for one operation of a size that the metric names: a point of a sweep.
+pub const UNIT_POINT: &str = "ns/point";
 /// Nanoseconds of host time.
 pub const UNIT_NS: &str = "ns";
 /// A plain count.

@@ -1,6 +1,6 @@
 //! The terminal table: what was measured by mode, with median, interval and slowdown to native.
 
-use super::dataset::{Cell, Dataset, Means, Measure, Nature, UNMEASURED};
+use super::dataset::{Cell, Dataset, Means, Measure, Nature, Series, UNMEASURED};
 use super::language::Language;
 use super::{NATIVE, quantity, reading};
 
@@ -36,6 +36,7 @@ pub fn render(data: &Dataset, style: Style) -> String {
             section(&mut out, data, &measures, title, style, &mut notes);
         }
     }
+    sweeps(&mut out, data, style, &mut notes);
     ablations(&mut out, data);
     for (workload, mode, reason) in &data.failures {
         out.push_str(&format!("{workload} in {mode}: {reason}\n"));
@@ -80,12 +81,17 @@ fn section(
     if measures[0].nature == Nature::Task {
         lines.extend(mean_lines(data));
     }
+    lay_out(out, data, &lines, first_mean, style);
+}
+
+/// Lines of text in columns; from line `second_part` on they stand below a rule.
+fn lay_out(out: &mut String, data: &Dataset, lines: &[Vec<Text>], second_part: usize, style: Style) {
     let widths: Vec<usize> = (0..=data.modes.len())
         .map(|c| lines.iter().map(|l| l[c].plain.chars().count()).max().unwrap_or(0))
         .collect();
     let rule = "─".repeat(widths.iter().sum::<usize>() + 2 * data.modes.len());
     for (i, line) in lines.iter().enumerate() {
-        if i == first_mean {
+        if i == second_part {
             out.push_str(&rule);
             out.push('\n');
         }
@@ -111,6 +117,39 @@ fn section(
         }
     }
     out.push('\n');
+}
+
+/// Sweeps, a line each: the time at the least size, and at the greatest. The page shows all between.
+fn sweeps(out: &mut String, data: &Dataset, style: Style, notes: &mut Vec<String>) {
+    let series = data.series();
+    if series.is_empty() {
+        return;
+    }
+    let head =
+        std::iter::once("sweeps: time of one at both ends").chain(data.modes.iter().map(String::as_str));
+    let mut lines = vec![head.map(|t| Text { plain: t.to_owned(), colour: None }).collect::<Vec<Text>>()];
+    lines.extend(series.iter().map(|series| {
+        let label = Text { plain: series.title(Language::English), colour: None };
+        std::iter::once(label).chain(data.modes.iter().map(|mode| ends_text(series, mode, notes))).collect()
+    }));
+    lay_out(out, data, &lines, usize::MAX, style);
+}
+
+fn ends_text(series: &Series<'_>, mode: &str, notes: &mut Vec<String>) -> Text {
+    let cells = series.points.iter().filter_map(|(_, point)| point.cell(mode));
+    let Some([least, most]) = series.ends(mode) else {
+        // Points that have no figure have the same reason, all but always.
+        let none = || Text { plain: "-".to_owned(), colour: Some(GREY) };
+        return cells.into_iter().next().map_or_else(none, |cell| cell_text(cell, mode, notes));
+    };
+    let mut plain = format!("{} – {}", quantity::time(least.1), quantity::time(most.1));
+    for note in cells.filter_map(|cell| cell.note.as_deref()) {
+        let mark = format!(" [{}]", footnote(notes, mode, note));
+        if !plain.ends_with(&mark) {
+            plain.push_str(&mark);
+        }
+    }
+    Text { plain, colour: None }
 }
 
 /// What leaving techniques out costs, a line for each column that does.
@@ -235,6 +274,26 @@ mod tests {
         let rows: Vec<_> = synthetic(2).into_iter().filter(|r| r.repetition <= 2).collect();
         let text = render(&Dataset::from_rows(&rows).unwrap(), Style::default());
         assert!(text.contains(" n=2") && !text.contains('±'), "{text}");
+    }
+
+    #[test]
+    fn a_sweep_has_one_line_with_both_ends() {
+        let mut rows = Vec::new();
+        for (size, value) in [(1, 20.0), (64, 30.0), (4096, 5000.0)] {
+            let metric = format!("rep_outs[bytes={size}]@ring0");
+            for repetition in 1..=3 {
+                rows.push(row("sweep_outs", &metric, record::UNIT_POINT, "emu", repetition, value));
+            }
+            let failed = row("sweep_outs", &metric, record::UNIT_POINT, "pv", 1, value);
+            rows.push(Row { valid: false, value: None, reason: "no disk".to_owned(), ..failed });
+        }
+        let text = render(&Dataset::from_rows(&rows).unwrap(), Style::default());
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("rep_outs")).collect();
+        assert_eq!(lines.len(), 1, "{text}");
+        let words: Vec<_> = lines[0].split_whitespace().collect();
+        let expected = ["rep_outs,", "1", "to", "4096", "bytes", "20", "ns", "–", "5", "µs", "n/a", "[1]"];
+        assert_eq!(words, expected, "{text}");
+        assert!(text.contains("[1] pv: no disk"), "{text}");
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub enum Kind {
     Nano,
     /// A whole task.
     Task,
+    /// The cost of one thing at growing sizes.
+    Sweep,
     /// Misbehaves, to test that the monitor does not.
     Hostile,
 }
@@ -20,7 +22,32 @@ impl Kind {
             Self::Demo => "demo",
             Self::Nano => "nano",
             Self::Task => "task",
+            Self::Sweep => "sweep",
             Self::Hostile => "hostile",
+        }
+    }
+
+    /// Whether such a workload reports figures.
+    pub const fn measures(self) -> bool {
+        matches!(self, Self::Nano | Self::Task | Self::Sweep)
+    }
+}
+
+/// How a disk is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DiskBus {
+    /// First disk of the first IDE channel.
+    Ide,
+    /// A virtio block device on the PCI bus.
+    Virtio,
+}
+
+impl DiskBus {
+    /// The name in the fingerprint.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ide => "ide",
+            Self::Virtio => "virtio",
         }
     }
 }
@@ -34,6 +61,8 @@ pub struct Workload {
     pub kind: Kind,
     /// One line on what it does.
     pub about: &'static str,
+    /// The disk that it measures; without it ends as absent.
+    pub disk: Option<DiskBus>,
     /// The ELF file, aligned to 16 bytes.
     pub image: &'static [u8],
 }

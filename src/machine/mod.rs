@@ -43,6 +43,7 @@ pub use crate::device::uart16550::ConsoleSink;
 pub use crate::emulator::{EmuEngine, Mistake, Technique, UnknownTechnique, Without};
 pub use crate::host::console::{Capture, Outlet, Stream};
 use crate::host::disk::DiskError;
+pub use crate::host::disk::DiskSpec;
 use crate::host::net::NetError;
 pub use backends::availability;
 pub use console_input::ConsoleInput;

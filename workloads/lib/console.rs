@@ -6,7 +6,7 @@
 use core::fmt;
 
 use crate::abi::PORT_COM1;
-use crate::cpu::{inb, outb};
+use crate::cpu::{inb, outb, outs_bytes};
 
 /// Bytes that the transmit FIFO holds.
 pub const FIFO_DEPTH: usize = 16;
@@ -46,6 +46,14 @@ pub fn bytes(text: &[u8]) {
         for &value in chunk {
             outb(PORT_COM1, value);
         }
+    }
+}
+
+/// Sends bytes, a FIFO full per status read and by one string instruction.
+pub fn string(text: &[u8]) {
+    for chunk in text.chunks(FIFO_DEPTH) {
+        wait();
+        outs_bytes(PORT_COM1, chunk);
     }
 }
 

@@ -45,6 +45,51 @@ pub fn inb(port: u16) -> u8 {
     value
 }
 
+/// Reads 32 bits from a port.
+#[inline(always)]
+pub fn inl(port: u16) -> u32 {
+    let value: u32;
+    // SAFETY: as in `outb`.
+    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, preserves_flags)) };
+    value
+}
+
+/// Writes bytes to a port, one after the other, by one string instruction.
+#[inline(always)]
+pub fn outs_bytes(port: u16, bytes: &[u8]) {
+    // SAFETY: reads the slice only; the direction flag is clear in Rust code.
+    unsafe {
+        asm!("rep outsb", in("dx") port, inout("rsi") bytes.as_ptr() => _, inout("rcx") bytes.len() => _,
+            options(readonly, nostack, preserves_flags))
+    };
+}
+
+/// Writes `words` 16-bit words from `from` on to a port by one string instruction.
+///
+/// # Safety
+/// They must be readable.
+#[inline(always)]
+pub unsafe fn outs_words(port: u16, from: *const u8, words: usize) {
+    // SAFETY: the caller's promise; the direction flag is clear in Rust code.
+    unsafe {
+        asm!("rep outsw", in("dx") port, inout("rsi") from => _, inout("rcx") words => _,
+            options(readonly, nostack, preserves_flags))
+    };
+}
+
+/// Reads `words` 16-bit words from a port to `to` on by one string instruction.
+///
+/// # Safety
+/// They must be writable.
+#[inline(always)]
+pub unsafe fn ins_words(port: u16, to: *mut u8, words: usize) {
+    // SAFETY: as in `outs_words`.
+    unsafe {
+        asm!("rep insw", in("dx") port, inout("rdi") to => _, inout("rcx") words => _,
+            options(nostack, preserves_flags))
+    };
+}
+
 /// Reads a model-specific register that exists.
 #[inline(always)]
 pub fn rdmsr(register: u32) -> u64 {

@@ -12,23 +12,27 @@ mod builtins;
 pub mod checksum;
 pub mod console;
 pub mod cpu;
+pub mod disk;
 pub mod hypercall;
+pub mod ide;
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
 pub mod lapic;
 pub mod layout;
 pub mod measure;
 pub mod paging;
+pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod single;
 pub mod trap;
 pub mod user;
+pub mod virtio;
 
 use core::fmt::Write;
 
 pub use checksum::Checksum;
-pub use measure::{Run, Sample, UNROLL};
+pub use measure::{Run, Sample, Size, UNROLL};
 
 use console::Line;
 

@@ -13,6 +13,9 @@ use crate::user;
 /// Operations per turn of an unrolled loop: the loop then weighs less than a tenth of a cycle per operation.
 pub const UNROLL: u64 = 16;
 
+/// A point of a sweep gets this part of the budget of a measurement, since a sweep has several.
+const POINT_SHARE: u64 = 4;
+
 /// Ends the doubling where the TSC does not move.
 const MOST: u64 = 1 << 40;
 
@@ -24,6 +27,15 @@ pub struct Sample {
     pub iterations: u64,
     /// TSC ticks of the timed region.
     pub cycles: u64,
+}
+
+/// How much one operation of a sweep's point does.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// What is counted, in the plural: `bytes`.
+    pub what: &'static str,
+    /// How many of it.
+    pub count: u64,
 }
 
 /// One run of a workload: its name and how long it may take.
@@ -71,8 +83,22 @@ pub fn calibrate(budget: u64, unroll: u64, mut batch: impl FnMut(u64)) -> Sample
 impl Run {
     /// Prints the result line of one metric.
     pub fn report(&self, metric: &str, ring: u8, sample: Sample, checksum: u64) {
-        Line::new()
-            .text(abi::LINE_PREFIX)
+        self.line(metric, ring, sample, checksum).print();
+    }
+
+    /// Prints the result line of a sweep's point.
+    pub fn report_at(&self, metric: &str, size: Size, ring: u8, sample: Sample, checksum: u64) {
+        self.line(metric, ring, sample, checksum)
+            .text(" size=")
+            .text(size.what)
+            .text(":")
+            .decimal(size.count)
+            .print();
+    }
+
+    fn line(&self, metric: &str, ring: u8, sample: Sample, checksum: u64) -> Line {
+        let mut line = Line::new();
+        line.text(abi::LINE_PREFIX)
             .text(abi::RECORD_RESULT)
             .text(" workload=")
             .text(self.workload)
@@ -85,8 +111,8 @@ impl Run {
             .text(" cycles=")
             .decimal(sample.cycles)
             .text(" checksum=")
-            .hexadecimal(checksum)
-            .print();
+            .hexadecimal(checksum);
+        line
     }
 
     /// Measures and reports one operation of the kernel; `batch(repetitions)` does `unroll` operations a repetition.
@@ -94,6 +120,27 @@ impl Run {
     pub fn nano(&self, metric: &str, checksum: Checksum, unroll: u64, batch: impl FnMut(u64)) -> Sample {
         let sample = calibrate(self.budget, unroll, batch);
         self.report(metric, 0, sample, checksum.value());
+        sample
+    }
+
+    /// Ticks that the measurement of a sweep's point should take.
+    pub fn point_budget(&self) -> u64 {
+        self.budget / POINT_SHARE
+    }
+
+    /// Measures and reports a sweep's point in the kernel: `batch(repetitions)` does `unroll` operations of this size a
+    /// repetition.
+    #[inline(always)]
+    pub fn point(
+        &self,
+        metric: &str,
+        size: Size,
+        checksum: Checksum,
+        unroll: u64,
+        batch: impl FnMut(u64),
+    ) -> Sample {
+        let sample = calibrate(self.point_budget(), unroll, batch);
+        self.report_at(metric, size, 0, sample, checksum.value());
         sample
     }
 

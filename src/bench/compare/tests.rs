@@ -43,6 +43,44 @@ fn the_same_twice_shows_no_difference() {
     assert!(alarms <= WORKLOADS / 2, "{alarms} of {}", 10 * WORKLOADS);
 }
 
+/// A run with that many points of sweeps beside it, which take `factor` times their time.
+fn with_points(name: &str, seed: u64, points: usize, factor: f64) -> Dataset {
+    let plain = run(name, seed, 10, |workload| if workload == 0 { factor } else { 1.0 });
+    let mut rows = Vec::new();
+    for measure in &plain.measures {
+        for (mode, cell) in &measure.cells {
+            let unit = record::UNIT_TASK;
+            let of = |s: &crate::bench::dataset::Sample| {
+                row(&measure.workload, &measure.metric, unit, mode, s.repetition, s.value)
+            };
+            rows.extend(cell.samples.iter().map(of));
+        }
+    }
+    let mut random = SplitMix64::new(seed ^ 77);
+    for (point, repetition) in (1..=points).flat_map(|point| (1..=10).map(move |r| (point, r))) {
+        let value = 1e3 * factor * (1.0 + random.below(1000) as f64 / 1e5);
+        let metric = format!("op[bytes={point}]@ring0");
+        rows.push(row("sweep", &metric, record::UNIT_POINT, "emu", repetition, value));
+    }
+    from(rows)
+}
+
+#[test]
+fn points_of_sweeps_take_no_power_from_the_rest_and_are_in_no_mean() {
+    let compared = |points| {
+        let (a, b) = (with_points("A", 1, points, 1.0), with_points("A", 2, points, 1.2));
+        Comparison::of(&a, &b, false)
+    };
+    let (without, with) = (compared(0), compared(300));
+    let rest = |found: &Comparison| -> Vec<Difference> {
+        found.differences.iter().filter(|one| !is_point(&one.metric)).cloned().collect()
+    };
+    assert_eq!(rest(&with), rest(&without));
+    assert_eq!((with.means(), with.is_blind()), (without.means(), without.is_blind()));
+    let slower = |one: &&Difference| is_point(&one.metric) && one.verdict == Verdict::Slower;
+    assert_eq!(with.differences.iter().filter(slower).count(), 300);
+}
+
 #[test]
 fn a_planted_slowdown_of_five_percent_is_found_and_named() {
     let planted = |workload| if workload < 8 { 1.05 } else { 1.0 };

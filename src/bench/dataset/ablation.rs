@@ -1,7 +1,7 @@
 //! What leaving techniques of the translator out costs, relative to the full translator of the same run.
 
 use super::super::stats;
-use super::{Dataset, Measure, TaskSet};
+use super::{Dataset, Measure, Nature, TaskSet};
 use crate::machine::{EmuEngine, Without};
 
 /// How names of columns begin in which techniques are left out; their names follow, with `+` between.
@@ -46,7 +46,9 @@ impl Dataset {
             let tasks = self.measures.iter().filter(|measure| set.has(measure));
             stats::geometric_mean(&tasks.filter_map(ratio).collect::<Vec<_>>())
         };
-        let ratios = self.measures.iter().filter_map(|m| Some((m.label.clone(), ratio(m)?)));
+        // A point of a sweep is a part of something.
+        let whole = self.measures.iter().filter(|m| m.nature != Nature::Point);
+        let ratios = whole.filter_map(|m| Some((m.label.clone(), ratio(m)?)));
         Some(Ablation {
             name: mode.strip_prefix(ABLATED)?.to_owned(),
             integer: mean(TaskSet::Integer),

@@ -8,10 +8,12 @@
 mod ablation;
 mod disturbance;
 mod means;
+mod series;
 mod shares;
 
 pub use ablation::{ABLATED, Ablation};
 pub use means::{Means, TaskSet};
+pub use series::Series;
 pub use shares::ShareBar;
 
 use super::checksum::Ballots;
@@ -20,6 +22,7 @@ use super::fingerprint::comparable_part;
 use super::language::{Language, figures, terms};
 use super::record::{self, Row};
 use super::stats::{self, Interval};
+use super::sweep::Point;
 use super::{MODE_ORDER, NATIVE, base_mode};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +41,8 @@ pub enum Nature {
     Nano,
     /// The time of one fixed unit of work.
     Task,
+    /// The cost of one operation of a given size: a point of a sweep.
+    Point,
 }
 
 /// One repetition's figure.
@@ -82,6 +87,11 @@ pub struct Measure {
 }
 
 impl Measure {
+    /// What is measured: the label, without the size if this is a point of a sweep.
+    pub fn what(&self) -> String {
+        Point::parse(&self.metric).map_or_else(|| self.label.clone(), |point| point.base)
+    }
+
     /// The cell of `mode`.
     pub fn cell(&self, mode: &str) -> Option<&Cell> {
         self.cells.get(mode)
@@ -99,7 +109,7 @@ pub struct Dataset {
     pub facts: Vec<(String, String)>,
     /// Modes in the order in which they are shown.
     pub modes: Vec<String>,
-    /// Measures: nano operations first, then tasks, each by name.
+    /// Measures: nano operations first, then tasks, then points of sweeps, each by name.
     pub measures: Vec<Measure>,
     /// Exit counts by cause.
     pub exits: Vec<ShareBar>,
@@ -196,6 +206,7 @@ fn nature_of(unit: &str) -> Option<Nature> {
     match unit {
         record::UNIT_NANO => Some(Nature::Nano),
         record::UNIT_TASK => Some(Nature::Task),
+        record::UNIT_POINT => Some(Nature::Point),
         _ => None,
     }
 }
@@ -292,7 +303,7 @@ fn label(measures: &mut [Measure]) {
         .map(|(m, (base, _))| {
             let alone = measures.iter().zip(&parts).all(|(o, (b, _))| o.workload != m.workload || b == base);
             match m.nature {
-                Nature::Nano => base.clone(),
+                Nature::Nano | Nature::Point => base.clone(),
                 Nature::Task if alone => m.workload.clone(),
                 Nature::Task if base.starts_with(&m.workload) => base.clone(),
                 Nature::Task => format!("{} {base}", m.workload),

@@ -1,4 +1,6 @@
 //! What divides the timed regions of a run: their exits by cause, and their time by account.
+//!
+//! A workload that sweeps sizes has no bar: it would add up regions of all of them.
 
 use super::super::record::{self, Row};
 use super::super::stats;
@@ -65,7 +67,9 @@ fn collect(rows: &[&Row], modes: &[String], prefix: &str, counts: impl Fn(&Row) 
     let mut values: BTreeMap<(&str, &str), BTreeMap<&str, Vec<f64>>> = BTreeMap::new();
     let mut iterations: BTreeMap<(&str, &str), BTreeMap<u32, f64>> = BTreeMap::new();
     let mut repetitions: BTreeMap<(&str, &str), BTreeSet<u32>> = BTreeMap::new();
-    for row in rows.iter().filter(|row| counts(row)) {
+    let sweeps: BTreeSet<&str> =
+        rows.iter().filter(|row| row.unit == record::UNIT_POINT).map(|row| row.workload.as_str()).collect();
+    for row in rows.iter().filter(|row| counts(row) && !sweeps.contains(row.workload.as_str())) {
         let (Some(value), key) = (row.value, (row.workload.as_str(), row.mode.as_str())) else {
             continue;
         };

@@ -171,6 +171,28 @@ fn a_realistic_run_is_grouped() {
 }
 
 #[test]
+fn points_of_sweeps_are_in_no_mean_and_no_list_of_tasks() {
+    let mut rows = synthetic(8);
+    let without = Dataset::from_rows(&rows).unwrap();
+    for mode in ["native", "emu", "pv", "kvm"] {
+        for (size, repetition) in [(1, 1), (1, 2), (1, 3), (64, 1), (64, 2), (64, 3)] {
+            let metric = format!("crc32[bytes={size}]@ring3");
+            let value = f64::from(size * if mode == "emu" { 1000 } else { 1 });
+            rows.push(row("sweep", &metric, record::UNIT_POINT, mode, repetition, value));
+            rows.push(row("sweep", "exits.port-io", record::UNIT_COUNT, mode, repetition, 9.0));
+        }
+    }
+    let with = Dataset::from_rows(&rows).unwrap();
+    assert_eq!(with.means(), without.means());
+    assert_eq!(with.exits, without.exits, "a sweep has no bar");
+    for nature in [Nature::Nano, Nature::Task] {
+        assert!(with.of(nature).eq(without.of(nature)));
+    }
+    assert_eq!(with.of(Nature::Point).count(), 2);
+    assert_eq!(with.series().len(), 1);
+}
+
+#[test]
 fn the_same_rows_give_the_same_figures() {
     let rows = synthetic(8);
     assert_eq!(Dataset::from_rows(&rows), Dataset::from_rows(&rows));

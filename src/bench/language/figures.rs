@@ -47,6 +47,30 @@ super::texts! {
     NANO_SCENE { en "Cost of one operation, by mode" de "Kosten einer Operation, je Modus" zh "各模式下单次操作的开销" }
     NANO_AXIS { en "time of one operation (log scale)" de "Zeit einer Operation (logarithmisch)" zh "单次操作的用时（对数刻度）" }
 
+    /// Heading of the figure of sweeps.
+    SWEEPS { en "Time over size" de "Zeit über der Größe" zh "用时随规模的变化" }
+    SWEEPS_METHOD {
+        en "Each line shows for one mode how the time of one operation grows with its size: the median over all rounds, with a bar over its 95 % bootstrap interval. Both axes are logarithmic: a flat line costs the same whatever the size, one as steep as the thin slanting lines grows in proportion to it, and where a line bends, a fixed cost gives way to one that is paid for each part."
+        de "Jede Linie zeigt für einen Modus, wie die Zeit einer Operation mit ihrer Größe wächst: der Median über alle Runden, mit einem Balken über sein 95-%-Bootstrap-Intervall. Beide Achsen sind logarithmisch: Eine flache Linie kostet bei jeder Größe gleich viel, eine so steile wie die dünnen schrägen Linien wächst im Verhältnis zur Größe, und wo eine Linie abknickt, weichen feste Kosten solchen, die für jeden Teil anfallen."
+        zh "每条线表示某一模式下单次操作的用时如何随其规模增长：取各轮的中位数，竖线表示其 95% 自助法置信区间。两个坐标轴均为对数刻度：水平的线表示开销与规模无关，与细斜线同样陡的线表示开销与规模成正比；线的转折处，固定开销让位于按份支付的开销。"
+    }
+    SWEEPS_ALT {
+        en "{count} line plots with logarithmic axes: time of one operation over its size, a line per mode. {series}."
+        de "{count} Liniendiagramme mit logarithmischen Achsen: Zeit einer Operation über ihrer Größe, eine Linie je Modus. {series}."
+        zh "{count} 幅双对数折线图：单次操作的用时随其规模的变化，每个模式一条线。{series}。"
+    }
+    SWEEPS_SCENE {
+        en "How the cost grows: time over size"
+        de "Wie die Kosten wachsen: Zeit über der Größe"
+        zh "开销如何增长：用时随规模的变化"
+    }
+    SWEEPS_AXES {
+        en "{what} (log scale); upwards: time of one operation (log scale)"
+        de "{what} (logarithmisch); aufwärts: Zeit einer Operation (logarithmisch)"
+        zh "{what}（对数刻度）；纵轴：单次操作的用时（对数刻度）"
+    }
+    SWEEPS_TITLE { en "{name}, {least} to {most} {what}" de "{name}, {least} bis {most} {what}" zh "{name}，{least} 至 {most} {what}" }
+
     /// Heading of the figure of exits.
     EXITS { en "Exits by cause" de "Exits nach Ursache" zh "按原因划分的退出" }
     EXITS_METHOD {

@@ -148,6 +148,11 @@ super::texts! {
     }
     ACCOUNTS { en "The accounts" de "Die Konten" zh "各账目" }
     HOLDS { en "holds the time in which" de "enthält die Zeit, in der" zh "包含的时间" }
+    SWEEPS_TABLE {
+        en "Median time of one operation of each size, and its interval"
+        de "Median der Zeit einer Operation jeder Größe, und sein Intervall"
+        zh "各规模下单次操作用时的中位数及其区间"
+    }
     SCATTER_TABLE {
         en "Repetitions, outliers among them, and half width of the interval"
         de "Wiederholungen, Ausreißer darunter, und halbe Breite des Intervalls"
@@ -181,6 +186,7 @@ super::texts! {
 
     /// Headings of columns.
     COLUMN_TASK { en "task" de "Aufgabe" zh "任务" }
+    COLUMN_SIZE { en "size" de "Größe" zh "规模" }
     COLUMN_OPERATION { en "operation" de "Operation" zh "操作" }
     COLUMN_MEASURED { en "measured" de "gemessen" zh "测量项" }
     COLUMN_CAUSE { en "cause" de "Ursache" zh "原因" }

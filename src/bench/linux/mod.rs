@@ -92,6 +92,7 @@ impl LinuxGuest {
             name: NAME,
             kind: Kind::Task,
             about: "boots a stock Linux kernel, which runs busybox's shell and programs",
+            disk: None,
             image: Vec::leak(parts.concat()),
         }))
     }

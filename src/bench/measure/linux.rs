@@ -90,6 +90,7 @@ impl LinuxRunner {
         let console = Capture::new(CONSOLE_MOST);
         let guest = Guest {
             image: &image,
+            disk: None,
             memory: MEMORY,
             command_line: COMMAND_LINE.to_owned(),
             console: Box::new(Watched { console: console.clone(), lookout }),
@@ -117,6 +118,7 @@ impl LinuxRunner {
         let kernel = Boot {
             kernel: files.0.path(),
             initrd: Some(files.1.path()),
+            disk: None,
             memory: MEMORY,
             command_line: COMMAND_LINE,
             lookout: Some(lookout),

@@ -1,9 +1,9 @@
 //! Runs a workload in one of our own modes: a machine is built, run to its end and taken down for each repetition.
 
 use super::native::Pinned;
-use super::{Column, Observation, Request, RunError, Runner};
+use super::{Column, Observation, Request, RunError, Runner, ScratchDisk};
 use crate::abi;
-use crate::bench::workload::{Kind, Workload};
+use crate::bench::workload::Workload;
 use crate::engine::{Account, Cause, Engine, EngineError, Interface, Pair};
 use crate::loader::Image;
 use crate::machine::{
@@ -21,7 +21,7 @@ pub struct MachineRunner;
 
 impl Runner for MachineRunner {
     fn suits(&self, workload: &Workload, _: &Column) -> bool {
-        matches!(workload.kind, Kind::Nano | Kind::Task)
+        workload.kind.measures()
     }
 
     fn run(
@@ -32,8 +32,10 @@ impl Runner for MachineRunner {
     ) -> Result<Observation, RunError> {
         let image = Image::parse(workload.image).map_err(|error| RunError::Unsupported(error.to_string()))?;
         let console = Capture::new(CONSOLE_MOST);
+        let disk = ScratchDisk::of(workload).map_err(no_disk)?;
         let guest = Guest {
             image: &image,
+            disk: disk.as_ref(),
             memory: MachineSpec::DEFAULT_MEMORY,
             command_line: request.command_line(tsc::frequency() / 1000),
             console: Box::new(console.clone()),
@@ -46,6 +48,8 @@ impl Runner for MachineRunner {
 /// What is run in a machine.
 pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
+    /// Its disk, which the holder keeps.
+    pub(super) disk: Option<&'a ScratchDisk>,
     /// Bytes of RAM.
     pub(super) memory: u64,
     pub(super) command_line: String,
@@ -72,6 +76,9 @@ pub(super) fn run_machine(
     spec.keeps_times = request.keeps_times;
     spec.memory = guest.memory;
     spec.command_line = guest.command_line;
+    if let Some(disk) = guest.disk {
+        disk.plug(&mut spec);
+    }
     let tsc_khz = tsc::frequency() / 1000;
     let begun = Instant::now();
     let mut machine = Machine::build(&spec, guest.image, guest.console).map_err(refused)?;
@@ -111,6 +118,11 @@ pub(super) fn run_machine(
     drop(machine);
     let (times, wall) = (times.unwrap_or_default(), begun.elapsed());
     Ok(Observation { console: Vec::new(), misfortune, counters, timed, times, wall, tsc_khz })
+}
+
+/// Without the disk that it wants a workload has nothing to measure.
+pub(super) fn no_disk(error: std::io::Error) -> RunError {
+    RunError::Failed(format!("cannot make the workload's disk: {error}"))
 }
 
 /// Tells a mode that cannot run here, or cannot run this guest, from one that failed.

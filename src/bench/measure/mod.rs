@@ -4,12 +4,14 @@
 //! ([`NativeRunner`]) and QEMU ([`QemuRunner`]) are runners too and print the same console records, so that every figure
 //! takes the same way; [`LinuxRunner`] boots a stock kernel in any of these columns. [`Dispatch`] joins them with [`MachineRunner`], or with a mock.
 
+mod disk;
 mod linux;
 mod lookout;
 mod machine;
 mod native;
 mod qemu;
 
+pub use disk::ScratchDisk;
 pub use linux::LinuxRunner;
 pub use machine::MachineRunner;
 pub use native::NativeRunner;

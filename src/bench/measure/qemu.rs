@@ -5,7 +5,8 @@
 //! [`CONSOLE_LIMIT`] is kept; its image file is removed whatever happens.
 
 use super::lookout::Lookout;
-use super::{Column, Observation, Request, RunError, Runner};
+use super::machine::no_disk;
+use super::{Column, Observation, Request, RunError, Runner, ScratchDisk};
 use crate::abi;
 use crate::bench::fingerprint::EMULATED_SUPERVISOR;
 use crate::bench::workload::Workload;
@@ -93,11 +94,13 @@ impl Runner for QemuRunner {
     ) -> Result<Observation, RunError> {
         let image =
             self.image(workload).map_err(|e| RunError::Failed(format!("cannot write the image: {e}")))?;
+        let disk = ScratchDisk::of(workload).map_err(no_disk)?;
         let tsc_khz = (tsc::frequency() / 1000).max(1);
         let command_line = request.command_line(tsc_khz);
         let guest = Boot {
             kernel: image,
             initrd: None,
+            disk: disk.as_ref(),
             memory: MachineSpec::DEFAULT_MEMORY,
             command_line: &command_line,
             lookout: None,
@@ -117,6 +120,8 @@ impl Runner for QemuRunner {
 pub(super) struct Boot<'a> {
     pub(super) kernel: &'a Path,
     pub(super) initrd: Option<&'a Path>,
+    /// Its disk, which the holder keeps.
+    pub(super) disk: Option<&'a ScratchDisk>,
     /// Bytes of RAM, whole megabytes.
     pub(super) memory: u64,
     pub(super) command_line: &'a str,
@@ -145,6 +150,7 @@ pub(super) fn boot(
         .arg(guest.kernel)
         .args(guest.initrd.into_iter().flat_map(|initrd| [OsStr::new("-initrd"), initrd.as_os_str()]))
         .args(["-append", guest.command_line])
+        .args(guest.disk.into_iter().flat_map(ScratchDisk::qemu_arguments))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,6 +1,6 @@
 //! Axes: where a value stands, and where the grid lines are.
 
-/// A horizontal logarithmic axis.
+/// A logarithmic axis: horizontal, or upright if its pixels are those of rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct LogAxis {
     low: f64,
@@ -24,6 +24,11 @@ impl LogAxis {
         let short = (10f64.sqrt() / (high / low)).max(1.0).sqrt();
         let air = (high / low).powf(0.03).max(1.05);
         LogAxis { low: low / short / air, high: high * short * air, left, right }
+    }
+
+    /// Pixels of a factor of ten; negative on an axis that goes the other way.
+    pub(super) fn decade(&self) -> f64 {
+        (self.right - self.left) / (self.high / self.low).log10()
     }
 
     /// Pixel of a value, kept within the axis.

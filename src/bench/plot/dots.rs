@@ -207,7 +207,7 @@ fn draw_line(
 }
 
 /// `1.00 µs` as a grid label is `1 µs`.
-fn round_label(text: &str) -> String {
+pub(super) fn round_label(text: &str) -> String {
     let mut text = text.to_owned();
     for point in ['.', ','] {
         text = text.replace(&format!("{point}00"), "");

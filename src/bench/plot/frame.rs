@@ -143,6 +143,11 @@ impl Frame {
     pub(super) fn finish(mut self, axis: Text, middle: f64) -> Scene {
         self.y += 34.0;
         self.push(palette::text((middle, self.y), Anchor::Middle, LABEL, INK, axis.of(self.language)));
+        self.end()
+    }
+
+    /// Ends a figure whose axes have their names.
+    pub(super) fn end(self) -> Scene {
         Scene { width: WIDTH, height: self.y + MARGIN, shapes: self.shapes }
     }
 }

@@ -7,6 +7,7 @@ mod palette;
 mod repetitions;
 mod scene;
 mod shares;
+mod sweeps;
 
 pub use scene::Scene;
 
@@ -57,6 +58,9 @@ pub fn figures(data: &Dataset, language: Language) -> Vec<Figure> {
     });
     add("nano", words::NANO, words::NANO_METHOD, nano_alt(data, language), &|language| {
         dots::nano(data, language)
+    });
+    add("sweeps", words::SWEEPS, words::SWEEPS_METHOD, sweeps_alt(data, language), &|language| {
+        sweeps::sweeps(data, language)
     });
     add("exits", words::EXITS, words::EXITS_METHOD, exits_alt(data, language), &|language| {
         shares::exits(data, language)
@@ -129,6 +133,22 @@ fn nano_alt(data: &Dataset, language: Language) -> String {
         .collect();
     let count = data.of(Nature::Nano).count().to_string();
     words::NANO_ALT.with(language, &[("count", &count), ("ranges", &language.list(&ranges))])
+}
+
+fn sweeps_alt(data: &Dataset, language: Language) -> String {
+    let series = data.series();
+    let told: Vec<String> = series
+        .iter()
+        .map(|series| {
+            let growth = |mode: &String| {
+                let [low, high] = series.ends(mode)?.map(|(_, time)| language.time(time));
+                Some(words::RANGE.with(language, &[("mode", mode), ("low", &low), ("high", &high)]))
+            };
+            let modes: Vec<String> = data.modes.iter().filter_map(growth).collect();
+            format!("{}: {}", series.title(language), language.list(&modes))
+        })
+        .collect();
+    words::SWEEPS_ALT.with(language, &[("count", &series.len().to_string()), ("series", &told.join("; "))])
 }
 
 fn exits_alt(data: &Dataset, language: Language) -> String {

@@ -24,6 +24,8 @@ pub(super) fn repetitions(data: &Dataset, nature: Nature, language: Language) ->
     let title = match nature {
         Nature::Nano => words::SCATTER_SCENE_NANO,
         Nature::Task => words::SCATTER_SCENE_TASKS,
+        // Sweeps have a figure of their own.
+        Nature::Point => return None,
     };
     let measures: Vec<&Measure> =
         data.of(nature).filter(|m| m.cells.values().any(|c| c.samples.len() > 1)).collect();

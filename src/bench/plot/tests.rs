@@ -44,6 +44,85 @@ fn check(scene: &Scene) {
     }
 }
 
+/// Sweeps of realistic spread: exits that cost from nanoseconds to milliseconds, one flat, one with a single size.
+fn sweeps() -> Vec<record::Row> {
+    let mut rows = synthetic(3);
+    let shapes: [(&str, &str, &[u64], f64); 5] = [
+        ("rep_outs", "bytes", &[1, 8, 64, 512, 4096], 1.0),
+        ("fault_storm", "pages", &[1, 4, 16, 64, 256, 1024], 0.9),
+        ("space_switch", "spaces", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], 0.0),
+        ("virtio_read", "bytes", &[512, 131_072], 0.2),
+        ("lone", "things", &[7], 1.0),
+    ];
+    for (base, what, sizes, power) in shapes {
+        for (m, mode) in ["emu", "pv", "kvm", "qemu-tcg"].iter().enumerate() {
+            for size in sizes {
+                for repetition in 1..=5 {
+                    let time = 20.0 * 30f64.powi(m as i32) * (1.0 + (*size as f64).powf(power));
+                    let time = time * (1.0 + f64::from(repetition) * 0.04);
+                    let metric = format!("{base}[{what}={size}]@ring0");
+                    let workload = format!("sweep_{base}");
+                    rows.push(row(&workload, &metric, record::UNIT_POINT, mode, repetition, time));
+                }
+            }
+        }
+    }
+    rows
+}
+
+#[test]
+fn a_panel_for_each_sweep_with_a_line_for_each_mode() {
+    let data = Dataset::from_rows(&sweeps()).unwrap();
+    let figure = figures(&data, Language::English).into_iter().find(|f| f.name == "sweeps").unwrap();
+    for language in Language::ALL {
+        for figure in figures(&data, language) {
+            check(&figure.scene);
+            figure.pixels.iter().for_each(check);
+        }
+    }
+    assert_eq!(crossed(&figure.scene), Vec::<String>::new());
+    let lines = |length: usize| {
+        let is_line = |shape: &&Shape| matches!(shape, Shape::Line { points, width, .. } if points.len() == length && *width == 1.6);
+        figure.scene.shapes.iter().filter(is_line).count()
+    };
+    assert_eq!((lines(5), lines(6), lines(16)), (4, 4, 4), "a line is drawn for each mode");
+    let texts: Vec<_> = text_boxes(&figure.scene).into_iter().map(|(_, words)| words).collect();
+    for title in ["rep_outs, 1 to 4096 bytes", "fault_storm, 1 to 1024 pages", "lone, 7 to 7 things"] {
+        assert!(texts.contains(&title), "{title} in {texts:?}");
+    }
+    assert!(figure.alt.starts_with("5 line plots") && figure.alt.contains("kvm"), "{}", figure.alt);
+    // The other figures are those of a run without sweeps.
+    let without = figures(&Dataset::from_rows(&synthetic(3)).unwrap(), Language::English);
+    let with = figures(&data, Language::English);
+    for other in without {
+        assert_eq!(with.iter().find(|f| f.name == other.name), Some(&other), "{}", other.name);
+    }
+}
+
+#[test]
+fn points_in_proportion_to_size_stand_on_a_line_of_slope_one() {
+    let mut rows = Vec::new();
+    for size in [1_u32, 10, 100, 1000] {
+        let metric = format!("copy[bytes={size}]@ring0");
+        rows.push(row("sweep", &metric, record::UNIT_POINT, "emu", 1, f64::from(size) * 7.0));
+    }
+    let scene = figures(&Dataset::from_rows(&rows).unwrap(), Language::English).remove(0).scene;
+    let slopes = |wanted: &dyn Fn(&Shape) -> bool| -> Vec<f64> {
+        let ends = |shape: &Shape| match shape {
+            Shape::Line { points, .. } => Some((points[0], *points.last()?)),
+            _ => None,
+        };
+        let slope = |((x, y), (to, end)): ((f64, f64), (f64, f64))| (y - end) / (to - x);
+        scene.shapes.iter().filter(|shape| wanted(shape)).filter_map(ends).map(slope).collect()
+    };
+    let measured = slopes(&|shape| matches!(shape, Shape::Line { points, .. } if points.len() == 4));
+    let guides = slopes(
+        &|shape| matches!(shape, Shape::Line { points, .. } if points.len() == 2 && points[0].0 != points[1].0 && points[0].1 != points[1].1),
+    );
+    assert!(measured.len() == 1 && guides.len() > 2, "{measured:?} {guides:?}");
+    assert!(guides.iter().all(|slope| (slope - measured[0]).abs() < 1e-6), "{measured:?} {guides:?}");
+}
+
 #[test]
 fn labels_stay_apart_and_inside() {
     for tasks in [1, 20, 34] {

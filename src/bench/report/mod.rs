@@ -50,7 +50,7 @@ pub fn generate_from(csv: &Path, out: &Path, language: Language) -> Result<Repor
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::tests::synthetic;
+    use super::super::dataset::tests::{row, synthetic};
     use super::super::language;
     use super::*;
 
@@ -102,6 +102,35 @@ mod tests {
         for name in ["forkwait", "console-bytewise", "crc32", "cpuid"] {
             let row = &times[times.find(&format!("<th scope=\"row\">{name}</th>")).unwrap()..];
             assert!(row[..row.find("</tr>").unwrap()].contains(" ["), "{name} has its interval");
+        }
+    }
+
+    #[test]
+    fn sweeps_have_a_figure_with_all_points_in_a_table_and_are_no_tasks() {
+        let dir = tempfile::tempdir().unwrap();
+        let csv = record::data_dir(dir.path()).join("20260101T120000Z.csv");
+        let mut rows = synthetic(3);
+        for (size, repetition) in [(1, 1), (1, 2), (64, 1), (64, 2), (4096, 1), (4096, 2)] {
+            let metric = format!("rep_outs[bytes={size}]@ring0");
+            let point = |mode, value| row("sweep_outs", &metric, record::UNIT_POINT, mode, repetition, value);
+            rows.push(point("emu", f64::from(size) * 9.0));
+            let failed = record::Row { reason: "no string I/O".to_owned(), value: None, ..point("pv", 0.0) };
+            rows.push(record::Row { valid: false, ..failed });
+        }
+        record::Writer::create(&csv).unwrap().append(&rows).unwrap();
+        for language in Language::ALL {
+            let page = std::fs::read_to_string(generate(dir.path(), language).unwrap().page).unwrap();
+            assert_eq!(page.matches("<svg").count(), 7);
+            let part = &page[page.find("id=\"sweeps\"").unwrap()..];
+            let part = &part[..part.find("</section>").unwrap()];
+            let words = [language::figures::SWEEPS_METHOD, language::page::SWEEPS_TABLE];
+            assert!(words.iter().all(|text| part.contains(&html::escape(text.of(language)))));
+            for size in [1, 64, 4096] {
+                assert!(part.contains(&format!("<th scope=\"row\">rep_outs[bytes={size}]</th>")), "{size}");
+            }
+            let rest = page.replace(part, "");
+            assert!(!rest.contains("rep_outs["), "points are in no other table");
+            assert_eq!(rest.matches("no string I/O").count(), 1, "one gap, not one for each point");
         }
     }
 

@@ -225,6 +225,11 @@ fn accounts(out: &mut String, data: &Dataset, language: Language) {
 /// The figures behind a figure.
 fn table_behind(name: &str, data: &Dataset, language: Language) -> Option<Table> {
     match name {
+        "sweeps" => Some((
+            words::SWEEPS_TABLE.of(language).to_owned(),
+            columns(data, words::COLUMN_SIZE.of(language)),
+            rows(data, Nature::Point, &|cell| figures_of(cell, language)),
+        )),
         "repetitions-tasks" | "repetitions-nano" => {
             let nature = if name.ends_with("nano") { Nature::Nano } else { Nature::Task };
             Some((
@@ -329,7 +334,11 @@ fn gaps(out: &mut String, data: &Dataset, language: Language) {
             if let Some(note) =
                 cell.note.as_ref().filter(|n| *n != UNMEASURED && !data.absent.contains_key(mode))
             {
-                rows.push(vec![mode.clone(), measure.label.clone(), note.clone()]);
+                // The points of a sweep have one reason, all but always.
+                let row = vec![mode.clone(), measure.what(), note.clone()];
+                if !rows.contains(&row) {
+                    rows.push(row);
+                }
             }
         }
     }

@@ -103,7 +103,7 @@ impl RowMaker {
                 .objection(workload.name, &metric, &column.mode)
                 .filter(|why| step.repetition > 0 || why.starts_with("diverged"));
             let reason = trouble.as_deref().or(objection.as_deref());
-            rows.push(row(metric.clone(), unit_of(workload), ns(mark, observation), reason));
+            rows.push(row(metric.clone(), unit_of(workload, mark), ns(mark, observation), reason));
             let iterations = mark.iterations as f64;
             rows.push(row(metric.clone() + record::ITERATIONS, record::UNIT_COUNT, iterations, reason));
             let folded = f64::from(fold32(mark.checksum));
@@ -210,8 +210,12 @@ fn refusal(transcript: &Transcript) -> Option<String> {
     Some(format!("console line {line}: {error} ({} refused)", transcript.refused))
 }
 
-fn unit_of(workload: &Workload) -> &'static str {
-    if workload.kind == Kind::Nano { record::UNIT_NANO } else { record::UNIT_TASK }
+fn unit_of(workload: &Workload, mark: &Mark) -> &'static str {
+    match workload.kind {
+        _ if mark.size.is_some() => record::UNIT_POINT,
+        Kind::Nano => record::UNIT_NANO,
+        _ => record::UNIT_TASK,
+    }
 }
 
 fn ns(mark: &Mark, observation: &Observation) -> f64 {

@@ -3,7 +3,7 @@
 use super::Options;
 use crate::bench::error::BenchError;
 use crate::bench::fingerprint::{self, Fingerprint, Host};
-use crate::bench::measure::{Column, Runner};
+use crate::bench::measure::{Column, Runner, ScratchDisk};
 use crate::bench::plan::{self, Step};
 use crate::bench::record;
 use crate::bench::side::{self, Asked, SideFile};
@@ -54,7 +54,7 @@ impl<'a> Plan<'a> {
         let mut row = |workload: &&Workload| {
             let image = fingerprint::image_digest(workload.image);
             let mut note = |column: &&Column| {
-                let print = circumstances(options, host, &image, column);
+                let print = circumstances(options, host, workload, &image, column);
                 let short = print.short();
                 into.insert(short.clone(), print);
                 short
@@ -78,11 +78,18 @@ pub(super) fn free_name(options: &Options) -> String {
     free
 }
 
-fn circumstances(options: &Options, host: &Host, image: &str, column: &Column) -> Fingerprint {
+fn circumstances(
+    options: &Options,
+    host: &Host,
+    workload: &Workload,
+    image: &str,
+    column: &Column,
+) -> Fingerprint {
+    let disk = workload.disk.map(|bus| format!("; {}", ScratchDisk::words(bus)));
     Fingerprint {
         host: host.clone(),
         image_sha256: image.to_owned(),
-        devices: options.devices.clone(),
+        devices: format!("{}{}", options.devices, disk.unwrap_or_default()),
         guest_clock: options.guest_clock.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         mode: column.mode.clone(),

@@ -13,7 +13,7 @@ use crate::bench::plan::{self, Filter};
 use crate::bench::progress::Bar;
 use crate::bench::run::{self, CutShort, Options, Summary, Unfinished};
 use crate::bench::side::Asked;
-use crate::bench::workload::{Kind, Workload};
+use crate::bench::workload::Workload;
 use crate::bench::{report, table, workload};
 use crate::engine::Mode;
 use crate::machine::{self, EmuEngine, Without};
@@ -28,6 +28,7 @@ use std::time::Duration;
 #[command(after_help = "Examples:\n  \
     trivisor bench                          everything, in every mode the host has\n  \
     trivisor bench crc32 'c*' --mode emu    some workloads in one mode\n  \
+    trivisor bench 'sweep_*' 'disk_*'       how cost grows with size, and what disks cost\n  \
     trivisor bench --peers                  QEMU in the same run, if it is installed\n  \
     trivisor bench --mode native,pv,direct/none crc32 port_out    a pair of engine and interface beside a mode\n  \
     trivisor bench --engine translator,single --peers --mode emu,qemu-tcg lz    engines side by side, and QEMU's\n  \
@@ -224,7 +225,7 @@ fn check_workload(pattern: &str, further: &[&Workload]) -> Result<(), CliError> 
             "no workload fits '{pattern}'{meant}; 'trivisor list' shows them"
         )));
     };
-    if fitting.any(|w| matches!(w.kind, Kind::Nano | Kind::Task)) {
+    if fitting.any(|w| w.kind.measures()) {
         return Ok(());
     }
     Err(CliError::Usage(format!(

@@ -1,4 +1,4 @@
-//! Console output: a status read before every byte, and a FIFO full of bytes per status read.
+//! Console output: a status read before every byte, a FIFO full of bytes per status read, and that by one REP OUTSB.
 #![no_std]
 #![no_main]
 
@@ -24,6 +24,12 @@ fn main(run: &Run) {
             console::bytes(LINE);
         }
     });
+    let string = measure::calibrate(run.budget, bytes, |lines| {
+        for _ in 0..lines {
+            console::string(LINE);
+        }
+    });
     run.report("console_byte", 0, single, checksum);
     run.report("console_batched", 0, batched, checksum);
+    run.report("console_string", 0, string, checksum);
 }
