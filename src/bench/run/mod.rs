@@ -423,7 +423,8 @@ impl<'a> Session<'a> {
         }
         // A warm-up's figures are never valid, so it counts by whether it has any.
         let warmed = made.iter().any(|r| r.reason == record::WARM_UP && r.value.is_some());
-        let valid = made.iter().any(|r| r.valid);
+        // Where its time went is valid, but no figure.
+        let valid = step.repetition > 0 && made.iter().any(|r| r.valid);
         if valid || warmed {
             *(if valid { &mut self.summary.measured } else { &mut self.summary.warmed }) += 1;
             self.timeouts[step.column] = None;

@@ -160,6 +160,7 @@ fn the_warm_up_tells_where_time_went_and_no_other_repetition_does() {
         };
         Ok(Observation { times, ..said(w, 1000, 7) })
     });
+    assert_eq!((summary.measured, summary.warmed), (24, 6), "the warm-up is no measurement");
     let rows = record::read(&summary.csv).unwrap().rows;
     let times: Vec<_> = rows.iter().filter(|r| r.metric.starts_with(record::TIMES)).collect();
     assert_eq!(times.len(), 2 * 2 * 3, "two workloads, two modes, two accounts and what is on none");
