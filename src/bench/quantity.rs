@@ -49,6 +49,14 @@ pub fn digits(value: f64) -> String {
     }
 }
 
+/// A number without a prefix: three significant digits, or all of a whole number: `1.25`, `12 345`.
+pub fn whole(value: f64) -> String {
+    if !value.is_finite() {
+        return "–".to_owned();
+    }
+    if value >= 999.5 { grouped(value) } else { digits(value) }
+}
+
 /// A whole number with thin groups of three: `12 345`.
 fn grouped(value: f64) -> String {
     let plain = format!("{value:.0}");
@@ -76,6 +84,10 @@ mod tests {
         assert_eq!(count(12_345.0), "12.3 k");
         assert_eq!(ratio(1.018), "1.02×");
         assert_eq!(ratio(12_345.0), "12\u{a0}345×");
+        assert_eq!(
+            (whole(12_345.4), whole(5.25), whole(5.0)),
+            ("12\u{a0}345".into(), "5.25".into(), "5".into())
+        );
         assert_eq!(time(f64::NAN), "–");
     }
 }

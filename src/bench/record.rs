@@ -52,6 +52,8 @@ pub const COUNT: &str = "count.";
 pub const ITERATIONS: &str = ".iterations";
 /// Suffix of the metric that holds a checksum.
 pub const CHECKSUM: &str = ".checksum";
+/// Name of the fact that tells how fast the host's TSC runs, in kHz, as `2400000 kHz`.
+pub const TSC: &str = "tsc";
 /// Name of the fact that tells the load average.
 pub const LOAD: &str = "load average";
 /// Workload name of rows that concern the run as a whole.

@@ -46,6 +46,7 @@ fn what_cannot_be_measured_is_told_in_one_sentence() {
         (&["--repetitions", "0"], &["--repetitions", "1..=1000"]),
         (&["--repetitions", "1001"], &["--repetitions", "1..=1000"]),
         (&["--seed", "-1"], &["-1"]),
+        (&["--lang", "fr"], &["'fr'", "en, de, zh"]),
     ] {
         let mut all = vec!["bench", "--out", dir.path().to_str().unwrap()];
         all.extend(arguments);

@@ -6,6 +6,7 @@
 
 pub mod figures;
 pub mod page;
+pub mod published;
 pub mod terms;
 
 use super::quantity;
@@ -149,7 +150,7 @@ use texts;
 /// Every text of the modules by name, for tests.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = &'static (&'static str, Text)> {
-    [figures::ALL, page::ALL, terms::ALL].into_iter().flatten()
+    [figures::ALL, page::ALL, published::ALL, terms::ALL].into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -158,10 +158,11 @@ super::texts! {
         de "Wiederholungen, Ausreißer darunter, und halbe Breite des Intervalls"
         zh "重复次数、其中的离群值个数、区间半宽"
     }
+    /// A link from a figure to its table.
     FIGURE_TABLE {
-        en "The figures in this plot: median, its interval, and slowdown to native"
-        de "Die Zahlen dieses Bildes: Median, sein Intervall, und die Verlangsamung gegenüber nativ"
-        zh "本图的数据：中位数、其区间，以及相对原生执行的减速倍数"
+        en "The figures of this plot in a table"
+        de "Die Zahlen dieses Bildes in einer Tabelle"
+        zh "本图数据的表格"
     }
     GAPS { en "Gaps" de "Lücken" zh "缺失的数据" }
     GAPS_ABOUT {
@@ -182,6 +183,39 @@ super::texts! {
         en "The half before the hyphen must be equal for rows to be compared"
         de "Die Hälfte vor dem Bindestrich muss gleich sein, damit Zeilen verglichen werden"
         zh "连字符之前的一半相同，两行才可比较"
+    }
+
+    /// Heading of the list of labs.
+    LABS { en "Labs: see it happen" de "Versuche: selbst zusehen" zh "实验：亲眼看一看" }
+    LABS_ABOUT {
+        en "Short experiments that show in a running guest what these figures count; each takes ten minutes and needs nothing but trivisor."
+        de "Kurze Versuche, die in einem laufenden Gast zeigen, was diese Zahlen zählen; jeder dauert zehn Minuten und braucht nur trivisor."
+        zh "几个简短的实验，在运行中的客户机里展示这些数字所统计的东西；每个十分钟，只需要 trivisor。"
+    }
+    LAB_TRAP {
+        en "Trap-and-emulate breaks x86: instructions that act on the host's state without a fault, and what it takes to catch them"
+        de "Trap-and-Emulate scheitert an x86: Befehle, die ohne Trap auf den Zustand des Wirts wirken, und was es braucht, sie zu fangen"
+        zh "x86 上的“陷入并模拟”行不通：不产生异常却作用于宿主机状态的指令，以及如何截住它们"
+    }
+    LAB_PAGE_FAULT {
+        en "Follow a page fault: an entry that is missing, the handler that fills it, and who writes it after that"
+        de "Einem Seitenfehler folgen: ein Eintrag, der fehlt, die Behandlung, die ihn füllt, und wer ihn danach schreibt"
+        zh "跟踪一次缺页：缺少的表项、填写它的处理程序，以及此后谁写了它"
+    }
+    LAB_HYPERCALLS {
+        en "What a hypercall saves: one call for many page-table entries against a patched write for each"
+        de "Was ein Hypercall spart: ein Aufruf für viele Einträge der Seitentabelle statt eines gepatchten Schreibens für jeden"
+        zh "一次超级调用节省了什么：一次调用修改许多页表项，对比逐项的补丁写入"
+    }
+    LAB_INTERRUPT {
+        en "Catch a lost interrupt: one that comes between a check and HLT, found by going back from the sleep that it caused"
+        de "Eine verlorene Unterbrechung fangen: sie kommt zwischen einer Prüfung und HLT und wird gefunden, indem man vom Schlaf, den sie verursacht, zurückgeht"
+        zh "捕捉丢失的中断：它发生在检查与 HLT 之间，从它造成的休眠往回走就能找到"
+    }
+    LAB_LOCKSTEP {
+        en "Find the instruction where two modes differ: a translator with a mistake, and the instruction that shows it"
+        de "Den Befehl finden, an dem zwei Modi sich unterscheiden: ein Übersetzer mit einem Fehler, und der Befehl, der ihn zeigt"
+        zh "找出两个模式不一致的那条指令：一个有错误的翻译器，以及暴露它的指令"
     }
 
     /// Headings of columns.

@@ -1,6 +1,7 @@
 //! Terms and sentences that tables, figures and pages share.
 
 use super::{Language, Text};
+use crate::bench::record;
 use crate::engine::{Account, Cause};
 
 super::texts! {
@@ -70,6 +71,7 @@ super::texts! {
     FACT_GOVERNOR { en "frequency governor" de "Taktregler" zh "调频策略" }
     FACT_CLOCK { en "clock source" de "Zeitquelle" zh "时钟源" }
     FACT_VERSION { en "trivisor's version" de "Version von trivisor" zh "trivisor 版本" }
+    FACT_TSC { en "frequency of the TSC" de "Frequenz des TSC" zh "TSC 频率" }
     FACT_LOAD { en "load average" de "mittlere Last" zh "平均负载" }
     FACT_REPETITIONS { en "repetitions" de "Wiederholungen" zh "重复次数" }
     OPTION_LOAD { en "load average at the start" de "mittlere Last zu Beginn" zh "开始时的平均负载" }
@@ -131,7 +133,8 @@ pub fn fact(name: &str, language: Language) -> &str {
         "governor" => FACT_GOVERNOR,
         "clock source" => FACT_CLOCK,
         "version" => FACT_VERSION,
-        "load average" => FACT_LOAD,
+        record::TSC => FACT_TSC,
+        record::LOAD => FACT_LOAD,
         "repetitions" => FACT_REPETITIONS,
         "workloads" => OPTION_WORKLOADS,
         "modes" => OPTION_MODES,

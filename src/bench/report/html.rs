@@ -17,6 +17,9 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
+/// Characters from which on a cell is no figure but a sentence, a reason say, which wraps.
+const SENTENCE: usize = 48;
+
 /// A table of figures in a box that scrolls sideways; the first column holds row headings. Cells are plain text.
 pub(super) fn table(caption: &str, head: &[String], rows: &[Vec<String>]) -> String {
     table_of(caption, "figures", head, rows, None)
@@ -57,6 +60,8 @@ fn table_of(
                 out.push_str(&format!("<th scope=\"row\">{cell}</th>"));
             } else if english == Some(i) {
                 out.push_str(&format!("<td lang=\"en\">{cell}</td>"));
+            } else if cell.chars().count() > SENTENCE {
+                out.push_str(&format!("<td class=\"sentence\">{cell}</td>"));
             } else {
                 out.push_str(&format!("<td>{cell}</td>"));
             }

@@ -1,9 +1,11 @@
 //! The page that shows a run: `index.html`, which stands alone, and the figures beside it.
 //!
 //! Everything is made again from one CSV file (the side file only adds fingerprints spelled out). The page loads nothing:
-//! figures are inlined as SVG, style is in the page, there is no script.
+//! figures are inlined as SVG, style is in the page, there is no script, and the page forbids the browser to load anything.
 
+mod adams_agesen;
 mod html;
+mod labs;
 mod page;
 
 use super::dataset::Dataset;
@@ -42,7 +44,8 @@ pub fn generate_from(csv: &Path, out: &Path, language: Language) -> Result<Repor
     let figures = plot::figures(&data, language);
     let svgs = plot::write(&figures, out)?;
     let source = csv.strip_prefix(out).unwrap_or(csv).display().to_string();
-    let text = page::render(&data, &figures, &svgs, side.as_ref(), &source, language);
+    let text =
+        page::render(&data, &figures, &svgs, side.as_ref(), &source, labs::near(out).as_deref(), language);
     let page = out.join("index.html");
     record::replace_file(&page, text.as_bytes())?;
     Ok(Report { page, csv: csv.to_owned(), figures: figures.len() })
@@ -74,6 +77,7 @@ mod tests {
             assert!(!outside.contains(word), "{word}");
         }
         assert!(page.contains("prefers-color-scheme: dark"));
+        assert!(page.contains("default-src 'none'"));
         assert_eq!(page.matches("<svg").count(), 6);
         assert_eq!(page.matches("role=\"img\"").count(), 6);
     }

@@ -1,6 +1,7 @@
 //! The words and tables of the page.
 
 use super::html::{escape, inline_svg, table, table_of_words};
+use super::{adams_agesen, labs};
 use crate::bench::dataset::{ABLATED, Cell, Dataset, Nature, ShareBar, UNMEASURED};
 use crate::bench::fingerprint::EMULATED_SUPERVISOR;
 use crate::bench::language::{Language, Text, page as words, terms};
@@ -8,6 +9,9 @@ use crate::bench::plot::Figure;
 use crate::bench::side::SideFile;
 use crate::bench::{NATIVE, base_mode, reading, stats};
 use crate::engine::{Account, Cause};
+
+/// What a browser may load for the page: nothing but the style that stands in it.
+const LOAD_NOTHING: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 const STYLE: &str = include_str!("style.css");
 
@@ -18,10 +22,12 @@ pub(super) fn render(
     svgs: &[String],
     side: Option<&SideFile>,
     source: &str,
+    labs: Option<&str>,
     language: Language,
 ) -> String {
     let mut out = format!("<!DOCTYPE html>\n<html lang=\"{}\">\n<head>\n", language.tag());
     out.push_str("<meta charset=\"utf-8\">\n");
+    out.push_str(&format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{LOAD_NOTHING}\">\n"));
     out.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
     let title = words::TITLE.with(language, &[("run", &data.run)]);
     out.push_str(&format!("<title>{}</title>\n", escape(&title)));
@@ -37,6 +43,10 @@ pub(super) fn render(
             inline_svg(svg, &figure.alt)
         ));
         out.push_str(&format!("<figcaption>{}</figcaption>\n</figure>\n", escape(figure.explanation)));
+        if ["slowdown", "nano"].contains(&figure.name) {
+            let text = words::FIGURE_TABLE.of(language);
+            out.push_str(&format!("<p><a href=\"#times-{}\">{text}</a></p>\n", figure.name));
+        }
         if let Some((caption, head, rows)) = table_behind(figure.name, data, language) {
             out.push_str(&format!("<details><summary>{}</summary>\n", escape(&caption)));
             out.push_str(&table(&caption, &head, &rows));
@@ -49,7 +59,9 @@ pub(super) fn render(
         }
         out.push_str("</section>\n");
     }
+    adams_agesen::section(&mut out, data, language);
     times(&mut out, data, language);
+    labs::section(&mut out, labs, language);
     gaps(&mut out, data, language);
     circumstances(&mut out, data, side, language);
     out.push_str("</main>\n</body>\n</html>\n");
@@ -78,7 +90,7 @@ fn head(out: &mut String, data: &Dataset, source: &str, language: Language) {
 }
 
 /// The first words of a KVM label, which say what it is; module and figures may follow.
-fn class(label: &str) -> &str {
+pub(super) fn class(label: &str) -> &str {
     label.split([':', '(']).next().unwrap_or_default().trim_end()
 }
 
@@ -150,7 +162,7 @@ fn technique(mode: &str) -> Text {
 type Table = (String, Vec<String>, Vec<Vec<String>>);
 
 /// Headings of columns in `language`.
-fn heads(language: Language, texts: &[Text]) -> Vec<String> {
+pub(super) fn heads(language: Language, texts: &[Text]) -> Vec<String> {
     texts.iter().map(|text| text.of(language).to_owned()).collect()
 }
 
@@ -173,13 +185,14 @@ fn times(out: &mut String, data: &Dataset, language: Language) {
         return;
     }
     out.push_str(&format!("<section>\n<h2 id=\"times\">{}</h2>\n", words::TIMES.of(language)));
-    for (nature, first, caption) in [
-        (Nature::Task, words::COLUMN_TASK, words::TIMES_OF_TASKS),
-        (Nature::Nano, words::COLUMN_OPERATION, words::TIMES_OF_NANO),
+    for (nature, figure, first, caption) in [
+        (Nature::Task, "slowdown", words::COLUMN_TASK, words::TIMES_OF_TASKS),
+        (Nature::Nano, "nano", words::COLUMN_OPERATION, words::TIMES_OF_NANO),
     ] {
         if data.of(nature).next().is_some() {
             let rows = rows(data, nature, &|cell| figures_of(cell, language));
-            out.push_str(&table(caption.of(language), &columns(data, first.of(language)), &rows));
+            let table = table(caption.of(language), &columns(data, first.of(language)), &rows);
+            out.push_str(&format!("<div id=\"times-{figure}\">{table}</div>\n"));
         }
     }
     for sentence in reading::sentences(data, language) {

@@ -20,7 +20,7 @@ use super::progress::Progress;
 use super::record::{self, Writer};
 use super::side::{Cut, FurtherColumns, SideFile};
 use super::workload::Workload;
-use crate::sys::affinity;
+use crate::sys::{affinity, tsc};
 use rows::RowMaker;
 use setup::Plan;
 use std::collections::{BTreeMap, BTreeSet};
@@ -259,6 +259,7 @@ impl<'a> Session<'a> {
         let maker = &self.maker;
         let mut first: Vec<_> = host.facts().iter().map(|(name, words)| maker.fact(name, words)).collect();
         first.push(maker.fact("version", env!("CARGO_PKG_VERSION")));
+        first.push(maker.fact(record::TSC, &format!("{} kHz", tsc::frequency() / 1000)));
         if let Some(load) = self.side.load_at_start {
             first.push(maker.fact(record::LOAD, &format!("{load:.2} at the start")));
         }
