@@ -71,6 +71,9 @@ pub const RESUMED: &str = "resumed";
 /// `reason` of repetition 0.
 pub const WARM_UP: &str = "warm-up";
 
+/// The greatest value that a row may have: no time, in nanoseconds, and no count is near it.
+const GREATEST: f64 = 1e24;
+
 /// Longest text in a field; longer ones (a guest chose them) are cut.
 const MAX_TEXT: usize = 400;
 
@@ -301,6 +304,9 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Loaded, BenchError> {
         let row: Row = record.deserialize(Some(&headers)).map_err(|e| error(line, plain(&e)))?;
         if row.value.is_some_and(|v| !v.is_finite()) {
             return Err(error(line, "value is not a finite number".to_owned()));
+        }
+        if row.value.is_some_and(|v| v.abs() > GREATEST) {
+            return Err(error(line, "value is out of all bounds".to_owned()));
         }
         if row.valid && row.value.is_none() {
             return Err(error(line, "a valid row needs a value".to_owned()));

@@ -132,7 +132,7 @@ impl Account {
     const fn of(cause: Cause) -> Option<Self> {
         Some(match cause {
             Cause::Hypercall => Self::Hypercall,
-            Cause::Privileged | Cause::HelpSingle => Self::Privileged,
+            Cause::Privileged => Self::Privileged,
             Cause::HelpWindow => Self::SoftMmuFill,
             Cause::Rescue => Self::Rescue,
             Cause::GuestException => Self::GuestException,
@@ -264,6 +264,14 @@ impl Ledger {
         Charge(Some((self, before)))
     }
 
+    /// The stay was for this, as the engine knows better than what is counted.
+    #[inline]
+    pub fn is_for(&self, account: Account) {
+        if self.kept {
+            self.name(account);
+        }
+    }
+
     /// Something was counted: the stay may have been for that.
     #[inline]
     pub(super) fn note(&self, cause: Cause) {
@@ -293,13 +301,15 @@ impl Ledger {
         }
     }
 
-    /// Ticks so far, those of the account that is current up to now. To be called by the vCPU's thread, or while it does not run.
+    /// Ticks so far, those of the account that is current up to now. Exact on the vCPU's thread, and while it does not run.
     #[must_use]
     pub fn read(&self) -> Ticks {
-        if self.since.load(Ordering::Relaxed) != 0 {
-            self.turn_to(self.current());
+        let mut ticks = self.ticks.each_ref().map(|ticks| ticks.load(Ordering::Relaxed));
+        let since = self.since.load(Ordering::Relaxed);
+        if since != 0 {
+            ticks[self.current() as usize] += tsc::read().saturating_sub(since);
         }
-        self.ticks.each_ref().map(|ticks| ticks.load(Ordering::Relaxed))
+        ticks
     }
 
     fn current(&self) -> Account {

@@ -154,7 +154,8 @@ fn a_signal_keeps_what_was_measured(signal: &str, status: i32, word: &str) {
     let csv = loop {
         let found = left(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "csv"));
         let measured = |csv: &PathBuf| {
-            record::read(csv).is_ok_and(|all| all.rows.iter().filter(|row| row.valid).count() > 20)
+            record::read(csv)
+                .is_ok_and(|all| all.rows.iter().filter(|row| row.valid && row.repetition > 0).count() > 20)
         };
         match found.filter(measured) {
             Some(csv) => break csv,

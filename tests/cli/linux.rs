@@ -36,7 +36,18 @@ fn a_stock_kernel_is_a_workload_like_others() {
     let Some(root) = root() else { return };
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().to_str().unwrap();
-    let few = ["--repetitions", "1", "--mode", "native,emu,pv", "--out", out, "--deadline", "10m"];
+    let few = [
+        "--repetitions",
+        "1",
+        "--mode",
+        "native,emu,pv",
+        "--out",
+        out,
+        "--deadline",
+        "10m",
+        "--timeout",
+        "10m",
+    ];
     let linux = ["--linux", root.to_str().unwrap(), "linux"];
     let told = trivisor(&[&["bench"], &few[..], &linux].concat());
     assert_eq!(told.status, Some(0), "{told:?}");

@@ -6,8 +6,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Far beyond what any command here needs, on a busy host too.
-const HANGS: Duration = Duration::from_secs(180);
+/// Far beyond what any command here needs, on a busy host too: two boots of Linux with all that is measured in them.
+const HANGS: Duration = Duration::from_secs(900);
 
 /// The program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_trivisor");
@@ -82,6 +82,11 @@ impl Running {
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// Its standard input, if it is a pipe.

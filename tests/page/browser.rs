@@ -5,6 +5,9 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+/// What stands where findings go before any came.
+const NOTHING: &str = "nothing came";
+
 const CHECKS: &str = include_str!("checks.js");
 
 /// What the browser says it prefers.
@@ -55,27 +58,34 @@ impl Browser {
         };
         std::fs::write(dir.path().join("page.html"), checked).unwrap();
         let frame = format!(
-            "<!DOCTYPE html><meta charset=\"utf-8\"><pre id=\"found\">nothing came</pre>\
+            "<!DOCTYPE html><meta charset=\"utf-8\"><pre id=\"found\">{NOTHING}</pre>\
              <script>onmessage = event => document.getElementById('found').textContent = event.data</script>\
              <iframe src=\"page.html\" style=\"border:0;width:{width}px;height:800px\"></iframe>"
         );
         let file = dir.path().join("frame.html");
         std::fs::write(&file, frame).unwrap();
-        let told = Command::new(self.program)
+        let mut browser = Command::new("timeout");
+        browser
+            .args(["--signal=KILL", "120"])
+            .arg(self.program)
             // The pages are our own; a container's root has no sandbox to offer.
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--dump-dom"])
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+            .args(["--hide-scrollbars", "--dump-dom"])
             .args(["--virtual-time-budget=20000", "--window-size=1600,900"])
             .arg(format!("--blink-settings=preferredColorScheme={}", u8::from(!dark)))
             .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
             .arg(format!("file://{}", file.display()))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let dom = String::from_utf8_lossy(&told.stdout);
-        let (_, after) = dom
-            .split_once("<pre id=\"found\">")
-            .unwrap_or_else(|| panic!("{dom}\n{}", String::from_utf8_lossy(&told.stderr)));
-        let (found, _) = after.split_once("</pre>").unwrap();
+            .stdin(Stdio::null());
+        // On a busy host it may not come so far.
+        let mut said = String::new();
+        let found = (0..3).find_map(|_| {
+            let told = browser.output().unwrap();
+            let dom = String::from_utf8_lossy(&told.stdout).into_owned();
+            said = format!("{dom}\n{}", String::from_utf8_lossy(&told.stderr));
+            let (found, _) = dom.split_once("<pre id=\"found\">")?.1.split_once("</pre>")?;
+            (found != NOTHING).then(|| found.to_owned())
+        });
+        let found = found.unwrap_or_else(|| panic!("{said}"));
         found.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::NATIVE;
 use super::super::language::{Language, terms};
+use super::super::linux;
 use super::super::stats;
 use super::{Dataset, Measure, Nature};
 
@@ -41,7 +42,8 @@ impl TaskSet {
         let listed =
             |names: &[&str]| measure.metric.strip_suffix("@ring3").is_some_and(|base| names.contains(&base));
         match self {
-            TaskSet::All => true,
+            // Natively they are the work of another kernel.
+            TaskSet::All => measure.workload != linux::NAME,
             TaskSet::Integer => listed(&INTEGER),
             TaskSet::Vector => listed(&VECTOR),
         }

@@ -90,7 +90,7 @@ super::texts! {
     }
     EXITS_REMARK {
         en "Share of each cause in the timed regions of a run; beside it the count there, and per measured iteration."
-        de "Anteil jeder Ursache in den gemessenen Abschnitten eines Laufs; daneben die Zahl dort, und je gemessener Wiederholung."
+        de "Anteil jeder Ursache in den gemessenen Abschnitten eines Laufs; daneben die Zahl dort, und je gemessenem Durchlauf."
         zh "各原因在一次运行的计时区间内所占的比例；旁边是该区间内的次数，以及每次迭代的次数。"
     }
     EXITS_KVM_REMARK {
@@ -121,7 +121,7 @@ super::texts! {
     }
     LEDGER_REMARK {
         en "Share of each account in the timed regions of one further run; beside it their time, and per measured iteration."
-        de "Anteil jedes Kontos in den gemessenen Abschnitten eines weiteren Laufs; daneben deren Zeit, und je gemessener Wiederholung."
+        de "Anteil jedes Kontos in den gemessenen Abschnitten eines weiteren Laufs; daneben deren Zeit, und je gemessenem Durchlauf."
         zh "各账目在另一次运行的计时区间内所占的比例；旁边是该区间的时间，以及每次迭代的时间。"
     }
     LEDGER_KVM_REMARK {

@@ -31,7 +31,7 @@ super::texts! {
     }
     NOTE_TICKS {
         en "A cycle here is a tick of the TSC, which ran at {mhz} MHz whatever the clock of the core was. Twenty years of CPUs lie between the two halves of the table: compare the order within a row, not cycles across."
-        de "Ein Takt ist hier ein Schritt des TSC, der mit {mhz} MHz lief, gleich wie schnell der Kern getaktet war. Zwischen den beiden Hälften der Tabelle liegen zwanzig Jahre: zu vergleichen ist die Reihenfolge in einer Zeile, nicht die Takte der einen Hälfte mit denen der anderen."
+        de "Ein Takt ist hier ein Schritt des TSC, der mit {mhz} MHz lief, gleich wie schnell der Prozessorkern getaktet war. Zwischen den beiden Hälften der Tabelle liegen zwanzig Jahre: zu vergleichen ist die Reihenfolge in einer Zeile, nicht die Takte der einen Hälfte mit denen der anderen."
         zh "此处一个周期是 TSC 的一个节拍，TSC 频率为 {mhz} MHz，与核心的实际频率无关。表格左右两半相隔二十年的 CPU 发展：应比较同一行内的先后次序，而不是跨半边比较周期数。"
     }
     NOTE_NO_TSC {
@@ -82,7 +82,7 @@ super::texts! {
     WHY_SYSCALL {
         en "Their software VMM stood at each way into the kernel and back; hardware assistance leaves SYSCALL to the guest. emu changes the privilege within translated code; pv changes from one process to another."
         de "Ihr Software-VMM stand an jedem Weg in den Kern und zurück; Hardwareunterstützung überlässt SYSCALL dem Gast. emu wechselt die Privilegstufe innerhalb übersetzten Codes, pv wechselt von einem Prozess in einen anderen."
-        zh "他们的软件 VMM 要经手每次进出内核；硬件辅助则把 SYSCALL 留给客户机自己。emu 在译码内部切换特权级；pv 要从一个进程切换到另一个进程。"
+        zh "他们的软件 VMM 要经手每次进出内核；硬件辅助则把 SYSCALL 留给客户机自己。emu 在翻译后的代码内部切换特权级；pv 要从一个进程切换到另一个进程。"
     }
     WHY_IN {
         en "Natively the chipset answers, which takes longer than a device model in software. emu calls the model like a function; pv and kvm have to leave the guest for it. Their port was 0x80, ours is a register of the UART."
@@ -97,7 +97,7 @@ super::texts! {
     WHY_CALL {
         en "A return address is one of the guest's code: a translator has to find its own code for it. Directly executed code has no such cost."
         de "Eine Rücksprungadresse gehört zum Code des Gastes: ein Übersetzer muss dazu erst seinen eigenen Code finden. Unmittelbar ausgeführter Code hat diese Kosten nicht."
-        zh "返回地址属于客户机代码：翻译器必须为它找到自己的译码。直接执行的代码没有这项开销。"
+        zh "返回地址属于客户机代码：翻译器必须为它找到自己翻译后的代码。直接执行的代码没有这项开销。"
     }
     WHY_PAGE_FAULT {
         en "Both of their monitors kept shadow page tables and so saw each fault first. emu finds the fault when it walks the guest's tables; pv has it from the host's kernel as a signal; with nested paging the guest would take it by itself."

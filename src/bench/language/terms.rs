@@ -80,7 +80,7 @@ super::texts! {
     OPTION_SEED { en "seed" de "Startwert" zh "随机种子" }
     OPTION_BUDGET { en "budget of a measurement" de "Zeit je Messung" zh "每次测量的时间" }
     OPTION_TIMEOUT { en "timeout of a run" de "Zeitgrenze eines Laufs" zh "单次运行的超时" }
-    OPTION_DEADLINE { en "deadline" de "Frist" zh "截止时间" }
+    OPTION_DEADLINE { en "deadline" de "Frist" zh "时限" }
 
     /// What a KVM is.
     LABEL_HARDWARE { en "hardware" de "Hardware" zh "硬件" }

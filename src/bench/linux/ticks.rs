@@ -89,13 +89,19 @@ mod tests {
         std::fs::write(&path, program().unwrap()).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let read = || {
-            let output = loop {
-                match Command::new(&path).output() {
-                    // A process that another test is just starting has it open for writing still.
-                    Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
-                    output => break output.unwrap(),
-                }
+            // A process that another test is just starting may have it open for writing still.
+            let busy = |output: &std::io::Result<std::process::Output>| {
+                output.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ExecutableFileBusy)
             };
+            let mut output = Command::new(&path).output();
+            for _ in 0..1000 {
+                if !busy(&output) {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                output = Command::new(&path).output();
+            }
+            let output = output.unwrap();
             assert!(output.status.success(), "{output:?}");
             let text = String::from_utf8(output.stdout).unwrap();
             text.strip_suffix('\n').unwrap().parse::<u64>().unwrap()

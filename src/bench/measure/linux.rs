@@ -15,8 +15,10 @@ use crate::engine::Engine;
 use crate::loader::Image;
 use crate::machine::{Capture, ConsoleSink};
 use crate::sys::tsc;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +29,9 @@ const LEAST_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Bytes of console that are kept: a kernel that complains prints more than a workload.
 const CONSOLE_MOST: usize = 4 << 20;
+
+/// Mebibytes that the commands' files have at most, together.
+const ROOM: usize = 104;
 
 /// Why a KVM that emulates ring 0 does not boot it.
 const TOO_SLOW: &str = "this host's KVM emulates ring 0, where a kernel takes minutes to boot; name kvm in --mode, with a \
@@ -132,10 +137,8 @@ impl LinuxRunner {
     /// The same commands by the same busybox, in a folder in memory where there is one.
     fn on_the_host(&self, request: &Request<'_>) -> Result<Observation, RunError> {
         let failed = |error: io::Error| RunError::Failed(format!("the host: {error}"));
-        let folder = Folder::create().map_err(failed)?;
-        let (ticks, script) = (folder.path.join("ticks"), folder.path.join("commands.sh"));
-        std::fs::write(&ticks, &self.guest.ticks).map_err(failed)?;
-        std::fs::set_permissions(&ticks, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        let folder = Folder::create(&self.guest.ticks).map_err(failed)?;
+        let (ticks, script) = (folder.ticks(), folder.path.join("commands.sh"));
         std::fs::write(&script, LinuxGuest::commands()).map_err(failed)?;
         let begun = Instant::now();
         // Children inherit the CPU.
@@ -148,6 +151,7 @@ impl LinuxRunner {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .map_err(failed);
         drop(pinned);
@@ -193,21 +197,46 @@ struct Folder {
 }
 
 impl Folder {
-    fn create() -> io::Result<Folder> {
+    /// One in memory, as the guest's files are, if there is room and programs may be run there (in a container there often
+    /// is not); else where temporary files go.
+    fn create(ticks: &[u8]) -> io::Result<Folder> {
+        let in_memory = Folder::within(Path::new("/dev/shm")).and_then(|folder| {
+            folder.try_out(ticks)?;
+            Ok(folder)
+        });
+        match in_memory {
+            Ok(folder) => Ok(folder),
+            Err(_) => {
+                let folder = Folder::within(&std::env::temp_dir())?;
+                folder.try_out(ticks)?;
+                Ok(folder)
+            }
+        }
+    }
+
+    /// A new folder that nobody else can look into.
+    fn within(parent: &Path) -> io::Result<Folder> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("trivisor-{}-{number}", std::process::id());
-        // The guest's files are in memory, too.
-        let in_memory = Path::new("/dev/shm").join(&name);
-        let path = match std::fs::create_dir(&in_memory) {
-            Ok(()) => in_memory,
-            Err(_) => {
-                let path = std::env::temp_dir().join(&name);
-                std::fs::create_dir(&path)?;
-                path
-            }
-        };
+        let path = parent.join(format!("trivisor-{}-{number}-{:x}", std::process::id(), tsc::read()));
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Folder { path })
+    }
+
+    /// The program that reads the clock.
+    fn ticks(&self) -> PathBuf {
+        self.path.join("ticks")
+    }
+
+    /// Puts the program that reads the clock there and runs it, and sees whether there is room for the files.
+    fn try_out(&self, ticks: &[u8]) -> io::Result<()> {
+        let room = self.path.join("room");
+        let mut file = File::create(&room)?;
+        (0..ROOM).try_for_each(|_| file.write_all(&[1; 1 << 20]))?;
+        std::fs::remove_file(&room)?;
+        std::fs::write(self.ticks(), ticks)?;
+        std::fs::set_permissions(self.ticks(), std::fs::Permissions::from_mode(0o700))?;
+        Command::new(self.ticks()).stdin(Stdio::null()).output().map(drop)
     }
 }
 

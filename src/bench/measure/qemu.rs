@@ -16,6 +16,7 @@ use crate::sys::tsc;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -154,6 +155,8 @@ pub(super) fn boot(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // A terminal's Ctrl-C is for us alone, or the run that it ends would look like one that failed.
+        .process_group(0)
         .spawn()
         .map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => RunError::Unavailable(format!("{QEMU} is not installed")),
@@ -226,6 +229,7 @@ impl Process {
     pub(super) fn wait(mut self, begun: Instant, request: &Request<'_>) -> Result<Ended, RunError> {
         loop {
             match self.child.try_wait() {
+                Ok(Some(_)) if request.stopped() => return Err(RunError::Interrupted),
                 Ok(Some(status)) => {
                     let text = |c: Option<Collector>| c.map(Collector::finish).unwrap_or_default();
                     let (console, complaint) = (text(self.console.take()), text(self.complaint.take()));

@@ -10,6 +10,7 @@ use crate::bench::dataset::{ABLATED, Cell, Dataset, Measure, Nature};
 use crate::bench::fingerprint::EMULATED_SUPERVISOR;
 use crate::bench::language::{Language, Text, published as words, terms};
 use crate::bench::record;
+use crate::bench::stats::Interval;
 use crate::bench::{NATIVE, base_mode, quantity};
 
 /// Where the figures were published.
@@ -229,29 +230,34 @@ fn notes(data: &Dataset, modes: &[&str], khz: Option<f64>, language: Language) -
 fn order_there(one: &Operation, language: Language) -> String {
     ordered(
         [(words::NATIVE, one.native), (words::SOFTWARE, one.software), (words::HARDWARE, one.hardware)]
-            .map(|(name, cost)| (name.of(language), cost.rank(one.native)))
+            .map(|(name, cost)| {
+                let mid = cost.rank(one.native);
+                (name.of(language), Interval { low: mid, mid, high: mid })
+            })
             .to_vec(),
     )
 }
 
 /// This run's columns, cheapest first.
 fn order_here(measure: &Measure, modes: &[&str]) -> String {
-    ordered(modes.iter().filter_map(|mode| Some((*mode, measure.cell(mode)?.time?.mid))).collect())
+    ordered(modes.iter().filter_map(|mode| Some((*mode, measure.cell(mode)?.time?))).collect())
 }
 
-/// Names by value, the least first; `≈` stands between those within a tenth of each other.
-fn ordered(mut columns: Vec<(&str, f64)>) -> String {
-    columns.sort_by(|a, b| a.1.total_cmp(&b.1));
+/// Names by value, the least first; `≈` stands before those whose intervals overlap that of the first one of their group, or
+/// that are within a tenth of it.
+fn ordered(mut columns: Vec<(&str, Interval)>) -> String {
+    columns.sort_by(|a, b| a.1.mid.total_cmp(&b.1.mid));
     let mut out = String::new();
-    let mut before: Option<f64> = None;
-    for (name, value) in columns {
-        match before {
-            Some(before) if value <= before * 1.1 => out.push_str(" ≈ "),
-            Some(_) => out.push_str(" < "),
-            None => {}
+    let mut first: Option<Interval> = None;
+    for (name, time) in columns {
+        match first {
+            Some(first) if time.mid <= first.mid * 1.1 || time.low <= first.high => out.push_str(" ≈ "),
+            _ => {
+                out.push_str(if first.is_some() { " < " } else { "" });
+                first = Some(time);
+            }
         }
         out.push_str(name);
-        before = Some(value);
     }
     out
 }

@@ -9,8 +9,8 @@ use crate::emulator::mmu::Fault;
 use crate::emulator::single::cx::Flow;
 use crate::emulator::single::{Ended, lower};
 use crate::emulator::translate::number;
-use crate::engine::Cause;
-use iced_x86::{Code, Mnemonic};
+use crate::engine::{Account, Cause};
+use iced_x86::{Code, Mnemonic, OpKind};
 use std::sync::atomic::Ordering;
 
 impl Session<'_, '_> {
@@ -80,6 +80,10 @@ impl Session<'_, '_> {
     fn execute(&mut self, site: u32) -> Go {
         let Some(site) = self.store.sites.get(site as usize) else { return Go::Leave(End::Broken) };
         let instruction = &site.instruction;
+        // What is neither privileged nor rare is here because its memory is not in the soft TLB.
+        let reaches =
+            instruction.op_kinds().any(|kind| kind == OpKind::Memory) && !instruction.is_privileged();
+        self.counters.ledger().is_for(if reaches { Account::SoftMmuFill } else { Account::Privileged });
         let state = &self.cx.state;
         let op = site.op.get_or_init(|| {
             let mode = CodeMode::new(state.code_bits(), state.cpl() == 3);
