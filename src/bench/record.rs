@@ -138,6 +138,17 @@ pub fn is_torn_header(bytes: &[u8]) -> bool {
     bytes.len() < header_line().len() && header_line().as_bytes().starts_with(bytes)
 }
 
+/// Why a number is no figure, if so.
+fn objection(value: f64) -> Option<&'static str> {
+    if !value.is_finite() {
+        Some("not a finite number")
+    } else if value.abs() > GREATEST {
+        Some("out of all bounds")
+    } else {
+        None
+    }
+}
+
 /// Text that fits one line of one field: control characters become blanks, excess is cut.
 pub fn clean(text: &str) -> String {
     let flat: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect();
@@ -225,10 +236,10 @@ impl Writer {
             ] {
                 *field = clean(field);
             }
-            if row.value.is_some_and(|v| !v.is_finite()) {
+            if let Some(objection) = row.value.and_then(objection) {
                 row.value = None;
                 row.valid = false;
-                row.reason = "not a finite number".to_owned();
+                row.reason = objection.to_owned();
             }
             csv.serialize(&row).map_err(|e| self.broken(&e.to_string()))?;
         }
@@ -302,11 +313,8 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Loaded, BenchError> {
         let record = result.map_err(|e| error(e.position().map_or(0, csv::Position::line), plain(&e)))?;
         let line = record.position().map_or(0, csv::Position::line);
         let row: Row = record.deserialize(Some(&headers)).map_err(|e| error(line, plain(&e)))?;
-        if row.value.is_some_and(|v| !v.is_finite()) {
-            return Err(error(line, "value is not a finite number".to_owned()));
-        }
-        if row.value.is_some_and(|v| v.abs() > GREATEST) {
-            return Err(error(line, "value is out of all bounds".to_owned()));
+        if let Some(objection) = row.value.and_then(objection) {
+            return Err(error(line, format!("value is {objection}")));
         }
         if row.valid && row.value.is_none() {
             return Err(error(line, "a valid row needs a value".to_owned()));
