@@ -142,9 +142,9 @@ super::texts! {
         zh "一次运行的计时区间的时间，按账目划分"
     }
     LEDGER_DIFFERENCE {
-        en "The accounts differ from what the guests timed themselves by {median} (median), at most {most}: that is the way from the marks of a region to the guest's own look at its clock."
-        de "Die Konten weichen von dem, was die Gäste selbst maßen, um {median} ab (Median), höchstens um {most}: Das ist der Weg von den Marken eines Abschnitts bis zum Blick des Gastes auf seine Uhr."
-        zh "各账目之和与客户机自己计得的时间相差 {median}（中位数），最多 {most}：这是从区间标记到客户机读取自己时钟之间的路程。"
+        en "The accounts differ from what the guests timed themselves by {median} (median), at most {most}: that is the way from the marks of a region to the guest's own look at its clock, and, where a guest reports only a part of a region (timer_interrupt, map_batch), the rest of it."
+        de "Die Konten weichen von dem, was die Gäste selbst maßen, um {median} ab (Median), höchstens um {most}: Das ist der Weg von den Marken eines Abschnitts bis zum Blick des Gastes auf seine Uhr, und, wo ein Gast nur einen Teil eines Abschnitts meldet (timer_interrupt, map_batch), dessen Rest."
+        zh "各账目之和与客户机自己计得的时间相差 {median}（中位数），最多 {most}：这是从区间标记到客户机读取自己时钟之间的路程；若客户机只报告区间的一部分（timer_interrupt、map_batch），则还包括其余部分。"
     }
     ACCOUNTS { en "The accounts" de "Die Konten" zh "各账目" }
     HOLDS { en "holds the time in which" de "enthält die Zeit, in der" zh "包含的时间" }
